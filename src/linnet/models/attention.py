@@ -1,0 +1,84 @@
+"""Self-attention over the video's tokens and cross-attention to the text.
+
+Axes: B batch, L tokens, S text rows, D model width, N heads, d head width (D = N*d).
+
+Precision: matrix products and attention run in the weights' dtype (or autocast's); the normalisation of
+queries and keys and their rotation run in float32.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from linnet.models.rotary import Rotary, rotate
+
+Heads = Float[Tensor, "B N S d"]
+
+
+class Linear(nn.Linear):
+    """A linear layer that casts its input to its weight's dtype.
+
+    So weights may be bfloat16 while norms and the residual stream stay float32; under autocast it follows autocast.
+    """
+
+    def forward(self, input: Float[Tensor, "*B i"]) -> Float[Tensor, "*B o"]:
+        return F.linear(input.to(product_dtype(self)), self.weight, self.bias)
+
+
+def product_dtype(layer: nn.Linear) -> torch.dtype:
+    """The dtype in which `layer` multiplies.
+
+    Casting to it once, ahead of several layers that share an input, saves autocast from casting once a layer.
+    """
+    device = layer.weight.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else layer.weight.dtype
+
+
+class SelfAttention(nn.Module):
+    """Every token attends to every token of its clip."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.q, self.k, self.v, self.o = (Linear(dim, dim) for _ in range(4))
+        self.norm_q, self.norm_k = (nn.RMSNorm(dim, eps=1e-6) for _ in range(2))
+
+    def forward(self, x: Float[Tensor, "B L D"], rotary: Rotary) -> Float[Tensor, "B L D"]:
+        x = x.to(product_dtype(self.q))
+        heads = (self.num_heads, -1)
+        value = self.v(x).unflatten(-1, heads)
+        # The norm spans all D channels, so it comes before the split into heads.
+        query = rotate(self.norm_q(self.q(x).float()).unflatten(-1, heads), rotary).to(value.dtype)
+        key = rotate(self.norm_k(self.k(x).float()).unflatten(-1, heads), rotary).to(value.dtype)
+        mixed = F.scaled_dot_product_attention(
+            query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+        )
+        return self.o(mixed.transpose(1, 2).flatten(-2))
+
+
+class CrossAttention(nn.Module):
+    """Every token attends to the text, whose keys and values do not change from step to step."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.q, self.o = (Linear(dim, dim) for _ in range(2))
+        # Without biases a row of zero padding has a key and a value of exactly zero.
+        self.k, self.v = (Linear(dim, dim, bias=False) for _ in range(2))
+        self.norm_q, self.norm_k = (nn.RMSNorm(dim, eps=1e-6) for _ in range(2))
+
+    def keys_values(self, text: Float[Tensor, "B S D"]) -> tuple[Heads, Heads]:
+        """What `forward` needs of the text, once a prompt."""
+        heads = (self.num_heads, -1)
+        value = self.v(text)
+        key = self.norm_k(self.k(text).float()).to(value.dtype)
+        return key.unflatten(-1, heads).transpose(1, 2), value.unflatten(-1, heads).transpose(1, 2)
+
+    def forward(
+        self, x: Float[Tensor, "B L D"], key: Heads, value: Heads, bias: Float[Tensor, "B 1 1 S"]
+    ) -> Float[Tensor, "B L D"]:
+        """`bias` is added to the softmax's logits, row by row."""
+        query = self.norm_q(self.q(x).float()).to(value.dtype).unflatten(-1, (self.num_heads, -1))
+        mixed = F.scaled_dot_product_attention(query.transpose(1, 2), key, value, bias.to(value.dtype))
+        return self.o(mixed.transpose(1, 2).flatten(-2))

@@ -1,0 +1,61 @@
+"""Three-dimensional rotary position embedding, in real arithmetic.
+
+Axes: B batch, L tokens (T*H*W of them, ordered T, H, W), N heads, d head width, P = d/2 pairs.
+
+Source: Su et al., arXiv 2104.09864, as Wan 2.1 and Linum v2 spread it over time, rows and columns.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+THETA = 10_000.0
+
+
+class Rotary(NamedTuple):
+    """The cosine and sine by which each pair of channels of each token turns; one table serves every block."""
+
+    cos: Float[Tensor, "L 1 P"]
+    sin: Float[Tensor, "L 1 P"]
+
+
+def float64_device(device: torch.device) -> torch.device:
+    """Where float64 arithmetic for `device` can happen: Apple's GPUs have none, so there it is the CPU."""
+    return torch.device("cpu") if device.type == "mps" else device
+
+
+def rotary_tables(grid: tuple[int, int, int], head_dim: int, device: torch.device) -> Rotary:
+    """Float32 tables for a (T, H, W) grid of tokens, from angles in float64.
+
+    Of a head's P pairs, P//3 turn with the row, P//3 with the column and the rest with the frame.
+    Only T + H + W rows of angles are ever computed; the rest is broadcasting, cheap enough for every forward.
+    """
+    pairs = head_dim // 2
+    spatial = pairs // 3
+    shares = (pairs - 2 * spatial, spatial, spatial)
+
+    def spread(axis: int) -> Float[Tensor, "T H W p"]:
+        share, home = shares[axis], float64_device(device)
+        position = torch.arange(grid[axis], dtype=torch.float64, device=home)
+        frequency = THETA ** (-torch.arange(share, dtype=torch.float64, device=home) / share)
+        shape = [1, 1, 1, share]
+        shape[axis] = grid[axis]
+        return torch.outer(position, frequency).view(shape)
+
+    angles = [spread(axis) for axis in range(3)]
+
+    def table(values: list[Tensor]) -> Float[Tensor, "L 1 P"]:
+        return torch.cat(
+            [value.to(device, torch.float32).expand(*grid, -1) for value in values], dim=-1
+        ).view(-1, 1, pairs)
+
+    return Rotary(table([a.cos() for a in angles]), table([a.sin() for a in angles]))
+
+
+def rotate(x: Float[Tensor, "B L N d"], rotary: Rotary) -> Float[Tensor, "B L N d"]:
+    """Turn the interleaved channel pairs (2i, 2i+1) of every head."""
+    cos, sin = rotary
+    even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2)

@@ -1,0 +1,228 @@
+"""The video transformer of Linum v2: noisy latents, a time and a text in, a velocity out.
+
+Axes: B batch, C latent channels, T latent frames, H and W latent rows and columns, L tokens (T * H/2 * W/2),
+D model width, S text rows, N heads, d head width.
+
+The architecture is Wan 2.1's with affine norms and a bias-free text path. Attribute names give the published
+files' keys once `model.` is stripped from those. The residual stream, the norms and the modulation are float32
+whatever the dtype of the matrix products.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+
+from linnet.models.attention import CrossAttention, Heads, Linear, SelfAttention
+from linnet.models.rotary import Rotary, float64_device, rotary_tables
+
+PATCH = 2  # A token covers 1 x 2 x 2 latent cells.
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerConfig:
+    dim: int
+    ffn_dim: int
+    num_heads: int
+    num_layers: int
+    text_len: int
+    text_dim: int
+    freq_dim: int = 256
+    channels: int = 16
+
+
+def linum_v2() -> TransformerConfig:
+    """The 2.008-billion-parameter model, 360p and 720p alike."""
+    return TransformerConfig(dim=1664, ffn_dim=8192, num_heads=13, num_layers=40, text_len=256, text_dim=4096)
+
+
+@dataclass(frozen=True)
+class TextContext:
+    """One batch of prompts as cross-attention sees it: a key and a value for each block, none of which depends on the step.
+
+    The model was trained with the text zero-padded to `text_len` rows and with the padding attended. Each padded
+    row has a zero key and a zero value, so together they add (text_len - length) to the softmax's denominator and
+    nothing else: here they are one zero row, the last, whose `bias` is the logarithm of their number. Rows that a
+    shorter prompt of the batch leaves unused have a bias of minus infinity.
+    """
+
+    keys: tuple[Heads, ...]
+    values: tuple[Heads, ...]
+    bias: Float[Tensor, "B S"]
+
+    def repeat(self, count: int) -> "TextContext":
+        """The whole batch, `count` times over."""
+        return TextContext(
+            tuple(key.repeat(count, 1, 1, 1) for key in self.keys),
+            tuple(value.repeat(count, 1, 1, 1) for value in self.values),
+            self.bias.repeat(count, 1),
+        )
+
+    def join(self, other: "TextContext") -> "TextContext":
+        """This batch followed by `other`, the one with fewer rows filled up with unused ones."""
+        rows = max(self.bias.shape[1], other.bias.shape[1])
+
+        def stack(first: Heads, second: Heads) -> Heads:
+            return torch.cat([F.pad(x, (0, 0, 0, rows - x.shape[2])) for x in (first, second)])
+
+        return TextContext(
+            tuple(map(stack, self.keys, other.keys)),
+            tuple(map(stack, self.values, other.values)),
+            torch.cat([F.pad(x, (0, rows - x.shape[1]), value=-math.inf) for x in (self.bias, other.bias)]),
+        )
+
+
+def modulate(
+    x: Float[Tensor, "B L D"], scale: Float[Tensor, "B 1 D"], shift: Float[Tensor, "B 1 D"]
+) -> Float[Tensor, "B L D"]:
+    return torch.addcmul(shift, x, 1 + scale)
+
+
+class Block(nn.Module):
+    """Self-attention, cross-attention and a feed-forward net; time steers the first and the last."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        dim = config.dim
+        self.modulation = nn.Parameter(torch.zeros(1, 6, dim))
+        self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(dim, eps=1e-5) for _ in range(3))
+        self.self_attn = SelfAttention(dim, config.num_heads)
+        self.cross_attn = CrossAttention(dim, config.num_heads)
+        self.ffn = nn.Sequential(
+            Linear(dim, config.ffn_dim), nn.GELU(approximate="tanh"), Linear(config.ffn_dim, dim)
+        )
+
+    def forward(
+        self,
+        x: Float[Tensor, "B L D"],
+        time: Float[Tensor, "B 6 D"],
+        rotary: Rotary,
+        key: Heads,
+        value: Heads,
+        bias: Float[Tensor, "B 1 1 S"],
+    ) -> Float[Tensor, "B L D"]:
+        shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation + time).split(1, dim=1)
+        x = x + gate1 * self.self_attn(modulate(self.norm1(x), scale1, shift1), rotary)
+        x = x + self.cross_attn(self.norm3(x), key, value, bias)
+        return x + gate2 * self.ffn(modulate(self.norm2(x), scale2, shift2))
+
+
+class Head(nn.Module):
+    """From tokens to the velocity of their patches."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.modulation = nn.Parameter(torch.zeros(1, 2, config.dim))
+        self.norm = nn.LayerNorm(config.dim, eps=1e-5)
+        self.head = Linear(config.dim, PATCH * PATCH * config.channels)
+
+    def forward(self, x: Float[Tensor, "B L D"], time: Float[Tensor, "B D"]) -> Float[Tensor, "B L patch"]:
+        shift, scale = (self.modulation + time[:, None]).split(1, dim=1)
+        return self.head(modulate(self.norm(x), scale, shift)).float()
+
+
+class Transformer(nn.Module):
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        dim = config.dim
+        self.patch_embedding = nn.Conv3d(config.channels, dim, (1, PATCH, PATCH), (1, PATCH, PATCH))
+        self.text_embedding = nn.Sequential(
+            Linear(config.text_dim, dim, bias=False),
+            nn.GELU(approximate="tanh"),
+            Linear(dim, dim, bias=False),
+        )
+        self.time_embedding = nn.Sequential(Linear(config.freq_dim, dim), nn.SiLU(), Linear(dim, dim))
+        self.time_projection = nn.Sequential(nn.SiLU(), Linear(dim, 6 * dim))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.head = Head(config)
+
+    @torch.no_grad()
+    def initialise(self, generator: torch.Generator | None = None) -> Self:
+        """Weights to train from: every block begins as the identity and the model predicts zero.
+
+        Matrices keep the variance of their input (normal, 1/sqrt(fan-in)); what writes into the residual stream is
+        silent at first (gates by way of a zero modulation and time projection, cross-attention, which has no gate,
+        by way of its output), as is the output head. A deep stack then starts as a shallow one and every block
+        opens at its own pace ("adaLN-Zero" of Peebles & Xie, arXiv 2212.09748), so no warm-up has to be tuned.
+        """
+        silent = {self.time_projection[1], self.head.head, *(block.cross_attn.o for block in self.blocks)}
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Conv3d):
+                fan_in = module.weight[0].numel()
+                module.weight.normal_(std=0.0 if module in silent else fan_in**-0.5, generator=generator)
+                if module.bias is not None:
+                    module.bias.zero_()
+            elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
+                module.reset_parameters()
+            elif isinstance(module, Block | Head):
+                module.modulation.zero_()
+        return self
+
+    def encode_text(self, states: Sequence[Float[Tensor, "_ text_dim"]]) -> TextContext:
+        """Prompts as the text encoder's states of their real tokens, one tensor a prompt, padding left out."""
+        lengths = torch.tensor([len(rows) for rows in states], device=states[0].device)
+        return self.encode_padded_text(pad_sequence(list(states), batch_first=True), lengths)
+
+    def encode_padded_text(
+        self, states: Float[Tensor, "B S text_dim"], lengths: Int[Tensor, "B"]
+    ) -> TextContext:
+        """The same from one tensor, of which row i counts as far as lengths[i]: for training, and for fixed shapes."""
+        row = torch.arange(states.shape[1] + 1, device=states.device)
+        used = row < lengths[:, None]
+        # A zero row stays zero through every bias-free layer, so masking the input masks keys and values.
+        text = self.text_embedding(F.pad(states, (0, 0, 0, 1)).where(used[..., None], 0.0))
+        folded = (self.config.text_len - lengths).float().log()[:, None]
+        bias = torch.where(row == states.shape[1], folded, torch.zeros_like(folded).where(used, -math.inf))
+        pairs = [block.cross_attn.keys_values(text) for block in self.blocks]
+        keys, values = zip(*pairs, strict=True)
+        return TextContext(keys, values, bias)
+
+    def forward(
+        self, latents: Float[Tensor, "B C T H W"], timestep: Float[Tensor, "B"], text: TextContext
+    ) -> Float[Tensor, "B C T H W"]:
+        """The velocity (noise - data), float32, at `timestep` = 1000 * sigma. A text of batch 1 serves every sample."""
+        height, width = latents.shape[-2:]
+        padded = F.pad(latents, (0, width % PATCH, 0, height % PATCH))
+        grid = (padded.shape[2], padded.shape[3] // PATCH, padded.shape[4] // PATCH)
+        rotary = rotary_tables(grid, self.config.dim // self.config.num_heads, latents.device)
+        time, modulation = self._embed_time(timestep)
+        batch = len(latents)
+        bias = text.bias[:, None, None].expand(batch, -1, -1, -1)
+        x = self._patchify(padded)
+        for block, key, value in zip(self.blocks, text.keys, text.values, strict=True):
+            x = block(
+                x, modulation, rotary, key.expand(batch, -1, -1, -1), value.expand(batch, -1, -1, -1), bias
+            )
+        return self._unpatchify(self.head(x, time), grid)[..., :height, :width]
+
+    def _embed_time(
+        self, timestep: Float[Tensor, "B"]
+    ) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B 6 D"]]:
+        home, half = float64_device(timestep.device), self.config.freq_dim // 2
+        frequency = 10_000.0 ** (-torch.arange(half, dtype=torch.float64, device=home) / half)
+        angle = torch.outer(timestep.to(home, torch.float64), frequency)
+        waves = torch.cat((angle.cos(), angle.sin()), dim=-1).to(timestep.device, torch.float32)
+        # A handful of rows steers every token: it is worth float32 even where autocast would take it away.
+        with torch.autocast(timestep.device.type, enabled=False):
+            time = self.time_embedding(waves).float()
+            return time, self.time_projection(time).float().unflatten(-1, (6, -1))
+
+    def _patchify(self, latents: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B L D"]:
+        # A convolution whose kernel is its stride is a matrix product over patches, and faster as one.
+        patches = latents.unflatten(4, (-1, PATCH)).unflatten(3, (-1, PATCH))  # B C T h p w q
+        patches = patches.permute(0, 2, 3, 5, 1, 4, 6).flatten(4).flatten(1, 3)
+        weight, bias = self.patch_embedding.weight.flatten(1), self.patch_embedding.bias
+        return F.linear(patches.to(weight.dtype), weight, bias).float()
+
+    def _unpatchify(
+        self, patches: Float[Tensor, "B L patch"], grid: tuple[int, int, int]
+    ) -> Float[Tensor, "B C T H W"]:
+        cells = patches.unflatten(1, grid).unflatten(-1, (PATCH, PATCH, -1))  # B T h w p q C
+        return cells.permute(0, 6, 1, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)
