@@ -1,0 +1,140 @@
+"""The models that linnet knows: what each can make, its defaults, and where its files are."""
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Literal
+
+from linnet.errors import InvalidInput
+from linnet.geometry import FPS, Size
+
+WIDEST_ASPECT = 2.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """One row of the catalogue.
+
+    `sizes` are the ones the model was trained on, the default first. `size_multiple` > 0 also allows any
+    size whose sides are multiples of it, with half to all of the largest trained size's pixels and neither
+    side over 2.5 times the other; 0 allows `sizes` alone. Paths are relative to `repository` on the Hub
+    or, when `source` is "package", to the folder inside the package that is named after the model.
+    """
+
+    name: str
+    title: str
+    sizes: tuple[Size, ...]
+    size_multiple: int
+    min_frames: int
+    max_frames: int
+    default_frames: int
+    fps: int = FPS
+    steps: int
+    guidance: float
+    apg_rescale: float
+    apg_momentum: float
+    apg_eta: float
+    shift: float
+    max_prompt_tokens: int
+    licence: str
+    source: Literal["package", "hub"]
+    repository: str | None
+    transformer_file: str
+    autoencoder_file: str
+    text_encoder_dir: str
+    tokenizer_dir: str
+    download_bytes: int
+    autoencoder: Literal["wan", "tiny"]
+
+    def allows(self, size: Size) -> bool:
+        """Whether the model can make frames of this size."""
+        if size in self.sizes:
+            return True
+        if not self.size_multiple or size.width % self.size_multiple or size.height % self.size_multiple:
+            return False
+        most = max(trained.pixels for trained in self.sizes)
+        return most <= 2 * size.pixels <= 2 * most and max(size) <= WIDEST_ASPECT * min(size)
+
+    def check_size(self, size: Size) -> None:
+        """Refuse a size the model cannot do, with the sizes that it can."""
+        if self.allows(size):
+            return
+        remedy = f"use {', '.join(map(str, self.sizes))}"
+        if step := self.size_multiple:
+            rounded = Size(*(max(step, step * round(side / step)) for side in size))
+            most = max(trained.pixels for trained in self.sizes)
+            near = f"{rounded} is the nearest; " if self.allows(rounded) else ""
+            remedy = (
+                f"{near}{remedy}, or sides that are multiples of {step} with {most // 2} to {most} pixels "
+                f"in all, neither side over {WIDEST_ASPECT} times the other"
+            )
+        raise InvalidInput("size", size, f"is not a size that {self.name} can make", remedy)
+
+
+def linum(lines: int, size: Size) -> ModelSpec:
+    """A Linum v2 repository as published, whose name and transformer file give the size in `lines`."""
+    return ModelSpec(
+        name=f"linum-v2-{lines}p",
+        title=f"Linum v2, {size.width}x{size.height}, 2 to 5 seconds (2.0 billion parameters)",
+        sizes=(size,),
+        size_multiple=16,
+        min_frames=49,
+        max_frames=121,
+        default_frames=49,
+        steps=50,
+        guidance=10.0,
+        apg_rescale=20.0,
+        apg_momentum=-0.75,
+        apg_eta=0.0,
+        shift=3.0,
+        max_prompt_tokens=256,
+        licence="Apache-2.0",
+        source="hub",
+        repository=f"Linum-AI/linum-v2-{lines}p",
+        transformer_file=f"dit/{lines}p.safetensors",
+        autoencoder_file="vae/vae.safetensors",
+        text_encoder_dir="t5/text_encoder",
+        tokenizer_dir="t5/tokenizer",
+        download_bytes=20_000_000_000,  # as published, rounded; `linnet pull` asks the Hub for the exact sum
+        autoencoder="wan",
+    )
+
+
+SEEDLING = ModelSpec(
+    name="seedling",
+    title="Coloured shapes that move, 128x72, up to 5 seconds; ships with linnet",
+    sizes=(Size(128, 72),),
+    size_multiple=0,
+    min_frames=1,
+    max_frames=121,
+    default_frames=49,
+    steps=20,
+    guidance=3.0,
+    apg_rescale=0.0,
+    apg_momentum=-0.5,
+    apg_eta=0.0,
+    shift=3.0,
+    max_prompt_tokens=32,
+    licence="Apache-2.0",
+    source="package",
+    repository=None,
+    transformer_file="transformer.safetensors",
+    autoencoder_file="autoencoder.safetensors",
+    text_encoder_dir="text_encoder.safetensors",
+    tokenizer_dir="tokenizer.json",
+    download_bytes=0,
+    autoencoder="tiny",
+)
+
+CATALOG: dict[str, ModelSpec] = {
+    spec.name: spec for spec in (SEEDLING, linum(360, Size(640, 360)), linum(720, Size(1280, 720)))
+}
+
+
+def find(name: str) -> ModelSpec:
+    """The model of that name; an unknown one is refused with the name most like it."""
+    if spec := CATALOG.get(name.strip().lower()):
+        return spec
+    (nearest,) = get_close_matches(name.strip().lower(), CATALOG, n=1, cutoff=0.0)
+    raise InvalidInput(
+        "model", name, "there is no such model", f"did you mean {nearest}? There are {', '.join(CATALOG)}"
+    )

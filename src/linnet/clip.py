@@ -1,0 +1,50 @@
+"""A finished video and the record that it carries."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from linnet.errors import InvalidInput
+from linnet.request import Request
+
+GENERATED = "AI-generated video"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """`model_hash` is the fingerprint of the weights; `choices` is whatever the run decided by itself and
+    must repeat to give the same bytes; `seconds` is the time each stage took and is never written into
+    the file, so that the same request gives the same bytes."""
+
+    path: Path
+    request: Request
+    model_hash: str
+    version: str
+    choices: dict[str, Any] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def metadata(self) -> dict[str, Any]:
+        """What goes inside the file, in plain JSON values."""
+        return {
+            "linnet": self.version,
+            "generated": GENERATED,
+            "model": self.request.model,
+            "weights": self.model_hash,
+            "request": self.request.to_json(),
+            "choices": self.choices,
+        }
+
+    @classmethod
+    def from_metadata(cls, path: Path, metadata: Mapping[str, Any] | None) -> Self:
+        """The clip at `path`, from the record inside it; InvalidInput when there is none or a bad one."""
+        record = metadata or {}
+        if not isinstance(record.get("request"), Mapping) or not isinstance(record.get("choices"), Mapping):
+            raise InvalidInput("file", path, "holds no linnet request", "use a clip that linnet generated")
+        return cls(
+            path=path,
+            request=Request.from_json(record["request"]),
+            model_hash=str(record.get("weights", "")),
+            version=str(record.get("linnet", "")),
+            choices=dict(record["choices"]),
+        )

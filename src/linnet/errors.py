@@ -1,0 +1,33 @@
+"""What can go wrong on the user's side, said in one line each."""
+
+LONGEST_VALUE = 100
+
+
+class LinnetError(Exception):
+    """Base of every error that linnet raises on purpose; its text is meant to be read by the user."""
+
+
+class InvalidInput(LinnetError):
+    """Something asked for cannot be done as asked.
+
+    str() is one line, `field "value": problem; remedy`. The command exits with status 2 on it.
+    """
+
+    def __init__(self, field: str, value: object, problem: str, remedy: str) -> None:
+        super().__init__(field, value, problem, remedy)
+        self.field, self.value, self.problem, self.remedy = field, value, problem, remedy
+
+    def __str__(self) -> str:
+        value = one_line(self.value)
+        if len(value) > LONGEST_VALUE:
+            value = value[: LONGEST_VALUE - 1] + "…"
+        return f'{self.field} "{value}": {one_line(self.problem)}; {one_line(self.remedy)}'
+
+
+class WeightsError(InvalidInput):
+    """A weight file is missing, damaged, or not of the model it is loaded into."""
+
+
+def one_line(value: object) -> str:
+    """Text without line breaks or other characters that a terminal would act on."""
+    return " ".join("".join(c if c.isprintable() else " " for c in str(value)).split())

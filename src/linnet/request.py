@@ -1,0 +1,237 @@
+"""What a user asks for, validated once and then trusted everywhere."""
+
+import math
+import secrets
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, Self
+
+from linnet.catalog import ModelSpec
+from linnet.errors import InvalidInput
+from linnet.geometry import Size, check_frames, format_seconds, frames_for, seconds_of
+
+SEEDS = 2**32  # the noise generator is seeded modulo this: larger seeds would repeat smaller ones
+
+# field: (least, most), both allowed
+RANGES: dict[str, tuple[float, float]] = {
+    "width": (8, 16384),
+    "height": (8, 16384),
+    "frames": (1, 100_000),
+    "fps": (1, 240),
+    "seed": (0, SEEDS - 1),
+    "steps": (1, 1000),
+    "guidance": (0.0, 100.0),
+    "apg_rescale": (0.0, 1000.0),
+    "apg_momentum": (-0.99, 0.99),
+    "apg_eta": (0.0, 1.0),
+    "shift": (0.1, 100.0),
+}
+CHOICES = {"guidance_method": ("apg", "cfg"), "dtype": ("auto", "float32", "bfloat16")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Everything that decides a clip's pixels, apart from the weights. Made by `make_request`.
+
+    Sides in pixels; frames = 4k+1; `apg_*` act only under guidance_method "apg" (see sampling.guidance);
+    `shift` is the flow schedule's (see sampling.flow). dtype "auto" is for the device to decide, and is
+    replaced by what was decided before a request is written into a file.
+    """
+
+    prompt: str
+    negative: str
+    model: str
+    width: int
+    height: int
+    frames: int
+    fps: int
+    seed: int
+    steps: int
+    guidance: float
+    guidance_method: Literal["apg", "cfg"]
+    apg_rescale: float
+    apg_momentum: float
+    apg_eta: float
+    shift: float
+    dtype: Literal["auto", "float32", "bfloat16"]
+
+    @property
+    def size(self) -> Size:
+        return Size(self.width, self.height)
+
+    @property
+    def seconds(self) -> float:
+        return seconds_of(self.frames, self.fps)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, one per field; `from_json` gives back an equal request."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Self:
+        """From `to_json`'s record, which may have been through anyone's hands: each field is checked."""
+        names = [field.name for field in fields(cls)]
+        for name in names:
+            if name not in record:
+                raise InvalidInput(
+                    "request", name, "is missing", "use a file that this version of linnet wrote"
+                )
+        for name in record:
+            if name not in names:
+                raise InvalidInput(
+                    "request", name, "is not known", "update linnet to the version that wrote it"
+                )
+        return cls(**check_fields(dict(record)))
+
+
+def make_request(
+    spec: ModelSpec,
+    *,
+    prompt: str | None = None,
+    negative: str | None = None,
+    seconds: float | None = None,
+    frames: int | None = None,
+    size: Size | str | None = None,
+    seed: int | None = None,
+    steps: int | None = None,
+    guidance: float | None = None,
+    guidance_method: Literal["apg", "cfg"] | None = None,
+    apg_rescale: float | None = None,
+    apg_momentum: float | None = None,
+    apg_eta: float | None = None,
+    shift: float | None = None,
+    dtype: Literal["auto", "float32", "bfloat16"] | None = None,
+    like: Request | None = None,
+) -> Request:
+    """A request that `spec`'s model can do, or InvalidInput that names the field, the value and the remedy.
+
+    What is None comes from `like`, else from the model's defaults; a seed that neither gives is drawn.
+    From a `like` of another model only prompt, negative prompt, frames and seed are taken: its size and
+    sampling settings suit that other model. Nothing is rounded, clipped or trimmed on the way.
+    """
+    length = given_length(spec, seconds, frames)
+    given = {
+        "prompt": prompt,
+        "negative": negative,
+        "frames": length,
+        "seed": seed,
+        "steps": steps,
+        "guidance": guidance,
+        "guidance_method": guidance_method,
+        "apg_rescale": apg_rescale,
+        "apg_momentum": apg_momentum,
+        "apg_eta": apg_eta,
+        "shift": shift,
+        "dtype": dtype,
+    }
+    if size is not None:
+        size = Size.parse(size) if isinstance(size, str) else size
+        given |= {"width": size.width, "height": size.height}
+    defaults = {
+        "prompt": "",
+        "negative": "",
+        "width": spec.sizes[0].width,
+        "height": spec.sizes[0].height,
+        "frames": spec.default_frames,
+        "steps": spec.steps,
+        "guidance": spec.guidance,
+        "guidance_method": "apg",
+        "apg_rescale": spec.apg_rescale,
+        "apg_momentum": spec.apg_momentum,
+        "apg_eta": spec.apg_eta,
+        "shift": spec.shift,
+        "dtype": "auto",
+    }
+    settings = defaults | inherited(spec, like) | {k: v for k, v in given.items() if v is not None}
+    settings |= {"model": spec.name, "fps": spec.fps}
+    settings.setdefault("seed", secrets.randbelow(SEEDS))
+    request = Request(**check_fields(settings))
+    spec.check_size(request.size)
+    check_length(spec, request.frames, "frames", request.frames)
+    return request
+
+
+def inherited(spec: ModelSpec, like: Request | None) -> dict[str, Any]:
+    """The settings that `like` hands down to a request of `spec`'s model."""
+    if like is None:
+        return {}
+    if like.model == spec.name:
+        return like.to_json()
+    return {name: getattr(like, name) for name in ("prompt", "negative", "frames", "seed")}
+
+
+def given_length(spec: ModelSpec, seconds: float | None, frames: int | None) -> int | None:
+    """Frames, from whichever of the two was given; None when neither was."""
+    if seconds is None:
+        return frames
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        raise InvalidInput("seconds", seconds, "is not a number", "give a number such as 2")
+    if math.isfinite(seconds):
+        # Range before grid: 5.1 s is first of all too long.
+        check_length(spec, seconds * spec.fps + 1, "seconds", seconds)
+    length = frames_for(seconds, spec.fps)
+    if frames is not None and frames != length:
+        raise InvalidInput(
+            "frames",
+            frames,
+            f"is not {format_seconds(seconds)} s, which is {length} frames",
+            "give only one of them",
+        )
+    return length
+
+
+def check_length(spec: ModelSpec, frames: float, field: str, value: object) -> None:
+    """Refuse a clip that is too short or too long for the model; `field` is what the user gave."""
+    slack = 0.02  # of a frame: seconds are read to the millisecond
+    if spec.min_frames - slack <= frames <= spec.max_frames + slack:
+        return
+    shortest, longest = (
+        format_seconds(seconds_of(count, spec.fps)) for count in (spec.min_frames, spec.max_frames)
+    )
+    problem = (
+        f"{spec.name} makes {shortest} to {longest} seconds ({spec.min_frames} to {spec.max_frames} frames)"
+    )
+    nearest = spec.min_frames if frames < spec.min_frames else spec.max_frames
+    number = format_seconds(seconds_of(nearest, spec.fps)) if field == "seconds" else nearest
+    raise InvalidInput(field, value, problem, f"the nearest is {number}")
+
+
+def check_fields(settings: dict[str, Any]) -> dict[str, Any]:
+    """The same settings, each of its declared type and within its range, whatever the model."""
+    for field in fields(Request):
+        name, value = field.name, settings[field.name]
+        if name in CHOICES:
+            if value not in CHOICES[name]:
+                raise InvalidInput(name, value, "is not known", f"use {' or '.join(CHOICES[name])}")
+        elif field.type is str:
+            check_text(name, value)
+        else:
+            settings[name] = check_number(name, value, whole=field.type is int)
+    check_frames(settings["frames"])
+    return settings
+
+
+def check_text(name: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise InvalidInput(name, value, "is not text", "give a string")
+    if name == "prompt" and not value.strip():
+        raise InvalidInput(name, value, "is empty", "describe the video in a sentence")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        shown = value.encode(errors="replace").decode()
+        raise InvalidInput(name, shown, "is not valid UTF-8", "retype it, or set a UTF-8 locale") from None
+
+
+def check_number(name: str, value: object, *, whole: bool) -> int | float:
+    least, most = RANGES[name]
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or (whole and not isinstance(value, int))
+    ):
+        kind = "a whole number" if whole else "a number"
+        raise InvalidInput(name, value, f"is not {kind}", f"use {least:g} to {most:g}")
+    if not least <= value <= most:  # false for NaN too
+        raise InvalidInput(name, value, "is out of range", f"use {least} to {most}")
+    return value if whole else float(value)
