@@ -19,7 +19,7 @@ Heads = Float[Tensor, "B N S d"]
 class Linear(nn.Linear):
     """A linear layer that casts its input to its weight's dtype.
 
-    So weights may be bfloat16 while norms and the residual stream stay float32; under autocast it follows autocast.
+    So weights may be bfloat16 while norms and the residual stream stay float32. Under autocast it follows that.
     """
 
     def forward(self, input: Float[Tensor, "*B i"]) -> Float[Tensor, "*B o"]:

@@ -15,7 +15,7 @@ THETA = 10_000.0
 
 
 class Rotary(NamedTuple):
-    """The cosine and sine by which each pair of channels of each token turns; one table serves every block."""
+    """The cosine and sine by which each pair of channels of each token turns; one table serves all blocks."""
 
     cos: Float[Tensor, "L 1 P"]
     sin: Float[Tensor, "L 1 P"]

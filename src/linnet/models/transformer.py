@@ -4,8 +4,8 @@ Axes: B batch, C latent channels, T latent frames, H and W latent rows and colum
 D model width, S text rows, N heads, d head width.
 
 The architecture is Wan 2.1's with affine norms and a bias-free text path. Attribute names give the published
-files' keys once `model.` is stripped from those. The residual stream, the norms and the modulation are float32
-whatever the dtype of the matrix products.
+files' keys once `model.` is stripped from those. The residual stream, the norms and the modulation are
+float32 whatever the dtype of the matrix products.
 """
 
 import math
@@ -44,12 +44,12 @@ def linum_v2() -> TransformerConfig:
 
 @dataclass(frozen=True)
 class TextContext:
-    """One batch of prompts as cross-attention sees it: a key and a value for each block, none of which depends on the step.
+    """One batch of prompts as cross-attention sees it: keys and values for each block, the same at every step.
 
     The model was trained with the text zero-padded to `text_len` rows and with the padding attended. Each padded
-    row has a zero key and a zero value, so together they add (text_len - length) to the softmax's denominator and
-    nothing else: here they are one zero row, the last, whose `bias` is the logarithm of their number. Rows that a
-    shorter prompt of the batch leaves unused have a bias of minus infinity.
+    row has a zero key and a zero value, so together they add (text_len - length) to the softmax's denominator
+    and nothing else: here they are one zero row, the last, whose `bias` is the logarithm of their number. Rows
+    that a shorter prompt of the batch leaves unused have a bias of minus infinity.
     """
 
     keys: tuple[Heads, ...]
@@ -147,10 +147,10 @@ class Transformer(nn.Module):
     def initialise(self, generator: torch.Generator | None = None) -> Self:
         """Weights to train from: every block begins as the identity and the model predicts zero.
 
-        Matrices keep the variance of their input (normal, 1/sqrt(fan-in)); what writes into the residual stream is
-        silent at first (gates by way of a zero modulation and time projection, cross-attention, which has no gate,
-        by way of its output), as is the output head. A deep stack then starts as a shallow one and every block
-        opens at its own pace ("adaLN-Zero" of Peebles & Xie, arXiv 2212.09748), so no warm-up has to be tuned.
+        Matrices keep the variance of their input (normal, 1/sqrt(fan-in)). What writes into the residual stream
+        is silent at first: gates by way of a zero modulation and time projection, cross-attention, which has no
+        gate, by way of its output; so is the output head. A deep stack then starts as a shallow one and every
+        block opens at its own pace ("adaLN-Zero" of Peebles & Xie, arXiv 2212.09748).
         """
         silent = {self.time_projection[1], self.head.head, *(block.cross_attn.o for block in self.blocks)}
         for module in self.modules():
@@ -166,14 +166,14 @@ class Transformer(nn.Module):
         return self
 
     def encode_text(self, states: Sequence[Float[Tensor, "_ text_dim"]]) -> TextContext:
-        """Prompts as the text encoder's states of their real tokens, one tensor a prompt, padding left out."""
+        """Prompts as the text encoder's states of their real tokens, one tensor a prompt, without padding."""
         lengths = torch.tensor([len(rows) for rows in states], device=states[0].device)
         return self.encode_padded_text(pad_sequence(list(states), batch_first=True), lengths)
 
     def encode_padded_text(
         self, states: Float[Tensor, "B S text_dim"], lengths: Int[Tensor, "B"]
     ) -> TextContext:
-        """The same from one tensor, of which row i counts as far as lengths[i]: for training, and for fixed shapes."""
+        """The same from one tensor, whose sample i counts as far as lengths[i]: for training and fixed shapes."""
         row = torch.arange(states.shape[1] + 1, device=states.device)
         used = row < lengths[:, None]
         # A zero row stays zero through every bias-free layer, so masking the input masks keys and values.
@@ -187,7 +187,7 @@ class Transformer(nn.Module):
     def forward(
         self, latents: Float[Tensor, "B C T H W"], timestep: Float[Tensor, "B"], text: TextContext
     ) -> Float[Tensor, "B C T H W"]:
-        """The velocity (noise - data), float32, at `timestep` = 1000 * sigma. A text of batch 1 serves every sample."""
+        """The float32 velocity (noise - data) at `timestep` = 1000 * sigma. A text of batch 1 serves all samples."""
         height, width = latents.shape[-2:]
         padded = F.pad(latents, (0, width % PATCH, 0, height % PATCH))
         grid = (padded.shape[2], padded.shape[3] // PATCH, padded.shape[4] // PATCH)
