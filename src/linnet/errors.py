@@ -19,7 +19,7 @@ class InvalidInput(LinnetError):
 
     def __str__(self) -> str:
         value = one_line(self.value)
-        if len(value) > LONGEST_VALUE:
+        if isinstance(self.value, str) and len(value) > LONGEST_VALUE:  # but a path is shown whole
             value = value[: LONGEST_VALUE - 1] + "…"
         return f'{self.field} "{value}": {one_line(self.problem)}; {one_line(self.remedy)}'
 

@@ -1,0 +1,173 @@
+"""Weight files as they lie on disk: headers, shards, fingerprints. Reads no tensor, imports no torch.
+
+A safetensors file is an 8-byte little-endian length, a JSON header of that length (tensor name to dtype,
+shape and byte range, plus free text under `__metadata__`), then the tensors' bytes.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from linnet.errors import WeightsError
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+LONGEST_HEADER = 100_000_000  # bytes, the format's own limit
+PICKLE_SUFFIXES = frozenset({".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"})
+PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+LFS_POINTER = b"version https://git-lfs"
+
+WHOLE = 64 * 2**20  # files up to this many bytes are hashed whole
+BLOCKS, BLOCK = 256, 64 * 2**10  # of larger ones, this many evenly spaced blocks of this many bytes
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor of a file: `dtype` in the format's own words ("F32", "BF16"), `size` in bytes."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """What a file says of itself; `tensors` in the order in which they lie."""
+
+    path: Path
+    metadata: dict[str, str]
+    tensors: dict[str, Entry]
+
+
+def read_header(path: Path) -> Header:
+    """The header of a complete safetensors file. Anything else is a WeightsError that says what the file is
+    instead: absent, a pickle, a Git LFS pointer, cut short, or damaged."""
+    with open_weights(path) as file:
+        total = path.stat().st_size
+        length = int.from_bytes(file.read(8), "little")
+        if total < 8 or length > min(total - 8, LONGEST_HEADER):
+            raise damaged(path, "is not a safetensors file, or is cut short in its header")
+        try:
+            record = json.loads(file.read(length))
+            metadata = record.pop("__metadata__", None) or {}
+            ranges = {name: entry["data_offsets"] for name, entry in record.items()}
+            end = max((int(stop) for _, stop in ranges.values()), default=0)
+            names = sorted(record, key=lambda name: ranges[name][0])
+            tensors = {
+                name: Entry(
+                    str(record[name]["dtype"]),
+                    tuple(int(side) for side in record[name]["shape"]),
+                    int(ranges[name][1]) - int(ranges[name][0]),
+                )
+                for name in names
+            }
+        except (ValueError, TypeError, KeyError, AttributeError):
+            raise damaged(path, "is not a safetensors file, or its header is damaged") from None
+    if total != 8 + length + end:
+        state = "is cut short" if total < 8 + length + end else "is damaged"
+        raise damaged(path, f"{state}: it has {total:,} bytes and should have {8 + length + end:,}")
+    return Header(path=path, metadata=metadata, tensors=tensors)
+
+
+def open_weights(path: Path) -> BinaryIO:
+    """The file at its start, once it is known to be there and to be neither a pickle nor an LFS pointer."""
+    if path.is_dir():
+        raise WeightsError("weights", path, "is a folder, not a weight file", "give a .safetensors file")
+    if not path.is_file():
+        raise absent(path)
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise WeightsError(
+            "weights", path, f"cannot be read ({error.strerror})", "check its rights"
+        ) from None
+    start = file.read(len(LFS_POINTER))
+    file.seek(0)
+    if start == LFS_POINTER:
+        file.close()
+        problem = "is a Git LFS pointer, not the weights themselves"
+        raise WeightsError("weights", path, problem, "run `git lfs pull` in its folder, or `linnet pull`")
+    if path.suffix.lower() in PICKLE_SUFFIXES or start.startswith(PICKLE_STARTS):
+        file.close()
+        problem = "is a pickle, which can run any code when it is opened"
+        raise WeightsError("weights", path, problem, "use a .safetensors file")
+    return file
+
+
+def absent(path: Path, field: str = "weights", remedy: str = "check the path") -> WeightsError:
+    """For a file that is not there; says so if only a pickle is in its place."""
+    pickles = sorted(file.name for file in path.parent.glob("*") if file.suffix.lower() in PICKLE_SUFFIXES)
+    beside = f" (beside it is {pickles[0]}, a pickle, which linnet does not open)" if pickles else ""
+    return WeightsError(field, path, f"is missing{beside}", remedy)
+
+
+def damaged(path: Path, problem: str) -> WeightsError:
+    return WeightsError("weights", path, problem, "delete it and fetch it again")
+
+
+def shards(path: Path) -> tuple[Path, ...]:
+    """The files that make up one model: `path` itself, or, for a folder in the layout of `transformers`,
+    those that its index names, or its single model.safetensors."""
+    if not path.is_dir():
+        return (path,)
+    index = path / INDEX
+    if index.is_file():
+        try:
+            names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+        except (ValueError, TypeError, KeyError, AttributeError):
+            raise damaged(index, "is not an index of safetensors files") from None
+        for name in names:
+            if not isinstance(name, str) or Path(name).name != name:
+                raise damaged(index, f"names a file outside its folder ({name})")
+        return tuple(path / name for name in names)
+    return (path / SINGLE,)
+
+
+def files_under(path: Path) -> tuple[Path, ...]:
+    """`path` itself or, for a folder, what is in it, in the order of the names."""
+    return tuple(sorted(file for file in path.iterdir() if file.is_file())) if path.is_dir() else (path,)
+
+
+def read_config(path: Path) -> dict[str, Any] | None:
+    """The JSON object that a file carries under the metadata key "config", if it does."""
+    text = read_header(path).metadata.get("config")
+    if text is None:
+        return None
+    try:
+        config = json.loads(text)
+    except ValueError:
+        config = None
+    if not isinstance(config, dict):
+        raise damaged(path, 'has a "config" that is not a JSON object')
+    return config
+
+
+def fingerprint(paths: Iterable[Path]) -> str:
+    """SHA-256, in hex, that tells one set of weights from another whatever the files are called.
+
+    Small files are hashed whole. Of one over 64 MiB the size, the safetensors header and 256 evenly spaced
+    blocks are, so that 10 GB take a moment; a change that misses every block goes unseen, so this names
+    weights and does not prove them (`linnet pull` checks every byte). Folders stand for their files.
+    """
+    digest = hashlib.sha256()
+    for path in paths:
+        for file in files_under(path):
+            hash_file(file, digest)
+    return digest.hexdigest()
+
+
+def hash_file(path: Path, digest: "hashlib._Hash") -> None:
+    with path.open("rb") as file:
+        size = path.stat().st_size
+        digest.update(size.to_bytes(8, "little"))
+        if size <= WHOLE:
+            digest.update(file.read())
+            return
+        length = int.from_bytes(file.read(8), "little")
+        digest.update(file.read(min(length, LONGEST_HEADER)))
+        for i in range(BLOCKS):
+            file.seek((size - BLOCK) * i // (BLOCKS - 1))
+            digest.update(file.read(BLOCK))
