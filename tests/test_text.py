@@ -13,7 +13,7 @@ from linnet.errors import WeightsError
 from linnet.models.text import T5Config, T5Encoder, Tokenizer, relative_bucket, t5_xxl
 
 SENTENCE = "a red star spins on blue background green circle moves left the small grows still naïve café 1 2"
-    "a red star spins on blue background green circle moves left the small grows still naïve café 1 2".split()
+
 
 @pytest.fixture(scope="module")
 def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Path:
