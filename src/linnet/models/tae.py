@@ -1,0 +1,161 @@
+"""The tiny autoencoder of the TAEHV family: 2-D convolutions frame by frame, and three layers that know about time.
+
+Axes: B clips, T frames (pixels or latent), C channels, H rows, W columns, N = B*T images. Inside, clips travel as N
+images, so that one convolution sees them all. Every layer keeps causality: a frame depends on itself and earlier ones.
+The published weights (`taew2_1`, MIT) hold the layout of the two Sequentials below; seedling's are a smaller set.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+Images = Float[Tensor, "N C H W"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TAEConfig:
+    encoder_width: int = 64
+    decoder_widths: tuple[int, int, int, int] = (256, 128, 64, 64)
+    latent_channels: int = 16
+
+
+def taew2_1() -> TAEConfig:
+    """The published tiny autoencoder for Wan 2.1's latents, 11.3 M parameters."""
+    return TAEConfig()
+
+
+@dataclass
+class Memory:
+    """What a stream carries from one call to the next: each memory block's last input frame, by its place."""
+
+    past: dict[int, Float[Tensor, "B C H W"]] = field(default_factory=dict)
+
+
+class MemoryBlock(nn.Module):
+    """A residual block that also sees its own input one frame earlier (zeros before the first frame)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Sequential(
+            nn.Conv2d(2 * width, width, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1),
+        )
+
+    def forward(self, x: Images, past: Images) -> Images:
+        return F.relu(self.conv(torch.cat((x, past), 1)) + x)
+
+
+class TimePool(nn.Module):
+    """`stride` consecutive frames become one."""
+
+    def __init__(self, width: int, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.conv = nn.Conv2d(width * stride, width, 1, bias=False)
+
+    def forward(self, x: Images) -> Images:
+        frames = x.unflatten(0, (-1, self.stride)).permute(0, 3, 4, 1, 2)  # n h w s c: stays channels last
+        return self.conv(frames.flatten(3).permute(0, 3, 1, 2))
+
+
+class TimeGrow(nn.Module):
+    """One frame becomes `stride` consecutive ones."""
+
+    def __init__(self, width: int, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.conv = nn.Conv2d(width, width * stride, 1, bias=False)
+
+    def forward(self, x: Images) -> Images:
+        frames = self.conv(x).unflatten(1, (self.stride, -1)).permute(0, 1, 3, 4, 2)  # n s h w c
+        return frames.flatten(0, 1).permute(0, 3, 1, 2)
+
+
+class Clamp(nn.Module):
+    def forward(self, x: Images) -> Images:
+        return torch.tanh(x / 3) * 3
+
+
+def _encoder(width: int, latent: int) -> nn.Sequential:
+    layers: list[nn.Module] = [nn.Conv2d(3, width, 3, padding=1), nn.ReLU()]
+    for stride in (2, 2, 1):
+        layers += [TimePool(width, stride), nn.Conv2d(width, width, 3, stride=2, padding=1, bias=False)]
+        layers += [MemoryBlock(width) for _ in range(3)]
+    return nn.Sequential(*layers, nn.Conv2d(width, latent, 3, padding=1))
+
+
+def _decoder(widths: tuple[int, ...], latent: int) -> nn.Sequential:
+    layers: list[nn.Module] = [Clamp(), nn.Conv2d(latent, widths[0], 3, padding=1), nn.ReLU()]
+    for width, narrower, stride in zip(widths, widths[1:], (1, 2, 2), strict=False):
+        layers += [MemoryBlock(width) for _ in range(3)]
+        layers += [nn.Upsample(scale_factor=2), TimeGrow(width, stride)]
+        layers += [nn.Conv2d(width, narrower, 3, padding=1, bias=False)]
+    return nn.Sequential(*layers, nn.ReLU(), nn.Conv2d(widths[-1], 3, 3, padding=1))
+
+
+class TAE(nn.Module):
+    """Latents are one frame for four of the clip, one row and column for eight; pixels are RGB in 0..1."""
+
+    def __init__(self, config: TAEConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = _encoder(config.encoder_width, config.latent_channels)
+        self.decoder = _decoder(config.decoder_widths, config.latent_channels)
+
+    def encode(self, video: Float[Tensor, "B F 3 H W"], *, lead: int = 0) -> Float[Tensor, "B T C h w"]:
+        """Latents of a whole clip. The published weights pad its end with copies of the last frame (`lead` 0).
+
+        With `lead` 3 as many copies of the first frame go in front instead, so that the first latent frame stands for
+        the first frame alone, as Wan's does; seedling is trained so. H and W are multiples of 8.
+        """
+        front = video[:, :1].expand(-1, lead, -1, -1, -1)
+        short = -(video.shape[1] + lead) % 4
+        end = video[:, -1:].expand(-1, short, -1, -1, -1)
+        return _run(self.encoder, torch.cat((front, video, end), 1), Memory())
+
+    def decode(self, latents: Float[Tensor, "B T C h w"]) -> Float[Tensor, "B F 3 H W"]:
+        """All frames of a clip, F = 4T - 3, clamped to 0..1."""
+        return self.reconstruct(latents).clamp(0, 1)
+
+    def reconstruct(self, latents: Float[Tensor, "B T C h w"]) -> Float[Tensor, "B F 3 H W"]:
+        """The same before clamping, for a loss to compare."""
+        return _run(self.decoder, latents, Memory())[:, 3:]
+
+    def decode_stream(
+        self, latents: Float[Tensor, "B C T h w"], *, chunk: int = 1
+    ) -> Iterator[Float[Tensor, "B 3 f H W"]]:
+        """Frames in -1..1, `chunk` latent frames at a time; equal to `decode`, in memory that length does not change."""
+        memory, first = Memory(), True
+        for part in latents.transpose(1, 2).split(chunk, 1):
+            frames = _run(self.decoder, part, memory)[:, 3 if first else 0 :]
+            first = False
+            yield frames.clamp(0, 1).mul(2).sub(1).transpose(1, 2)
+
+
+def _run(layers: nn.Sequential, clip: Float[Tensor, "B T C H W"], memory: Memory) -> Float[Tensor, "B t c h w"]:
+    """The Sequential over a stretch of a clip, continuing from (and updating) `memory`."""
+    batch = clip.shape[0]
+    # Channels last: CPUs with bfloat16 tiles and GPUs convolve several times faster so.
+    x = clip.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+    for place, layer in enumerate(layers):
+        x = layer(x, _past(x, batch, place, memory)) if isinstance(layer, MemoryBlock) else layer(x)
+    return x.unflatten(0, (batch, -1))
+
+
+def _past(x: Images, batch: int, place: int, memory: Memory) -> Images:
+    """Every frame's predecessor; the first one's comes from the stream's memory, which is moved on."""
+    frames = x.unflatten(0, (batch, -1))
+    before = torch.zeros_like(x)  # keeps the memory format
+    earlier = before.unflatten(0, (batch, -1))
+    earlier[:, 1:] = frames[:, :-1]
+    if place in memory.past:
+        earlier[:, 0] = memory.past[place]
+    memory.past[place] = frames[:, -1]
+    return before

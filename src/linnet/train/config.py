@@ -1,0 +1,29 @@
+"""What a training run is told, beside nothing else: every number that shapes it stands here and in its recipe."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopConfig:
+    """The loop's own settings; what is learnt, and from what, belongs to the task."""
+
+    steps: int
+    learning_rate: float
+    optimiser: Literal["adamw", "muon"] = "adamw"
+    muon_learning_rate: float = 0.02  # for hidden matrices, under "muon"; the rest follows AdamW at `learning_rate`
+    weight_decay: float = 0.01
+    warmup: int = 200  # steps of linear rise
+    cooldown: float = 0.3  # share of the run, at its end, in which the rate falls linearly to zero
+    clip_norm: float = 1.0
+    ema: float = 0.999  # reached after a warm-up of its own, so that early averages forget the initial weights
+    seed: int = 0
+    precision: Literal["float32", "bfloat16"] = "bfloat16"  # of the matrix products; weights stay float32
+    log_every: int = 10
+    sample_every: int = 500
+    checkpoint_every: int = 200
+
+    def rate(self, step: int) -> float:
+        """The learning rate's factor at a step, 0..1: a rise, a plateau, a fall."""
+        falling = max(1, round(self.steps * self.cooldown))
+        return min(1.0, (step + 1) / max(1, self.warmup), max(0.0, (self.steps - step) / falling))
