@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from linnet.models.attention import CrossAttention, Heads, Linear, SelfAttention
+from linnet.models.attention import GELU, CrossAttention, Heads, Linear, SelfAttention
 from linnet.models.rotary import Rotary, float64_device, rotary_tables
 
 PATCH = 2  # A token covers 1 x 2 x 2 latent cells.
@@ -94,9 +94,7 @@ class Block(nn.Module):
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(dim, eps=1e-5) for _ in range(3))
         self.self_attn = SelfAttention(dim, config.num_heads)
         self.cross_attn = CrossAttention(dim, config.num_heads)
-        self.ffn = nn.Sequential(
-            Linear(dim, config.ffn_dim), nn.GELU(approximate="tanh"), Linear(config.ffn_dim, dim)
-        )
+        self.ffn = nn.Sequential(Linear(dim, config.ffn_dim), GELU(), Linear(config.ffn_dim, dim))
 
     def forward(
         self,
@@ -135,7 +133,7 @@ class Transformer(nn.Module):
         self.patch_embedding = nn.Conv3d(config.channels, dim, (1, PATCH, PATCH), (1, PATCH, PATCH))
         self.text_embedding = nn.Sequential(
             Linear(config.text_dim, dim, bias=False),
-            nn.GELU(approximate="tanh"),
+            GELU(),
             Linear(dim, dim, bias=False),
         )
         self.time_embedding = nn.Sequential(Linear(config.freq_dim, dim), nn.SiLU(), Linear(dim, dim))
