@@ -23,7 +23,8 @@ PLAIN_LENGTH = 1024  # The longest attention of which training on a CPU keeps al
 class Linear(nn.Linear):
     """A linear layer that casts its input to its weight's dtype.
 
-    So weights may be bfloat16 while norms and the residual stream stay float32. Under autocast it follows that.
+    So weights may be bfloat16 while norms and the residual stream stay float32. Under autocast it follows
+    that.
     """
 
     def forward(self, input: Float[Tensor, "*B i"]) -> Float[Tensor, "*B o"]:
@@ -42,9 +43,8 @@ def product_dtype(layer: nn.Linear) -> torch.dtype:
 class GELU(nn.Module):
     """The tanh form of GELU, x * sigmoid(2u) with u = sqrt(2/pi) * (x + 0.044715 x^3).
 
-    Eager torch has a fused kernel for it. A compiler fuses the sigmoid form just as well, and on a CPU an exponential
-    takes half the time of a
-    tanh.
+    Eager torch has a fused kernel for it. A compiler fuses the sigmoid form just as well, and on a CPU an
+    exponential takes half the time of a tanh.
     """
 
     def forward(self, x: Float[Tensor, "*B i"]) -> Float[Tensor, "*B i"]:
@@ -58,7 +58,8 @@ def attend(
     query: Float[Tensor, "B N L d"], key: Heads, value: Heads, bias: Float[Tensor, "B 1 1 S"] | None = None
 ) -> Float[Tensor, "B N L d"]:
     """Softmax attention with scale 1/sqrt(d); `bias` is added to the logits."""
-    # The fused kernel's backward pass on a CPU takes two to six times as long as plain products at these lengths.
+    # The fused kernel's backward pass on a CPU takes two to six times as long as plain products at these
+    # lengths.
     if query.requires_grad and query.device.type == "cpu" and key.shape[2] <= PLAIN_LENGTH:
         return attend_plainly(query, key, value, bias)
     return F.scaled_dot_product_attention(query, key, value, bias)

@@ -9,10 +9,10 @@ equal to its `T5EncoderModel` in evaluation. Source: Raffel et al., arXiv 1910.1
 import math
 import re
 from bisect import bisect_left
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -28,7 +28,7 @@ UNKNOWN = "<unk>"
 
 @dataclass(frozen=True, kw_only=True)
 class T5Config:
-    """`gated` means v1.1's feed-forward net, gelu(tanh) times a linear gate; otherwise it is T5's first, a ReLU."""
+    """`gated` means v1.1's feed-forward net, gelu(tanh) times a linear gate; otherwise it is a ReLU, as in T5."""
 
     vocab_size: int
     d_model: int
@@ -69,7 +69,7 @@ def t5_xxl() -> T5Config:
 
 
 def relative_bucket(distance: Int[Tensor, "..."], buckets: int, furthest: int) -> Int[Tensor, "..."]:
-    """Sort distances (key minus query) into buckets: half for each direction, exact near by, then logarithmic.
+    """Sort distances (key minus query) into buckets: half for each direction, exact near by, else logarithmic.
 
     The logarithm is taken in float32 because the published weights were trained with its rounding.
     """
@@ -147,7 +147,8 @@ class FeedForwardLayer(nn.Module):
 class Block(nn.Module):
     def __init__(self, config: T5Config, *, owns_bias: bool) -> None:
         super().__init__()
-        self.layer = nn.ModuleList([AttentionLayer(config, owns_bias=owns_bias), FeedForwardLayer(config)])
+        layers = nn.ModuleList([AttentionLayer(config, owns_bias=owns_bias), FeedForwardLayer(config)])
+        self.layer = cast("tuple[AttentionLayer, FeedForwardLayer]", layers)
 
     def forward(self, x: Float[Tensor, "B L M"], bias: Float[Tensor, "B N L L"]) -> Float[Tensor, "B L M"]:
         attend, feed = self.layer
@@ -157,7 +158,8 @@ class Block(nn.Module):
 class Stack(nn.Module):
     def __init__(self, config: T5Config) -> None:
         super().__init__()
-        self.block = nn.ModuleList(Block(config, owns_bias=i == 0) for i in range(config.num_layers))
+        blocks = nn.ModuleList(Block(config, owns_bias=i == 0) for i in range(config.num_layers))
+        self.block = cast("Sequence[Block]", blocks)
         self.final_layer_norm = nn.RMSNorm(config.d_model, eps=config.eps)
 
 
@@ -197,7 +199,7 @@ class T5Encoder(nn.Module):
         return self
 
     def _bias(self, mask: Int[Tensor, "B L"]) -> Float[Tensor, "B N L L"]:
-        """The learned bias of each pair of positions, which all blocks share, and minus infinity on padded keys."""
+        """The learned bias of each pair of positions, shared by all blocks, and minus infinity on padding."""
         position = torch.arange(mask.shape[1], device=mask.device)
         bucket = relative_bucket(
             position - position[:, None], self.config.relative_buckets, self.config.relative_max_distance

@@ -11,7 +11,7 @@ float32 whatever the dtype of the matrix products.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -44,12 +44,12 @@ def linum_v2() -> TransformerConfig:
 
 @dataclass(frozen=True)
 class TextContext:
-    """One batch of prompts as cross-attention sees it: keys and values for each block, the same at every step.
+    """One batch of prompts as cross-attention sees it: each block's keys and values, the same at all steps.
 
-    The model was trained with the text zero-padded to `text_len` rows and with the padding attended. Each padded
-    row has a zero key and a zero value, so together they add (text_len - length) to the softmax's denominator
-    and nothing else: here they are one zero row, the last, whose `bias` is the logarithm of their number. Rows
-    that a shorter prompt of the batch leaves unused have a bias of minus infinity.
+    The model was trained with the text zero-padded to `text_len` rows and with the padding attended. Each
+    padded row has a zero key and a zero value, so together they add (text_len - length) to the softmax's
+    denominator and nothing else: here they are one zero row, the last, whose `bias` is the logarithm of
+    their number. Rows that a shorter prompt of the batch leaves unused have a bias of minus infinity.
     """
 
     keys: tuple[Heads, ...]
@@ -138,17 +138,17 @@ class Transformer(nn.Module):
         )
         self.time_embedding = nn.Sequential(Linear(config.freq_dim, dim), nn.SiLU(), Linear(dim, dim))
         self.time_projection = nn.Sequential(nn.SiLU(), Linear(dim, 6 * dim))
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.blocks = cast("Sequence[Block]", nn.ModuleList(Block(config) for _ in range(config.num_layers)))
         self.head = Head(config)
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator | None = None) -> Self:
         """Weights to train from: every block begins as the identity and the model predicts zero.
 
-        Matrices keep the variance of their input (normal, 1/sqrt(fan-in)). What writes into the residual stream
-        is silent at first: gates by way of a zero modulation and time projection, cross-attention, which has no
-        gate, by way of its output; so is the output head. A deep stack then starts as a shallow one and every
-        block opens at its own pace ("adaLN-Zero" of Peebles & Xie, arXiv 2212.09748).
+        Matrices keep the variance of their input (normal, 1/sqrt(fan-in)). What writes into the residual
+        stream is silent at first: gates by way of a zero modulation and time projection, cross-attention,
+        which has no gate, by way of its output; so is the output head. A deep stack then starts as a
+        shallow one and every block opens at its own pace ("adaLN-Zero" of Peebles & Xie, arXiv 2212.09748).
         """
         silent = {self.time_projection[1], self.head.head, *(block.cross_attn.o for block in self.blocks)}
         for module in self.modules():
@@ -171,7 +171,7 @@ class Transformer(nn.Module):
     def encode_padded_text(
         self, states: Float[Tensor, "B S text_dim"], lengths: Int[Tensor, "B"]
     ) -> TextContext:
-        """The same from one tensor, whose sample i counts as far as lengths[i]: for training and fixed shapes."""
+        """The same from one tensor, of whose sample i the first lengths[i] rows count: fixed shapes."""
         row = torch.arange(states.shape[1] + 1, device=states.device)
         used = row < lengths[:, None]
         # A zero row stays zero through every bias-free layer, so masking the input masks keys and values.
@@ -185,7 +185,7 @@ class Transformer(nn.Module):
     def forward(
         self, latents: Float[Tensor, "B C T H W"], timestep: Float[Tensor, "B"], text: TextContext
     ) -> Float[Tensor, "B C T H W"]:
-        """The float32 velocity (noise - data) at `timestep` = 1000 * sigma. A text of batch 1 serves all samples."""
+        """The float32 velocity, noise - data, at `timestep` = 1000 * sigma. Text of batch 1 serves all."""
         height, width = latents.shape[-2:]
         padded = F.pad(latents, (0, width % PATCH, 0, height % PATCH))
         grid = (padded.shape[2], padded.shape[3] // PATCH, padded.shape[4] // PATCH)

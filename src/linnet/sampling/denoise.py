@@ -1,0 +1,110 @@
+"""From noise to latents. The loop is a generator: progress, previews and cancelling belong to its consumer.
+
+Axes: B batch, C channels, T frames, H and W rows and columns of the latents.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from linnet.models.transformer import TextContext
+from linnet.sampling.flow import TIMESTEPS
+from linnet.sampling.guidance import apg, cfg
+from linnet.sampling.solvers import euler
+
+Latents = Float[Tensor, "B C T H W"]
+Velocity = Callable[[Latents, Float[Tensor, "B"]], Latents]
+Model = Callable[[Latents, Float[Tensor, "B"], TextContext], Latents]
+
+
+@dataclass(frozen=True)
+class Step:
+    """Step `index` (from 0) of `count` is done; `latents` are left at noise level `sigma`.
+
+    `clean` is where the flow points from here, the data that the model expects: what a preview shows.
+    """
+
+    index: int
+    count: int
+    sigma: float
+    latents: Latents
+    clean: Latents
+
+
+def denoise(velocity: Velocity, noise: Latents, sigmas: Float[Tensor, "steps+1"]) -> Iterator[Step]:
+    """Follow `velocity` from `noise` at sigmas[0] down to sigmas[-1], in float32, one step at a time.
+
+    `velocity` is called with latents and their timestep, 1000 * sigma. Keep `sigmas` on the CPU.
+    """
+    latents, count = noise.float(), len(sigmas) - 1
+    for index, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
+        timestep = (TIMESTEPS * sigma).expand(len(latents)).to(latents.device)
+        with torch.no_grad():
+            direction = velocity(latents, timestep).float()
+        clean = latents - sigma * direction
+        latents = euler(latents, direction, sigma, sigma_next)
+        yield Step(index, count, float(sigma_next), latents, clean)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guidance:
+    """How strongly, and how, to steer away from the negative prompt; the last three are APG's alone."""
+
+    method: Literal["apg", "cfg"] = "apg"
+    scale: float = 10.0
+    rescale: float = 20.0
+    momentum: float = -0.75
+    eta: float = 0.0
+
+    @property
+    def needs_negative(self) -> bool:
+        """False where the scale leaves the prompt's own velocity as it is, which saves half of the work."""
+        return self.scale != (0.0 if self.method == "apg" else 1.0)
+
+
+@dataclass(kw_only=True)
+class GuidedVelocity:
+    """A model steered by a prompt and away from a negative one: the `velocity` of one run of `denoise`.
+
+    Each text has batch 1, for all samples, or one row a sample. `batched` runs both through the model at
+    once: faster where the device is not full, for twice the memory. `running` is APG's state, so a new run
+    needs a new object.
+    """
+
+    model: Model
+    prompt: TextContext
+    negative: TextContext
+    guidance: Guidance
+    batched: bool = False
+    running: Latents | None = None
+    _both: TextContext | None = None
+
+    def __call__(self, latents: Latents, timestep: Float[Tensor, "B"]) -> Latents:
+        if not self.guidance.needs_negative:
+            return self.model(latents, timestep, self.prompt)
+        cond, null = (
+            self._in_one_batch(latents, timestep) if self.batched else self._in_turn(latents, timestep)
+        )
+        g = self.guidance
+        if g.method == "cfg":
+            return cfg(cond, null, g.scale)
+        guided, self.running = apg(
+            cond, null, self.running, scale=g.scale, momentum=g.momentum, eta=g.eta, rescale=g.rescale
+        )
+        return guided
+
+    def _in_turn(self, latents: Latents, timestep: Float[Tensor, "B"]) -> tuple[Latents, Latents]:
+        return self.model(latents, timestep, self.prompt), self.model(latents, timestep, self.negative)
+
+    def _in_one_batch(self, latents: Latents, timestep: Float[Tensor, "B"]) -> tuple[Latents, Latents]:
+        if self._both is None:
+            texts = (self.prompt, self.negative)
+            prompt, negative = (text.repeat(len(latents) // len(text.bias)) for text in texts)
+            self._both = prompt.join(negative)
+        cond, null = self.model(latents.repeat(2, 1, 1, 1, 1), timestep.repeat(2), self._both).chunk(2)
+        return cond, null

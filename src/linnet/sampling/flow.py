@@ -1,0 +1,62 @@
+"""Rectified flow, for sampling and training alike: x = (1 - sigma) * data + sigma * noise.
+
+Sigma falls from 1 (noise) to 0 (data); a model is told it as timestep = 1000 * sigma and predicts the
+velocity dx/dsigma = noise - data. Axes: B batch, C channels, T frames, H and W rows and columns of the
+latents.
+"""
+
+from typing import TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+TIMESTEPS = 1000
+
+Number = TypeVar("Number", float, Tensor)
+
+
+def shifted(sigma: Number, shift: float) -> Number:
+    """Spend more of the way at high noise, as large latents need (Esser et al., arXiv 2403.03206, 5.3.2)."""
+    return shift * sigma / (1 + (shift - 1) * sigma)
+
+
+def sigmas(steps: int, shift: float) -> Float[Tensor, "steps+1"]:
+    """The noise levels between `steps` steps, from 1 down to 0, in float32 rounded from float64, on the CPU.
+
+    The shift is applied twice, to the last level and to the levels, because the published schedule
+    (diffusers' FlowMatchEulerDiscreteScheduler) does so.
+    """
+    lowest = shifted(1 / TIMESTEPS, shift)
+    levels = shifted(torch.linspace(1, lowest, steps, dtype=torch.float64), shift)
+    return torch.cat([levels, levels.new_zeros(1)]).float()
+
+
+def noise(seed: int, shape: tuple[int, ...], device: torch.device | str = "cpu") -> Float[Tensor, "..."]:
+    """One sample's noise, float32 holding bfloat16 values, as the published pipeline draws them.
+
+    A sample has a generator of its own, so it does not depend on its neighbours in a batch. Different devices
+    give different noise for the same seed.
+    """
+    generator = torch.Generator(device).manual_seed(seed % 2**32)
+    return torch.randn(shape, generator=generator, device=device, dtype=torch.bfloat16).float()
+
+
+def add_noise(
+    data: Float[Tensor, "B C T H W"], noise: Float[Tensor, "B C T H W"], sigma: Float[Tensor, "B"]
+) -> Float[Tensor, "B C T H W"]:
+    return torch.lerp(data, noise, sigma.view(-1, 1, 1, 1, 1))
+
+
+def velocity_target(
+    data: Float[Tensor, "B C T H W"], noise: Float[Tensor, "B C T H W"]
+) -> Float[Tensor, "B C T H W"]:
+    return noise - data
+
+
+def sample_sigmas(
+    batch: int, *, shift: float, mean: float = 0.0, std: float = 1.0, generator: torch.Generator | None = None
+) -> Float[Tensor, "B"]:
+    """Noise levels to train at: logit-normal (arXiv 2403.03206, 3.1), then shifted as in sampling."""
+    normal = torch.randn(batch, generator=generator)
+    return shifted(torch.sigmoid(mean + std * normal), shift)
