@@ -7,6 +7,7 @@ The published weights (`taew2_1`, MIT) hold the layout of the two Sequentials be
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -108,6 +109,25 @@ class TAE(nn.Module):
         self.config = config
         self.encoder = _encoder(config.encoder_width, config.latent_channels)
         self.decoder = _decoder(config.decoder_widths, config.latent_channels)
+
+    @torch.no_grad()
+    def initialise(self, generator: torch.Generator | None = None) -> Self:
+        """Weights to train from: signals keep their size through the stack, and its residual branches start quiet.
+
+        PyTorch's own defaults shrink them so much that colours take thousands of steps to come through.
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                module.weight.normal_(std=(2 / module.weight[0].numel()) ** 0.5, generator=generator)
+                if module.bias is not None:
+                    module.bias.zero_()
+        for module in self.modules():
+            if isinstance(module, MemoryBlock):
+                module.conv[4].weight.mul_(0.2)
+        self.encoder[-1].weight.mul_(0.5**0.5)
+        self.decoder[-1].weight.mul_(0.1)
+        self.decoder[-1].bias.fill_(0.5)
+        return self
 
     def encode(self, video: Float[Tensor, "B F 3 H W"], *, lead: int = 0) -> Float[Tensor, "B T C h w"]:
         """Latents of a whole clip. The published weights pad its end with copies of the last frame (`lead` 0).

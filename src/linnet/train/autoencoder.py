@@ -29,9 +29,9 @@ class AutoencoderConfig:
 class AutoencoderTask:
     """Encode, decode, compare: the loss sees pixels, their neighbours' differences, and the size of the latents."""
 
-    def __init__(self, config: AutoencoderConfig) -> None:
+    def __init__(self, config: AutoencoderConfig, *, seed: int = 0) -> None:
         self.config = config
-        self.model = TAE(config.model)
+        self.model = TAE(config.model).initialise(torch.Generator().manual_seed(seed))
 
     def loss(self, step: int, rng: random.Random, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         config = self.config

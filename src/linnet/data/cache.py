@@ -1,0 +1,100 @@
+"""Latents of playground clips, encoded once and kept on disk for the many epochs of the generator's training.
+
+Axes: N clips, T latent frames, C channels, h and w latent rows and columns.
+"""
+
+import json
+import random
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from linnet.data.playground import Scene, render, sample_scene
+from linnet.models.tae import TAE
+
+SHARD = 250  # clips a file
+
+
+class LatentCache:
+    """Scenes and their latents; every clip's first latent frames are those of its first frames (the encoder is causal)."""
+
+    def __init__(self, scenes: list[Scene], latents: Float[Tensor, "N C T h w"]) -> None:
+        self.scenes, self.latents = scenes, latents
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def statistics(self) -> tuple[Float[Tensor, "C"], Float[Tensor, "C"]]:
+        """Mean and standard deviation of each channel."""
+        every = self.latents[:: max(1, len(self) // 500)].float().movedim(1, 0).flatten(1)
+        return every.mean(1), every.std(1)
+
+
+def cached_latents(
+    autoencoder: TAE,
+    fingerprint: str,
+    folder: Path,
+    *,
+    clips: int,
+    frames: int,
+    seed: int,
+    device: str = "cpu",
+    watch: Callable[[int, int], None] = lambda done, total: None,
+) -> LatentCache:
+    """Clip i of `seed`, for i below `clips`: from the files in `folder` where they fit, else encoded and added.
+
+    A shard appears whole or not at all, so a run that was stopped goes on where it was; one that was made by another
+    autoencoder (by `fingerprint`), length or seed is made again.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    origin = {"autoencoder": fingerprint, "frames": str(frames), "seed": str(seed)}
+    scenes: list[Scene] = []
+    parts = []
+    for first in range(0, clips, SHARD):
+        path = folder / f"latents-{first:06d}.safetensors"
+        if _origin(path) != origin:
+            _encode_shard(autoencoder, path, origin, first, frames, seed, device, watch, clips)
+        with safe_open(path, "pt") as file:
+            scenes += [Scene(**scene) for scene in json.loads(file.metadata()["scenes"])]
+            parts.append(file.get_tensor("latents"))
+    return LatentCache(scenes[:clips], torch.cat(parts)[:clips])
+
+
+def _origin(path: Path) -> dict[str, str] | None:
+    if not path.exists():
+        return None
+    with safe_open(path, "pt") as file:
+        return {name: value for name, value in file.metadata().items() if name != "scenes"}
+
+
+def _encode_shard(
+    autoencoder: TAE,
+    path: Path,
+    origin: dict[str, str],
+    first: int,
+    frames: int,
+    seed: int,
+    device: str,
+    watch: Callable[[int, int], None],
+    total: int,
+) -> None:
+    scenes, latents = [], []
+    for index in range(first, first + SHARD):
+        scene = sample_scene(random.Random(f"{seed}/{index}"))
+        pixels = torch.from_numpy(render(scene, frames)).to(device)
+        video = pixels.permute(0, 3, 1, 2)[None].float() / 255
+        with torch.inference_mode(), torch.autocast(device, torch.bfloat16):
+            found = autoencoder.encode(video, lead=3)[0].transpose(0, 1)
+        scenes.append(scene)
+        latents.append(found.to("cpu", torch.float16).contiguous())
+        watch(index + 1, total)
+    part = path.with_name(f".{path.name}.part")
+    metadata = origin | {"scenes": json.dumps([asdict(scene) for scene in scenes])}
+    save_file({"latents": torch.stack(latents)}, part, metadata)
+    part.replace(path)

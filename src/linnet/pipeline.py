@@ -1,0 +1,298 @@
+"""A request becomes a clip: text states, noise, denoising, frames, file, each stage handing a small record to the next.
+
+Axes: B clips, C latent channels, T latent frames, H and W latent rows and columns, f decoded frames.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from linnet import __version__, media
+from linnet.catalog import ModelSpec
+from linnet.clip import Clip
+from linnet.geometry import latent_grid
+from linnet.models.tae import TAE, TAEConfig
+from linnet.models.text import Encoded, T5Config, T5Encoder, Tokenizer, t5_xxl
+from linnet.models.transformer import Transformer, TransformerConfig, linum_v2
+from linnet.models.vae import VAE, VAEConfig
+from linnet.request import Request
+from linnet.sampling import flow
+from linnet.sampling.denoise import Guidance, GuidedVelocity, Step, denoise
+from linnet.weights.load import fingerprint, load_into, read_config, read_latent_scale
+from linnet.weights.names import TRANSFORMER_PREFIX
+from linnet.weights.store import ModelFiles
+
+Latents = Float[Tensor, "B C T H W"]
+Frames = UInt8[np.ndarray, "f H W 3"]
+Image = UInt8[np.ndarray, "H W 3"]
+
+SMALL = 2**30  # bytes: a text encoder up to this size stays in memory between prompts
+
+# Of Wan 2.1's latents, per channel: the transformer's space is that of (z - mean) / (2 * std).
+WAN_MEAN = (-0.0663, 0.0412, -0.5472, 0.2165, -0.3675, 0.2322, -0.2412, 0.0367,
+            -0.2894, -0.4233, 0.2349, 0.5966, 0.0849, -1.2945, 1.0459, 0.5444)  # fmt: skip
+WAN_STD = (1.0406, 0.6302, 1.1242, 1.3156, 0.6202, 0.7880, 0.9484, 0.9519,
+           1.2490, 0.8381, 1.0187, 0.6503, 0.6616, 0.5637, 1.2180, 0.9530)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Progress:
+    """`done` of `total` parts of a stage; while denoising, `preview` decodes what the first frame will look like."""
+
+    stage: Literal["text", "denoise", "decode"]
+    done: int
+    total: int
+    preview: Callable[[], Image] | None = None
+
+
+Watch = Callable[[Progress], None]
+
+
+def ignore(progress: Progress) -> None:
+    """Watch nothing."""
+
+
+class Pipeline:
+    """A model's four parts, each read from disk when it is first needed.
+
+    A large text encoder is let go as soon as it has spoken; its states are kept, so a prompt is encoded once.
+    """
+
+    def __init__(
+        self, spec: ModelSpec, files: ModelFiles, *, device: str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> None:
+        self.spec, self.files, self.device, self.dtype = spec, files, torch.device(device), dtype
+        self.tokenizer = Tokenizer.open(files.tokenizer)
+        self._states: dict[str, Float[Tensor, "S M"]] = {}
+        self._text: T5Encoder | None = None
+        self._transformer: Transformer | None = None
+        self._autoencoder: VAE | TAE | None = None
+        self._scale: tuple[Tensor, Tensor] | None = None
+        self._hash = ""
+
+    @classmethod
+    def open(
+        cls,
+        spec: ModelSpec,
+        files: ModelFiles,
+        *,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        threads: int | None = None,
+    ) -> Self:
+        """Read the tokenizer and remember the rest; `threads` of the CPU, all its cores when None."""
+        if threads:
+            torch.set_num_threads(threads)
+        return cls(spec, files, device=device, dtype=dtype)
+
+    @property
+    def model_hash(self) -> str:
+        """A fingerprint of all weight files."""
+        self._hash = self._hash or fingerprint(self.files.weights)
+        return self._hash
+
+    # --- text -----------------------------------------------------------------------------------------------------
+
+    def encode(self, prompt: str) -> Encoded:
+        """The prompt's tokens as the model will get them, and the words that were cut off."""
+        return self.tokenizer.encode(prompt, self.spec.max_prompt_tokens)
+
+    def text_states(self, *prompts: str) -> list[Float[Tensor, "S M"]]:
+        """The text encoder's states of the real tokens of each prompt."""
+        if new := [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._states]:
+            encoder = self._text or self._load_text()
+            for prompt in new:
+                ids = torch.tensor([self.encode(prompt).ids], device=self.device)
+                with torch.inference_mode():
+                    self._states[prompt] = encoder(ids, torch.ones_like(ids))[0]
+            small = sum(p.nbytes for p in encoder.parameters()) <= SMALL
+            self._text = encoder if small else None
+        return [self._states[prompt] for prompt in prompts]
+
+    def _load_text(self) -> T5Encoder:
+        config = read_config(self.files.weights[2])
+        beside = self.files.text_encoder / "config.json"
+        if config is None and beside.is_file():
+            text = T5Config.from_json(json.loads(beside.read_text()))
+        else:
+            text = T5Config(**config) if config else t5_xxl()
+        return load_into(
+            lambda: T5Encoder(text), self.files.text_encoder, device=self.device, dtype=self.dtype
+        ).eval()
+
+    # --- latents --------------------------------------------------------------------------------------------------
+
+    @property
+    def transformer(self) -> Transformer:
+        if self._transformer is None:
+            stored = read_config(self.files.transformer)
+            config = TransformerConfig(**stored) if stored else linum_v2()
+            self._transformer = load_into(
+                lambda: Transformer(config),
+                self.files.transformer,
+                device=self.device,
+                dtype=self.dtype,
+                prefix=TRANSFORMER_PREFIX,
+            ).eval()
+        return self._transformer
+
+    def noise(self, request: Request, seeds: Sequence[int]) -> Latents:
+        """Each seed's own noise, whatever its neighbours."""
+        grid = latent_grid(request.frames, request.size)
+        shape = (self.transformer.config.channels, *grid)
+        return torch.stack([flow.noise(seed, shape, self.device) for seed in seeds])
+
+    def guided(self, request: Request, *, batched: bool) -> GuidedVelocity:
+        """The velocity that the request's prompts and guidance make of the transformer."""
+        states = self.text_states(request.prompt, request.negative)
+        with torch.inference_mode():
+            prompt, negative = (self.transformer.encode_text([state]) for state in states)
+        guidance = Guidance(
+            method=request.guidance_method,
+            scale=request.guidance,
+            rescale=request.apg_rescale,
+            momentum=request.apg_momentum,
+            eta=request.apg_eta,
+        )
+        return GuidedVelocity(
+            model=self.transformer, prompt=prompt, negative=negative, guidance=guidance, batched=batched
+        )
+
+    def sample(self, request: Request, seeds: Sequence[int] | None = None) -> Iterator[Step]:
+        """Denoise one clip for each seed (the request's own when None), all in one batch."""
+        seeds = [request.seed] if seeds is None else seeds
+        # Both passes at once where a step is so short that launching it costs; apart where memory counts.
+        velocity = self.guided(request, batched=self.spec.source == "package")
+        sigmas = flow.sigmas(request.steps, request.shift)
+        yield from denoise(velocity, self.noise(request, seeds), sigmas)
+
+    # --- pixels ---------------------------------------------------------------------------------------------------
+
+    @property
+    def autoencoder(self) -> VAE | TAE:
+        if self._autoencoder is None:
+            path = self.files.autoencoder
+            stored: dict[str, Any] = read_config(path) or {}
+            if self.spec.autoencoder == "tiny":
+                config = TAEConfig(**stored | {"decoder_widths": tuple(stored["decoder_widths"])})
+                model: VAE | TAE = load_into(lambda: TAE(config), path, device=self.device)
+            else:
+                model = load_into(lambda: VAE(VAEConfig(**stored)), path, device=self.device)
+            self._autoencoder = model.eval()
+        return self._autoencoder
+
+    def denormalise(self, latents: Latents) -> Latents:
+        """From the transformer's space to the autoencoder's: the file's own scale and bias, else Wan 2.1's."""
+        if self._scale is None:
+            scale = 0.5 / torch.tensor(WAN_STD)
+            stored = read_latent_scale(self.files.transformer) or (scale, -torch.tensor(WAN_MEAN) * scale)
+            scale, bias = (x.view(1, -1, 1, 1, 1).to(self.device) for x in stored)
+            self._scale = scale, bias
+        scale, bias = self._scale
+        return (latents - bias) / scale
+
+    def decode(self, latents: Float[Tensor, "1 C T H W"]) -> Iterator[Frames]:
+        """One clip's frames, a few at a time; the whole video never exists at once."""
+        with torch.inference_mode():
+            z = self.denormalise(latents)
+        stream = self.autoencoder.decode_stream(z)
+        while True:
+            with torch.inference_mode():  # not across the yield, which would lend the mode to the consumer
+                frames = next(stream, None)
+            if frames is None:
+                return
+            yield to_pixels(frames)
+
+    # --- the whole way --------------------------------------------------------------------------------------------
+
+    def generate(
+        self, request: Request, output: Path, *, overwrite: bool = False, watch: Watch = ignore
+    ) -> Clip:
+        """Make the request's clip at `output`, which appears there when it is complete."""
+        (clip,) = self.generate_batch(request, {request.seed: output}, overwrite=overwrite, watch=watch)
+        return clip
+
+    def generate_batch(
+        self,
+        request: Request,
+        outputs: dict[int, Path],
+        *,
+        overwrite: bool = False,
+        watch: Watch = ignore,
+    ) -> list[Clip]:
+        """One clip for each seed of `outputs`, denoised together: faster than one by one where they are small."""
+        request = replace(request, dtype="bfloat16" if self.dtype == torch.bfloat16 else "float32")
+        for path in outputs.values():
+            media.check_target(path, size=request.size, overwrite=overwrite)
+        seconds: dict[str, float] = {}
+
+        with timed(seconds, "text"):
+            watch(Progress("text", 0, 1))
+            self.text_states(request.prompt, request.negative)
+            watch(Progress("text", 1, 1))
+
+        with timed(seconds, "denoise"):
+            watch(Progress("denoise", 0, request.steps))
+            latents = None
+            for step in self.sample(request, list(outputs)):
+                latents = step.latents
+                watch(Progress("denoise", step.index + 1, step.count, lambda step=step: self.preview(step)))
+        assert latents is not None  # a request has at least one step
+
+        clips = []
+        for index, (seed, path) in enumerate(outputs.items()):
+            own = replace(request, seed=seed)
+            clip = Clip(
+                path=path,
+                request=own,
+                model_hash=self.model_hash,
+                version=__version__,
+                choices={"device": self.device.type},
+                seconds=dict(seconds),
+            )
+            with timed(clip.seconds, "decode"):
+                self._write(clip, latents[index : index + 1], overwrite, watch)
+            clips.append(clip)
+        return clips
+
+    def _write(self, clip: Clip, latents: Latents, overwrite: bool, watch: Watch) -> None:
+        request, done = clip.request, 0
+        watch(Progress("decode", 0, request.frames))
+        with media.open_writer(
+            clip.path,
+            width=request.width,
+            height=request.height,
+            fps=request.fps,
+            metadata=clip.metadata(),
+            overwrite=overwrite,
+        ) as writer:
+            for frames in self.decode(latents):
+                writer.write(frames)
+                done += len(frames)
+                watch(Progress("decode", done, request.frames))
+
+    def preview(self, step: Step) -> Image:
+        """The first frame of what the model expects at this step."""
+        return next(self.decode(step.clean[:1, :, :1]))[0]
+
+
+def to_pixels(frames: Float[Tensor, "1 3 f H W"]) -> Frames:
+    """From -1..1 to 0..255, rounded."""
+    pixels = frames[0].permute(1, 2, 3, 0).float().clamp(-1, 1).add(1).mul(127.5)
+    return pixels.round().byte().contiguous().cpu().numpy()
+
+
+@contextmanager
+def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    start = time.monotonic()
+    yield
+    seconds[stage] = time.monotonic() - start

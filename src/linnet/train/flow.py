@@ -1,0 +1,97 @@
+"""Training a text-to-video transformer by flow matching on cached latents; the text encoder learns along with it.
+
+Axes: B clips, C latent channels, T H W the latent grid, S text tokens.
+"""
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from linnet.data.cache import LatentCache
+from linnet.data.playground import caption
+from linnet.models.text import T5Config, T5Encoder, Tokenizer
+from linnet.models.transformer import TextContext, Transformer, TransformerConfig
+from linnet.sampling.flow import sample_sigmas
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowConfig:
+    transformer: TransformerConfig
+    text: T5Config
+    tokens: int = 8960  # of video a batch; clips a batch follow from their length
+    lengths: tuple[tuple[int, float], ...] = ((1, 0.08), (7, 0.46), (13, 0.46))  # latent frames, and how often
+    shift: float = 3.0  # of the noise levels towards noise (Esser et al., arXiv 2403.03206)
+    full_captions: float = 0.75
+    dropped_captions: float = 0.1
+
+
+class FlowModel(nn.Module):
+    """The two networks that learn together, under the names that their files have."""
+
+    def __init__(self, config: FlowConfig, *, seed: int = 0) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.text = T5Encoder(config.text).initialise(generator)
+        self.transformer = Transformer(config.transformer).initialise(generator)
+
+    def context(self, ids: Int[Tensor, "B S"], lengths: Int[Tensor, "B"]) -> TextContext:
+        mask = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
+        return self.transformer.encode_padded_text(self.text(ids, mask.long()), lengths)
+
+
+class FlowTask:
+    def __init__(
+        self,
+        config: FlowConfig,
+        cache: LatentCache,
+        tokenizer: Tokenizer,
+        *,
+        seed: int = 0,
+    ) -> None:
+        self.config, self.cache, self.tokenizer = config, cache, tokenizer
+        self.model = FlowModel(config, seed=seed)
+        mean, std = cache.statistics()
+        self.scale, self.bias = 1 / std, -mean / std  # z_model = z * scale + bias, unit spread a channel
+
+    def loss(self, step: int, rng: random.Random, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        data, captions = self.batch(rng)
+        device = generator.device
+        data = data.to(device)
+        ids, lengths = (x.to(device) for x in self.tokenize(captions))
+        noise = torch.randn(data.shape, generator=generator, device=device)
+        sigma = sample_sigmas(len(data), shift=self.config.shift, generator=generator)
+        noisy = torch.lerp(data, noise, sigma.view(-1, 1, 1, 1, 1))
+        velocity = self.model.transformer(noisy, 1000 * sigma, self.model.context(ids, lengths))
+        error = (velocity - (noise - data)).square()
+        return error.mean(), {"frames": float(data.shape[2])}
+
+    def batch(self, rng: random.Random) -> tuple[Float[Tensor, "B C T H W"], list[str]]:
+        """Clips of one length, normalised, each under one of its captions."""
+        lengths, weights = zip(*self.config.lengths, strict=True)
+        (frames,) = rng.choices(lengths, weights)
+        _, _, _, rows, columns = self.cache.latents.shape
+        clips = max(1, self.config.tokens // (frames * -(-rows // 2) * -(-columns // 2)))
+        chosen = rng.sample(range(len(self.cache)), min(clips, len(self.cache)))
+        captions = [self.caption(index, rng, still=frames == 1) for index in chosen]
+        latents = self.cache.latents[chosen, :, :frames].float()
+        return latents * self.scale.view(-1, 1, 1, 1) + self.bias.view(-1, 1, 1, 1), captions
+
+    def caption(self, index: int, rng: random.Random, *, still: bool) -> str:
+        if rng.random() < self.config.dropped_captions:
+            return ""
+        full = rng.random() < self.config.full_captions
+        return caption(self.cache.scenes[index], rng, full=full, still=still)
+
+    def tokenize(self, captions: list[str]) -> tuple[Int[Tensor, "B S"], Int[Tensor, "B"]]:
+        """Ids padded to `text_len`, so that every batch has one shape, and how many of each are real."""
+        limit = self.config.transformer.text_len
+        rows = [self.tokenizer.encode(text, limit).ids for text in captions]
+        lengths = torch.tensor([len(row) for row in rows])
+        return torch.tensor([row + [0] * (limit - len(row)) for row in rows]), lengths
+
+    def sample(self, folder: Path, step: int) -> None:
+        """A few captioned clips, decoded; filled in by the recipe, which knows the autoencoder."""
