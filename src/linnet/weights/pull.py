@@ -12,6 +12,7 @@ import io
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -180,22 +181,32 @@ def fetch(plan: Plan, file: RemoteFile, watch: Callable[[Progress], None]) -> No
 
 
 def download(plan: Plan, file: RemoteFile, partial: Path, watch: Callable[[Progress], None]) -> None:
-    """Bring `partial` to its full length, from whatever length it has."""
+    """Bring `partial` to its full length, from whatever length it has; tries again as long as it grows."""
     from huggingface_hub import hf_hub_url
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers
 
-    if partial.is_file() and partial.stat().st_size > file.size:
+    if length_of(partial) > file.size:
         partial.unlink()
     url = hf_hub_url(plan.repository, file.path, revision=plan.commit, endpoint=plan.endpoint)
     headers = build_hf_headers(token=False, library_name="linnet", library_version=__version__)
     again = f"run `linnet pull {plan.spec.name}` again: it goes on from where it stopped"
-    with (
-        network_errors(plan.repository, plan.endpoint, again),
-        without_progress_bar(),
-        WatchedFile(partial, lambda done: watch(Progress("download", file.path, done, file.size))) as target,
-    ):
-        http_get(url, target, resume_size=target.tell(), headers=headers, expected_size=file.size)
+    with network_errors(plan.repository, plan.endpoint, again), without_progress_bar():
+        while True:
+            start = length_of(partial)
+            try:
+                with WatchedFile(
+                    partial, lambda done: watch(Progress("download", file.path, done, file.size))
+                ) as target:
+                    return http_get(url, target, resume_size=start, headers=headers, expected_size=file.size)
+            except Exception:
+                if length_of(partial) <= start:
+                    raise
+                time.sleep(1)
+
+
+def length_of(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
 
 
 class WatchedFile(io.BufferedWriter):
