@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from linnet.train.config import LoopConfig
 from linnet.train.state import load_state, save_state
 
 
+@runtime_checkable
 class Task(Protocol):
     """What is learnt: a model, a loss for each step, and something to look at now and then."""
 
@@ -114,12 +115,12 @@ def randomness(seed: int, step: int, device: str = "cpu") -> tuple[random.Random
 def make_optimisers(model: nn.Module, config: LoopConfig) -> list[Optimizer]:
     """AdamW for all, or Muon for the hidden matrices (Jordan et al. 2024) and AdamW for the rest.
 
-    A hidden matrix is a 2-D weight inside a stack of blocks: inputs, outputs, embeddings and norms stay with AdamW.
+    A hidden matrix is a linear layer's inside a stack of blocks: inputs, outputs, embeddings and norms stay with AdamW.
     """
-    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    hidden = [p for n, p in named if config.optimiser == "muon" and p.ndim == 2 and "block" in n]
+    linear = [m.weight for n, m in model.named_modules() if isinstance(m, nn.Linear) and "block" in n]
+    hidden = linear if config.optimiser == "muon" else []
     chosen = {id(p) for p in hidden}
-    rest = [p for _, p in named if id(p) not in chosen]
+    rest = [p for p in model.parameters() if id(p) not in chosen]
     decayed = {"params": [p for p in rest if p.ndim > 1], "weight_decay": config.weight_decay}
     plain = {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0}
     groups = [group for group in (decayed, plain) if group["params"]]

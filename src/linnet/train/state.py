@@ -51,6 +51,18 @@ def replace_file(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
         part.unlink(missing_ok=True)
 
 
-def save_weights(path: Path, weights: dict[str, Tensor], config: dict, *, dtype: torch.dtype = torch.bfloat16) -> None:
-    """The weights alone, in the layout that `weights.load` reads: `config` travels in the file's metadata."""
-    replace_file(path, {n: v.to(dtype).contiguous() for n, v in weights.items()}, {"config": json.dumps(config)})
+def save_weights(
+    path: Path,
+    weights: dict[str, Tensor],
+    config: dict,
+    *,
+    dtype: torch.dtype = torch.bfloat16,
+    exact: dict[str, Tensor] | None = None,
+) -> None:
+    """The weights alone, in the layout that `weights.load` reads: `config` travels in the file's metadata.
+
+    Matrices are stored as `dtype`; what has one axis (norms, biases) and everything in `exact` stays float32.
+    """
+    stored = {n: v.to(dtype if v.ndim > 1 else torch.float32).contiguous() for n, v in weights.items()}
+    stored |= {n: v.float().contiguous() for n, v in (exact or {}).items()}
+    replace_file(path, stored, {"config": json.dumps(config)})

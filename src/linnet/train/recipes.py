@@ -1,0 +1,192 @@
+"""What `linnet train NAME` runs: each recipe is one function, and all its numbers stand here.
+
+Every recipe can be stopped at any moment and started again with the same folder.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from linnet import __version__
+from linnet.data.cache import cached_latents
+from linnet.data.vocabulary import write_tokenizer
+from linnet.models.tae import TAE, TAEConfig
+from linnet.models.text import T5Config, Tokenizer
+from linnet.models.transformer import TransformerConfig
+from linnet.sampling import flow
+from linnet.sampling.denoise import Guidance, GuidedVelocity, denoise
+from linnet.train.autoencoder import AutoencoderConfig, AutoencoderTask
+from linnet.train.config import LoopConfig
+from linnet.train.flow import FlowConfig, FlowTask
+from linnet.train.loop import Report, train
+from linnet.train.state import save_weights
+from linnet.weights.files import fingerprint
+from linnet.weights.load import load_into, read_config
+from linnet.weights.names import LATENT_BIAS, LATENT_SCALE, TRANSFORMER_PREFIX
+
+Watch = Callable[[str, Report], None]
+
+TINY = TAEConfig(encoder_width=24, decoder_widths=(96, 64, 32, 24))
+SHOWN = (  # captions of the sample clips; the last three are held out of training
+    "a red star spins on a blue background",
+    "a large yellow moon moves right on a black background",
+    "a small green triangle bounces on a white background",
+    "a large red star grows on a gray background",
+    "a small blue heart moves up on a brown background",
+    "a large green square spins on a brown background",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Where a run writes and on what it runs."""
+
+    folder: Path
+    device: str = "cpu"
+    steps: int | None = None  # fewer than the recipe's own, for a quick look
+
+
+def autoencoder(recipe: Recipe, watch: Watch) -> Path:
+    """Seedling's autoencoder: 3,000 small crops' worth, under an hour on one modern core."""
+    task = AutoencoderTask(
+        AutoencoderConfig(model=TINY, batch=12, frames=13, crop=48),
+    )
+    loop = LoopConfig(
+        steps=recipe.steps or 3000,
+        learning_rate=8e-4,
+        warmup=100,
+        log_every=20,
+        sample_every=250,
+        checkpoint_every=250,
+    )
+    folder = recipe.folder / "autoencoder"
+    weights = train(task, loop, folder, device=recipe.device, watch=lambda r: watch("autoencoder", r))
+    path = recipe.folder / "autoencoder.safetensors"
+    save_weights(path, weights, asdict(TINY))
+    write_recipe(recipe.folder / "autoencoder.json", "autoencoder", task.config, loop)
+    return path
+
+
+def seedling(recipe: Recipe, watch: Watch) -> Path:
+    """The small model that ships with linnet: autoencoder, latents, then text encoder and transformer together."""
+    folder = recipe.folder
+    autoencoder_path = folder / "autoencoder.safetensors"
+    if not autoencoder_path.exists():
+        autoencoder(recipe, watch)
+    config = read_config(autoencoder_path) or {}
+    tiny = TAEConfig(**config | {"decoder_widths": tuple(config["decoder_widths"])})
+    decoder = load_into(lambda: TAE(tiny), autoencoder_path, device=recipe.device).eval()
+
+    clips = 6000
+    cache = cached_latents(
+        decoder,
+        fingerprint([autoencoder_path]),
+        folder / "latents",
+        clips=clips,
+        frames=49,
+        seed=1,
+        device=recipe.device,
+        watch=lambda done, total: done % 250 or watch("latents", Report(done, total, {}, 0.0)),
+    )
+    tokenizer_path = folder / "tokenizer.json"
+    words = write_tokenizer(tokenizer_path)
+    shape = FlowConfig(
+        transformer=TransformerConfig(
+            dim=256, ffn_dim=1024, num_heads=4, num_layers=8, text_len=32, text_dim=128
+        ),
+        text=T5Config(
+            vocab_size=words, d_model=128, d_kv=32, d_ff=256, num_layers=2, num_heads=4, gated=True
+        ),
+        tokens=5600,
+    )
+    loop = LoopConfig(
+        steps=recipe.steps or 4000,
+        learning_rate=1e-3,
+        optimiser="muon",
+        muon_learning_rate=0.02,
+        warmup=100,
+        cooldown=0.4,
+        ema=0.998,
+        log_every=10,
+        sample_every=500,
+        checkpoint_every=100,
+    )
+    task = SampledFlow(shape, cache, Tokenizer.open(tokenizer_path), decoder)
+    compiled(task, recipe.device)
+    weights = train(task, loop, folder / "flow", device=recipe.device, watch=lambda r: watch("flow", r))
+    export(task, weights, folder)
+    write_recipe(folder / "recipe.json", "seedling", {"clips": clips, **asdict(shape)}, loop)
+    return folder
+
+
+class SampledFlow(FlowTask):
+    """The flow task with an autoencoder at hand, so that a person can look at what it has learnt."""
+
+    def __init__(
+        self, config: FlowConfig, cache, tokenizer: Tokenizer, autoencoder: TAE, *, seed: int = 0
+    ) -> None:
+        super().__init__(config, cache, tokenizer, seed=seed)
+        self.autoencoder = autoencoder
+
+    def sample(self, folder: Path, step: int) -> None:
+        """A sheet: a row for each caption, six moments of a two-second clip from left to right."""
+        folder.mkdir(parents=True, exist_ok=True)
+        _, channels, frames, height, width = self.cache.latents.shape
+        device = self.model.transformer.patch_embedding.weight.device
+        noise = torch.stack([flow.noise(i, (channels, frames, height, width), device) for i in range(len(SHOWN))])
+        ids, lengths = (x.to(device) for x in self.tokenize(list(SHOWN)))
+        nothing = (x.to(device) for x in self.tokenize([""] * len(SHOWN)))
+        guided = GuidedVelocity(
+            model=self.model.transformer,
+            prompt=self.model.context(ids, lengths),
+            negative=self.model.context(*nothing),
+            guidance=Guidance(method="cfg", scale=3.0),
+        )
+        *_, last = denoise(guided, noise, flow.sigmas(20, self.config.shift))
+        scale, bias = (x.view(-1, 1, 1, 1).to(device) for x in (self.scale, self.bias))
+        rows = []
+        for latents in (last.latents - bias) / scale:
+            clip = self.autoencoder.decode(latents.transpose(0, 1)[None])[0]
+            chosen = clip[:: clip.shape[0] // 6][:6].permute(0, 2, 3, 1)
+            rows.append(np.concatenate((chosen * 255).round().byte().cpu().numpy(), 1))
+        Image.fromarray(np.concatenate(rows)).save(folder / f"{step:06d}.png")
+
+
+def compiled(task: FlowTask, device: str) -> None:
+    """Fuse each block's small operations; on a CPU this needs a C++ compiler, and training goes on without."""
+    import shutil
+
+    if device == "cuda" or shutil.which("g++") or shutil.which("clang++"):
+        for block in task.model.transformer.blocks:
+            block.compile(dynamic=False)
+
+
+def export(task: FlowTask, weights: dict[str, Tensor], folder: Path) -> None:
+    """The two networks as `weights.load` reads them; the transformer's file also says how latents are scaled."""
+    parts = {
+        part: {name.removeprefix(f"{part}."): w for name, w in weights.items() if name.startswith(f"{part}.")}
+        for part in ("text", "transformer")
+    }
+    save_weights(folder / "text_encoder.safetensors", parts["text"], asdict(task.config.text))
+    save_weights(
+        folder / "transformer.safetensors",
+        {TRANSFORMER_PREFIX + name: w for name, w in parts["transformer"].items()},
+        asdict(task.config.transformer),
+        exact={LATENT_SCALE: task.scale, LATENT_BIAS: task.bias},
+    )
+
+
+def write_recipe(path: Path, name: str, config: object, loop: LoopConfig) -> None:
+    """What made the weights beside it."""
+    shape = config if isinstance(config, dict) else asdict(config)  # pyright: ignore[reportArgumentType]
+    record = {"recipe": name, "linnet": __version__, "torch": torch.__version__, "task": shape, "loop": asdict(loop)}
+    path.write_text(json.dumps(record, indent=1) + "\n")
+
+
+RECIPES: dict[str, Callable[[Recipe, Watch], Path]] = {"autoencoder": autoencoder, "seedling": seedling}

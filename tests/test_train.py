@@ -1,0 +1,119 @@
+"""The trainer: it learns, and a run that is killed again and again repeats the unbroken one."""
+
+import json
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from linnet.data.cache import LatentCache
+from linnet.data.playground import sample_scene
+from linnet.data.vocabulary import write_tokenizer
+from linnet.errors import InvalidInput
+from linnet.models.tae import TAEConfig
+from linnet.models.text import T5Config, Tokenizer
+from linnet.models.transformer import TransformerConfig
+from linnet.train.autoencoder import AutoencoderConfig, AutoencoderTask
+from linnet.train.config import LoopConfig
+from linnet.train.flow import FlowConfig, FlowTask
+from linnet.train.loop import randomness, train
+
+LOOP = LoopConfig(
+    steps=40, learning_rate=1e-3, optimiser="muon", warmup=5, log_every=1, checkpoint_every=4, sample_every=1000
+)
+
+
+def flow_task(folder: Path) -> FlowTask:
+    words = write_tokenizer(folder / "tokenizer.json")
+    rng = random.Random(0)
+    scenes = [sample_scene(rng) for _ in range(12)]
+    latents = torch.randn(12, 16, 3, 4, 4, generator=torch.Generator().manual_seed(0)).half()
+    config = FlowConfig(
+        transformer=TransformerConfig(
+            dim=24, ffn_dim=32, num_heads=2, num_layers=2, text_len=32, text_dim=16, freq_dim=16
+        ),
+        text=T5Config(
+            vocab_size=words, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, gated=True
+        ),
+        tokens=48,
+        lengths=((1, 0.3), (3, 0.7)),
+    )
+    return FlowTask(config, LatentCache(scenes, latents), Tokenizer.open(folder / "tokenizer.json"))
+
+
+def losses(folder: Path) -> dict[int, float]:
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert len({line["step"] for line in lines}) == len(lines), "a step was logged twice"
+    return {line["step"]: line["loss"] for line in lines}
+
+
+def test_twenty_kills_change_no_loss(tmp_path: Path) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    train(flow_task(tmp_path), LOOP, whole)
+
+    rng, kills = random.Random(5), 0
+    while True:
+        child = os.fork()
+        if child == 0:
+            train(flow_task(tmp_path), LOOP, broken)
+            os._exit(0)
+        if kills < 20:
+            time.sleep(rng.uniform(0.02, 0.2))
+            os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        if os.WIFEXITED(status):
+            assert os.WEXITSTATUS(status) == 0
+            break
+        kills += 1
+    assert kills >= 5, "the run ended before it was killed often: make it longer"
+    assert losses(broken) == losses(whole)
+    assert (broken / "state.safetensors").read_bytes() == (whole / "state.safetensors").read_bytes()
+
+
+def test_another_configuration_does_not_resume(tmp_path: Path) -> None:
+    task = flow_task(tmp_path)
+    short = LoopConfig(steps=2, learning_rate=1e-3)
+    train(task, short, tmp_path / "run")
+    with pytest.raises(InvalidInput, match="learning_rate"):
+        train(task, LoopConfig(steps=2, learning_rate=2e-3), tmp_path / "run")
+
+
+def test_flow_matching_learns(tmp_path: Path) -> None:
+    """With one clip to remember, the loss falls well below 2, that of predicting nothing."""
+    task = flow_task(tmp_path)
+    task.cache = LatentCache(task.cache.scenes[:1], task.cache.latents[:1])
+    loop = LoopConfig(steps=60, learning_rate=1e-2, optimiser="muon", warmup=5, log_every=1)
+    train(task, loop, tmp_path / "run")
+    seen = losses(tmp_path / "run")
+    assert seen[1] > 1.7
+    assert sum(seen[i] for i in range(51, 61)) / 10 < 1.75
+
+
+def test_the_autoencoder_learns_to_copy() -> None:
+    task = AutoencoderTask(
+        AutoencoderConfig(
+            model=TAEConfig(encoder_width=8, decoder_widths=(16, 12, 8, 8)), batch=2, frames=5, crop=24
+        )
+    )
+    optimiser = torch.optim.AdamW(task.model.parameters(), 3e-3)
+    seen = []
+    for step in range(30):
+        loss, _ = task.loss(step, *randomness(0, 0))
+        loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        seen.append(loss.item())
+    assert seen[-1] < 0.5 * seen[0]
+
+
+def test_randomness_depends_on_seed_and_step_alone() -> None:
+    def draw(seed: int, step: int) -> tuple[float, float]:
+        rng, generator = randomness(seed, step)
+        return rng.random(), torch.rand(1, generator=generator).item()
+
+    assert draw(3, 7) == draw(3, 7)
+    assert len({draw(seed, step) for seed in (0, 1) for step in (0, 1)}) == 4
