@@ -28,7 +28,7 @@ UNKNOWN = "<unk>"
 
 @dataclass(frozen=True, kw_only=True)
 class T5Config:
-    """`gated` means v1.1's feed-forward net, gelu(tanh) times a linear gate; otherwise it is a ReLU, as in T5."""
+    """`gated`: the feed-forward net of v1.1, gelu(tanh) times a linear gate; otherwise a ReLU, as in T5."""
 
     vocab_size: int
     d_model: int
@@ -69,7 +69,7 @@ def t5_xxl() -> T5Config:
 
 
 def relative_bucket(distance: Int[Tensor, "..."], buckets: int, furthest: int) -> Int[Tensor, "..."]:
-    """Sort distances (key minus query) into buckets: half for each direction, exact near by, else logarithmic.
+    """Sort distances (key minus query) into buckets: half for each direction, exact near by, then coarser.
 
     The logarithm is taken in float32 because the published weights were trained with its rounding.
     """

@@ -68,7 +68,7 @@ class TextContext:
         """This batch followed by `other`, the one with fewer rows filled up with unused ones."""
         rows = max(self.bias.shape[1], other.bias.shape[1])
 
-        def stack(first: Heads, second: Heads) -> Heads:
+        def stack(first: Tensor, second: Tensor) -> Heads:
             return torch.cat([F.pad(x, (0, 0, 0, rows - x.shape[2])) for x in (first, second)])
 
         return TextContext(

@@ -36,7 +36,7 @@ class Step:
     clean: Latents
 
 
-def denoise(velocity: Velocity, noise: Latents, sigmas: Float[Tensor, "steps+1"]) -> Iterator[Step]:
+def denoise(velocity: Velocity, noise: Latents, sigmas: Float[Tensor, " levels"]) -> Iterator[Step]:
     """Follow `velocity` from `noise` at sigmas[0] down to sigmas[-1], in float32, one step at a time.
 
     `velocity` is called with latents and their timestep, 1000 * sigma. Keep `sigmas` on the CPU.

@@ -21,7 +21,7 @@ def shifted(sigma: Number, shift: float) -> Number:
     return shift * sigma / (1 + (shift - 1) * sigma)
 
 
-def sigmas(steps: int, shift: float) -> Float[Tensor, "steps+1"]:
+def sigmas(steps: int, shift: float) -> Float[Tensor, "{steps}+1"]:
     """The noise levels between `steps` steps, from 1 down to 0, in float32 rounded from float64, on the CPU.
 
     The shift is applied twice, to the last level and to the levels, because the published schedule

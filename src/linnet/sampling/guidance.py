@@ -36,7 +36,7 @@ def apg(
     running = cond - null if running is None else cond - null + momentum * running
     difference = running
     if rescale > 0:
-        norm = difference.norm(dim=(1, 3, 4), keepdim=True)
+        norm = torch.linalg.vector_norm(difference, dim=(1, 3, 4), keepdim=True)
         difference = difference * (rescale / norm).clamp(max=1)
     # One number a sample, summed over millions: float64, where the device has it.
     wide = torch.float32 if cond.device.type == "mps" else torch.float64

@@ -1,0 +1,203 @@
+"""The transformer against recordings of the published one, and against slower ways to say the same."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import jaxtyping
+import pytest
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from torch.nn import functional as F
+
+from linnet.models import attention
+from linnet.models.attention import GELU, Linear, attend, attend_plainly
+from linnet.models.transformer import TextContext, Transformer, TransformerConfig, linum_v2
+
+RECORDINGS = sorted((Path(__file__).parent / "golden").glob("dit_*.safetensors"))
+SMALL = TransformerConfig(dim=32, ffn_dim=48, num_heads=2, num_layers=2, text_len=8, text_dim=12)
+
+
+def random_model(seed: int = 0, config: TransformerConfig = SMALL) -> Transformer:
+    """One in which nothing is silent."""
+    generator = torch.Generator().manual_seed(seed)
+    model = Transformer(config).initialise(generator)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+def draw(*shape: int, seed: int = 1) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+LATENTS, TIMESTEP = draw(2, 16, 3, 5, 6), torch.tensor([900.0, 17.5])
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Without the checks of shapes, through which torch.compile cannot see."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def close(out: Tensor, reference: Tensor, tolerance: float = 1e-6) -> None:
+    assert out.shape == reference.shape
+    assert (out - reference).norm() <= tolerance * reference.norm()
+
+
+@pytest.mark.parametrize("path", RECORDINGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("training", [False, True])
+def test_equals_the_published_transformer(path: Path, training: bool) -> None:
+    with safe_open(path, framework="pt") as file:
+        config = TransformerConfig(**json.loads(file.metadata()["config"]))
+        recorded = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    model = Transformer(config)
+    model.load_state_dict({k.removeprefix("state.model."): v for k, v in recorded.items() if "state." in k})
+    texts = [recorded[f"input.text.{i}"] for i in range(len(recorded["input.latents"]))]
+    with torch.set_grad_enabled(training):  # Training takes another way through attention.
+        out = model(recorded["input.latents"], recorded["input.timestep"], model.encode_text(texts))
+    close(out, recorded["output.velocity"])
+
+
+def test_there_are_recordings() -> None:
+    assert len(RECORDINGS) >= 3
+
+
+def test_linum_v2_has_the_published_size() -> None:
+    with torch.device("meta"):
+        model = Transformer(linum_v2())
+    assert sum(p.numel() for p in model.parameters()) == 2_008_051_904
+
+
+@torch.no_grad()
+def test_folded_padding_equals_attended_padding() -> None:
+    model = random_model()
+    text = draw(3, SMALL.text_dim)
+    folded = model.encode_text([text])
+    padded = model.encode_text([F.pad(text, (0, 0, 0, SMALL.text_len - 3))])
+    assert folded.bias.shape == (1, 4)
+    assert padded.bias[0, :8].eq(0).all()
+    close(model(LATENTS, TIMESTEP, folded), model(LATENTS, TIMESTEP, padded))
+    shorter = TextContext(folded.keys, folded.values, folded.bias.where(folded.bias == 0, -torch.inf))
+    assert (model(LATENTS, TIMESTEP, shorter) - model(LATENTS, TIMESTEP, folded)).norm() > 1e-3
+
+
+@torch.no_grad()
+def test_samples_of_a_batch_do_not_know_each_other() -> None:
+    model = random_model()
+    texts = [draw(2, SMALL.text_dim), draw(SMALL.text_len, SMALL.text_dim, seed=2)]
+    together = model(LATENTS, TIMESTEP, model.encode_text(texts))
+    contexts = [model.encode_text([text]) for text in texts]
+    alone = torch.cat([model(LATENTS[i : i + 1], TIMESTEP[i : i + 1], contexts[i]) for i in range(2)])
+    close(together, alone)
+    close(model(LATENTS, TIMESTEP, contexts[0].join(contexts[1])), alone)
+    close(
+        model(LATENTS, TIMESTEP, contexts[1].join(contexts[0]))[1], model(LATENTS, TIMESTEP, contexts[0])[1]
+    )
+    close(model(LATENTS, TIMESTEP, contexts[0].repeat(2)), model(LATENTS, TIMESTEP, contexts[0]))
+
+
+@torch.no_grad()
+def test_what_lies_beyond_a_text_does_not_count() -> None:
+    model = random_model()
+    states = draw(2, 5, SMALL.text_dim)
+    context = model.encode_padded_text(states, torch.tensor([2, 5]))
+    close(
+        model(LATENTS, TIMESTEP, context),
+        model(LATENTS, TIMESTEP, model.encode_text([states[0, :2], states[1]])),
+    )
+
+
+def test_training_begins_with_silence_and_reaches_everything() -> None:
+    fresh = Transformer(SMALL).initialise(torch.Generator().manual_seed(0))
+    text = fresh.encode_text([draw(3, SMALL.text_dim)])
+    assert not fresh(LATENTS, TIMESTEP, text).any()
+    x = draw(2, 27, SMALL.dim)
+    seen = []
+    fresh.blocks[0].register_forward_hook(lambda _, inputs, out: seen.append((inputs[0], out)))
+    fresh(LATENTS, TIMESTEP, text)
+    assert torch.equal(*seen[0])
+    assert seen[0][0].shape == x.shape
+
+    model = random_model()
+    states = [draw(3, SMALL.text_dim)]
+    model(LATENTS, TIMESTEP, model.encode_text(states)).square().sum().backward()
+    idle = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert idle == []
+
+
+def test_initialise_follows_its_generator() -> None:
+    first, second, third = (
+        Transformer(SMALL).initialise(torch.Generator().manual_seed(seed)).state_dict() for seed in (4, 4, 5)
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not torch.equal(first["blocks.0.ffn.0.weight"], third["blocks.0.ffn.0.weight"])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("way", ["weights", "autocast"])
+def test_bfloat16_stays_near_and_leaves_the_residual_stream_alone(way: str) -> None:
+    model, text = random_model(), [draw(3, SMALL.text_dim)]
+    reference = model(LATENTS, TIMESTEP, model.encode_text(text))
+    if way == "weights":
+        for module in model.modules():
+            if isinstance(module, Linear | torch.nn.Conv3d):
+                module.bfloat16()
+    streams: list[Tensor] = []
+
+    def watch(_: torch.nn.Module, inputs: object, out: Tensor) -> None:
+        streams.append(out)
+
+    for block in model.blocks:
+        block.register_forward_hook(watch)
+    with torch.autocast("cpu", torch.bfloat16, enabled=way == "autocast"):
+        out = model(LATENTS, TIMESTEP, model.encode_text(text))
+    assert {x.dtype for x in (out, streams[0], streams[1])} == {torch.float32}
+    close(out, reference, 2e-2)
+    assert (out - reference).norm() > 1e-5 * reference.norm()  # It was bfloat16 indeed.
+
+
+def test_compiled_blocks_equal_eager_ones(unchecked: None) -> None:
+    """In training, too. The backend traces but compiles nothing, so that no C++ compiler is needed here."""
+    gradients = []
+    for compiled in (False, True):
+        model = random_model()
+        if compiled:
+            for block in model.blocks:
+                block.compile(backend="aot_eager", fullgraph=True)
+        out = model(LATENTS, TIMESTEP, model.encode_text([draw(3, SMALL.text_dim)]))
+        out.square().mean().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    close(gradients[1], gradients[0], 1e-5)
+
+
+def test_plain_attention_equals_the_fused_one() -> None:
+    query, key, value = draw(2, 3, 7, 8), draw(2, 3, 5, 8, seed=2), draw(2, 3, 5, 8, seed=3)
+    bias = torch.tensor([[0.0, 0, 0, -torch.inf, 1.5], [0, 0, 0, 0, -torch.inf]])[:, None, None]
+    for b in (bias, None):
+        close(attend_plainly(query, key, value, b), F.scaled_dot_product_attention(query, key, value, b))
+
+
+def test_plain_attention_is_for_training_on_short_clips(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    monkeypatch.setattr(attention, "attend_plainly", lambda *a: calls.append(1) or a[0])
+    query = draw(1, 1, 4, 8)
+    attend(query, query, query)
+    assert not calls
+    attend(query.requires_grad_(), query, query)
+    assert calls
+    monkeypatch.setattr(attention, "PLAIN_LENGTH", 3)
+    attend(query, query, query)
+    assert len(calls) == 1
+
+
+def test_both_forms_of_gelu_are_equal(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.linspace(-12, 12, 4001)
+    fused = GELU()(x)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    torch.testing.assert_close(GELU()(x), fused, rtol=1e-5, atol=1e-6)
+    assert GELU()(x.bfloat16()).dtype == torch.bfloat16
