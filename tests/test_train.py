@@ -23,7 +23,13 @@ from linnet.train.flow import FlowConfig, FlowTask
 from linnet.train.loop import randomness, train
 
 LOOP = LoopConfig(
-    steps=40, learning_rate=1e-3, optimiser="muon", warmup=5, log_every=1, checkpoint_every=4, sample_every=1000
+    steps=40,
+    learning_rate=1e-3,
+    optimiser="muon",
+    warmup=5,
+    log_every=1,
+    checkpoint_every=4,
+    sample_every=1000,
 )
 
 
@@ -36,9 +42,7 @@ def flow_task(folder: Path) -> FlowTask:
         transformer=TransformerConfig(
             dim=24, ffn_dim=32, num_heads=2, num_layers=2, text_len=32, text_dim=16, freq_dim=16
         ),
-        text=T5Config(
-            vocab_size=words, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, gated=True
-        ),
+        text=T5Config(vocab_size=words, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, gated=True),
         tokens=48,
         lengths=((1, 0.3), (3, 0.7)),
     )

@@ -1,5 +1,6 @@
 """A finished video and the record that it carries."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,13 @@ from linnet.errors import InvalidInput
 from linnet.request import Request
 
 GENERATED = "AI-generated video"
+LONGEST_SLUG = 60  # characters: with the seed and the ending, within a file system's 255 bytes
+
+
+def default_name(request: Request) -> str:
+    """What a clip is called when nobody says: the prompt's words and the seed."""
+    words = re.sub(r"\W+", "-", request.prompt.lower()).strip("-")
+    return f"{words[:LONGEST_SLUG].rstrip('-') or 'clip'}-{request.seed}.mp4"
 
 
 @dataclass(frozen=True, kw_only=True)

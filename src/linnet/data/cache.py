@@ -22,7 +22,7 @@ SHARD = 250  # clips a file
 
 
 class LatentCache:
-    """Scenes and their latents; every clip's first latent frames are those of its first frames (the encoder is causal)."""
+    """Scenes and their latents. The encoder is causal: a clip's first latent frames are those of its first frames."""
 
     def __init__(self, scenes: list[Scene], latents: Float[Tensor, "N C T h w"]) -> None:
         self.scenes, self.latents = scenes, latents

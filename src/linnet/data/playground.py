@@ -42,9 +42,17 @@ BACKGROUNDS = {
 }
 MOTIONS = ("left", "right", "up", "down", "spins", "grows", "shrinks", "bounces", "still")
 
-SPEED = {"left": (-40.0, 0.0), "right": (40.0, 0.0), "up": (0.0, -24.0), "down": (0.0, 24.0)}  # pixels a second
+SPEED = {
+    "left": (-40.0, 0.0),
+    "right": (40.0, 0.0),
+    "up": (0.0, -24.0),
+    "down": (0.0, 24.0),
+}  # pixels a second
 TURN = math.pi  # radians a second, clockwise
-SWELL, SWELL_SECONDS = {"grows": 1.4, "shrinks": 0.6}, 2.0  # factor on the side, reached after so long and then kept
+SWELL, SWELL_SECONDS = (
+    {"grows": 1.4, "shrinks": 0.6},
+    2.0,
+)  # factor on the side, reached after so long and then kept
 HOP, HOP_SECONDS = 14.0, 0.75
 
 
@@ -71,9 +79,12 @@ class Scene:
 def held_out(shape: str, colour: str, motion: str) -> bool:
     """Whether this combination is kept out of training for good: one motion of the nine for each shape and colour.
 
-    Every pair of factors is still seen in training, each motion is held out about equally often, and no seed changes it.
+    Every pair of factors is still seen in training, each motion is held out about equally often, and no seed
+    changes it.
     """
-    return MOTIONS.index(motion) == (2 * SHAPES.index(shape) + tuple(COLOURS).index(colour) + 1) % len(MOTIONS)
+    return MOTIONS.index(motion) == (2 * SHAPES.index(shape) + tuple(COLOURS).index(colour) + 1) % len(
+        MOTIONS
+    )
 
 
 HELD_OUT = tuple(t for t in product(SHAPES, COLOURS, MOTIONS) if held_out(*t))
@@ -160,7 +171,9 @@ def _unit(points: Points) -> Float[np.ndarray, "P 2"]:
 
 
 CORNERS = {name: _unit(points) for name, points in OUTLINES.items()}
-REACH = {name: float(np.hypot(*corners.T).max()) for name, corners in CORNERS.items()}  # farthest corner, side 1
+REACH = {
+    name: float(np.hypot(*corners.T).max()) for name, corners in CORNERS.items()
+}  # farthest corner, side 1
 
 LATTICE, EXTENT = 256, 2.0  # distances are looked up on a grid of so many points over [-EXTENT, EXTENT]
 
@@ -263,10 +276,17 @@ def caption(scene: Scene, rng: random.Random, *, full: bool = True, still: bool 
     templates = [t for t in (FULL if full else SHORT) if not (still and "{do" in t)] or [
         "{a} {size} {colour} {shape} on {b} {background} background"
     ]
-    article = {key: "an" if word[0] in "aeiou" else "a" for key, word in
-               {"a": size, "b": scene.background, "c": scene.colour, "s": scene.shape}.items()}
+    article = {
+        key: "an" if word[0] in "aeiou" else "a"
+        for key, word in {"a": size, "b": scene.background, "c": scene.colour, "s": scene.shape}.items()
+    }
     return rng.choice(templates).format(
-        size=size, colour=scene.colour, shape=scene.shape, background=scene.background, does=does, doing=doing,
+        size=size,
+        colour=scene.colour,
+        shape=scene.shape,
+        background=scene.background,
+        does=does,
+        doing=doing,
         **article,
     )
 

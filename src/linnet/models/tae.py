@@ -151,7 +151,7 @@ class TAE(nn.Module):
     def decode_stream(
         self, latents: Float[Tensor, "B C T h w"], *, chunk: int = 1
     ) -> Iterator[Float[Tensor, "B 3 f H W"]]:
-        """Frames in -1..1, `chunk` latent frames at a time; equal to `decode`, in memory that length does not change."""
+        """Frames in -1..1, `chunk` latent frames at a time; equal to `decode`, in memory that no length changes."""
         memory, first = Memory(), True
         for part in latents.transpose(1, 2).split(chunk, 1):
             frames = _run(self.decoder, part, memory)[:, 3 if first else 0 :]
@@ -159,7 +159,9 @@ class TAE(nn.Module):
             yield frames.clamp(0, 1).mul(2).sub(1).transpose(1, 2)
 
 
-def _run(layers: nn.Sequential, clip: Float[Tensor, "B T C H W"], memory: Memory) -> Float[Tensor, "B t c h w"]:
+def _run(
+    layers: nn.Sequential, clip: Float[Tensor, "B T C H W"], memory: Memory
+) -> Float[Tensor, "B t c h w"]:
     """The Sequential over a stretch of a clip, continuing from (and updating) `memory`."""
     batch = clip.shape[0]
     # Channels last: CPUs with bfloat16 tiles and GPUs convolve several times faster so.

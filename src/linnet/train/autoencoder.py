@@ -22,7 +22,9 @@ class AutoencoderConfig:
     crop: int = 56  # pixels a side, a multiple of 8
     object_weight: float = 4.0  # an object's pixel counts this much more than the background's
     edge_weight: float = 1.0  # of the differences between neighbours, which is where blur hides
-    noise: float = 0.05  # added to the latents, so that the decoder forgives what a generator gets slightly wrong
+    noise: float = (
+        0.05  # added to the latents, so that the decoder forgives what a generator gets slightly wrong
+    )
     latent_weight: float = 1e-3  # keeps latents near unit size
 
 
@@ -33,7 +35,9 @@ class AutoencoderTask:
         self.config = config
         self.model = TAE(config.model).initialise(torch.Generator().manual_seed(seed))
 
-    def loss(self, step: int, rng: random.Random, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def loss(
+        self, step: int, rng: random.Random, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, float]]:
         config = self.config
         video, weight = self.batch(rng, str(generator.device))
         latents = self.model.encode(video, lead=3)
@@ -57,7 +61,10 @@ class AutoencoderTask:
             clip = playground.render(scene, self.config.frames, start=start)
             rows, columns = self.window(scene, start, rng)
             clips.append(clip[:, rows, columns])
-            apart = np.abs(clip[:, rows, columns] - playground.backdrop(scene.background)[rows, columns]).max(-1) > 12
+            apart = (
+                np.abs(clip[:, rows, columns] - playground.backdrop(scene.background)[rows, columns]).max(-1)
+                > 12
+            )
             weights.append(1 + self.config.object_weight * apart)
         video = torch.from_numpy(np.stack(clips)).to(device).permute(0, 1, 4, 2, 3).float() / 255
         return video, torch.from_numpy(np.stack(weights)).to(device, torch.float32)[:, :, None]
@@ -104,4 +111,3 @@ def measure(model: TAE, latents_of: int = 64, *, frames: int = 25, seed: int = 7
             found.append(model.encode(video, lead=3)[0])
     every = torch.cat(found).movedim(1, 0).flatten(1)
     return {"mean": every.mean(1), "std": every.std(1)}
-

@@ -11,12 +11,16 @@ class LoopConfig:
     steps: int
     learning_rate: float
     optimiser: Literal["adamw", "muon"] = "adamw"
-    muon_learning_rate: float = 0.02  # for hidden matrices, under "muon"; the rest follows AdamW at `learning_rate`
+    muon_learning_rate: float = (
+        0.02  # for hidden matrices, under "muon"; the rest follows AdamW at `learning_rate`
+    )
     weight_decay: float = 0.01
     warmup: int = 200  # steps of linear rise
     cooldown: float = 0.3  # share of the run, at its end, in which the rate falls linearly to zero
     clip_norm: float = 1.0
-    ema: float = 0.999  # reached after a warm-up of its own, so that early averages forget the initial weights
+    ema: float = (
+        0.999  # reached after a warm-up of its own, so that early averages forget the initial weights
+    )
     seed: int = 0
     precision: Literal["float32", "bfloat16"] = "bfloat16"  # of the matrix products; weights stay float32
     log_every: int = 10

@@ -23,7 +23,11 @@ class FlowConfig:
     transformer: TransformerConfig
     text: T5Config
     tokens: int = 8960  # of video a batch; clips a batch follow from their length
-    lengths: tuple[tuple[int, float], ...] = ((1, 0.08), (7, 0.46), (13, 0.46))  # latent frames, and how often
+    lengths: tuple[tuple[int, float], ...] = (
+        (1, 0.08),
+        (7, 0.46),
+        (13, 0.46),
+    )  # latent frames, and how often
     shift: float = 3.0  # of the noise levels towards noise (Esser et al., arXiv 2403.03206)
     full_captions: float = 0.75
     dropped_captions: float = 0.1
@@ -57,7 +61,9 @@ class FlowTask:
         mean, std = cache.statistics()
         self.scale, self.bias = 1 / std, -mean / std  # z_model = z * scale + bias, unit spread a channel
 
-    def loss(self, step: int, rng: random.Random, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def loss(
+        self, step: int, rng: random.Random, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, float]]:
         data, captions = self.batch(rng)
         device = generator.device
         data = data.to(device)

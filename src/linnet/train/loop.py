@@ -28,7 +28,9 @@ class Task(Protocol):
 
     model: nn.Module
 
-    def loss(self, step: int, rng: random.Random, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def loss(
+        self, step: int, rng: random.Random, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, float]]:
         """The loss of one batch, and named numbers to log beside it. Draw from the two generators only."""
         ...
 
@@ -165,7 +167,10 @@ def _same_config(path: Path, config: dict) -> None:
     for name, value in config.items():
         if begun.get(name) != value:
             raise InvalidInput(
-                name, value, f"the run in {path.parent} was begun with {begun.get(name)!r}", "use another --output folder"
+                name,
+                value,
+                f"the run in {path.parent} was begun with {begun.get(name)!r}",
+                "use another --output folder",
             )
 
 

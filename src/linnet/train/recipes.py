@@ -139,7 +139,9 @@ class SampledFlow(FlowTask):
         folder.mkdir(parents=True, exist_ok=True)
         _, channels, frames, height, width = self.cache.latents.shape
         device = self.model.transformer.patch_embedding.weight.device
-        noise = torch.stack([flow.noise(i, (channels, frames, height, width), device) for i in range(len(SHOWN))])
+        noise = torch.stack(
+            [flow.noise(i, (channels, frames, height, width), device) for i in range(len(SHOWN))]
+        )
         ids, lengths = (x.to(device) for x in self.tokenize(list(SHOWN)))
         nothing = (x.to(device) for x in self.tokenize([""] * len(SHOWN)))
         guided = GuidedVelocity(
@@ -185,7 +187,13 @@ def export(task: FlowTask, weights: dict[str, Tensor], folder: Path) -> None:
 def write_recipe(path: Path, name: str, config: object, loop: LoopConfig) -> None:
     """What made the weights beside it."""
     shape = config if isinstance(config, dict) else asdict(config)  # pyright: ignore[reportArgumentType]
-    record = {"recipe": name, "linnet": __version__, "torch": torch.__version__, "task": shape, "loop": asdict(loop)}
+    record = {
+        "recipe": name,
+        "linnet": __version__,
+        "torch": torch.__version__,
+        "task": shape,
+        "loop": asdict(loop),
+    }
     path.write_text(json.dumps(record, indent=1) + "\n")
 
 

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 def save_state(
     path: Path, *, step: int, model: nn.Module, average: dict[str, Tensor], optimisers: list[Optimizer]
 ) -> None:
-    """Write to a temporary name beside `path`, flush to the disk, then rename: a kill leaves the old or the new file."""
+    """Write beside `path`, flush to the disk, then rename: a kill leaves the old or the new file."""
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     tensors |= {f"average.{name}": value for name, value in average.items()}
     for number, optimiser in enumerate(optimisers):
@@ -23,7 +23,9 @@ def save_state(
     replace_file(path, {name: value.contiguous() for name, value in tensors.items()}, {"step": str(step)})
 
 
-def load_state(path: Path, *, model: nn.Module, average: dict[str, Tensor], optimisers: list[Optimizer]) -> int:
+def load_state(
+    path: Path, *, model: nn.Module, average: dict[str, Tensor], optimisers: list[Optimizer]
+) -> int:
     """Restore in place what `save_state` wrote; the step to go on with."""
     with safe_open(path, "pt") as file:
         model.load_state_dict({n: file.get_tensor(f"model.{n}") for n in model.state_dict()})

@@ -1,0 +1,56 @@
+"""linnet from Python: two functions that stand for the whole way from a prompt to a file."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from linnet.catalog import find
+from linnet.clip import Clip, default_name
+from linnet.pipeline import Pipeline
+from linnet.request import make_request
+from linnet.runtime.device import default_dtype, resolve_device
+from linnet.weights.store import default_model, resolve
+
+
+def load(
+    model: str | None = None,
+    *,
+    weights: str | Path | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    threads: int | None = None,
+) -> Pipeline:
+    """A pipeline that can make many clips: `load("seedling").generate(request, Path("clip.mp4"))`.
+
+    `model` is a name of the catalogue; None takes the Linum model that is on this machine, else seedling. `weights` is
+    the folder of a downloaded repository. `dtype` is that of the matrix products, "float32" or "bfloat16". Raises
+    InvalidInput for a model or device that is not here, WeightsError for files that are missing or damaged.
+    """
+    folder = Path(weights) if weights is not None else None
+    spec = find(model) if model else default_model(folder)[0]
+    files = resolve(spec, weights=folder)
+    device = resolve_device(device)
+    kind = default_dtype(spec, device) if dtype == "auto" else dtype
+    return Pipeline.open(spec, files, device=device, dtype=getattr(torch, kind), threads=threads)
+
+
+def generate(
+    prompt: str,
+    output: str | Path | None = None,
+    *,
+    model: str | None = None,
+    weights: str | Path | None = None,
+    device: str = "auto",
+    overwrite: bool = False,
+    **settings: Any,
+) -> Clip:
+    """Make one clip of `prompt`. `settings` are those of `linnet.request.make_request`: seconds, seed, steps, ...
+
+    Without `output` the file is named after the prompt and the seed, in the current folder. Raises InvalidInput, which
+    names the field, the value and the remedy, for anything that cannot be done as asked.
+    """
+    pipeline = load(model, weights=weights, device=device, dtype=settings.get("dtype") or "auto")
+    request = make_request(pipeline.spec, prompt=prompt, **settings)
+    path = Path(output) if output is not None else Path(default_name(request))
+    return pipeline.generate(request, path, overwrite=overwrite)
