@@ -61,7 +61,7 @@ class TimePool(nn.Module):
         self.stride = stride
         self.conv = nn.Conv2d(width * stride, width, 1, bias=False)
 
-    def forward(self, x: Images) -> Images:
+    def forward(self, x: Images) -> Float[Tensor, "n C H W"]:
         frames = x.unflatten(0, (-1, self.stride)).permute(0, 3, 4, 1, 2)  # n h w s c: stays channels last
         return self.conv(frames.flatten(3).permute(0, 3, 1, 2))
 
@@ -74,7 +74,7 @@ class TimeGrow(nn.Module):
         self.stride = stride
         self.conv = nn.Conv2d(width, width * stride, 1, bias=False)
 
-    def forward(self, x: Images) -> Images:
+    def forward(self, x: Images) -> Float[Tensor, "n C H W"]:
         frames = self.conv(x).unflatten(1, (self.stride, -1)).permute(0, 1, 3, 4, 2)  # n s h w c
         return frames.flatten(0, 1).permute(0, 3, 1, 2)
 
