@@ -23,8 +23,7 @@ PLAIN_LENGTH = 1024  # The longest attention of which training on a CPU keeps al
 class Linear(nn.Linear):
     """A linear layer that casts its input to its weight's dtype.
 
-    So weights may be bfloat16 while norms and the residual stream stay float32. Under autocast it follows
-    that.
+    So weights may be bfloat16 while norms and the residual stream stay float32; autocast, if on, decides.
     """
 
     def forward(self, input: Float[Tensor, "*B i"]) -> Float[Tensor, "*B o"]:
@@ -58,8 +57,7 @@ def attend(
     query: Float[Tensor, "B N L d"], key: Heads, value: Heads, bias: Float[Tensor, "B 1 1 S"] | None = None
 ) -> Float[Tensor, "B N L d"]:
     """Softmax attention with scale 1/sqrt(d); `bias` is added to the logits."""
-    # The fused kernel's backward pass on a CPU takes two to six times as long as plain products at these
-    # lengths.
+    # On a CPU the fused kernel's backward pass takes two to six times as long as these plain products.
     if query.requires_grad and query.device.type == "cpu" and key.shape[2] <= PLAIN_LENGTH:
         return attend_plainly(query, key, value, bias)
     return F.scaled_dot_product_attention(query, key, value, bias)
