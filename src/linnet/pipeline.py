@@ -20,6 +20,7 @@ from linnet import __version__, media
 from linnet.catalog import ModelSpec
 from linnet.clip import Clip
 from linnet.geometry import latent_grid
+from linnet.models.latents import LatentSpace, linum_v2_latents
 from linnet.models.tae import TAE, TAEConfig
 from linnet.models.text import Encoded, T5Config, T5Encoder, Tokenizer, t5_xxl
 from linnet.models.transformer import Transformer, TransformerConfig, linum_v2
@@ -36,12 +37,6 @@ Frames = UInt8[np.ndarray, "f H W 3"]
 Image = UInt8[np.ndarray, "H W 3"]
 
 SMALL = 2**30  # bytes: a text encoder up to this size stays in memory between prompts
-
-# Of Wan 2.1's latents, per channel: the transformer's space is that of (z - mean) / (2 * std).
-WAN_MEAN = (-0.0663, 0.0412, -0.5472, 0.2165, -0.3675, 0.2322, -0.2412, 0.0367,
-            -0.2894, -0.4233, 0.2349, 0.5966, 0.0849, -1.2945, 1.0459, 0.5444)  # fmt: skip
-WAN_STD = (1.0406, 0.6302, 1.1242, 1.3156, 0.6202, 0.7880, 0.9484, 0.9519,
-           1.2490, 0.8381, 1.0187, 0.6503, 0.6616, 0.5637, 1.2180, 0.9530)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -76,7 +71,7 @@ class Pipeline:
         self._text: T5Encoder | None = None
         self._transformer: Transformer | None = None
         self._autoencoder: VAE | TAE | None = None
-        self._scale: tuple[Tensor, Tensor] | None = None
+        self._space: LatentSpace | None = None
         self._hash = ""
 
     @classmethod
@@ -190,20 +185,18 @@ class Pipeline:
             self._autoencoder = model.eval()
         return self._autoencoder
 
-    def denormalise(self, latents: Latents) -> Latents:
-        """From the transformer's space to the autoencoder's: the file's own scale and bias, else Wan 2.1's."""
-        if self._scale is None:
-            scale = 0.5 / torch.tensor(WAN_STD)
-            stored = read_latent_scale(self.files.transformer) or (scale, -torch.tensor(WAN_MEAN) * scale)
-            scale, bias = (x.view(1, -1, 1, 1, 1).to(self.device) for x in stored)
-            self._scale = scale, bias
-        scale, bias = self._scale
-        return (latents - bias) / scale
+    @property
+    def latent_space(self) -> LatentSpace:
+        """The transformer's own, as its file says, else Linum v2's."""
+        if self._space is None:
+            stored = read_latent_scale(self.files.transformer)
+            self._space = LatentSpace(*stored) if stored else linum_v2_latents()
+        return self._space
 
     def decode(self, latents: Float[Tensor, "1 C T H W"]) -> Iterator[Frames]:
         """One clip's frames, a few at a time; the whole video never exists at once."""
         with torch.inference_mode():
-            z = self.denormalise(latents)
+            z = self.latent_space.leave(latents)
         stream = self.autoencoder.decode_stream(z)
         while True:
             with torch.inference_mode():  # not across the yield, which would lend the mode to the consumer

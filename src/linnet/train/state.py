@@ -48,6 +48,7 @@ def replace_file(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
         save_file(tensors, part, metadata)
         with part.open("rb") as file:
             os.fsync(file.fileno())
+        part.chmod(0o644)  # save_file keeps it to its owner
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

@@ -1,0 +1,5 @@
+"""`python -m linnet`, the same as `linnet`."""
+
+from linnet.cli import main
+
+main()
