@@ -211,21 +211,23 @@ def coverage(
 def backdrop(background: str) -> Float[np.ndarray, "H W 3"]:
     """The empty scene: the background's colour, a little lighter at the top than at the bottom."""
     shade = np.linspace(1.06, 0.92, HEIGHT, dtype=np.float32)[:, None, None]
-    return np.broadcast_to(np.float32(BACKGROUNDS[background]) * shade, (HEIGHT, WIDTH, 3)).clip(0, 255)
+    rows = np.array(BACKGROUNDS[background], np.float32) * shade
+    return np.broadcast_to(rows, (HEIGHT, WIDTH, 3)).clip(0, 255)
 
 
 def render(scene: Scene, frames: int, *, start: int = 0) -> UInt8[np.ndarray, "F H W 3"]:
     """The frames `start`, `start` + 1, ... of a scene at 24 a second."""
     clip = np.empty((frames, HEIGHT, WIDTH, 3), np.float32)
     clip[:] = backdrop(scene.background)
-    colour = np.float32(COLOURS[scene.colour])
+    colour = np.array(COLOURS[scene.colour], np.float32)
     for index, frame in enumerate(clip):
         x, y, side, angle = pose(scene, (start + index) / FPS)
         reach = math.ceil(REACH[scene.shape] * side) + 1
         columns = np.arange(math.floor(x) - reach, math.floor(x) + reach + 1)
         rows = np.arange(math.floor(y) - reach, math.floor(y) + reach + 1)
         # A pixel's centre is at +0.5; an object that leaves the frame enters on the other side.
-        across, down = np.float32(columns + 0.5 - x)[None, :], np.float32(rows + 0.5 - y)[:, None]
+        across = (columns + 0.5 - x).astype(np.float32)[None, :]
+        down = (rows + 0.5 - y).astype(np.float32)[:, None]
         alpha = coverage(scene.shape, across, down, side, angle)[..., None]
         patch = np.ix_(rows % HEIGHT, columns % WIDTH)
         frame[patch] += alpha * (colour - frame[patch])
