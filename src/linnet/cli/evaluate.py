@@ -1,0 +1,108 @@
+"""`linnet evaluate`"""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from linnet.catalog import find
+from linnet.cli import fail
+from linnet.cli.terminal import bars, note, print_table
+from linnet.geometry import format_seconds
+from linnet.request import make_request
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+VERBS = {"generate": "generating", "draw": "drawing what was asked"}
+
+
+@app.callback()
+def evaluate() -> None:
+    """Measure how well a model does what it is asked."""
+
+
+def option(name: str, help: str, **more: Any) -> Any:
+    return typer.Option(f"--{name}", help=help, show_default=False, **more)
+
+
+@app.command()
+def adherence(
+    model: Annotated[str, option("model", "A name from `linnet models`; seedling by default.")] = "seedling",
+    n: Annotated[int, option("n", "How many clips; 200 by default.", min=1)] = 200,
+    held_out: Annotated[
+        bool,
+        option("held-out", "Ask only for combinations of shape, colour and motion kept out of training."),
+    ] = False,
+    seconds: Annotated[float, option("seconds", "Length of each clip; 2 by default.")] = 2.0,
+    output: Annotated[
+        Path | None,
+        option("output", "Folder for clips and report; by default adherence-MODEL.", metavar="DIR"),
+    ] = None,
+    seed: Annotated[int | None, option("seed", "Draws other questions than the usual ones.")] = None,
+    steps: Annotated[int | None, option("steps", "Denoising steps.")] = None,
+    guidance: Annotated[float | None, option("guidance", "How closely to follow the prompt.")] = None,
+    weights: Annotated[Path | None, option("weights", "Folder of a downloaded model.", metavar="DIR")] = None,
+    device: Annotated[str, option("device", "cpu, cuda or mps; by default the fastest here.")] = "auto",
+    threads: Annotated[int | None, option("threads", "CPU threads; by default all cores.", min=1)] = None,
+    quiet: Annotated[
+        bool,
+        typer.Option("--quiet", "-q", help="Print nothing but the table and errors.", show_default=False),
+    ] = False,
+    as_json: Annotated[bool, option("json", "Print one JSON line instead of the table.")] = False,
+) -> None:
+    """Count how often a model's clips show what their prompts ask for.
+
+    Prompts describe scenes of the playground in full: shape, colour, size, background and motion. Each clip's
+    file is read back, and its pixels alone decide. Beside the model's share of right clips stand its 95 %
+    interval, what the reader of pixels gets right on drawn clips, and what a guess gets right. A run that was
+    stopped goes on where it was.
+    """
+    spec = find(model)
+    settings = {"seconds": seconds, "steps": steps, "guidance": guidance}
+    usual = make_request(spec, prompt="any", seed=0, **settings).to_json()
+
+    from linnet import load  # it and what follows take seconds to import
+    from linnet.evaluate import report
+    from linnet.evaluate.adherence import SEED, Question, examine
+
+    pipeline = load(spec.name, weights=weights, device=device, threads=threads)
+    kind = "-held-out" if held_out else ""
+    folder = output or Path(f"adherence-{spec.name}{kind}")
+    subject = {
+        "model": spec.name,
+        "weights": pipeline.model_hash,
+        "device": pipeline.device.type,
+        "dtype": str(pipeline.dtype).removeprefix("torch."),
+        "request": {name: value for name, value in usual.items() if name not in ("prompt", "seed", "dtype")},
+    }
+    if not quiet:
+        note(f"{n} clips of {spec.name} on {pipeline.device}, kept in {folder}")
+
+    def make(question: Question, path: Path) -> None:
+        request = make_request(spec, prompt=question.prompt, seed=question.seed, **settings)
+        pipeline.generate(request, path)
+
+    try:
+        with bars(quiet=quiet or as_json) as show:
+            examination = examine(
+                make,
+                folder=folder,
+                n=n,
+                held_out=held_out,
+                seconds=seconds,
+                seed=SEED if seed is None else seed,
+                subject=subject,
+                watch=lambda stage, done, total: show(VERBS[stage], f"{done} of {total}", done, total),
+            )
+    except KeyboardInterrupt:
+        fail(f"stopped; the clips in {folder} are kept, and the same command goes on", 130)
+    asked = "held-out" if held_out else "trained"
+    title = f"{spec.name}: {n} clips of {format_seconds(seconds)} s, {asked} combinations"
+    report.write_report(examination, folder, title=title)
+    if as_json:
+        print(json.dumps({"output": str(folder), "clips": n, **examination.summary()}))
+        return
+    print_table(report.HEADS, report.rows(examination))
+    if not quiet:
+        note(f"report.json, confusion.png, sheet.png and mistakes.png are in {folder}")
