@@ -1,0 +1,266 @@
+"""`linnet generate`"""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from linnet.catalog import ModelSpec, find
+from linnet.cli import fail
+from linnet.cli.options import number, option, whole
+from linnet.cli.terminal import Show, bars, note
+from linnet.clip import Clip, default_name
+from linnet.errors import InvalidInput, WeightsError
+from linnet.geometry import format_seconds
+from linnet.request import Request, make_request
+from linnet.weights.store import default_model, model_in, resolve
+
+if TYPE_CHECKING:
+    from linnet.pipeline import Progress
+
+STAGES = {"text": "text", "denoise": "denoise", "decode": "decode + encode"}
+PREVIEWS = 8  # a clip
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.command()
+def generate(
+    prompt: Annotated[
+        str | None, typer.Argument(help="What the video shows.", metavar="PROMPT", show_default=False)
+    ] = None,
+    model: Annotated[
+        str | None,
+        option("model", "A name from `linnet models`; by default a Linum v2 that is here.", metavar="NAME"),
+    ] = None,
+    size: Annotated[str | None, option("size", "360p, 720p or WIDTHxHEIGHT.", metavar="SIZE")] = None,
+    seconds: Annotated[float | None, number("seconds", "Length, in steps of 1/6 s.")] = None,
+    seed: Annotated[
+        list[int] | None, whole("seed", "Which of the possible videos; give several for a clip each.")
+    ] = None,
+    steps: Annotated[int | None, whole("steps", "Denoising steps.")] = None,
+    guidance: Annotated[float | None, number("guidance", "How closely to follow the prompt.")] = None,
+    negative: Annotated[
+        str | None, option("negative", "What the video must not show.", metavar="TEXT")
+    ] = None,
+    apg_rescale: Annotated[
+        float | None, number("apg-rescale", "Longest guidance step of a latent frame; 0 is no limit.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        option(
+            "output",
+            "A .mp4, .webm, .gif or .webp file, or a folder for PNGs; by default PROMPT-SEED.mp4.",
+            metavar="PATH",
+        ),
+    ] = None,
+    preview: Annotated[
+        bool, option("preview", "Also write OUTPUT.preview.png, which grows while it denoises.")
+    ] = False,
+    like: Annotated[
+        Path | None, option("like", "A clip that linnet made: start from its request.", metavar="FILE")
+    ] = None,
+    device: Annotated[
+        str | None, option("device", "cpu, cuda or mps; by default the fastest here.", metavar="NAME")
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        option("dtype", "Of the matrix products: float32 or bfloat16; by default auto.", metavar="NAME"),
+    ] = None,
+    threads: Annotated[int | None, whole("threads", "CPU threads; by default all cores.", least=1)] = None,
+    weights: Annotated[Path | None, option("weights", "Folder of a downloaded model.", metavar="DIR")] = None,
+    transformer: Annotated[
+        Path | None, option("transformer", "The transformer's own file.", metavar="FILE")
+    ] = None,
+    vae: Annotated[Path | None, option("vae", "The autoencoder's own file.", metavar="FILE")] = None,
+    text_encoder: Annotated[
+        Path | None, option("text-encoder", "The text encoder's own file or folder.", metavar="PATH")
+    ] = None,
+    tokenizer: Annotated[
+        Path | None, option("tokenizer", "The tokenizer's own file or folder.", metavar="PATH")
+    ] = None,
+    overwrite: Annotated[bool, option("overwrite", "Replace a file that exists.")] = False,
+    anyway: Annotated[bool, option("anyway", "Go on with words that the model does not know.")] = False,
+    dry_run: Annotated[bool, option("dry-run", "Show what would run, and stop.")] = False,
+    quiet: Annotated[bool, option("quiet", "Print nothing but paths and errors.")] = False,
+    as_json: Annotated[bool, option("json", "Print one JSON line a clip.")] = False,
+) -> None:
+    """Make a video from a prompt."""
+    earlier = clip_in(like) if like else None
+    single_files = {
+        "transformer": transformer,
+        "vae": vae,
+        "text_encoder": text_encoder,
+        "tokenizer": tokenizer,
+    }
+    spec, why = choose_model(model, earlier, weights, single_files)
+    settings: dict[str, Any] = {
+        "prompt": prompt,
+        "negative": negative,
+        "size": size,
+        "seconds": seconds,
+        "steps": steps,
+        "guidance": guidance,
+        "apg_rescale": apg_rescale,
+        "dtype": dtype,
+        "like": earlier.request if earlier else None,
+    }
+    requests = [make_request(spec, seed=one, **settings) for one in each_once(seed)]
+    outputs = output_names(output, requests)
+    files = resolve(spec, weights=weights, **single_files)
+
+    from linnet import media  # it and what follows take seconds to import
+
+    for request, path in zip(requests, outputs, strict=True):
+        media.check_target(path, size=request.size, overwrite=overwrite)
+
+    import torch
+
+    from linnet.data.known import check_words
+    from linnet.pipeline import Pipeline
+    from linnet.runtime.device import default_dtype, resolve_device
+
+    where = resolve_device(device or (earlier.choices.get("device") if earlier else None) or "auto")
+    kinds = [default_dtype(spec, where) if request.dtype == "auto" else request.dtype for request in requests]
+    pipeline = Pipeline.open(spec, files, device=where, dtype=getattr(torch, kinds[0]), threads=threads)
+    if spec.source == "package" and not anyway:
+        check_words(pipeline.tokenizer, requests[0].prompt)
+        check_words(pipeline.tokenizer, requests[0].negative, field="negative")
+    if not quiet:
+        note(f"{spec.name} on {pipeline.device}: {why}")
+        if cut := pipeline.encode(requests[0].prompt).cut:
+            note(
+                f"warning: the prompt has over {spec.max_prompt_tokens} tokens; the model does not see: {cut}"
+            )
+    if dry_run:
+        for request, path in zip(requests, outputs, strict=True):
+            print_request(request, path, as_json)
+        return
+
+    made: list[Clip] = []
+    try:
+        for request, path in zip(requests, outputs, strict=True):
+            place = f"{len(made) + 1}/{len(requests)} " if len(requests) > 1 else ""
+            sheet = preview_name(path) if preview else None
+            with bars(quiet=quiet or as_json) as show, watching(show, place, sheet) as watch:
+                clip = pipeline.generate(request, path, overwrite=overwrite, watch=watch)
+            made.append(clip)
+            print_clip(clip, quiet, as_json)
+    except KeyboardInterrupt:
+        written = f"{len(made)} of {len(requests)} clips" if made else "nothing"
+        fail(f"stopped; {written} was written", 130)
+
+
+def clip_in(file: Path) -> Clip:
+    """The record inside a clip."""
+    from linnet.media import read_metadata
+
+    return Clip.from_metadata(file, read_metadata(file))
+
+
+def choose_model(
+    name: str | None, earlier: Clip | None, weights: Path | None, single_files: Mapping[str, Path | None]
+) -> tuple[ModelSpec, str]:
+    """The model to run and why: named, that of the earlier clip, that of the files, or what is here."""
+    if name is not None:
+        return find(name), "as asked"
+    if earlier is not None:
+        return find(earlier.request.model), f"as in {earlier.path}"
+    if weights is not None and weights.is_dir() and model_in(weights) is None:
+        problem = "does not look like a model that linnet knows"
+        raise WeightsError("weights", weights, problem, "say which it is with --model")
+    if weights is None and (given := [path for path in single_files.values() if path]):
+        raise InvalidInput("model", "", f"is not told by {given[0].name}", "say which it is with --model")
+    return default_model(weights)
+
+
+def each_once(seeds: Sequence[int] | None) -> Sequence[int | None]:
+    """The seeds as given, [None] for one that is to be drawn."""
+    for seed in seeds or ():
+        if list(seeds or ()).count(seed) > 1:
+            raise InvalidInput("seed", seed, "is given twice", "give each seed once")
+    return seeds or [None]
+
+
+def output_names(output: Path | None, requests: Sequence[Request]) -> list[Path]:
+    """A path for each clip: as given, with the seed in its name where there are several."""
+    if output is None:
+        return [Path(default_name(request)) for request in requests]
+    if len(requests) == 1:
+        return [output]
+    return [output.with_stem(f"{output.stem}-{request.seed}") for request in requests]
+
+
+def preview_name(output: Path) -> Path:
+    return output.with_name(f"{output.name}.preview.png")
+
+
+def print_request(request: Request, path: Path, as_json: bool) -> None:
+    record = request.to_json()
+    if as_json:
+        print(json.dumps({"path": str(path), "request": record}))
+        return
+    for name, value in {**record, "seconds": format_seconds(request.seconds), "output": path}.items():
+        print(f"{name:<16} {value}")
+
+
+def print_clip(clip: Clip, quiet: bool, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"path": str(clip.path), **clip.metadata(), "seconds": clip.seconds}))
+        return
+    if not quiet:
+        request, spent = clip.request, sum(clip.seconds.values())
+        note(
+            f"{format_seconds(request.seconds)} s of {request.size}, seed {request.seed}, made in {spent:.1f} s:"
+        )
+    print(clip.path)
+
+
+@contextmanager
+def watching(show: Show, place: str, sheet: Path | None) -> Iterator[Callable[["Progress"], None]]:
+    """A `watch` for the pipeline that moves the bars and keeps the preview sheet up to date.
+
+    If the clip fails, its sheet goes too.
+    """
+    begun: dict[str, float] = {}
+    tiles: list[Any] = []
+
+    def watch(progress: "Progress") -> None:
+        now = time.monotonic()
+        pace = (now - begun.setdefault(progress.stage, now)) / max(progress.done, 1)
+        words = f"{pace:.2f} s/step" if progress.stage == "denoise" and progress.done else ""
+        show(place + STAGES[progress.stage], words, progress.done, progress.total)
+        due = progress.done * PREVIEWS // progress.total > len(tiles)
+        if sheet and progress.preview and (due or progress.done == progress.total):
+            tiles.append(progress.preview())
+            write_sheet(sheet, tiles)
+
+    try:
+        yield watch
+    except BaseException:
+        if sheet:
+            sheet.unlink(missing_ok=True)
+        raise
+
+
+def write_sheet(path: Path, tiles: Sequence[Any]) -> None:
+    """The previews so far, RGB images of one size, in rows of four."""
+    from PIL import Image
+
+    images = [Image.fromarray(tile) for tile in tiles]
+    for image in images:
+        image.thumbnail((320, 320))
+    width, height = images[0].size
+    sheet = Image.new("RGB", (4 * width, -(-PREVIEWS // 4) * height))
+    for index, image in enumerate(images):
+        sheet.paste(image, (index % 4 * width, index // 4 * height))
+    part = path.with_name(f".{path.name}.part")
+    try:
+        sheet.save(part, "PNG")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

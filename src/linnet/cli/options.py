@@ -1,0 +1,41 @@
+"""How the commands declare their options. Numbers are read here, so that a bad one is answered as any other bad
+input is; what typer would say depends on its version, and does not name the value."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import typer
+
+from linnet.errors import InvalidInput
+
+T = TypeVar("T")
+
+
+def option(name: str, help: str, *, metavar: str | None = None, **more: Any) -> Any:
+    """`--name`, whose default is what its function's signature says; `help` names it where it matters."""
+    letters = ("-q",) if name == "quiet" else ()
+    return typer.Option(f"--{name}", *letters, help=help, metavar=metavar, show_default=False, **more)
+
+
+def whole(name: str, help: str, *, metavar: str = "N", least: int | None = None) -> Any:
+    """`--name N`, a whole number, `least` or more."""
+
+    def read(text: str) -> int:
+        value = parse(name, text, int, "a whole number")
+        if least is not None and value < least:
+            raise InvalidInput(name, text, "is out of range", f"use {least} or more")
+        return value
+
+    return option(name, help, metavar=metavar, parser=read)
+
+
+def number(name: str, help: str, *, metavar: str = "X") -> Any:
+    """`--name X`, any number."""
+    return option(name, help, metavar=metavar, parser=lambda text: parse(name, text, float, "a number"))
+
+
+def parse(name: str, text: str, kind: Callable[[str], T], what: str) -> T:
+    try:
+        return kind(text)
+    except ValueError:
+        raise InvalidInput(name, text, f"is not {what}", "write it in digits, such as 2") from None

@@ -1,0 +1,60 @@
+"""`linnet pull`"""
+
+import json
+from typing import Annotated
+
+import typer
+
+from linnet.catalog import find
+from linnet.cli.options import option
+from linnet.cli.terminal import bars, gigabytes, note
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.command()
+def pull(
+    model: Annotated[
+        str, typer.Argument(help="A name from `linnet models`.", metavar="MODEL", show_default=False)
+    ],
+    dry_run: Annotated[bool, option("dry-run", "Show files, size and licence, and stop.")] = False,
+    quiet: Annotated[bool, option("quiet", "Print nothing but errors.")] = False,
+    as_json: Annotated[bool, option("json", "Print one JSON line when it is done.")] = False,
+) -> None:
+    """Download a model's weights.
+
+    They come from the Hugging Face Hub (or the mirror in HF_ENDPOINT) into its cache (HF_HOME), every byte
+    checked. A pull that broke off goes on where it stopped.
+    """
+    spec = find(model)
+    from linnet.weights.pull import Progress, plan_pull
+    from linnet.weights.pull import pull as fetch
+
+    plan = plan_pull(spec)
+    if not quiet:
+        note(f"{plan.repository} from {plan.endpoint}, licence {plan.licence}")
+        note(
+            f"{len(plan.files)} files of {gigabytes(plan.bytes)}, {gigabytes(plan.bytes_to_fetch)} to come, "
+            f"into {plan.folder}"
+        )
+    record = {
+        "model": spec.name,
+        "repository": plan.repository,
+        "licence": plan.licence,
+        "commit": plan.commit,
+        "bytes": plan.bytes,
+        "folder": str(plan.folder),
+    }
+    if not dry_run:
+        with bars(quiet=quiet or as_json) as show:
+
+            def watch(progress: Progress) -> None:
+                words = gigabytes(progress.total) if progress.stage == "download" else "verified"
+                show(progress.path, words, progress.done, progress.total)
+
+            files = fetch(spec, plan=plan, watch=watch)
+        record["transformer"] = str(files.transformer)
+        if not quiet:
+            note(f'done: linnet generate "..." --model {spec.name}')
+    if as_json:
+        print(json.dumps(record))

@@ -1,0 +1,84 @@
+"""`linnet train`"""
+
+import json
+import sys
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from linnet.cli import fail
+from linnet.cli.options import option, whole
+from linnet.cli.terminal import bars, note
+from linnet.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from linnet.train.loop import Report
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.command()
+def train(
+    recipe: Annotated[
+        str, typer.Argument(help="seedling or autoencoder.", metavar="RECIPE", show_default=False)
+    ],
+    output: Annotated[
+        Path | None, option("output", "Folder of the run; by default runs/RECIPE.", metavar="DIR")
+    ] = None,
+    steps: Annotated[
+        int | None, whole("steps", "Fewer than the recipe's own, for a quick look.", least=1)
+    ] = None,
+    device: Annotated[
+        str, option("device", "cpu or cuda; by default the fastest here.", metavar="NAME")
+    ] = "auto",
+    threads: Annotated[int | None, whole("threads", "CPU threads; by default all cores.", least=1)] = None,
+    quiet: Annotated[bool, option("quiet", "Print nothing but the path and errors.")] = False,
+    as_json: Annotated[bool, option("json", "Print one JSON line a report.")] = False,
+) -> None:
+    """Train a model.
+
+    The folder of the run holds the weights, a log (log.jsonl and TensorBoard's), sample clips, and the state to
+    go on from: the same command goes on where a run was stopped or killed.
+    """
+    from linnet.runtime.device import resolve_device  # it and what follows take seconds to import
+    from linnet.train.recipes import RECIPES, Recipe
+
+    if recipe not in RECIPES:
+        (nearest,) = get_close_matches(recipe, RECIPES, n=1, cutoff=0.0)
+        remedy = f"did you mean {nearest}? There are {', '.join(RECIPES)}"
+        raise InvalidInput("recipe", recipe, "there is no such recipe", remedy)
+    folder = output or Path("runs") / recipe
+    where = resolve_device(device)
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)
+    if not quiet:
+        note(f"{recipe} on {where}, in {folder}")
+    try:
+        with bars(quiet=quiet or as_json) as show:
+
+            def watch(part: str, report: "Report") -> None:
+                numbers = {"step": report.step, "steps": report.steps, **report.numbers}
+                if as_json:
+                    print(json.dumps({"part": part, **numbers, "seconds_a_step": report.seconds_a_step}))
+                elif sys.stderr.isatty():
+                    show(part, in_words(report), report.step, report.steps)
+                elif not quiet:
+                    left = f"{report.seconds_left / 60:.0f} min left"
+                    note(f"{part} {report.step}/{report.steps}: {in_words(report)}, {left}")
+
+            made = RECIPES[recipe](Recipe(folder=folder, device=where, steps=steps), watch)
+    except KeyboardInterrupt:
+        fail(f"stopped; the same command goes on from the last state in {folder}", 130)
+    if not as_json:
+        print(made)
+
+
+def in_words(report: "Report") -> str:
+    """Loss and throughput, where the part has them."""
+    loss = f"loss {report.numbers['loss']:.4f}" if "loss" in report.numbers else ""
+    pace = f"{report.seconds_a_step:.2f} s/step" if report.seconds_a_step else ""
+    return ", ".join(word for word in (loss, pace) if word)
