@@ -1,0 +1,71 @@
+"""What this machine has and what fits on it: the facts behind `linnet doctor`."""
+
+import platform
+import shutil
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from linnet import __version__
+from linnet.catalog import CATALOG
+from linnet.runtime.device import available_memory, default_dtype, default_threads, resolve_device
+from linnet.runtime.memory import fits
+from linnet.weights.store import hub_cache
+
+PACKAGES = ("torch", "safetensors", "tokenizers", "sentencepiece", "av", "numpy", "huggingface_hub")
+
+
+def doctor() -> dict[str, Any]:
+    """Plain JSON values: versions, devices (the default first), the Hub's cache, and what fits.
+
+    Memory in bytes, None where the system does not say. Loads no model and asks no network.
+    """
+    chosen = resolve_device()
+    names = list(dict.fromkeys([chosen, *devices()]))
+    dtype = default_dtype(chosen)
+    cache = hub_cache()
+    return {
+        "linnet": __version__,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "packages": {name: installed(name) for name in PACKAGES},
+        "threads": default_threads(),
+        "devices": [
+            {
+                "device": name,
+                "title": title(name),
+                "free_bytes": available_memory(name),
+                "dtype": str(default_dtype(name)).removeprefix("torch."),
+            }
+            for name in names
+        ],
+        "cache": {"folder": str(cache), "free_bytes": shutil.disk_usage(nearest(cache)).free},
+        "models": [found for spec in CATALOG.values() if (found := fits(spec, chosen, dtype))],
+    }
+
+
+def devices() -> list[str]:
+    cuda = [f"cuda:{i}" if i else "cuda" for i in range(torch.cuda.device_count())]
+    return [*cuda, *(["mps"] if torch.backends.mps.is_available() else []), "cpu"]
+
+
+def title(device: str) -> str:
+    """The hardware's name for itself."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    features = getattr(torch.cpu, "get_capabilities", dict)()
+    return str(features.get("cpu_name") or platform.processor() or platform.machine())
+
+
+def installed(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def nearest(path: Path) -> Path:
+    """The path or the closest folder above it that exists."""
+    return next(place for place in (path, *path.parents) if place.is_dir())
