@@ -38,7 +38,7 @@ OPTIONS = {
     ".mp4": {"crf": "18", "preset": "medium"},
     ".webm": {"crf": "24", "b": "0", "deadline": "good", "cpu-used": "3"},
 }
-CONTAINER_OPTIONS = {".mp4": {"movflags": "+faststart+use_metadata_tags"}, ".webm": {}}
+CONTAINER_OPTIONS = {".mp4": {"movflags": "+faststart+use_metadata_tags"}, ".webm": {"fflags": "+bitexact"}}
 ENDINGS = (".mp4", ".webm", ".gif", ".webp")
 PNG_REQUEST = "request.json"
 IMAGE_DESCRIPTION = 0x010E  # the EXIF field that holds free text
@@ -100,6 +100,7 @@ class Writer(ABC):
 
     def abandon(self) -> None:
         """Let go of what `start` opened; nothing need be complete."""
+        return
 
     def write(self, frames: Frames) -> None:
         for frame in frames:
@@ -179,7 +180,7 @@ class GifWriter(Writer):
 
     def add(self, frame: Frame) -> None:
         picture = Image.fromarray(frame).quantize(256, dither=Image.Dither.NONE)
-        for block in GifImagePlugin.getdata(picture, duration=round(100 / self.fps) * 10, disposal=1):
+        for block in GifImagePlugin.getdata(picture, duration=round(100 / self.fps) * 10, disposal=1, include_color_table=True):
             self.file.write(block)
 
     def finish(self) -> None:
