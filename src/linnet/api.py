@@ -31,8 +31,8 @@ def load(
     spec = find(model) if model else default_model(folder)[0]
     files = resolve(spec, weights=folder)
     device = resolve_device(device)
-    kind = default_dtype(spec, device) if dtype == "auto" else dtype
-    return Pipeline.open(spec, files, device=device, dtype=getattr(torch, kind), threads=threads)
+    kind = default_dtype(device) if dtype == "auto" else getattr(torch, dtype)
+    return Pipeline.open(spec, files, device=device, dtype=kind, threads=threads)
 
 
 def generate(

@@ -26,6 +26,7 @@ from linnet.models.text import Encoded, T5Config, T5Encoder, Tokenizer, t5_xxl
 from linnet.models.transformer import Transformer, TransformerConfig, linum_v2
 from linnet.models.vae import VAE, VAEConfig
 from linnet.request import Request
+from linnet.runtime.memory import SMALL_TEXT, refuse_if_too_large
 from linnet.sampling import flow
 from linnet.sampling.denoise import Guidance, GuidedVelocity, Step, denoise
 from linnet.weights.load import fingerprint, load_into, read_config, read_latent_scale
@@ -35,8 +36,6 @@ from linnet.weights.store import ModelFiles
 Latents = Float[Tensor, "B C T H W"]
 Frames = UInt8[np.ndarray, "f H W 3"]
 Image = UInt8[np.ndarray, "H W 3"]
-
-SMALL = 2**30  # bytes: a text encoder up to this size stays in memory between prompts
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,7 @@ class Pipeline:
                 ids = torch.tensor([self.encode(prompt).ids], device=self.device)
                 with torch.inference_mode():
                     self._states[prompt] = encoder(ids, torch.ones_like(ids))[0]
-            small = sum(p.nbytes for p in encoder.parameters()) <= SMALL
+            small = sum(p.nbytes for p in encoder.parameters()) <= SMALL_TEXT
             self._text = encoder if small else None
         return [self._states[prompt] for prompt in prompts]
 
@@ -226,6 +225,8 @@ class Pipeline:
         request = replace(request, dtype="bfloat16" if self.dtype == torch.bfloat16 else "float32")
         for path in outputs.values():
             media.check_target(path, size=request.size, overwrite=overwrite)
+        if self._transformer is None:  # what is loaded already is no longer free
+            refuse_if_too_large(self.spec, self.files, request, device=str(self.device), clips=len(outputs))
         seconds: dict[str, float] = {}
 
         with timed(seconds, "text"):

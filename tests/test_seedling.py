@@ -1,0 +1,91 @@
+"""The model that ships in the package, all the way from a prompt to a file."""
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import linnet
+from linnet import media
+from linnet.catalog import SEEDLING
+from linnet.clip import Clip
+from linnet.evaluate.parse import parse
+from linnet.pipeline import Pipeline, Progress
+from linnet.request import make_request
+from linnet.weights.files import fingerprint
+from linnet.weights.store import resolve
+
+PROMPT = "a large red star moves right on a blue background"
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> Pipeline:
+    return linnet.load("seedling", device="cpu")
+
+
+def test_a_prompt_becomes_what_it_says(pipeline: Pipeline, tmp_path: Path) -> None:
+    request = make_request(SEEDLING, prompt=PROMPT, seconds=2, seed=1)
+    seen: list[Progress] = []
+    clip = pipeline.generate(request, tmp_path / "clip.mp4", watch=seen.append)
+    frames = list(media.read_frames(clip.path))
+    assert len(frames) == 49
+    assert {shape.shape for shape in frames} == {(72, 128, 3)}
+    sight = parse(frames)
+    assert (sight.shape, sight.colour, sight.background) == ("star", "red", "blue")
+    assert [p.done for p in seen if p.stage == "denoise"] == list(range(request.steps + 1))
+    assert seen[-1].stage == "decode"
+    assert seen[-1].done == seen[-1].total == 49
+
+
+def test_the_same_request_gives_the_same_bytes_and_a_clip_its_own_request(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    request = make_request(SEEDLING, prompt=PROMPT, seconds=0.5, steps=2)  # a drawn seed
+    first = pipeline.generate(request, tmp_path / "first.mp4")
+    inside = Clip.from_metadata(first.path, media.read_metadata(first.path))
+    assert inside.request == replace(request, dtype="float32")
+    assert inside.model_hash == fingerprint(pipeline.files.weights)
+    again = make_request(SEEDLING, like=inside.request)
+    second = linnet.load("seedling", device="cpu").generate(again, tmp_path / "second.mp4")
+    assert digest(first.path) == digest(second.path)
+
+
+def test_a_clip_does_not_depend_on_its_neighbours(pipeline: Pipeline) -> None:
+    request = make_request(SEEDLING, prompt=PROMPT, seconds=0.5, seed=11, steps=4)
+    assert torch.equal(pipeline.noise(request, [5, 11, 7])[1:2], pipeline.noise(request, [11]))
+    *_, together = pipeline.sample(request, [5, 11, 7])
+    *_, alone = pipeline.sample(request)
+    frames = [
+        np.concatenate(list(pipeline.decode(latents))).astype(int)
+        for latents in (together.latents[1:2], alone.latents)
+    ]
+    assert abs(frames[0] - frames[1]).max() <= 1
+
+
+@pytest.mark.parametrize("stage", ["text", "denoise", "decode"])
+def test_a_stop_leaves_nothing(pipeline: Pipeline, tmp_path: Path, stage: str) -> None:
+    def stop(progress: Progress) -> None:
+        if progress.stage == stage and progress.done:
+            raise KeyboardInterrupt
+
+    request = make_request(SEEDLING, prompt=PROMPT, seconds=0.5, steps=2)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.generate(request, tmp_path / "clip.mp4", watch=stop)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_ships_says_what_made_it() -> None:
+    files = resolve(SEEDLING)
+    folder = files.transformer.parent
+    assert sum(file.stat().st_size for file in folder.iterdir()) <= 40e6
+    recipe = json.loads((folder / "recipe.json").read_text())
+    log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert log[-1]["step"] == recipe["loop"]["steps"]
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
