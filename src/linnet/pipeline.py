@@ -29,7 +29,7 @@ from linnet.request import Request
 from linnet.runtime.memory import SMALL_TEXT, refuse_if_too_large
 from linnet.sampling import flow
 from linnet.sampling.denoise import Guidance, GuidedVelocity, Step, denoise
-from linnet.weights.load import fingerprint, load_into, read_config, read_latent_scale
+from linnet.weights.load import fingerprint, load_into, matched, read_config, read_latent_scale
 from linnet.weights.names import TRANSFORMER_PREFIX
 from linnet.weights.store import ModelFiles
 
@@ -83,10 +83,17 @@ class Pipeline:
         dtype: torch.dtype = torch.float32,
         threads: int | None = None,
     ) -> Self:
-        """Read the tokenizer and remember the rest; `threads` of the CPU, all its cores when None."""
+        """Read the tokenizer and the headers of the weights; `threads` of the CPU, torch's own choice when None.
+
+        WeightsError if the files do not hold exactly this model, known before a weight is read.
+        """
         if threads:
             torch.set_num_threads(threads)
-        return cls(spec, files, device=device, dtype=dtype)
+        pipeline = cls(spec, files, device=device, dtype=dtype)
+        matched(pipeline._text_model, files.text_encoder)
+        matched(pipeline._transformer_model, files.transformer, prefix=TRANSFORMER_PREFIX)
+        matched(pipeline._autoencoder_model, files.autoencoder)
+        return pipeline
 
     @property
     def model_hash(self) -> str:
@@ -112,26 +119,28 @@ class Pipeline:
             self._text = encoder if small else None
         return [self._states[prompt] for prompt in prompts]
 
-    def _load_text(self) -> T5Encoder:
+    def _text_model(self) -> T5Encoder:
         config = read_config(self.files.weights[2])
         beside = self.files.text_encoder / "config.json"
         if config is None and beside.is_file():
-            text = T5Config.from_json(json.loads(beside.read_text()))
-        else:
-            text = T5Config(**config) if config else t5_xxl()
-        return load_into(
-            lambda: T5Encoder(text), self.files.text_encoder, device=self.device, dtype=self.dtype
-        ).eval()
+            return T5Encoder(T5Config.from_json(json.loads(beside.read_text())))
+        return T5Encoder(T5Config(**config) if config else t5_xxl())
+
+    def _load_text(self) -> T5Encoder:
+        files = self.files.text_encoder
+        return load_into(self._text_model, files, device=self.device, dtype=self.dtype).eval()
 
     # --- latents --------------------------------------------------------------------------------------------------
+
+    def _transformer_model(self) -> Transformer:
+        config = read_config(self.files.transformer)
+        return Transformer(TransformerConfig(**config) if config else linum_v2())
 
     @property
     def transformer(self) -> Transformer:
         if self._transformer is None:
-            stored = read_config(self.files.transformer)
-            config = TransformerConfig(**stored) if stored else linum_v2()
             self._transformer = load_into(
-                lambda: Transformer(config),
+                self._transformer_model,
                 self.files.transformer,
                 device=self.device,
                 dtype=self.dtype,
@@ -171,16 +180,16 @@ class Pipeline:
 
     # --- pixels ---------------------------------------------------------------------------------------------------
 
+    def _autoencoder_model(self) -> VAE | TAE:
+        config: dict[str, Any] = read_config(self.files.autoencoder) or {}
+        if self.spec.autoencoder == "wan":
+            return VAE(VAEConfig(**config))
+        return TAE(TAEConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}))
+
     @property
     def autoencoder(self) -> VAE | TAE:
         if self._autoencoder is None:
-            path = self.files.autoencoder
-            stored: dict[str, Any] = read_config(path) or {}
-            if self.spec.autoencoder == "tiny":
-                config = TAEConfig(**stored | {"decoder_widths": tuple(stored["decoder_widths"])})
-                model: VAE | TAE = load_into(lambda: TAE(config), path, device=self.device)
-            else:
-                model = load_into(lambda: VAE(VAEConfig(**stored)), path, device=self.device)
+            model = load_into(self._autoencoder_model, self.files.autoencoder, device=self.device)
             self._autoencoder = model.eval()
         return self._autoencoder
 
