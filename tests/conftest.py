@@ -2,6 +2,7 @@
 user of this machine may have do not count."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,34 @@ def empty_hub_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytes
     cache = tmp_path_factory.mktemp("hub")
     monkeypatch.setenv("HF_HUB_CACHE", str(cache))
     return cache
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder laid out as seedling's, of networks so small that a clip takes no time; their weights are random."""
+    import torch
+
+    from linnet.catalog import SEEDLING
+    from linnet.data.vocabulary import write_tokenizer
+    from linnet.models.tae import TAE, TAEConfig
+    from linnet.models.text import T5Config, T5Encoder
+    from linnet.models.transformer import Transformer, TransformerConfig
+    from linnet.train.state import save_weights
+    from linnet.weights.names import TRANSFORMER_PREFIX
+
+    folder = tmp_path_factory.mktemp("tiny")
+    words = write_tokenizer(folder / SEEDLING.tokenizer_dir)
+    text = T5Config(vocab_size=words, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, gated=True)
+    flow = TransformerConfig(dim=32, ffn_dim=32, num_heads=2, num_layers=1, text_len=32, text_dim=16)
+    tiny = TAEConfig(encoder_width=8, decoder_widths=(8, 8, 8, 8))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        encoder, transformer, autoencoder = T5Encoder(text).initialise(), Transformer(flow), TAE(tiny)
+    video = {TRANSFORMER_PREFIX + name: weight for name, weight in transformer.state_dict().items()}
+    save_weights(folder / SEEDLING.text_encoder_dir, encoder.state_dict(), asdict(text))
+    save_weights(folder / SEEDLING.transformer_file, video, asdict(flow))
+    save_weights(folder / SEEDLING.autoencoder_file, autoencoder.state_dict(), asdict(tiny))
+    return folder
 
 
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:

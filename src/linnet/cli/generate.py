@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +13,7 @@ import typer
 from linnet.catalog import ModelSpec, find
 from linnet.cli import fail
 from linnet.cli.options import number, option, whole
-from linnet.cli.terminal import Show, bars, note
+from linnet.cli.terminal import Show, bars, gigabytes, note
 from linnet.clip import Clip, default_name
 from linnet.errors import InvalidInput, WeightsError
 from linnet.geometry import format_seconds
@@ -122,23 +123,33 @@ def generate(
 
     from linnet.data.known import check_words
     from linnet.pipeline import Pipeline
-    from linnet.runtime.device import default_dtype, resolve_device
+    from linnet.runtime.device import default_dtype, default_threads, resolve_device
+    from linnet.runtime.memory import refuse_if_too_large
 
-    where = resolve_device(device or (earlier.choices.get("device") if earlier else None) or "auto")
-    kinds = [default_dtype(spec, where) if request.dtype == "auto" else request.dtype for request in requests]
-    pipeline = Pipeline.open(spec, files, device=where, dtype=getattr(torch, kinds[0]), threads=threads)
+    where = resolve_device(device or "auto")
+    if requests[0].dtype == "auto":
+        kind: Any = str(default_dtype(where)).removeprefix("torch.")
+        requests = [replace(request, dtype=kind) for request in requests]
+    need = refuse_if_too_large(spec, files, requests[0], device=where)
+    pipeline = Pipeline.open(
+        spec,
+        files,
+        device=where,
+        dtype=getattr(torch, requests[0].dtype),
+        threads=threads or default_threads(),
+    )
     if spec.source == "package" and not anyway:
         check_words(pipeline.tokenizer, requests[0].prompt)
         check_words(pipeline.tokenizer, requests[0].negative, field="negative")
     if not quiet:
-        note(f"{spec.name} on {pipeline.device}: {why}")
+        note(f"{spec.name} on {where} in {requests[0].dtype}: {why}")
         if cut := pipeline.encode(requests[0].prompt).cut:
             note(
                 f"warning: the prompt has over {spec.max_prompt_tokens} tokens; the model does not see: {cut}"
             )
     if dry_run:
         for request, path in zip(requests, outputs, strict=True):
-            print_request(request, path, as_json)
+            print_request(request, path, max(need), as_json)
         return
 
     made: list[Clip] = []
@@ -199,12 +210,14 @@ def preview_name(output: Path) -> Path:
     return output.with_name(f"{output.name}.preview.png")
 
 
-def print_request(request: Request, path: Path, as_json: bool) -> None:
+def print_request(request: Request, path: Path, memory: int, as_json: bool) -> None:
+    """What would run; `memory` in bytes, at the peak."""
     record = request.to_json()
     if as_json:
-        print(json.dumps({"path": str(path), "request": record}))
+        print(json.dumps({"path": str(path), "request": record, "memory_bytes": memory}))
         return
-    for name, value in {**record, "seconds": format_seconds(request.seconds), "output": path}.items():
+    record |= {"seconds": format_seconds(request.seconds), "memory": f"about {gigabytes(memory)}"}
+    for name, value in {**record, "output": path}.items():
         print(f"{name:<16} {value}")
 
 

@@ -1,0 +1,53 @@
+"""`linnet doctor`"""
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from linnet.cli.options import option
+from linnet.cli.terminal import gigabytes
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.command()
+def doctor(
+    as_json: Annotated[bool, option("json", "Print one JSON line.")] = False,
+) -> None:
+    """Show what this machine can run.
+
+    Versions, devices and their free memory, and how long a clip of each model fits. Reads no weights and asks
+    no network.
+    """
+    from linnet.runtime.doctor import doctor as examine  # imports torch
+
+    facts = examine()
+    if as_json:
+        print(json.dumps(facts))
+        return
+    rows = [("linnet", facts["linnet"]), ("python", f"{facts['python']} on {facts['system']}")]
+    rows += [(name, number or "not installed") for name, number in facts["packages"].items()]
+    for index, device in enumerate(facts["devices"]):
+        words = [device["title"], f"{bytes_or_unknown(device['free_bytes'])} free", device["dtype"]]
+        words += [f"{facts['threads']} threads"] if device["device"] == "cpu" else []
+        words += ["used by default"] if index == 0 else []
+        rows.append((device["device"], ", ".join(words)))
+    rows.append(("cache", f"{facts['cache']['folder']}, {gigabytes(facts['cache']['free_bytes'])} free"))
+    rows += [(model["model"], verdict(model)) for model in facts["models"]]
+    width = max(len(name) for name, _ in rows)
+    for name, words in rows:
+        print(f"{name:<{width}}  {words}")
+
+
+def verdict(model: dict[str, Any]) -> str:
+    """Whether the model fits, and how much memory its clips take."""
+    longest = model["longest_seconds"]
+    fit = "does not fit in memory now" if longest is None else f"up to {longest:g} s fit in memory"
+    needs = ", ".join(f"{gigabytes(size)} for {seconds} s" for seconds, size in model["needs_bytes"].items())
+    here = "" if model["installed"] else f"; not here: `linnet pull {model['model']}`"
+    return f"{fit} ({needs}){here}"
+
+
+def bytes_or_unknown(count: int | None) -> str:
+    return "unknown memory" if count is None else gigabytes(count)

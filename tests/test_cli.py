@@ -1,0 +1,351 @@
+"""The commands, as typed: what they make, and the one line that they answer with where they cannot."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from linnet.catalog import CATALOG, SEEDLING
+from linnet.cli import COMMANDS, app
+from linnet.errors import InvalidInput, LinnetError
+
+ROOT = Path(__file__).parent.parent
+PROMPT = "a red star spins on a blue background"
+STILL = ("--seconds", "0", "--steps", "2")  # one frame
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where each test runs."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def here(empty_folder: Path) -> Path:
+    return empty_folder
+
+
+def linnet(*words: object) -> Result:
+    """What `linnet WORDS` does, in this process."""
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def generate(model: Path, *words: object) -> Result:
+    return linnet("generate", *words, "--model", "seedling", "--weights", model)
+
+
+def refusal(result: Result) -> str:
+    """The one line of a command that refused."""
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# --- help -------------------------------------------------------------------------------------------------------------
+
+
+def test_help_imports_nothing_heavy() -> None:
+    program = (
+        "import sys, atexit\n"
+        "heavy = {'torch', 'numpy', 'av', 'rich', 'pydantic', 'huggingface_hub', 'linnet.cli.generate'}\n"
+        "atexit.register(lambda: print(sorted(heavy & sys.modules.keys())))\n"
+        "from linnet.cli import main\n"
+        "main()\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program, "--help"], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert "generate" in run.stdout
+    assert run.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_table_of_commands_says_what_each_says_of_itself(name: str) -> None:
+    assert COMMANDS[name] in linnet(name, "--help").stdout
+    assert COMMANDS[name] in linnet("--help").stdout
+
+
+def test_the_documented_help_is_the_help() -> None:
+    sys.path.insert(0, str(ROOT / "scripts"))
+    try:
+        import commands  # pyright: ignore[reportMissingImports]
+    finally:
+        sys.path.pop(0)
+    remedy = "run `python scripts/commands.py`"
+    assert commands.PAGE.read_text("utf-8") == commands.page(), remedy
+
+
+# --- generate ---------------------------------------------------------------------------------------------------------
+
+
+def test_several_seeds_make_a_clip_each(here: Path, tiny_model: Path) -> None:
+    result = generate(tiny_model, PROMPT, *STILL, "--seed", 1, "--seed", 2)
+    assert result.exit_code == 0, result.output
+    paths = result.stdout.split()
+    assert paths == [f"a-red-star-spins-on-a-blue-background-{seed}.mp4" for seed in (1, 2)]
+    assert names(here) == paths
+    assert "seedling on cpu" in result.stderr
+    first, second = (Path(path).read_bytes() for path in paths)
+    assert first != second
+
+
+def test_json_says_what_the_file_says_and_how_long_it_took(tiny_model: Path) -> None:
+    made = json.loads(generate(tiny_model, PROMPT, *STILL, "--output", "a.webm", "--json").stdout)
+    inside = json.loads(linnet("inspect", "a.webm", "--json").stdout)
+    assert made.pop("seconds").keys() == {"text", "denoise", "decode"}
+    assert made == inside
+    assert inside["request"]["prompt"] == PROMPT
+    assert str(inside["request"]["seed"]) in linnet("inspect", "a.webm").stdout  # it was drawn
+
+
+def test_like_repeats_a_clip_and_varies_it(tiny_model: Path) -> None:
+    generate(tiny_model, PROMPT, *STILL, "--output", "a.mp4")
+    for words in (("--output", "same.mp4"), ("--output", "other.mp4", "--seed", 5)):
+        result = linnet("generate", "--like", "a.mp4", "--weights", tiny_model, *words)
+        assert result.exit_code == 0, result.output
+    assert Path("same.mp4").read_bytes() == Path("a.mp4").read_bytes() != Path("other.mp4").read_bytes()
+
+
+def test_dry_run_writes_nothing_and_tells_the_request(here: Path, tiny_model: Path) -> None:
+    words = (PROMPT, "--seconds", 1, "--seed", 3, "--guidance", 2.5, "--dry-run", "--json")
+    record = json.loads(generate(tiny_model, *words).stdout)
+    assert names(here) == []
+    assert record["path"] == "a-red-star-spins-on-a-blue-background-3.mp4"
+    expected = {"frames": 25, "seed": 3, "guidance": 2.5, "width": 128, "model": "seedling"}
+    assert record["request"].items() >= expected.items()
+
+
+def test_quiet_prints_the_path_alone(tiny_model: Path) -> None:
+    result = generate(tiny_model, PROMPT, *STILL, "--output", "a.gif", "--quiet")
+    assert (result.stdout, result.stderr) == ("a.gif\n", "")
+
+
+def test_preview_is_a_picture_beside_the_clip(here: Path, tiny_model: Path) -> None:
+    from PIL import Image
+
+    generate(tiny_model, PROMPT, *STILL, "--output", "a.mp4", "--preview")
+    assert names(here) == ["a.mp4", "a.mp4.preview.png"]
+    with Image.open("a.mp4.preview.png") as sheet:
+        assert len(sheet.getcolors(2**16) or ()) > 2
+
+
+def test_ctrl_c_leaves_no_half_written_file(
+    here: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from linnet.pipeline import Pipeline
+
+    def decode(self: Any, latents: Any) -> Any:
+        second = bool(names(here))
+        yield from honest(self, latents)
+        if second:  # while its file is open
+            raise KeyboardInterrupt
+
+    honest = Pipeline.decode
+    monkeypatch.setattr(Pipeline, "decode", decode)
+    result = generate(tiny_model, PROMPT, *STILL, "--seed", 1, "--seed", 2, "--quiet")
+    assert result.exit_code == 130
+    assert result.stderr == "stopped; 1 of 2 clips was written\n"
+    assert names(here) == ["a-red-star-spins-on-a-blue-background-1.mp4"]
+
+
+def test_words_that_seedling_does_not_know_are_named_before_anything_is_made(
+    here: Path, tiny_model: Path
+) -> None:
+    line = refusal(generate(tiny_model, "a red fox in the forest", *STILL))
+    assert "seedling does not know: fox, forest" in line
+    assert "star" in line
+    assert "linnet pull linum-v2-360p" in line
+    assert names(here) == []
+    anyway = generate(tiny_model, "a red fox in the forest", *STILL, "--anyway", "--output", "fox.mp4")
+    assert anyway.exit_code == 0, anyway.output
+    assert names(here) == ["fox.mp4"]
+
+
+def test_a_prompt_that_is_too_long_is_cut_with_a_warning_that_names_the_words(tiny_model: Path) -> None:
+    result = generate(tiny_model, "a red star " * 10 + "a large heart", *STILL, "--dry-run")
+    assert result.exit_code == 0
+    assert "over 32 tokens; the model does not see: large heart" in result.stderr
+
+
+# --- what cannot be done ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ([""], 'prompt "": is empty; '),
+        ([PROMPT, "--seconds", "2.1"], 'seconds "2.1": .*; the nearest is 2.167'),
+        ([PROMPT, "--seconds", "9"], 'seconds "9.0": .*; the nearest is 5'),
+        ([PROMPT, "--seconds", "soon"], 'seconds "soon": is not a number'),
+        ([PROMPT, "--size", "360p"], 'size "640x360": .*; use 128x72'),
+        ([PROMPT, "--size", "big"], 'size "big": '),
+        ([PROMPT, "--steps", "0"], 'steps "0": is out of range; use 1 to 1000'),
+        ([PROMPT, "--steps", "many"], 'steps "many": is not a whole number'),
+        ([PROMPT, "--seed", "-1"], 'seed "-1": is out of range'),
+        ([PROMPT, "--seed", "1", "--seed", "1"], 'seed "1": is given twice'),
+        ([PROMPT, "--sede", "1"], "--sede.*linnet generate --help"),
+        ([PROMPT, "--dtype", "float16"], 'dtype "float16": .*; use auto or float32 or bfloat16'),
+        ([PROMPT, "--device", "abacus"], 'device "abacus": '),
+        ([PROMPT, "--threads", "0"], 'threads "0": .*use 1 or more'),
+        ([PROMPT, "--output", "clip.avi"], 'output "clip.avi": .*mp4'),
+        ([PROMPT, "--output", "nowhere/clip.mp4"], 'output "nowhere/clip.mp4": '),
+        ([PROMPT, "--output", "taken.mp4"], 'output "taken.mp4": .*--overwrite'),
+        ([PROMPT, "--like", "taken.mp4"], "taken.mp4.*: "),
+        ([PROMPT, "--like", "missing.mp4"], "missing.mp4.*: "),
+        ([PROMPT, "--transformer", "missing.safetensors"], 'transformer "missing.safetensors": is missing'),
+    ],
+    ids=str,
+)
+def test_bad_input_is_answered_in_one_line(here: Path, tiny_model: Path, words: list[str], line: str) -> None:
+    Path("taken.mp4").write_text("not a video")
+    assert re.search(line, refusal(generate(tiny_model, *words)))
+    assert names(here) == ["taken.mp4"]
+    assert Path("taken.mp4").read_text() == "not a video"
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["generate", PROMPT, "--model", "linum-v2-306p"], "did you mean linum-v2-360p"),
+        (["generate", PROMPT, "--model", "linum-v2-720p"], "linnet pull linum-v2-720p"),
+        (["generate", PROMPT, "--weights", "nowhere"], 'weights "nowhere": is missing'),
+        (["generate", PROMPT, "--weights", "."], "does not look like a model.*--model"),
+        (["generate", PROMPT, "--vae", "vae.safetensors"], "say which it is with --model"),
+        (["genrate", PROMPT], "did you mean generate"),
+        (["--verson"], "--verson.*--version"),
+        (["inspect"], "(?i)missing argument.*file.*linnet inspect --help"),
+        (["inspect", "nowhere.mp4"], "nowhere.mp4"),
+        (["pull", "seedling"], 'model "seedling": ships with linnet'),
+        (["pull", "linum"], "did you mean linum-v2-"),
+        (["train", "seedlin"], 'recipe "seedlin": .*did you mean seedling'),
+        (["train", "autoencoder", "--device", "abacus"], 'device "abacus": '),
+    ],
+    ids=str,
+)
+def test_other_bad_input_is_answered_in_one_line(here: Path, words: list[str], line: str) -> None:
+    assert re.search(line, refusal(linnet(*words)))
+    assert names(here) == []
+
+
+def test_damaged_weights_are_named(here: Path, tiny_model: Path, tmp_path: Path) -> None:
+    import shutil
+
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    def with_transformer(name: str, change: Any) -> str:
+        folder = tmp_path / name
+        shutil.copytree(tiny_model, folder)
+        change(folder / SEEDLING.transformer_file)
+        return refusal(generate(folder, PROMPT, *STILL))
+
+    def changed(change: Any) -> Any:
+        def write(path: Path) -> None:
+            from safetensors import safe_open
+
+            with safe_open(path, "pt") as file:
+                metadata = file.metadata()
+            tensors = load_file(path)
+            change(tensors)
+            save_file(tensors, path, metadata)
+
+        return write
+
+    bias = "model.head.head.bias"
+    assert bias in load_file(tiny_model / SEEDLING.transformer_file)
+    assert "cut short" in with_transformer("short", lambda path: os.truncate(path, 5000))
+    assert "pickle" in with_transformer("pickle", lambda path: torch.save({}, path))
+    assert f'lacks tensor "{bias}"' in with_transformer("missing", changed(lambda t: t.pop(bias)))
+    extra = changed(lambda t: t.update(stranger=torch.zeros(1)))
+    assert 'unexpected tensor "stranger"' in with_transformer("extra", extra)
+    misshapen = changed(lambda t: t.update({bias: torch.zeros(3)}))
+    assert f'tensor "{bias}" has shape [3]' in with_transformer("misshapen", misshapen)
+    assert names(here) == []
+
+
+def test_errors_that_are_not_the_users_end_with_status_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise LinnetError("the disk\nis on fire")
+
+    monkeypatch.setattr("linnet.cli.models.availability", broken)
+    result = linnet("models")
+    assert (result.exit_code, result.stdout, result.stderr) == (1, "", "error: the disk is on fire\n")
+
+
+def test_the_command_itself_ends_with_the_status(here: Path) -> None:
+    """As installed, without this process's runner."""
+    run = subprocess.run(
+        [sys.executable, "-m", "linnet", "generate", ""], capture_output=True, text=True, timeout=60
+    )
+    assert (run.returncode, run.stdout) == (2, "")
+    assert run.stderr == 'error: prompt "": is empty; describe the video in a sentence\n'
+
+
+# --- the other commands -----------------------------------------------------------------------------------------------
+
+
+def test_models_says_where_each_model_is(empty_hub_cache: Path) -> None:
+    rows = {row["model"]: row for row in map(json.loads, linnet("models", "--json").stdout.splitlines())}
+    assert list(rows) == list(CATALOG)
+    assert rows["linum-v2-360p"]["folder"] is None
+    assert rows["seedling"]["folder"].endswith("seedling")
+    table = linnet("models").stdout
+    assert all(name in table for name in CATALOG)
+    assert "`linnet pull linum-v2-720p`" in table
+
+
+def test_doctor_names_versions_and_devices() -> None:
+    import torch
+
+    result = linnet("doctor", "--json")
+    assert result.exit_code == 0, result.output
+    record = json.loads(result.stdout)
+    assert record["packages"]["torch"] == torch.__version__
+    assert [device["device"] for device in record["devices"]][-1] == "cpu"
+    assert f"torch            {torch.__version__}" in linnet("doctor").stdout
+
+
+# --- the pages around the code ----------------------------------------------------------------------------------------
+
+
+def readme() -> str:
+    return (ROOT / "README.md").read_text("utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", readme(), re.DOTALL | re.MULTILINE)
+
+
+def test_ci_runs_the_readmes_test_command() -> None:
+    (command,) = [block.strip() for block in blocks("sh") if "check" in block]
+    script = (ROOT / ".ci" / "run").read_text().splitlines()
+    assert script[-1] == command
+    assert os.access(ROOT / command, os.X_OK)
+
+
+def test_the_readmes_python_examples_run(
+    here: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("linnet.weights.store.folders_of", lambda spec: [tiny_model])  # as it is faster
+    names: dict[str, Any] = {}
+    for block in blocks("python"):
+        exec(block, names)
+    made = sorted(path.name for path in here.iterdir())
+    assert made == ["a-red-star-spins-on-a-blue-background-7.mp4", "heart-1.webm", "heart-2.webm"]
+    assert "the nearest is 2.167" in capsys.readouterr().out
+    assert names["InvalidInput"] is InvalidInput
