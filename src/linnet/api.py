@@ -7,6 +7,7 @@ import torch
 
 from linnet.catalog import find
 from linnet.clip import Clip, default_name
+from linnet.data.known import check_words
 from linnet.pipeline import Pipeline
 from linnet.request import make_request
 from linnet.runtime.device import default_dtype, resolve_device
@@ -43,14 +44,18 @@ def generate(
     weights: str | Path | None = None,
     device: str = "auto",
     overwrite: bool = False,
+    anyway: bool = False,
     **settings: Any,
 ) -> Clip:
     """Make one clip of `prompt`. `settings` are those of `linnet.request.make_request`: seconds, seed, steps, ...
 
     Without `output` the file is named after the prompt and the seed, in the current folder. Raises InvalidInput, which
-    names the field, the value and the remedy, for anything that cannot be done as asked.
+    names the field, the value and the remedy, for anything that cannot be done as asked; so does a prompt with words
+    that seedling does not know, unless `anyway`.
     """
     pipeline = load(model, weights=weights, device=device, dtype=settings.get("dtype") or "auto")
     request = make_request(pipeline.spec, prompt=prompt, **settings)
+    if pipeline.spec.source == "package" and not anyway:
+        check_words(pipeline.tokenizer, request.prompt)
     path = Path(output) if output is not None else Path(default_name(request))
     return pipeline.generate(request, path, overwrite=overwrite)

@@ -259,7 +259,7 @@ class Pipeline:
                 request=own,
                 model_hash=self.model_hash,
                 version=__version__,
-                choices={"device": self.device.type},
+                choices={"device": self.device.type, "threads": torch.get_num_threads()},
                 seconds=dict(seconds),
             )
             with timed(clip.seconds, "decode"):
