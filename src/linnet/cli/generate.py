@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -123,30 +123,34 @@ def generate(
 
     from linnet.data.known import check_words
     from linnet.pipeline import Pipeline
-    from linnet.runtime.device import default_dtype, default_threads, resolve_device
+    from linnet.runtime.device import default_dtype, default_threads
     from linnet.runtime.memory import refuse_if_too_large
 
-    where = resolve_device(device or "auto")
+    choices = earlier.choices if earlier else {}
+    where = device_to_use(device, choices.get("device"))
     if requests[0].dtype == "auto":
         kind: Any = str(default_dtype(where)).removeprefix("torch.")
         requests = [replace(request, dtype=kind) for request in requests]
-    need = refuse_if_too_large(spec, files, requests[0], device=where)
+    first = requests[0]
+    need = refuse_if_too_large(spec, files, first, device=where)
     pipeline = Pipeline.open(
         spec,
         files,
         device=where,
-        dtype=getattr(torch, requests[0].dtype),
-        threads=threads or default_threads(),
+        dtype=getattr(torch, first.dtype),
+        threads=threads or choices.get("threads") or default_threads(),
     )
     if spec.source == "package" and not anyway:
-        check_words(pipeline.tokenizer, requests[0].prompt)
-        check_words(pipeline.tokenizer, requests[0].negative, field="negative")
+        check_words(pipeline.tokenizer, first.prompt)
+        check_words(pipeline.tokenizer, first.negative, field="negative")
     if not quiet:
-        note(f"{spec.name} on {where} in {requests[0].dtype}: {why}")
-        if cut := pipeline.encode(requests[0].prompt).cut:
+        note(f"{spec.name} on {where} in {first.dtype}: {why}")
+        if cut := pipeline.encode(first.prompt).cut:
             note(
                 f"warning: the prompt has over {spec.max_prompt_tokens} tokens; the model does not see: {cut}"
             )
+        if earlier and earlier.request.model == spec.name and earlier.model_hash != pipeline.model_hash:
+            note(f"warning: {earlier.path} was made with other weights, so this clip will differ")
     if dry_run:
         for request, path in zip(requests, outputs, strict=True):
             print_request(request, path, max(need), as_json)
@@ -187,6 +191,16 @@ def choose_model(
     if weights is None and (given := [path for path in single_files.values() if path]):
         raise InvalidInput("model", "", f"is not told by {given[0].name}", "say which it is with --model")
     return default_model(weights)
+
+
+def device_to_use(asked: str | None, earlier: str | None) -> str:
+    """As asked; else that of the earlier clip, so that its bytes repeat, where it is here; else the fastest."""
+    from linnet.runtime.device import resolve_device
+
+    if asked is None and earlier is not None:
+        with suppress(InvalidInput):
+            return resolve_device(earlier)
+    return resolve_device(asked or "auto")
 
 
 def each_once(seeds: Sequence[int] | None) -> Sequence[int | None]:
