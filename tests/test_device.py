@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from linnet.catalog import CATALOG, SEEDLING
-from linnet.errors import InvalidInput
+from linnet.errors import InvalidInput, WeightsError
 from linnet.models.tae import TAE, TAEConfig
 from linnet.models.text import T5Config, T5Encoder
 from linnet.models.transformer import Transformer, TransformerConfig
@@ -119,6 +119,11 @@ def test_a_request_that_fits_is_let_through(files: ModelFiles, monkeypatch: pyte
     monkeypatch.setattr(memory, "available_memory", lambda device: max(need) - 1)
     with pytest.raises(InvalidInput, match=r"^memory "):
         refuse_if_too_large(SEEDLING, files, request, device="cpu")
+
+
+def test_a_file_of_another_kind_is_refused_by_name(files: ModelFiles) -> None:
+    with pytest.raises(WeightsError, match=r'tiny.safetensors": is not a video transformer'):
+        shape_of(replace(files, transformer=files.autoencoder))
 
 
 @pytest.mark.parametrize(

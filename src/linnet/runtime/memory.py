@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 import torch
 
 from linnet.catalog import SEEDLING, ModelSpec
-from linnet.errors import InvalidInput
+from linnet.errors import InvalidInput, WeightsError
 from linnet.geometry import FRAMES_PER_LATENT, format_seconds, seconds_of, token_count
 from linnet.request import Request, make_request
 from linnet.runtime.device import available_memory
 from linnet.weights.files import read_header, shards
-from linnet.weights.names import FLOAT32_PARTS, NOT_WEIGHTS
+from linnet.weights.names import FLOAT32_PARTS, NOT_WEIGHTS, TRANSFORMER_PREFIX
 from linnet.weights.store import ModelFiles, locate
 
 LIBRARIES = 500_000_000  # bytes: torch and the video encoder; on a GPU, the driver's context
@@ -75,15 +75,17 @@ class Need(NamedTuple):
 
 
 def shape_of(files: ModelFiles) -> Shape:
-    """Read from the headers of the files."""
-    tensors = read_header(files.transformer).tensors
-    ffn = next(entry.shape for name, entry in tensors.items() if name.endswith("blocks.0.ffn.0.weight"))
+    """Read from the headers of the files; WeightsError if the transformer's are not a transformer's."""
+    ffn = read_header(files.transformer).tensors.get(f"{TRANSFORMER_PREFIX}blocks.0.ffn.0.weight")
+    if ffn is None or len(ffn.shape) != 2:
+        remedy = "use the files of the chosen model"
+        raise WeightsError("weights", files.transformer, "is not a video transformer of linnet's", remedy)
     return Shape(
         text=count(shards(files.text_encoder)),
         transformer=count([files.transformer]),
         autoencoder=Parameters(0, sum(count([files.autoencoder]))),  # decodes in float32
-        dim=ffn[1],
-        ffn_dim=ffn[0],
+        dim=ffn.shape[1],
+        ffn_dim=ffn.shape[0],
     )
 
 
