@@ -181,10 +181,11 @@ class Pipeline:
     # --- pixels ---------------------------------------------------------------------------------------------------
 
     def _autoencoder_model(self) -> VAE | TAE:
-        config: dict[str, Any] = read_config(self.files.autoencoder) or {}
+        config = read_config(self.files.autoencoder) or {}
         if self.spec.autoencoder == "wan":
             return VAE(VAEConfig(**config))
-        return TAE(TAEConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}))
+        settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
+        return TAE(TAEConfig(**settings))
 
     @property
     def autoencoder(self) -> VAE | TAE:

@@ -47,11 +47,11 @@ class Commands(TyperGroup):
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
-    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> NoReturn:
+    def main(self, args: Sequence[str] | None = None, *more: Any, **settings: Any) -> NoReturn:
         given = list(sys.argv[1:] if args is None else args) or ["--help"]
+        settings["standalone_mode"] = False  # in which typer would print an error over several lines
         try:
-            # In its standalone mode, typer would print an error over several lines.
-            status = super().main(given, prog_name, **extra | {"standalone_mode": False})
+            status = super().main(given, *more, **settings)
         except UsageError as error:
             place = error.ctx.command_path if error.ctx else "linnet"
             fail(f"error: {one_line(error.format_message()).rstrip('.')}; see `{place} --help`", 2)
@@ -97,4 +97,4 @@ def linnet(
 
 def main() -> None:
     """Run the command that was typed, and exit with its status."""
-    get_command(app).main()
+    get_command(app).main(prog_name="linnet")
