@@ -225,7 +225,7 @@ def test_bad_input_is_answered_in_one_line(here: Path, tiny_model: Path, words: 
         (["generate", PROMPT, "--model", "linum-v2-720p"], "linnet pull linum-v2-720p"),
         (["generate", PROMPT, "--weights", "nowhere"], 'weights "nowhere": is missing'),
         (["generate", PROMPT, "--weights", "."], "does not look like a model.*--model"),
-        (["generate", PROMPT, "--vae", "vae.safetensors"], "say which it is with --model"),
+        (["generate", PROMPT, "--vae", "vae.safetensors"], 'vae "vae.safetensors": .*say which with --model'),
         (["genrate", PROMPT], "did you mean generate"),
         (["--verson"], "--verson.*--version"),
         (["inspect"], "(?i)missing argument.*file.*linnet inspect --help"),

@@ -188,8 +188,10 @@ def choose_model(
     if weights is not None and weights.is_dir() and model_in(weights) is None:
         problem = "does not look like a model that linnet knows"
         raise WeightsError("weights", weights, problem, "say which it is with --model")
-    if weights is None and (given := [path for path in single_files.values() if path]):
-        raise InvalidInput("model", "", f"is not told by {given[0].name}", "say which it is with --model")
+    for part, path in single_files.items():
+        if weights is None and path is not None:
+            problem = "does not tell which model it belongs to"
+            raise InvalidInput(part.replace("_", "-"), path, problem, "say which with --model")
     return default_model(weights)
 
 
