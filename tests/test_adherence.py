@@ -117,6 +117,14 @@ def test_a_clip_of_another_size_is_read_alike() -> None:
     assert parse(large) == sight_of(scene)
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_shape_with_blunt_corners_is_still_that_shape(shape: str) -> None:
+    alpha = Image.fromarray((255 * coverage(shape, *places(), SIZES["small"], 0.0)).astype(np.uint8))
+    blurred = np.asarray(alpha.filter(ImageFilter.GaussianBlur(2))) / 255
+    crisp = np.clip(0.5 + 4 * (blurred - 0.45), 0, 1)
+    assert parse(paint(crisp)) == sight_of(scene_like(shape=shape, size="small"))
+
+
 # --- and is not fooled --------------------------------------------------------------------------------------
 
 
