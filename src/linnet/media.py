@@ -1,26 +1,29 @@
-"""Frames in and out of files, a few at a time.
+"""Frames in and out of files, a few at a time: nothing here ever holds a whole decoded clip.
 
-A file appears under its name when it is complete: it is written beside it under a temporary name, flushed to the disk
-and renamed. The same frames and metadata give the same bytes (fixed encoder threads, no times in the file).
+A file appears under its name when it is complete. Until then it grows beside that name under another, which
+begins with a dot and ends with .part; then it is flushed to the disk and renamed. The same frames and metadata
+give the same bytes (fixed encoder threads, no times in the file).
 
 Axes: f frames, H rows, W columns; RGB, 0..255.
 """
 
 import errno
+import io
 import json
 import os
+import re
 import shutil
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from queue import Queue
 from types import TracebackType
 from typing import Any, Self
 
 import av
 import numpy as np
+from av.error import FFmpegError
 from av.video.reformatter import ColorRange, Colorspace
 from jaxtyping import UInt8
 from PIL import GifImagePlugin, Image, PngImagePlugin, UnidentifiedImageError
@@ -31,18 +34,25 @@ from linnet.geometry import Size
 Frames = UInt8[np.ndarray, "f H W 3"]
 Frame = UInt8[np.ndarray, "H W 3"]
 
-BT709 = 1  # the number of the matrix, the primaries and the transfer curve alike (ITU-T H.273)
-LIMITED = 1  # luma in 16..235
 CODECS = {".mp4": "libx264", ".webm": "libvpx-vp9"}
-OPTIONS = {
+CODEC_OPTIONS = {
     ".mp4": {"crf": "18", "preset": "medium"},
     ".webm": {"crf": "24", "b": "0", "deadline": "good", "cpu-used": "3"},
 }
-CONTAINER_OPTIONS = {".mp4": {"movflags": "+faststart+use_metadata_tags"}, ".webm": {"fflags": "+bitexact"}}
-ENDINGS = (".mp4", ".webm", ".gif", ".webp")
-PNG_REQUEST = "request.json"
-IMAGE_DESCRIPTION = 0x010E  # the EXIF field that holds free text
+# bitexact leaves out the muxer's version and random identifiers; faststart puts the index in front.
+CONTAINER_OPTIONS = {
+    ".mp4": {"fflags": "+bitexact", "movflags": "+faststart"},
+    ".webm": {"fflags": "+bitexact"},
+}
 THREADS = 2  # of the encoder: a fixed number, since it can change the bytes
+BT709, UNKNOWN, LIMITED = 1, 2, 1  # as ITU-T H.273 numbers matrix, primaries and curve; luma in 16..235
+
+ENDINGS = (".mp4", ".webm", ".gif", ".webp")
+IMAGES = (".gif", ".webp", ".png")
+PNG_REQUEST = "request.json"
+PNG_FOLDER = re.compile(rf"\d{{5,}}\.png|{re.escape(PNG_REQUEST)}")  # all that such a folder holds
+IMAGE_DESCRIPTION = 0x010E  # the EXIF field of free text, in ASCII
+WEBP_QUALITY = 90
 
 
 def check_target(path: Path, *, size: Size, overwrite: bool) -> None:
@@ -50,12 +60,18 @@ def check_target(path: Path, *, size: Size, overwrite: bool) -> None:
     ending = ending_of(path)
     if ending in CODECS and (size.width % 2 or size.height % 2):
         raise InvalidInput("size", size, f"{ending} needs even sides", "use .gif, .webp or a folder of PNGs")
+    if ending == ".webp" and max(size) > 2**14:
+        raise InvalidInput("size", size, "is over the 16384 pixels of .webp", "use a folder of PNGs")
     if not overwrite and (path.exists() or path.is_symlink()):
         raise InvalidInput("output", path, "is there already", "choose another name, or --overwrite it")
     if path.is_dir() and ending:
         raise InvalidInput("output", path, "is a folder", "choose another name")
-    if path.exists() and not path.is_dir() and not ending:
-        raise InvalidInput("output", path, "is a file", "choose another name for the folder of PNGs")
+    if path.exists() and not ending:
+        if not path.is_dir():
+            raise InvalidInput("output", path, "is a file", "choose another name for the folder of PNGs")
+        if not all(PNG_FOLDER.fullmatch(file.name) for file in path.iterdir()):
+            problem = "is a folder with other things in it than a clip"
+            raise InvalidInput("output", path, problem, "choose another name")
     folder = path.absolute().parent
     if not folder.is_dir():
         raise InvalidInput("output", path, f"there is no folder {folder}", "make it first")
@@ -76,18 +92,26 @@ def open_writer(
     path: Path, *, width: int, height: int, fps: int, metadata: dict[str, Any], overwrite: bool = False
 ) -> "Writer":
     """A writer for the kind of file that the path's ending names, to be used in a `with` statement."""
-    check_target(path, size=Size(width, height), overwrite=overwrite)
     kinds = {".gif": GifWriter, ".webp": WebpWriter, "": PngWriter}
     kind = kinds.get(ending_of(path), VideoWriter)
-    return kind(path, Size(width, height), fps, json.dumps(metadata, sort_keys=True, ensure_ascii=False))
+    return kind(path, Size(width, height), fps, metadata, overwrite)
 
 
 class Writer(ABC):
-    """Takes frames; when the `with` block ends well the file stands complete under its name, else nothing does."""
+    """Takes frames. If the `with` block ends well the clip stands complete under its name; if not, nothing does.
 
-    def __init__(self, path: Path, size: Size, fps: int, metadata: str) -> None:
-        self.path, self.size, self.fps, self.metadata = path, size, fps, metadata
+    What the file system or the encoder refuses (a full disk, say) becomes InvalidInput.
+    """
+
+    def __init__(self, path: Path, size: Size, fps: int, metadata: dict[str, Any], overwrite: bool) -> None:
+        self.path, self.size, self.fps, self.metadata, self.overwrite = path, size, fps, metadata, overwrite
+        self.note = json.dumps(metadata, sort_keys=True, ensure_ascii=False)
         self.part = path.absolute().parent / f".{path.name}.{os.getpid()}.part"
+        self.count = 0
+        self.check()
+
+    def check(self) -> None:
+        check_target(self.path, size=self.size, overwrite=self.overwrite)
 
     @abstractmethod
     def start(self) -> None: ...
@@ -98,8 +122,8 @@ class Writer(ABC):
     @abstractmethod
     def finish(self) -> None: ...
 
-    def abandon(self) -> None:
-        """Let go of what `start` opened; nothing need be complete."""
+    def close(self) -> None:
+        """Let go of what `start` opened. Whether the file is complete does not matter any more."""
         return
 
     def write(self, frames: Frames) -> None:
@@ -108,10 +132,16 @@ class Writer(ABC):
                 raise ValueError(f"a frame of {frame.shape[1]}x{frame.shape[0]} in a clip of {self.size}")
             with plainly(self.path):
                 self.add(np.ascontiguousarray(frame))
+            self.count += 1
 
     def __enter__(self) -> Self:
-        with plainly(self.path):
-            self.start()
+        remove(self.part)  # what a killed process of the same number may have left
+        try:
+            with plainly(self.path):
+                self.start()
+        except BaseException:
+            self.clear()
+            raise
         return self
 
     def __exit__(
@@ -119,26 +149,36 @@ class Writer(ABC):
     ) -> None:
         try:
             if error is None:
+                if not self.count:
+                    raise ValueError("a clip needs a frame")
                 with plainly(self.path):
                     self.finish()
                     flush(self.part)
+                    self.check()  # once more: it may be long since the first time
                     self.publish()
         finally:
-            self.abandon()
-            remove(self.part)
+            self.clear()
 
     def publish(self) -> None:
         self.part.replace(self.path)
+        flush_folder(self.path.absolute().parent)
+
+    def clear(self) -> None:
+        with suppress(OSError, FFmpegError):  # closing may write what is left, to where there is no room
+            self.close()
+        remove(self.part)
 
 
 class VideoWriter(Writer):
-    """H.264 in mp4 (4:2:0, CRF 18, index in front) or VP9 in webm, BT.709 in limited range and marked so."""
+    """H.264 in mp4 (4:2:0, CRF 18, index in front) or VP9 in webm; BT.709 in limited range, and marked so."""
 
     def start(self) -> None:
         ending = ending_of(self.path)
         self.container = av.open(str(self.part), "w", format=ending[1:], options=CONTAINER_OPTIONS[ending])
-        self.container.metadata["comment"] = self.metadata
-        self.stream: Any = self.container.add_stream(CODECS[ending], rate=self.fps, options=OPTIONS[ending])
+        self.container.metadata["comment"] = self.note
+        self.stream: Any = self.container.add_stream(
+            CODECS[ending], rate=self.fps, options=CODEC_OPTIONS[ending]
+        )
         self.stream.width, self.stream.height = self.size
         self.stream.pix_fmt = "yuv420p"
         context = self.stream.codec_context
@@ -160,82 +200,84 @@ class VideoWriter(Writer):
         self.container.mux(self.stream.encode())
         self.container.close()
 
-    def abandon(self) -> None:
+    def close(self) -> None:
         if hasattr(self, "container"):
-            with suppress(
-                OSError, av.FFmpegError
-            ):  # closing writes what is left, into a file that is removed
-                self.container.close()
+            self.container.close()
 
 
-class GifWriter(Writer):
-    """A palette of 256 colours a frame; GIF counts in hundredths of a second, so 24 a second become 25."""
+class FileWriter(Writer):
+    """One that puts the bytes of its file together itself."""
 
     def start(self) -> None:
         self.file = self.part.open("wb")
-        width, height = self.size
-        self.file.write(b"GIF89a" + width.to_bytes(2, "little") + height.to_bytes(2, "little") + b"\x70\0\0")
-        self.file.write(b"\x21\xff\x0bNETSCAPE2.0\x03\x01\0\0\0")  # repeat for ever
-        self.file.write(b"\x21\xfe" + gif_blocks(self.metadata.encode()))
+        self.file.write(self.head())
 
-    def add(self, frame: Frame) -> None:
-        picture = Image.fromarray(frame).quantize(256, dither=Image.Dither.NONE)
-        for block in GifImagePlugin.getdata(picture, duration=round(100 / self.fps) * 10, disposal=1, include_color_table=True):
-            self.file.write(block)
+    @abstractmethod
+    def head(self) -> bytes: ...
+
+    def duration(self, second: int) -> int:
+        """How long the next frame stands, in units of which a `second` has so many; no rounding adds up."""
+        return round((self.count + 1) * second / self.fps) - round(self.count * second / self.fps)
 
     def finish(self) -> None:
-        self.file.write(b";")
         self.file.close()
 
-    def abandon(self) -> None:
+    def close(self) -> None:
         if hasattr(self, "file"):
             self.file.close()
 
 
-class WebpWriter(Writer):
-    """Lossy WebP; its encoder keeps compressed frames only, and draws them from a thread of its own."""
+class GifWriter(FileWriter):
+    """A palette of 256 colours for each frame. Source: the GIF89a specification."""
 
-    def start(self) -> None:
-        self.frames: Queue[Frame | None] = Queue(maxsize=2)
-        self.failure: Exception | None = None
-        self.thread = threading.Thread(target=self._encode, daemon=True)
-        self.thread.start()
-
-    def _drawn(self) -> Iterator[Image.Image]:
-        while (frame := self.frames.get()) is not None:
-            yield Image.fromarray(frame)
-
-    def _encode(self) -> None:
-        try:
-            frames = self._drawn()
-            first = next(frames, None)
-            if first is not None:
-                exif = Image.Exif()
-                exif[IMAGE_DESCRIPTION] = self.metadata
-                durations = 1000 / self.fps
-                first.save(
-                    self.part, "WEBP", save_all=True, append_images=frames, duration=round(durations),
-                    loop=0, quality=90, exif=exif,
-                )  # fmt: skip
-        except Exception as error:
-            self.failure = error
-            while self.frames.get() is not None:  # so that the writer is not left waiting
-                pass
+    def head(self) -> bytes:
+        screen = b"GIF89a" + b"".join(side.to_bytes(2, "little") for side in self.size) + b"\x70\0\0"
+        repeat = b"\x21\xff\x0bNETSCAPE2.0\x03\x01\0\0\0"  # for ever
+        return screen + repeat + b"\x21\xfe" + gif_blocks(self.note.encode())
 
     def add(self, frame: Frame) -> None:
-        if self.failure:
-            raise self.failure
-        self.frames.put(frame)
+        picture = Image.fromarray(frame).quantize(256, dither=Image.Dither.NONE)
+        milliseconds = 10 * self.duration(100)  # the file counts in hundredths
+        for block in GifImagePlugin.getdata(
+            picture, duration=milliseconds, disposal=1, include_color_table=True
+        ):
+            self.file.write(block)
 
     def finish(self) -> None:
-        self.abandon()
-        if self.failure:
-            raise self.failure
+        self.file.write(b";")
+        super().finish()
 
-    def abandon(self) -> None:
-        if hasattr(self, "thread") and self.thread.is_alive():
-            self.frames.put(None)
-            self.thread.join()
+
+class WebpWriter(FileWriter):
+    """Every frame a lossy image of its own. Source: the WebP container specification.
+
+    Pillow can write such a file too, but wants all frames at once.
+    """
+
+    def head(self) -> bytes:
+        animation_and_exif = b"\x0a\0\0\0"
+        extent = b"".join((side - 1).to_bytes(3, "little") for side in self.size)
+        background_and_loops = bytes(6)  # black, for ever
+        chunks = riff_chunk(b"VP8X", animation_and_exif + extent) + riff_chunk(b"ANIM", background_and_loops)
+        return b"RIFF" + bytes(4) + b"WEBP" + chunks  # the four bytes are for the length, known at the end
+
+    def add(self, frame: Frame) -> None:
+        still = io.BytesIO()
+        Image.fromarray(frame).save(still, "WEBP", quality=WEBP_QUALITY)
+        corner = bytes(6)
+        extent = b"".join((side - 1).to_bytes(3, "little") for side in self.size)
+        timing = self.duration(1000).to_bytes(3, "little") + b"\x02"  # 2: over the frame before, unblended
+        image = still.getvalue()[12:]  # without the file's head
+        self.file.write(riff_chunk(b"ANMF", corner + extent + timing + image))
+
+    def finish(self) -> None:
+        exif = Image.Exif()
+        exif[IMAGE_DESCRIPTION] = json.dumps(self.metadata, sort_keys=True)  # which is ASCII
+        self.file.write(riff_chunk(b"EXIF", exif.tobytes().removeprefix(b"Exif\0\0")))
+        length = self.file.tell() - 8
+        self.file.seek(4)
+        self.file.write(length.to_bytes(4, "little"))
+        super().finish()
 
 
 class PngWriter(Writer):
@@ -243,64 +285,75 @@ class PngWriter(Writer):
 
     def start(self) -> None:
         self.part.mkdir()
-        self.count = 0
-        self.note = PngImagePlugin.PngInfo()
-        self.note.add_itxt("comment", self.metadata)
+        self.text = PngImagePlugin.PngInfo()
+        self.text.add_itxt("comment", self.note)
 
     def add(self, frame: Frame) -> None:
-        Image.fromarray(frame).save(self.part / f"{self.count:05d}.png", pnginfo=self.note)
-        self.count += 1
+        Image.fromarray(frame).save(self.part / f"{self.count:05d}.png", pnginfo=self.text)
 
     def finish(self) -> None:
-        (self.part / PNG_REQUEST).write_text(self.metadata + "\n", "utf-8")
+        (self.part / PNG_REQUEST).write_text(self.note + "\n", "utf-8")
 
     def publish(self) -> None:
-        if not self.path.exists():
-            self.part.rename(self.path)
-            return
         # A folder cannot replace another in one step: the old one steps aside until the new one stands.
         aside = self.part.with_suffix(".old")
+        if not self.path.exists():
+            super().publish()
+            return
         self.path.rename(aside)
-        self.part.rename(self.path)
+        try:
+            super().publish()
+        except BaseException:
+            aside.rename(self.path)
+            raise
         remove(aside)
 
 
-# --- reading ----------------------------------------------------------------------------------------------------
+# --- reading --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Footage:
+    """What a clip is, as its file has it. `fps` is an average where frames stand for different times."""
+
+    size: Size
+    frames: int
+    fps: float
 
 
 def read_frames(path: Path) -> Iterator[Frame]:
-    """Every frame of a clip, one at a time."""
-    if path.is_dir():
-        for file in sorted(path.glob("*.png")):
-            yield np.asarray(Image.open(file).convert("RGB"))
-        return
-    if path.suffix.lower() in (".gif", ".webp"):
-        with opened_image(path) as image:
-            for index in range(getattr(image, "n_frames", 1)):
-                image.seek(index)
-                yield np.asarray(image.convert("RGB"))
-        return
-    with opened_video(path) as container:
-        for frame in container.decode(video=0):
-            # The numbers of a file that names no matrix are taken as BT.709, as players take them.
-            yield frame.to_ndarray(format="rgb24", src_colorspace=Colorspace.ITU709)
+    """Every frame of a clip, one at a time; InvalidInput for a file that is no clip."""
+    with legibly(path):
+        if path.is_dir():
+            for file in png_files(path):
+                with Image.open(file) as image:
+                    yield np.asarray(image.convert("RGB"))
+        elif path.suffix.lower() in IMAGES:
+            with Image.open(path) as image:
+                for index in range(getattr(image, "n_frames", 1)):
+                    image.seek(index)
+                    yield np.asarray(image.convert("RGB"))
+        else:
+            with opened_video(path) as container:
+                for frame in container.decode(video=0):
+                    # A file that does not name its matrix is taken to be BT.709, as players take it.
+                    named = None if frame.colorspace != UNKNOWN else Colorspace.ITU709
+                    yield frame.to_ndarray(format="rgb24", src_colorspace=named)
 
 
 def read_metadata(path: Path) -> dict[str, Any] | None:
     """The record inside a clip, or None where there is none; InvalidInput for a file that is no clip."""
-    if not path.exists():
-        raise InvalidInput("file", path, "is missing", "check the path")
-    if path.is_dir():
-        note = path / PNG_REQUEST
-        text = note.read_text("utf-8") if note.is_file() else ""
-    elif path.suffix.lower() in (".gif", ".webp", ".png"):
-        with opened_image(path) as image:
-            comment = image.info.get("comment") or image.getexif().get(IMAGE_DESCRIPTION) or ""
-            text = comment.decode("utf-8", "replace") if isinstance(comment, bytes) else str(comment)
-    else:
-        with opened_video(path) as container:
-            found = {name.lower(): value for name, value in container.metadata.items()}
-            text = found.get("comment", "")
+    with legibly(path):
+        if path.is_dir():
+            note = path / PNG_REQUEST
+            text = note.read_text("utf-8") if note.is_file() else ""
+        elif path.suffix.lower() in IMAGES:
+            with Image.open(path) as image:
+                text = image.info.get("comment") or image.getexif().get(IMAGE_DESCRIPTION) or ""
+        else:
+            with opened_video(path) as container:
+                tags = {name.lower(): value for name, value in container.metadata.items()}
+                text = tags.get("comment", "")
     try:
         record = json.loads(text)
     except ValueError:
@@ -308,63 +361,110 @@ def read_metadata(path: Path) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
-def opened_video(path: Path) -> Any:
-    try:
-        container = av.open(str(path))
-    except (OSError, av.FFmpegError) as error:
-        raise InvalidInput(
-            "file", path, f"cannot be read as a video ({reason(error)})", "check the file"
-        ) from None
-    if not container.streams.video:
-        container.close()
-        raise InvalidInput("file", path, "holds no video", "give a video")
-    return container
+def probe(path: Path) -> Footage:
+    """Size, length and speed of a clip; InvalidInput for a file that is no clip."""
+    with legibly(path):
+        if path.is_dir():
+            files = png_files(path)
+            with Image.open(files[0]) as image:
+                fps = (read_metadata(path) or {}).get("request", {}).get("fps", 0)
+                return Footage(size=Size(*image.size), frames=len(files), fps=fps)
+        if path.suffix.lower() in IMAGES:
+            with Image.open(path) as image:
+                frames = getattr(image, "n_frames", 1)
+                milliseconds = 0.0
+                for index in range(frames):
+                    image.seek(index)
+                    image.load()
+                    milliseconds += image.info.get("duration", 0)
+                fps = 1000 * frames / milliseconds if milliseconds else 0.0
+                return Footage(size=Size(*image.size), frames=frames, fps=fps)
+        with opened_video(path) as container:
+            stream = container.streams.video[0]
+            frames = stream.frames or sum(packet.size > 0 for packet in container.demux(stream))
+            size = Size(stream.codec_context.width, stream.codec_context.height)
+            return Footage(size=size, frames=frames, fps=float(stream.average_rate or 0))
 
 
-def opened_image(path: Path) -> Image.Image:
-    try:
-        return Image.open(path)
-    except (OSError, UnidentifiedImageError) as error:
-        raise InvalidInput("file", path, f"cannot be read ({reason(error)})", "check the file") from None
+@contextmanager
+def opened_video(path: Path) -> Iterator[Any]:
+    # Only the file itself: a playlist could send the reader to other files, or onto the network.
+    with av.open(str(path.absolute()), options={"protocol_whitelist": "file"}) as container:
+        if not container.streams.video:
+            raise InvalidInput("file", path, "holds no video", "give a video")
+        yield container
 
 
-# --- the file system --------------------------------------------------------------------------------------------
+def png_files(folder: Path) -> list[Path]:
+    files = sorted(folder.glob("*.png"))
+    if not files:
+        raise InvalidInput("file", folder, "is a folder without PNGs", "give a clip")
+    return files
+
+
+# --- the file system ------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def plainly(path: Path) -> Iterator[None]:
-    """An error of the file system or the encoder, said in one line."""
+    """An error in writing, said in one line."""
     try:
         yield
-    except (OSError, av.FFmpegError) as error:
-        if error.errno == errno.ENOSPC:
-            raise InvalidInput(
-                "output", path, "the disk is full", "make room, or choose another place"
-            ) from error
-        raise InvalidInput(
-            "output", path, f"cannot be written ({reason(error)})", "choose another place"
-        ) from error
+    except (OSError, FFmpegError) as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        problem = "the disk is full" if full else f"cannot be written ({reason(error)})"
+        remedy = "make room, or choose another place" if full else "choose another place"
+        raise InvalidInput("output", path, problem, remedy) from error
 
 
-def reason(error: Exception) -> str:
+@contextmanager
+def legibly(path: Path) -> Iterator[None]:
+    """An error in reading, said in one line."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise InvalidInput("file", path, "is missing", "check the path") from error
+    except (OSError, EOFError, SyntaxError, FFmpegError, UnidentifiedImageError) as error:  # Pillow's too
+        raise InvalidInput("file", path, f"cannot be read ({reason(error)})", "check the file") from error
+
+
+def reason(error: BaseException) -> str:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def flush(part: Path) -> None:
     """Onto the disk, before the name points to it."""
     for file in [*part.iterdir()] if part.is_dir() else [part]:
-        with file.open("rb") as opened:
+        with file.open("r+b") as opened:
             os.fsync(opened.fileno())
+    if part.is_dir():
+        flush_folder(part)
+
+
+def flush_folder(folder: Path) -> None:
+    """The names in it. Not every system can."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            path.unlink()
 
 
 def gif_blocks(data: bytes) -> bytes:
     """GIF's sub-blocks: at most 255 bytes each behind their length, then an empty one."""
     parts = [data[i : i + 255] for i in range(0, len(data), 255)]
     return b"".join(bytes([len(part)]) + part for part in parts) + b"\0"
+
+
+def riff_chunk(name: bytes, data: bytes) -> bytes:
+    """Name, length and data, made even."""
+    return name + len(data).to_bytes(4, "little") + data + bytes(len(data) % 2)

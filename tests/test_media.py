@@ -1,0 +1,334 @@
+"""Clips in files: complete or not there, the same bytes each time, their record and colours inside."""
+
+import resource
+import signal
+import subprocess
+import sys
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+
+from linnet import media
+from linnet.errors import InvalidInput
+from linnet.geometry import Size
+
+ENDINGS = [".mp4", ".webm", ".gif", ".webp", ""]
+EXACT = [".gif", ".webp", ""]  # those that take odd sizes
+RECORD = {"prompt": 'a "fox" \\ fährt\n🦊 ' * 40, "seed": 2**32 - 1, "request": {"fps": 24}}
+WIDTH, HEIGHT, COUNT = 64, 48, 12
+
+
+def scene(count: int = COUNT, width: int = WIDTH, height: int = HEIGHT) -> media.Frames:
+    """A red square that moves over a noisy blue ground."""
+    grey = np.random.default_rng(0).integers(0, 40, (height, width, 1), np.uint8)
+    ground = grey + np.array([0, 20, 150], np.uint8)
+    frames = np.repeat(ground[None], count, axis=0)
+    for i, frame in enumerate(frames):
+        frame[8:24, 2 * i : 2 * i + 16] = 230, 20, 30
+    return frames
+
+
+def write(path: Path, frames: media.Frames, record: dict[str, Any] = RECORD, **settings: Any) -> Path:
+    height, width = frames.shape[1:3]
+    settings = {"fps": 24, "overwrite": False} | settings
+    with media.open_writer(path, width=width, height=height, metadata=record, **settings) as writer:
+        for start in range(0, len(frames), 4):
+            writer.write(frames[start : start + 4])
+    return path
+
+
+def content(path: Path) -> dict[str, bytes]:
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    return {file.name if path.is_dir() else "": file.read_bytes() for file in files}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_what_is_written_can_be_read(tmp_path: Path, ending: str) -> None:
+    frames = scene()
+    path = write(tmp_path / f"clip{ending}", frames)
+    read = list(media.read_frames(path))
+    assert len(read) == COUNT
+    error = np.abs(np.stack(read).astype(int) - frames)
+    assert error.mean() < {".gif": 4, "": 0.0001}.get(ending, 6)
+    assert media.read_metadata(path) == RECORD
+    found = media.probe(path)
+    assert (found.size, found.frames) == (Size(WIDTH, HEIGHT), COUNT)
+    assert found.fps == pytest.approx(24, rel=0.02 if ending == ".gif" else 1e-3)
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_still_is_a_clip_of_one_frame(tmp_path: Path, ending: str) -> None:
+    path = write(tmp_path / f"clip{ending}", scene(1))
+    assert [frame.shape for frame in media.read_frames(path)] == [(HEIGHT, WIDTH, 3)]
+    assert media.read_metadata(path) == RECORD
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_the_same_clip_gives_the_same_bytes(tmp_path: Path, ending: str) -> None:
+    frames = scene()
+    one = write(tmp_path / f"one{ending}", frames)
+    with media.open_writer(
+        tmp_path / f"other{ending}", width=WIDTH, height=HEIGHT, fps=24, metadata=RECORD
+    ) as writer:
+        writer.write(frames)  # all at once, and in another file
+    assert content(one) == content(writer.path)
+    different = write(tmp_path / f"different{ending}", frames, RECORD | {"seed": 1})
+    assert content(one) != content(different)
+
+
+def test_mp4_plays_while_it_loads_and_names_its_colours(tmp_path: Path) -> None:
+    path = write(tmp_path / "clip.mp4", scene())
+    data = path.read_bytes()
+    assert 0 < data.index(b"moov") < data.index(b"mdat")
+    with av.open(str(path)) as container:
+        context: Any = container.streams.video[0].codec_context
+        assert (context.name, context.pix_fmt) == ("h264", "yuv420p")
+        assert container.streams.video[0].average_rate == 24
+        assert (context.colorspace, context.color_primaries, context.color_trc) == (1, 1, 1)
+        assert context.color_range == 1
+
+
+def plane_mean(plane: Any) -> float:
+    rows = np.frombuffer(bytes(plane), np.uint8).reshape(-1, plane.line_size)
+    return float(rows[: plane.height, : plane.width].mean())
+
+
+# BT.709 in limited range, from the standard's own coefficients.
+@pytest.mark.parametrize("ending", [".mp4", ".webm"])
+@pytest.mark.parametrize(
+    ("rgb", "yuv"),
+    [((255, 0, 0), (63, 102, 240)), ((0, 255, 0), (173, 42, 26)), ((255, 255, 255), (235, 128, 128))],
+)
+def test_colours_are_those_of_bt709(
+    tmp_path: Path, ending: str, rgb: tuple[int, ...], yuv: tuple[int, ...]
+) -> None:
+    flat = np.broadcast_to(np.array(rgb, np.uint8), (3, HEIGHT, WIDTH, 3)).copy()
+    path = write(tmp_path / f"clip{ending}", flat)
+    with av.open(str(path)) as container:
+        frame = next(container.decode(video=0))
+        planes = [plane_mean(plane) for plane in frame.planes]
+    assert planes == pytest.approx(yuv, abs=2.5)
+    assert np.stack(list(media.read_frames(path))).mean((0, 1, 2)) == pytest.approx(rgb, abs=5)
+
+
+def test_a_file_that_names_another_matrix_is_read_by_it(tmp_path: Path) -> None:
+    path, bt601 = tmp_path / "clip.mp4", 5
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("libx264", rate=24)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        stream.codec_context.colorspace = bt601
+        frame = av.VideoFrame(WIDTH, HEIGHT, "yuv420p")
+        for plane, value in zip(frame.planes, (81, 90, 240), strict=True):  # BT.601's red
+            plane.update(bytes([value]) * plane.buffer_size)
+        frame.colorspace = bt601
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    (read,) = media.read_frames(path)
+    assert read.mean((0, 1)) == pytest.approx((255, 0, 0), abs=4)
+
+
+@pytest.mark.parametrize("ending", EXACT)
+def test_odd_sizes_where_the_format_has_them(tmp_path: Path, ending: str) -> None:
+    path = write(tmp_path / f"clip{ending}", scene(2, 51, 33))
+    assert [frame.shape for frame in media.read_frames(path)] == [(33, 51, 3)] * 2
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_no_frame_is_kept(tmp_path: Path, ending: str) -> None:
+    alive: list[weakref.ref[Any]] = []
+    with media.open_writer(
+        tmp_path / f"clip{ending}", width=WIDTH, height=HEIGHT, fps=24, metadata={}
+    ) as writer:
+        for _ in range(COUNT):
+            frames = scene(1)
+            alive.append(weakref.ref(frames))
+            writer.write(frames)
+            del frames
+            assert sum(ref() is not None for ref in alive) <= 1
+
+
+# --- what cannot be written ------------------------------------------------------------------------------------
+
+
+@contextmanager
+def files_of_at_most(limit: int) -> Iterator[None]:
+    """Past this many bytes no file of this process grows, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_a_full_disk_leaves_nothing(tmp_path: Path, ending: str, share: float) -> None:
+    sizes = [len(data) for data in content(write(tmp_path / f"whole{ending}", scene())).values()]
+    folder = tmp_path / "full"
+    folder.mkdir()
+    limit = min(max(sizes) - 1, int(share * max(sizes)))  # one byte is enough to fail
+    with files_of_at_most(limit), pytest.raises(InvalidInput, match="File too large") as error:
+        write(folder / f"clip{ending}", scene())
+    assert "\n" not in str(error.value)
+    assert list(folder.iterdir()) == []
+
+
+def breaking(frames: media.Frames, error: type[BaseException]) -> Any:
+    """Frames of which the third four are not to be had."""
+
+    class Breaking(np.ndarray):
+        def __getitem__(self, index: Any) -> Any:
+            if isinstance(index, slice) and index.start == 8:
+                raise error
+            return super().__getitem__(index)
+
+    return frames.view(Breaking)
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_an_interruption_leaves_nothing_new(tmp_path: Path, ending: str, error: type[BaseException]) -> None:
+    path = write(tmp_path / f"clip{ending}", scene())
+    before = content(path)
+    with pytest.raises(error):
+        write(path, breaking(scene(), error), overwrite=True)
+    assert content(path) == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+import numpy as np
+from linnet import media
+with media.open_writer(Path(sys.argv[1]), width=64, height=48, fps=24, metadata={}) as writer:
+    writer.write(np.zeros((8, 48, 64, 3), np.uint8))
+    print("written", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_killed_process_leaves_nothing_under_the_name(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    with subprocess.Popen([sys.executable, "-c", KILLED, str(path)], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"written\n"
+        process.send_signal(signal.SIGKILL)
+    assert not path.exists()
+    assert list(media.read_frames(write(path, scene())))  # and what it left is in nobody's way
+
+
+def test_a_clip_needs_a_frame_of_its_size(tmp_path: Path) -> None:
+    for frames, problem in ((scene(0), "needs a frame"), (scene(1, 32, 16), "32x16")):
+        with (
+            pytest.raises(ValueError, match=problem),
+            media.open_writer(
+                tmp_path / "clip.mp4", width=WIDTH, height=HEIGHT, fps=24, metadata={}
+            ) as writer,
+        ):
+            writer.write(frames)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_only_an_explicit_overwrite_replaces(tmp_path: Path, ending: str) -> None:
+    path = write(tmp_path / f"clip{ending}", scene())
+    with pytest.raises(InvalidInput, match="is there already"):
+        write(path, scene(3))
+    write(path, scene(3), overwrite=True)
+    assert len(list(media.read_frames(path))) == 3
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_that_came_meanwhile_stays(tmp_path: Path) -> None:
+    path = tmp_path / "clip.gif"
+    writer = media.open_writer(path, width=WIDTH, height=HEIGHT, fps=24, metadata={})
+    writer.__enter__()
+    writer.write(scene())
+    path.write_text("mine")
+    with pytest.raises(InvalidInput, match="is there already"):
+        writer.__exit__(None, None, None)
+    assert path.read_text() == "mine"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_of_other_things_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    for path in (tmp_path, tmp_path / "." / ""):
+        with pytest.raises(InvalidInput, match="other things"):
+            write(path, scene(), overwrite=True)
+    assert [file.name for file in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def refusals() -> Iterator[Any]:
+    def case(name: str, width: int, match: str, prepare: Callable[[Path], object] = bool) -> Any:
+        return pytest.param(name, width, match, prepare, id=name)
+
+    yield case("clip.avi", 64, r"\.avi.*\.mp4, \.webm, \.gif, \.webp.*PNG")
+    yield case("clip.mp4", 63, r'size "63x48".*even')
+    yield case("clip.webm", 63, r'size "63x48".*even')
+    yield case("none/clip.mp4", 64, "no folder")
+    yield case("folder.mp4", 64, "is a folder", lambda at: (at / "folder.mp4").mkdir())
+    yield case("plain", 64, "is a file", lambda at: (at / "plain").write_text(""))
+
+
+@pytest.mark.parametrize(("name", "width", "match", "prepare"), [*refusals()])
+def test_refusals(
+    tmp_path: Path, name: str, width: int, match: str, prepare: Callable[[Path], object]
+) -> None:
+    prepare(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(InvalidInput, match=match):
+        write(tmp_path / name, scene(1, width), overwrite=True)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder that nobody can write to")
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_folder_that_cannot_be_written_to(ending: str) -> None:
+    with pytest.raises(InvalidInput, match="cannot be written"):
+        write(Path(f"/proc/self/clip{ending}"), scene(1))
+
+
+# --- what cannot be read ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "use", [media.read_metadata, media.probe, lambda path: list(media.read_frames(path))]
+)
+def test_what_is_no_clip(tmp_path: Path, use: Callable[[Path], object]) -> None:
+    with pytest.raises(InvalidInput, match="is missing"):
+        use(tmp_path / "none.mp4")
+    for name in ("text.mp4", "text.webm", "text.gif", "text.webp", "text.png", "text"):
+        (tmp_path / name).write_text("no clip at all")
+        with pytest.raises(InvalidInput, match="cannot be read"):
+            use(tmp_path / name)
+
+
+def test_a_list_of_files_is_not_followed(tmp_path: Path) -> None:
+    """What a playlist names, on disk or on the network, is not opened."""
+    clip = write(tmp_path / "clip.mp4", scene())
+    (tmp_path / "list.m3u8").write_text(f"#EXTM3U\n#EXTINF:1,\n{clip}\n#EXT-X-ENDLIST\n")
+    with pytest.raises(InvalidInput, match="cannot be read"):
+        list(media.read_frames(tmp_path / "list.m3u8"))
+
+
+def test_a_clip_without_a_record(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    with av.open(str(path), "w") as container:
+        container.metadata["comment"] = "holiday"
+        stream: Any = container.add_stream("libx264", rate=24)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        container.mux(stream.encode(av.VideoFrame(WIDTH, HEIGHT, "yuv420p")))
+        container.mux(stream.encode())
+    assert media.read_metadata(path) is None
+    (tmp_path / "images").mkdir()
+    assert media.read_metadata(tmp_path / "images") is None
