@@ -2,12 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from linnet.catalog import find
 from linnet.cli import fail
+from linnet.cli.options import number, option, whole
 from linnet.cli.terminal import bars, note, print_table
 from linnet.geometry import format_seconds
 from linnet.request import make_request
@@ -22,33 +23,30 @@ def evaluate() -> None:
     """Measure how well a model does what it is asked."""
 
 
-def option(name: str, help: str, **more: Any) -> Any:
-    return typer.Option(f"--{name}", help=help, show_default=False, **more)
-
-
 @app.command()
 def adherence(
-    model: Annotated[str, option("model", "A name from `linnet models`; seedling by default.")] = "seedling",
-    n: Annotated[int, option("n", "How many clips; 200 by default.", min=1)] = 200,
+    model: Annotated[
+        str, option("model", "A name from `linnet models`; seedling by default.", metavar="NAME")
+    ] = "seedling",
+    n: Annotated[int, whole("n", "How many clips; 200 by default.", least=1)] = 200,
     held_out: Annotated[
         bool,
         option("held-out", "Ask only for combinations of shape, colour and motion kept out of training."),
     ] = False,
-    seconds: Annotated[float, option("seconds", "Length of each clip; 2 by default.")] = 2.0,
+    seconds: Annotated[float, number("seconds", "Length of each clip; 2 by default.")] = 2.0,
     output: Annotated[
         Path | None,
         option("output", "Folder for clips and report; by default adherence-MODEL.", metavar="DIR"),
     ] = None,
-    seed: Annotated[int | None, option("seed", "Draws other questions than the usual ones.")] = None,
-    steps: Annotated[int | None, option("steps", "Denoising steps.")] = None,
-    guidance: Annotated[float | None, option("guidance", "How closely to follow the prompt.")] = None,
+    seed: Annotated[int | None, whole("seed", "Draws other questions than the usual ones.")] = None,
+    steps: Annotated[int | None, whole("steps", "Denoising steps.")] = None,
+    guidance: Annotated[float | None, number("guidance", "How closely to follow the prompt.")] = None,
     weights: Annotated[Path | None, option("weights", "Folder of a downloaded model.", metavar="DIR")] = None,
-    device: Annotated[str, option("device", "cpu, cuda or mps; by default the fastest here.")] = "auto",
-    threads: Annotated[int | None, option("threads", "CPU threads; by default all cores.", min=1)] = None,
-    quiet: Annotated[
-        bool,
-        typer.Option("--quiet", "-q", help="Print nothing but the table and errors.", show_default=False),
-    ] = False,
+    device: Annotated[
+        str, option("device", "cpu, cuda or mps; by default the fastest here.", metavar="NAME")
+    ] = "auto",
+    threads: Annotated[int | None, whole("threads", "CPU threads; by default all cores.", least=1)] = None,
+    quiet: Annotated[bool, option("quiet", "Print nothing but the table and errors.")] = False,
     as_json: Annotated[bool, option("json", "Print one JSON line instead of the table.")] = False,
 ) -> None:
     """Count how often a model's clips show what their prompts ask for.

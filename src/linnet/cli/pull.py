@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from linnet.catalog import find
+from linnet.cli import fail
 from linnet.cli.options import option
 from linnet.cli.terminal import bars, gigabytes, note
 
@@ -52,7 +53,10 @@ def pull(
                 words = gigabytes(progress.total) if progress.stage == "download" else "verified"
                 show(progress.path, words, progress.done, progress.total)
 
-            files = fetch(spec, plan=plan, watch=watch)
+            try:
+                files = fetch(spec, plan=plan, watch=watch)
+            except KeyboardInterrupt:
+                fail("stopped; the same command goes on from here", 130)
         record["transformer"] = str(files.transformer)
         if not quiet:
             note(f'done: linnet generate "..." --model {spec.name}')
