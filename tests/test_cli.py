@@ -242,6 +242,17 @@ def test_other_bad_input_is_answered_in_one_line(here: Path, words: list[str], l
     assert names(here) == []
 
 
+def test_what_does_not_fit_is_refused(here: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("linnet.runtime.memory.available_memory", lambda device: 10**6)
+    assert 'memory "0.0 GB": is free on cpu' in refusal(generate(tiny_model, PROMPT, *STILL))
+    assert names(here) == []
+
+
+def test_pull_without_a_network_says_so(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    assert "http://127.0.0.1:9 cannot be reached" in refusal(linnet("pull", "linum-v2-360p"))
+
+
 def test_damaged_weights_are_named(here: Path, tiny_model: Path, tmp_path: Path) -> None:
     import shutil
 
@@ -287,13 +298,25 @@ def test_errors_that_are_not_the_users_end_with_status_1(monkeypatch: pytest.Mon
     assert (result.exit_code, result.stdout, result.stderr) == (1, "", "error: the disk is on fire\n")
 
 
-def test_the_command_itself_ends_with_the_status(here: Path) -> None:
-    """As installed, without this process's runner."""
-    run = subprocess.run(
-        [sys.executable, "-m", "linnet", "generate", ""], capture_output=True, text=True, timeout=60
+def as_installed(*words: str) -> subprocess.CompletedProcess[str]:
+    """What `linnet WORDS` does in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "linnet", *words], capture_output=True, text=True, timeout=120
     )
+
+
+def test_the_command_itself_ends_with_the_status() -> None:
+    run = as_installed("generate", "")
     assert (run.returncode, run.stdout) == (2, "")
     assert run.stderr == 'error: prompt "": is empty; describe the video in a sentence\n'
+
+
+def test_the_command_itself_makes_a_video_with_the_model_that_ships(here: Path) -> None:
+    run = as_installed("generate", PROMPT, "--seconds", "0", "--steps", "1", "--seed", "1", "--json")
+    assert run.returncode == 0, run.stderr
+    assert run.stderr.startswith("seedling on ")
+    assert "ships with linnet" in run.stderr
+    assert [json.loads(run.stdout)["path"]] == names(here)
 
 
 # --- the other commands -----------------------------------------------------------------------------------------------
@@ -318,6 +341,27 @@ def test_doctor_names_versions_and_devices() -> None:
     assert record["packages"]["torch"] == torch.__version__
     assert [device["device"] for device in record["devices"]][-1] == "cpu"
     assert f"torch            {torch.__version__}" in linnet("doctor").stdout
+
+
+def test_train_reports_and_goes_on_after_a_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    from linnet.train.loop import Report
+    from linnet.train.recipes import RECIPES
+
+    def recipe(run: Any, watch: Any) -> Path:
+        watch("flow", Report(1, 4, {"loss": 0.5}, 20.0))
+        if run.steps == 1:
+            raise KeyboardInterrupt
+        return run.folder / "made"
+
+    monkeypatch.setitem(RECIPES, "autoencoder", recipe)
+    result = linnet("train", "autoencoder", "--device", "cpu")
+    assert result.stdout == "runs/autoencoder/made\n"
+    assert result.stderr.splitlines()[1] == "flow 1/4: loss 0.5000, 20.00 s/step, 1 min left"
+    record = json.loads(linnet("train", "autoencoder", "--json", "--quiet").stdout)
+    assert record == {"part": "flow", "step": 1, "steps": 4, "loss": 0.5, "seconds_a_step": 20.0}
+    stopped = linnet("train", "autoencoder", "--steps", 1, "--output", "mine")
+    assert stopped.exit_code == 130
+    assert stopped.stderr.splitlines()[-1] == "stopped; the same command goes on from the last state in mine"
 
 
 # --- the pages around the code ----------------------------------------------------------------------------------------
