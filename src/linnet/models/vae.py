@@ -22,9 +22,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from linnet.errors import InvalidInput
-
-CELL = 8  # pixels on a side of a latent cell
-STRIDE = 4  # video frames to a latent frame, after the first
+from linnet.geometry import FRAMES_PER_LATENT, PIXELS_PER_LATENT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,10 +236,10 @@ class VAE(nn.Module):
         past = past or Past()
         frames, height, width = video.shape[2:]
         extra = 0 if past.tails else 1
-        if frames == 0 or frames % STRIDE != extra:
-            raise off_grid(frames, f"{STRIDE}n + {extra}")
-        if height % CELL or width % CELL:
-            problem = f"the autoencoder takes multiples of {CELL}"
+        if frames == 0 or frames % FRAMES_PER_LATENT != extra:
+            raise off_grid(frames, f"{FRAMES_PER_LATENT}n + {extra}")
+        if height % PIXELS_PER_LATENT or width % PIXELS_PER_LATENT:
+            problem = f"the autoencoder takes multiples of {PIXELS_PER_LATENT}"
             raise InvalidInput("size", f"{width}x{height}", problem, "crop or pad the video")
         moments = self.conv1(self.encoder(video.to(self.conv1.weight.dtype), past))
         return moments[:, : self.config.z_dim].float()
@@ -305,9 +303,9 @@ def regroup(chunks: Iterable[Float[Tensor, "B 3 _ H W"]]) -> Iterator[Float[Tens
         held = chunk if held is None else torch.cat([held, chunk], dim=2)
         while held.shape[2] >= wanted:
             yield held[:, :, :wanted]
-            held, wanted = held[:, :, wanted:], STRIDE
-    if total % STRIDE != 1:
-        raise off_grid(total, f"{STRIDE}n + 1")
+            held, wanted = held[:, :, wanted:], FRAMES_PER_LATENT
+    if total % FRAMES_PER_LATENT != 1:
+        raise off_grid(total, f"{FRAMES_PER_LATENT}n + 1")
 
 
 def off_grid(frames: int, grid: str) -> InvalidInput:
