@@ -168,6 +168,16 @@ def gone_half_way() -> np.ndarray:
     return frames
 
 
+def now_a_star_now_a_heart() -> np.ndarray:
+    star, heart = (render(scene_like(shape=shape), TWO_SECONDS) for shape in ("star", "heart"))
+    return np.where((np.arange(TWO_SECONDS) % 2 == 0)[:, None, None, None], star, heart)
+
+
+def now_red_now_purple() -> np.ndarray:
+    red, purple = (render(scene_like(colour=colour), TWO_SECONDS) for colour in ("red", "purple"))
+    return np.concatenate([red[:25], purple[25:]])
+
+
 def slow(motion: str) -> Callable[[], np.ndarray]:
     """Seen for two seconds, does what it would do in 0.6 s."""
     fast = render(scene_like(motion=motion), TWO_SECONDS)
@@ -191,6 +201,8 @@ def drifting_while_spinning() -> np.ndarray:
         (odd_colour, {"colour": None}),
         (odd_background, {"background": None}),
         (giant, {"size": None}),
+        (now_a_star_now_a_heart, {"shape": None}),
+        (now_red_now_purple, {"colour": None}),
         (gone_half_way, {"shape": None, "size": None, "motion": None}),
         (slow("left"), {"motion": "still"}),
         (slow("up"), {"motion": "still"}),

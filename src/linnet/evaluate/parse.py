@@ -4,8 +4,8 @@ The parser sees decoded frames and nothing else: neither the prompt nor the requ
 empty scene, how much of each pixel the object covers, where its centre goes, how large it is and how turned)
 and names last, by the nearest of the playground's words; what is too far from every word gets no name.
 
-Axes: T frames, H rows, W columns, S shapes (and a disc), A angles, G points of a grid that moves and grows
-with the object.
+Axes: T frames, H rows, W columns, P pixels, S shapes (and a disc), A angles, G points a side of a grid that
+moves and grows with the object, K kinds of template.
 """
 
 import functools
@@ -28,9 +28,12 @@ LEAST_CONTRAST = 40.0  # of an object to its background; the playground's least 
 # Pixels: what is smaller or larger in the first frames is neither small nor large.
 LEAST_SIDE, MOST_SIDE = 12.0, 42.0
 # Mean overlap with the best template: rendered clips reach 0.94, those from seedling's autoencoder 0.87.
-LEAST_LIKENESS = 0.8
+LEAST_LIKENESS = 0.84
+LEAST_AGREEMENT = 0.6  # share of the frames that show the clip's shape, each judged by itself
+LEAST_PLAIN = 0.8  # share of the object's pixels that have its colour
 LEAST_GATHERED = 0.75  # share of the object's pixels that lie in one place, not about the frame
-LEAST_SEEN = 0.6  # share of the frames in which the object must be found
+LEAST_SEEN = 0.9  # share of the frames in which the object must be found
+LEAST_CLEAR = 0.25  # share of the frames in which it must be large enough to show its shape
 LEAST_MOTION = 0.5  # of the playground's own speed, turn, growth or hop
 MOST_DISTRACTION = 0.8  # a second motion as strong as this leaves the first without a name
 LEAST_GAIN = 0.01  # in mean likeness, for an object that turns over one that does not
@@ -84,10 +87,11 @@ def parse(frames: Iterable[UInt8[np.ndarray, "_ _ 3"]]) -> Sight:
     clip = np.stack(shown).astype(np.float32)
     empty = np.median(clip[:: max(1, len(clip) // 16)], axis=(0, 2))  # a row each, for the scene is shaded
     background = name_background(empty)
-    paint = find_paint(clip, empty)
-    if paint is None:
+    solid, behind = find_solid(clip, empty)
+    if not len(solid):
         return Sight(background=background)
-    colour = nearest(paint, world.COLOURS, MOST_COLOUR_ERROR)
+    paint = find_paint(solid, behind)
+    colour = name_colour(paint, solid, behind)
     track = follow(cover(clip, empty, paint))
     if len(track.frames) < LEAST_SEEN * len(clip):
         return Sight(background=background, colour=colour)
@@ -129,17 +133,32 @@ def name_background(empty: Float[np.ndarray, "H 3"]) -> str | None:
     return name if distances[name] <= MOST_BACKGROUND_ERROR else None
 
 
-def find_paint(
+def find_solid(
     clip: Float[np.ndarray, "T H W 3"], empty: Float[np.ndarray, "H 3"]
-) -> Float[np.ndarray, "3"] | None:
-    """The object's RGB: the median of what stands out and is not near an edge; None if nothing stands out."""
+) -> tuple[Float[np.ndarray, "P 3"], Float[np.ndarray, "P 3"]]:
+    """RGB of pixels, of some frames, that stand out and are not near an edge, and of the empty scene there."""
     some = clip[:: max(1, len(clip) // 12)]
-    contrast = np.linalg.norm(some - empty[:, None], axis=-1)
-    inside = within(contrast > LEAST_CONTRAST)
+    inside = within(np.linalg.norm(some - empty[:, None], axis=-1) > LEAST_CONTRAST)
     if inside.sum() < len(some) * (LEAST_SIDE / 3) ** 2:
-        return None
-    strong = inside & (contrast >= np.median(contrast[inside]))  # blurred edges are paler than the object
-    return np.median(some[strong], axis=0)
+        return np.empty((0, 3)), np.empty((0, 3))
+    return some[inside], empty[inside.nonzero()[1]]
+
+
+def find_paint(solid: Float[np.ndarray, "P 3"], behind: Float[np.ndarray, "P 3"]) -> Float[np.ndarray, "3"]:
+    """The object's colour: the median of the half that stands out most, for blur makes the rest paler."""
+    contrast = np.linalg.norm(solid - behind, axis=1)
+    return np.median(solid[contrast >= np.median(contrast)], axis=0)
+
+
+def name_colour(
+    paint: Float[np.ndarray, "3"], solid: Float[np.ndarray, "P 3"], behind: Float[np.ndarray, "P 3"]
+) -> str | None:
+    """The paint's name, if the object is plain: nearly all of it on the way from the empty scene to the paint."""
+    way = paint - behind
+    share = ((solid - behind) * way).sum(1) / np.maximum((way**2).sum(1), 1)
+    aside = np.linalg.norm(solid - behind - share[:, None] * way, axis=1)
+    plain = (aside < MOST_COLOUR_ERROR).mean() >= LEAST_PLAIN
+    return nearest(paint, world.COLOURS, MOST_COLOUR_ERROR) if plain else None
 
 
 def within(mask: Bool[np.ndarray, "T H W"]) -> Bool[np.ndarray, "T H W"]:
@@ -285,8 +304,14 @@ def magnify(
 
 def name_shape(track: Track) -> str | None:
     """The shape that the object resembles most over the clip, at whatever angle it has in each frame."""
-    likeness = track.likeness.max(2).mean(0)
-    return (*world.SHAPES, None)[likeness.argmax()] if likeness.max() >= LEAST_LIKENESS else None
+    clear = track.side >= LEAST_SIDE
+    if clear.mean() < LEAST_CLEAR:
+        return None
+    likeness = track.likeness[clear].max(2)
+    best = likeness.mean(0).argmax()
+    agreement = (likeness.argmax(1) == best).mean()
+    sure = likeness[:, best].mean() >= LEAST_LIKENESS and agreement >= LEAST_AGREEMENT
+    return (*world.SHAPES, None)[best] if sure else None
 
 
 def name_size(track: Track) -> str | None:
