@@ -34,7 +34,9 @@ def run(command: list[str]) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--runs", type=int, default=3)
     runs = parser.parse_args().runs
     python = [sys.executable, "-m", "linnet"]
@@ -48,7 +50,8 @@ def main() -> None:
     floor = run([sys.executable, "-c", "import torch, av"])
     help_cpu = min(run([*python, "--help"])["cpu"] for _ in range(3))
     best = {name: median(row[name] for row in rows) for name in rows[0]}
-    print(f"cores            {len(os.sched_getaffinity(0))}, load {os.getloadavg()[0]:.1f} (others were at work above 2)")
+    cores = len(os.sched_getaffinity(0))
+    print(f"cores            {cores}, load {os.getloadavg()[0]:.1f} (others were at work above {cores})")
     print(f"clip, wall       {best['wall']:6.1f} s (median of {runs})")
     print(f"clip, CPU        {best['cpu']:6.1f} s")
     print(f"peak memory      {best['peak_bytes'] / 2**30:6.2f} GiB")

@@ -87,6 +87,7 @@ def test_mp4_plays_while_it_loads_and_names_its_colours(tmp_path: Path) -> None:
     path = write(tmp_path / "clip.mp4", scene())
     data = path.read_bytes()
     assert 0 < data.index(b"moov") < data.index(b"mdat")
+    assert b" threads=2 " in data  # x264 notes its settings: whatever the machine has, as many threads
     with av.open(str(path)) as container:
         context: Any = container.streams.video[0].codec_context
         assert (context.name, context.pix_fmt) == ("h264", "yuv420p")
@@ -166,6 +167,14 @@ def files_of_at_most(limit: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_no_room_even_to_begin(tmp_path: Path, ending: str) -> None:
+    record = {"prompt": "x" * 2**17}  # more than any buffer: it is written at once where it comes first
+    with files_of_at_most(10), pytest.raises(InvalidInput, match="File too large"):
+        write(tmp_path / f"clip{ending}", scene(), record)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
@@ -314,11 +323,11 @@ def test_what_is_no_clip(tmp_path: Path, use: Callable[[Path], object]) -> None:
 
 
 def test_a_list_of_files_is_not_followed(tmp_path: Path) -> None:
-    """What a playlist names, on disk or on the network, is not opened."""
-    clip = write(tmp_path / "clip.mp4", scene())
-    (tmp_path / "list.m3u8").write_text(f"#EXTM3U\n#EXTINF:1,\n{clip}\n#EXT-X-ENDLIST\n")
+    """Neither to other files nor onto the network."""
+    write(tmp_path / "clip.mp4", scene())
+    (tmp_path / "list.mp4").write_text("ffconcat version 1.0\nfile clip.mp4\n")
     with pytest.raises(InvalidInput, match="cannot be read"):
-        list(media.read_frames(tmp_path / "list.m3u8"))
+        list(media.read_frames(tmp_path / "list.mp4"))
 
 
 def test_a_clip_without_a_record(tmp_path: Path) -> None:

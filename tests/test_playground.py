@@ -81,7 +81,6 @@ def test_the_whole_object_is_in_every_frame(seed: int, number: int) -> None:
     assert shares(scene, number).sum() == pytest.approx(side**2, rel=0.04)
 
 
-@pytest.mark.xfail(strict=True, reason="drawn over more rows than the frame has, it loses its upper tip")
 def test_a_large_moon_that_has_grown_is_whole() -> None:
     place = {"colour": "red", "background": "black", "x": WIDTH / 2, "y": HEIGHT / 2}
     scene = Scene(shape="moon", size="large", motion="grows", **place)

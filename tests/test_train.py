@@ -44,7 +44,7 @@ def flow_task(folder: Path) -> FlowTask:
         ),
         text=T5Config(vocab_size=words, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, gated=True),
         tokens=48,
-        lengths=((1, 0.3), (3, 0.7)),
+        lengths=((0, ((1, 0.3), (3, 0.7))), (20, ((3, 1.0),))),
     )
     return FlowTask(config, LatentCache(scenes, latents), Tokenizer.open(folder / "tokenizer.json"))
 

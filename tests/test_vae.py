@@ -132,6 +132,12 @@ def test_the_past_does_not_grow() -> None:
     assert (held(encoding), held(decoding)) == sizes
 
 
+def test_the_norm_is_blind_to_scale() -> None:
+    norm, x = RMSNorm(8, axes=2), draw(2, 8, 3, 5)
+    close(norm(1e-9 * x), norm(x))
+    assert not norm(0 * x).any()
+
+
 def test_bfloat16_weights_stay_near() -> None:
     vae = random_vae()
     for module in vae.modules():

@@ -44,6 +44,8 @@ CONTAINER_OPTIONS = {
     ".mp4": {"fflags": "+bitexact", "movflags": "+faststart"},
     ".webm": {"fflags": "+bitexact"},
 }
+# Nothing but the file itself: a playlist could send the reader to other files, or onto the network.
+READING = {"protocol_whitelist": "file", "format_whitelist": "mov,matroska,avi,mpegts"}
 THREADS = 2  # of the encoder: a fixed number, since it can change the bytes
 BT709, UNKNOWN, LIMITED = 1, 2, 1  # as ITU-T H.273 numbers matrix, primaries and curve; luma in 16..235
 
@@ -188,11 +190,7 @@ class VideoWriter(Writer):
 
     def add(self, frame: Frame) -> None:
         picture = av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(
-            format="yuv420p",
-            src_colorspace=Colorspace.ITU709,
-            dst_colorspace=Colorspace.ITU709,
-            src_color_range=ColorRange.JPEG,
-            dst_color_range=ColorRange.MPEG,
+            format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
         )
         self.container.mux(self.stream.encode(picture))
 
@@ -388,8 +386,7 @@ def probe(path: Path) -> Footage:
 
 @contextmanager
 def opened_video(path: Path) -> Iterator[Any]:
-    # Only the file itself: a playlist could send the reader to other files, or onto the network.
-    with av.open(str(path.absolute()), options={"protocol_whitelist": "file"}) as container:
+    with av.open(str(path.absolute()), options=READING) as container:
         if not container.streams.video:
             raise InvalidInput("file", path, "holds no video", "give a video")
         yield container

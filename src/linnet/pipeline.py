@@ -3,7 +3,6 @@
 Axes: B clips, C latent channels, T latent frames, H and W latent rows and columns, f decoded frames.
 """
 
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,11 +21,12 @@ from linnet.clip import Clip
 from linnet.geometry import latent_grid
 from linnet.models.latents import LatentSpace, linum_v2_latents
 from linnet.models.tae import TAE, TAEConfig
-from linnet.models.text import Encoded, T5Config, T5Encoder, Tokenizer, t5_xxl
+from linnet.models.text import Encoded, Tokenizer
 from linnet.models.transformer import Transformer, TransformerConfig, linum_v2
 from linnet.models.vae import VAE, VAEConfig
 from linnet.request import Request
-from linnet.runtime.memory import SMALL_TEXT, refuse_if_too_large
+from linnet.runtime.memory import comfortable, refuse_if_too_large
+from linnet.runtime.text import TextStates
 from linnet.sampling import flow
 from linnet.sampling.denoise import Guidance, GuidedVelocity, Step, denoise
 from linnet.weights.load import fingerprint, load_into, matched, read_config, read_latent_scale
@@ -58,16 +58,22 @@ def ignore(progress: Progress) -> None:
 class Pipeline:
     """A model's four parts, each read from disk when it is first needed.
 
-    A large text encoder is let go as soon as it has spoken; its states are kept, so a prompt is encoded once.
+    A large text encoder streams through memory unless there is plenty. What it says of a prompt is kept, also on disk
+    if `cache` allows, so a prompt is encoded once.
     """
 
     def __init__(
-        self, spec: ModelSpec, files: ModelFiles, *, device: str = "cpu", dtype: torch.dtype = torch.float32
+        self,
+        spec: ModelSpec,
+        files: ModelFiles,
+        *,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        cache: bool = True,
     ) -> None:
         self.spec, self.files, self.device, self.dtype = spec, files, torch.device(device), dtype
         self.tokenizer = Tokenizer.open(files.tokenizer)
-        self._states: dict[str, Float[Tensor, "S M"]] = {}
-        self._text: T5Encoder | None = None
+        self.text = TextStates(files.text_encoder, device=self.device, dtype=dtype, cache=cache)
         self._transformer: Transformer | None = None
         self._autoencoder: VAE | TAE | None = None
         self._space: LatentSpace | None = None
@@ -82,6 +88,7 @@ class Pipeline:
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
         threads: int | None = None,
+        cache: bool = True,
     ) -> Self:
         """Read the tokenizer and the headers of the weights; `threads` of the CPU, torch's own choice when None.
 
@@ -89,8 +96,8 @@ class Pipeline:
         """
         if threads:
             torch.set_num_threads(threads)
-        pipeline = cls(spec, files, device=device, dtype=dtype)
-        matched(pipeline._text_model, files.text_encoder)
+        pipeline = cls(spec, files, device=device, dtype=dtype, cache=cache)
+        _ = pipeline.text.matched
         matched(pipeline._transformer_model, files.transformer, prefix=TRANSFORMER_PREFIX)
         matched(pipeline._autoencoder_model, files.autoencoder)
         return pipeline
@@ -107,28 +114,10 @@ class Pipeline:
         """The prompt's tokens as the model will get them, and the words that were cut off."""
         return self.tokenizer.encode(prompt, self.spec.max_prompt_tokens)
 
-    def text_states(self, *prompts: str) -> list[Float[Tensor, "S M"]]:
+    def text_states(self, *prompts: str, watch: Watch = ignore) -> list[Float[Tensor, "_ M"]]:
         """The text encoder's states of the real tokens of each prompt."""
-        if new := [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._states]:
-            encoder = self._text or self._load_text()
-            for prompt in new:
-                ids = torch.tensor([self.encode(prompt).ids], device=self.device)
-                with torch.inference_mode():
-                    self._states[prompt] = encoder(ids, torch.ones_like(ids))[0]
-            small = sum(p.nbytes for p in encoder.parameters()) <= SMALL_TEXT
-            self._text = encoder if small else None
-        return [self._states[prompt] for prompt in prompts]
-
-    def _text_model(self) -> T5Encoder:
-        config = read_config(self.files.weights[2])
-        beside = self.files.text_encoder / "config.json"
-        if config is None and beside.is_file():
-            return T5Encoder(T5Config.from_json(json.loads(beside.read_text())))
-        return T5Encoder(T5Config(**config) if config else t5_xxl())
-
-    def _load_text(self) -> T5Encoder:
-        files = self.files.text_encoder
-        return load_into(self._text_model, files, device=self.device, dtype=self.dtype).eval()
+        tokens = [self.encode(prompt).ids for prompt in prompts]
+        return self.text.of(tokens, lambda done, total: watch(Progress("text", done, total)))
 
     # --- latents --------------------------------------------------------------------------------------------------
 
@@ -236,12 +225,14 @@ class Pipeline:
         for path in outputs.values():
             media.check_target(path, size=request.size, overwrite=overwrite)
         if self._transformer is None:  # what is loaded already is no longer free
-            refuse_if_too_large(self.spec, self.files, request, device=str(self.device), clips=len(outputs))
+            device = str(self.device)
+            need = refuse_if_too_large(self.spec, self.files, request, device=device, clips=len(outputs))
+            self.text.held = comfortable(max(need) + self.text.bytes, device)
         seconds: dict[str, float] = {}
 
         with timed(seconds, "text"):
             watch(Progress("text", 0, 1))
-            self.text_states(request.prompt, request.negative)
+            self.text_states(request.prompt, request.negative, watch=watch)
             watch(Progress("text", 1, 1))
 
         with timed(seconds, "denoise"):

@@ -93,8 +93,8 @@ def _encode_shard(
             found = autoencoder.encode(video, lead=3)[0].transpose(0, 1)
         scenes.append(scene)
         latents.append(found.to("cpu", torch.float16).contiguous())
-        watch(index + 1, total)
     part = path.with_name(f".{path.name}.part")
     metadata = origin | {"scenes": json.dumps([asdict(scene) for scene in scenes])}
     save_file({"latents": torch.stack(latents)}, part, metadata)
     part.replace(path)
+    watch(first + SHARD, total)

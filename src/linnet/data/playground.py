@@ -223,8 +223,9 @@ def render(scene: Scene, frames: int, *, start: int = 0) -> UInt8[np.ndarray, "F
     for index, frame in enumerate(clip):
         x, y, side, angle = pose(scene, (start + index) / FPS)
         reach = math.ceil(REACH[scene.shape] * side) + 1
+        low = min(reach, HEIGHT // 2 - 1)  # no row twice
         columns = np.arange(math.floor(x) - reach, math.floor(x) + reach + 1)
-        rows = np.arange(math.floor(y) - reach, math.floor(y) + reach + 1)
+        rows = np.arange(math.floor(y) - low, math.floor(y) + low + 1)
         # A pixel's centre is at +0.5; an object that leaves the frame enters on the other side.
         across = (columns + 0.5 - x).astype(np.float32)[None, :]
         down = (rows + 0.5 - y).astype(np.float32)[:, None]

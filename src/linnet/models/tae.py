@@ -5,9 +5,9 @@ images, so that one convolution sees them all. Every layer keeps causality: a fr
 The published weights (`taew2_1`, MIT) hold the layout of the two Sequentials below; seedling's are a smaller set.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,11 @@ class TAEConfig:
     encoder_width: int = 64
     decoder_widths: tuple[int, int, int, int] = (256, 128, 64, 64)
     latent_channels: int = 16
+
+    @classmethod
+    def from_json(cls, config: Mapping[str, Any]) -> Self:
+        """From the record in a weight file, in which a tuple has become a list."""
+        return cls(**{**config, "decoder_widths": tuple(config["decoder_widths"])})
 
 
 def taew2_1() -> TAEConfig:
@@ -116,17 +121,19 @@ class TAE(nn.Module):
 
         PyTorch's own defaults shrink them so much that colours take thousands of steps to come through.
         """
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                module.weight.normal_(std=(2 / module.weight[0].numel()) ** 0.5, generator=generator)
-                if module.bias is not None:
-                    module.bias.zero_()
-        for module in self.modules():
-            if isinstance(module, MemoryBlock):
-                module.conv[4].weight.mul_(0.2)
-        self.encoder[-1].weight.mul_(0.5**0.5)
-        self.decoder[-1].weight.mul_(0.1)
-        self.decoder[-1].bias.fill_(0.5)
+        for conv in self.modules():
+            if isinstance(conv, nn.Conv2d):
+                conv.weight.normal_(std=(2 / conv.weight[0].numel()) ** 0.5, generator=generator)
+                if conv.bias is not None:
+                    conv.bias.zero_()
+        for block in self.modules():
+            if isinstance(block, MemoryBlock):
+                block.conv.get_submodule("4").get_parameter("weight").mul_(0.2)
+        into_latents = self.encoder.get_submodule(str(len(self.encoder) - 1))
+        into_pixels = self.decoder.get_submodule(str(len(self.decoder) - 1))
+        into_latents.get_parameter("weight").mul_(0.5**0.5)
+        into_pixels.get_parameter("weight").mul_(0.1)
+        into_pixels.get_parameter("bias").fill_(0.5)
         return self
 
     def encode(self, video: Float[Tensor, "B F 3 H W"], *, lead: int = 0) -> Float[Tensor, "B T C h w"]:

@@ -140,7 +140,8 @@ class FeedForwardLayer(nn.Module):
         self.DenseReluDense = FeedForward(config) if config.gated else PlainFeedForward(config)
         self.layer_norm = nn.RMSNorm(config.d_model, eps=config.eps)
 
-    def forward(self, x: Float[Tensor, "B L M"]) -> Float[Tensor, "B L M"]:
+    def forward(self, x: Float[Tensor, "B L M"], bias: Float[Tensor, "B N L L"]) -> Float[Tensor, "B L M"]:
+        """Needs no `bias`, but all layers are called alike."""
         return x + self.DenseReluDense(self.layer_norm(x))
 
 
@@ -151,8 +152,9 @@ class Block(nn.Module):
         self.layer = cast("tuple[AttentionLayer, FeedForwardLayer]", layers)
 
     def forward(self, x: Float[Tensor, "B L M"], bias: Float[Tensor, "B N L L"]) -> Float[Tensor, "B L M"]:
-        attend, feed = self.layer
-        return feed(attend(x, bias))
+        for layer in self.layer:
+            x = layer(x, bias)
+        return x
 
 
 class Stack(nn.Module):
@@ -173,7 +175,7 @@ class T5Encoder(nn.Module):
     def forward(self, ids: Int[Tensor, "B L"], mask: Int[Tensor, "B L"]) -> Float[Tensor, "B L M"]:
         """Float32 states; `mask` is 1 where a token is real, and what stands where it is 0 means nothing."""
         x = self.shared(ids).float()
-        bias = self._bias(mask)
+        bias = self.position_bias(mask)
         for block in self.encoder.block:
             x = block(x, bias)
         return self.encoder.final_layer_norm(x)
@@ -198,7 +200,7 @@ class T5Encoder(nn.Module):
                     weight.normal_(std=c.d_model**-0.5, generator=generator)
         return self
 
-    def _bias(self, mask: Int[Tensor, "B L"]) -> Float[Tensor, "B N L L"]:
+    def position_bias(self, mask: Int[Tensor, "B L"]) -> Float[Tensor, "B N L L"]:
         """The learned bias of each pair of positions, shared by all blocks, and minus infinity on padding."""
         position = torch.arange(mask.shape[1], device=mask.device)
         bucket = relative_bucket(

@@ -1,15 +1,15 @@
 """How much memory a request takes at its peak, known from file headers before any weight is read.
 
-The parts run one after the other: the text encoder, which is let go of if it is large; the transformer;
-then the autoencoder beside the transformer. Weights are counted exactly. What a forward pass adds is linear in
-tokens or pixels; its coefficients were measured (benchmarks/activation_memory.py) on a CPU and rounded up.
+The parts run one after the other: the text encoder, of which one block is held at a time if it is large; the
+transformer; then the autoencoder beside the transformer. Weights are counted exactly. What a forward pass adds is
+linear in tokens or pixels; its coefficients were measured (benchmarks/activation_memory.py) on a CPU and rounded up.
 """
 
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -19,13 +19,14 @@ from linnet.errors import InvalidInput, WeightsError
 from linnet.geometry import FRAMES_PER_LATENT, format_seconds, seconds_of, token_count
 from linnet.request import Request, make_request
 from linnet.runtime.device import available_memory
-from linnet.weights.files import read_header, shards
+from linnet.weights.files import Header, read_header, shards
 from linnet.weights.names import FLOAT32_PARTS, NOT_WEIGHTS, TRANSFORMER_PREFIX
 from linnet.weights.store import ModelFiles, locate
 
 LIBRARIES = 500_000_000  # bytes: torch and the video encoder; on a GPU, the driver's context
 LOADING = 256 * 2**20  # bytes: the stretch of a file that is mapped while it is converted
-SMALL_TEXT = 2**30  # bytes: the pipeline keeps text encoders up to this size
+SMALL_TEXT = 2**30  # bytes: text encoders up to this size stay in memory; larger ones stream from their files
+TEXT_BLOCK = re.compile(r"encoder\.block\.(\d+)\.")
 FLOAT32_TABLES = FLOAT32_PARTS | {"shared", "relative_attention_bias", "modulation"}
 DECODER_SCRATCH = {"wan": 350_000_000, "tiny": 100_000_000}  # bytes, whatever the size of the frame
 DECODER_PIXEL = {"wan": 16_000, "tiny": 5_500}  # bytes for each pixel of a frame, four frames at a time
@@ -46,6 +47,7 @@ class Shape:
     """What of a model decides how much memory it takes."""
 
     text: Parameters
+    text_block: Parameters
     transformer: Parameters
     autoencoder: Parameters
     dim: int
@@ -54,6 +56,7 @@ class Shape:
 
 LINUM_V2 = Shape(
     text=Parameters(4_630_511_616, 131_799_040),
+    text_block=Parameters(192_937_984, 10_240),
     transformer=Parameters(1_986_363_392, 21_688_512),
     autoencoder=Parameters(0, 126_892_531),
     dim=1664,
@@ -80,21 +83,31 @@ def shape_of(files: ModelFiles) -> Shape:
     if ffn is None or len(ffn.shape) != 2:
         remedy = "use the files of the chosen model"
         raise WeightsError("weights", files.transformer, "is not a video transformer of linnet's", remedy)
+    text = [read_header(path) for path in shards(files.text_encoder)]
     return Shape(
-        text=count(shards(files.text_encoder)),
-        transformer=count([files.transformer]),
-        autoencoder=Parameters(0, sum(count([files.autoencoder]))),  # decodes in float32
+        text=count(text),
+        text_block=largest_block(text),
+        transformer=count([read_header(files.transformer)]),
+        autoencoder=Parameters(0, sum(count([read_header(files.autoencoder)]))),  # decodes in float32
         dim=ffn.shape[1],
         ffn_dim=ffn.shape[0],
     )
 
 
-def count(paths: Iterable[Path]) -> Parameters:
-    """Weights of a model's files, told apart by name and shape (biases count as float32, a thousandth too much)."""
+def largest_block(headers: Sequence[Header]) -> Parameters:
+    """Of a text encoder: what is in memory of it at a time while it streams."""
+    numbers = {found[1] for header in headers for name in header.tensors if (found := TEXT_BLOCK.match(name))}
+    blocks = (count(headers, f"encoder.block.{number}.") for number in numbers)
+    return max(blocks, default=Parameters(0, 0))
+
+
+def count(headers: Iterable[Header], prefix: str = "") -> Parameters:
+    """Weights whose names begin with `prefix`, told apart by name and shape (biases count as float32, a thousandth
+    too much)."""
     products = others = 0
-    for path in paths:
-        for name, entry in read_header(path).tensors.items():
-            if name in NOT_WEIGHTS:
+    for header in headers:
+        for name, entry in header.tensors.items():
+            if name in NOT_WEIGHTS or not name.startswith(prefix):
                 continue
             if len(entry.shape) > 1 and FLOAT32_TABLES.isdisjoint(name.split(".")):
                 products += math.prod(entry.shape)
@@ -108,12 +121,13 @@ def estimate(spec: ModelSpec, shape: Shape, request: Request, *, clips: int = 1)
     dtype = torch.bfloat16 if request.dtype == "bfloat16" else torch.float32
     text, transformer = shape.text.bytes(dtype), shape.transformer.bytes(dtype)
     kept = text if text <= SMALL_TEXT else 0
+    spoken = kept or shape.text_block.bytes(dtype)
     # Both guidance passes go as one batch where a model ships with the package, one by one elsewhere.
     tokens = token_count(request.frames, request.size) * clips * (2 if spec.source == "package" else 1)
     forward = forward_bytes(tokens, shape.dim, shape.ffn_dim)
     decoder = DECODER_SCRATCH[spec.autoencoder] + DECODER_PIXEL[spec.autoencoder] * request.size.pixels
     return Need(
-        text=LIBRARIES + LOADING + text,
+        text=LIBRARIES + LOADING + spoken,
         denoise=LIBRARIES + kept + transformer + max(forward, LOADING),
         decode=LIBRARIES + kept + transformer + shape.autoencoder.bytes(torch.float32) + decoder,
     )
@@ -140,6 +154,12 @@ def refuse_if_too_large(
         f"takes about {gigabytes(max(need))}"
     )
     raise InvalidInput("memory", gigabytes(left), problem, remedy(spec, shape, request, device, clips, left))
+
+
+def comfortable(need: int, device: str) -> bool:
+    """Whether `need` bytes are at most half of what is left on the device."""
+    left = available_memory(device)
+    return left is not None and 2 * need <= left
 
 
 def remedy(spec: ModelSpec, shape: Shape, request: Request, device: str, clips: int, left: int) -> str:

@@ -14,6 +14,9 @@ class LoopConfig:
     muon_learning_rate: float = (
         0.02  # for hidden matrices, under "muon"; the rest follows AdamW at `learning_rate`
     )
+    slower: tuple[
+        tuple[str, float], ...
+    ] = ()  # (name prefix, factor on the rate) of parameters that need less
     weight_decay: float = 0.01
     warmup: int = 200  # steps of linear rise
     cooldown: float = 0.3  # share of the run, at its end, in which the rate falls linearly to zero

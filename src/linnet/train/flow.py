@@ -17,18 +17,20 @@ from linnet.models.text import T5Config, T5Encoder, Tokenizer
 from linnet.models.transformer import TextContext, Transformer, TransformerConfig
 from linnet.sampling.flow import sample_sigmas
 
+Mix = tuple[tuple[int, float], ...]
+
 
 @dataclass(frozen=True, kw_only=True)
 class FlowConfig:
     transformer: TransformerConfig
     text: T5Config
     tokens: int = 8960  # of video a batch; clips a batch follow from their length
-    lengths: tuple[tuple[int, float], ...] = (
-        (1, 0.08),
-        (7, 0.46),
-        (13, 0.46),
-    )  # latent frames, and how often
-    shift: float = 3.0  # of the noise levels towards noise (Esser et al., arXiv 2403.03206)
+    # From which step on, clips of how many latent frames, and how often: short ones show more scenes in a batch.
+    lengths: tuple[tuple[int, Mix], ...] = ((0, ((1, 0.1), (4, 0.4), (7, 0.3), (13, 0.2))),)
+    # Noise levels (Esser et al., arXiv 2403.03206): how far towards noise, and how widely spread in log-odds. A latent
+    # that still shows its clip at nine parts noise to one needs most of its training above that.
+    shift: float = 3.0
+    spread: float = 1.0
     full_captions: float = 0.75
     dropped_captions: float = 0.1
 
@@ -64,20 +66,21 @@ class FlowTask:
     def loss(
         self, step: int, rng: random.Random, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, float]]:
-        data, captions = self.batch(rng)
+        data, captions = self.batch(step, rng)
         device = generator.device
         data = data.to(device)
         ids, lengths = (x.to(device) for x in self.tokenize(captions))
         noise = torch.randn(data.shape, generator=generator, device=device)
-        sigma = sample_sigmas(len(data), shift=self.config.shift, generator=generator)
+        sigma = sample_sigmas(len(data), shift=self.config.shift, std=self.config.spread, generator=generator)
         noisy = torch.lerp(data, noise, sigma.view(-1, 1, 1, 1, 1))
         velocity = self.model.transformer(noisy, 1000 * sigma, self.model.context(ids, lengths))
         error = (velocity - (noise - data)).square()
         return error.mean(), {"frames": float(data.shape[2])}
 
-    def batch(self, rng: random.Random) -> tuple[Float[Tensor, "B C T H W"], list[str]]:
+    def batch(self, step: int, rng: random.Random) -> tuple[Float[Tensor, "B C T H W"], list[str]]:
         """Clips of one length, normalised, each under one of its captions."""
-        lengths, weights = zip(*self.config.lengths, strict=True)
+        mix = [mix for first, mix in self.config.lengths if first <= step][-1]
+        lengths, weights = zip(*mix, strict=True)
         (frames,) = rng.choices(lengths, weights)
         _, _, _, rows, columns = self.cache.latents.shape
         clips = max(1, self.config.tokens // (frames * -(-rows // 2) * -(-columns // 2)))

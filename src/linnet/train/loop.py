@@ -26,7 +26,8 @@ from linnet.train.state import load_state, save_state
 class Task(Protocol):
     """What is learnt: a model, a loss for each step, and something to look at now and then."""
 
-    model: nn.Module
+    @property
+    def model(self) -> nn.Module: ...
 
     def loss(
         self, step: int, rng: random.Random, generator: torch.Generator
@@ -68,7 +69,7 @@ def train(
     was begun with another configuration raises InvalidInput. `stop_at` ends early, with the state saved.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    _same_config(folder / "config.json", asdict(config))
+    _same_config(folder / "config.json", json.loads(json.dumps(asdict(config))))
     model = task.model.to(device).train()
     optimisers = make_optimisers(model, config)
     average = {name: value.detach().clone() for name, value in model.state_dict().items()}
@@ -117,16 +118,26 @@ def randomness(seed: int, step: int, device: str = "cpu") -> tuple[random.Random
 def make_optimisers(model: nn.Module, config: LoopConfig) -> list[Optimizer]:
     """AdamW for all, or Muon for the hidden matrices (Jordan et al. 2024) and AdamW for the rest.
 
-    A hidden matrix is a linear layer's inside a stack of blocks: inputs, outputs, embeddings and norms stay with AdamW.
+    A hidden matrix is a linear layer's in the transformer's stack of blocks: inputs, outputs, embeddings, norms and
+    the text encoder stay with AdamW.
     """
-    linear = [m.weight for n, m in model.named_modules() if isinstance(m, nn.Linear) and "block" in n]
-    hidden = linear if config.optimiser == "muon" else []
+    hidden = [
+        module.weight
+        for name, module in model.named_modules()
+        if config.optimiser == "muon" and isinstance(module, nn.Linear) and "blocks." in name
+    ]
     chosen = {id(p) for p in hidden}
-    rest = [p for p in model.parameters() if id(p) not in chosen]
-    decayed = {"params": [p for p in rest if p.ndim > 1], "weight_decay": config.weight_decay}
-    plain = {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0}
-    groups = [group for group in (decayed, plain) if group["params"]]
-    optimisers: list[Optimizer] = [torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98))]
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, p in model.named_parameters():
+        if id(p) not in chosen:
+            factor = next((f for prefix, f in config.slower if name.startswith(prefix)), 1.0)
+            decay = config.weight_decay if p.ndim > 1 else 0.0
+            groups.setdefault((factor, decay), []).append(p)
+    adamw = [
+        {"params": params, "lr": config.learning_rate * factor, "weight_decay": decay}
+        for (factor, decay), params in groups.items()
+    ]
+    optimisers: list[Optimizer] = [torch.optim.AdamW(adamw, betas=(0.9, 0.98))]
     if hidden:
         optimisers.append(
             torch.optim.Muon(hidden, lr=config.muon_learning_rate, weight_decay=config.weight_decay)
@@ -138,8 +149,8 @@ def make_optimisers(model: nn.Module, config: LoopConfig) -> list[Optimizer]:
 
 
 def update_average(average: dict[str, Tensor], model: nn.Module, decay: float) -> None:
-    current = model.state_dict()
-    torch._foreach_lerp_(list(average.values()), [current[name] for name in average], 1 - decay)
+    for name, value in model.state_dict().items():
+        average[name].lerp_(value, 1 - decay)
 
 
 class averaged:

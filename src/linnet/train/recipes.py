@@ -79,11 +79,10 @@ def seedling(recipe: Recipe, watch: Watch) -> Path:
     autoencoder_path = folder / "autoencoder.safetensors"
     if not autoencoder_path.exists():
         autoencoder(recipe, watch)
-    config = read_config(autoencoder_path) or {}
-    tiny = TAEConfig(**config | {"decoder_widths": tuple(config["decoder_widths"])})
+    tiny = TAEConfig.from_json(read_config(autoencoder_path) or {})
     decoder = load_into(lambda: TAE(tiny), autoencoder_path, device=recipe.device).eval()
 
-    clips = 5000
+    clips = 8000
     cache = cached_latents(
         decoder,
         fingerprint([autoencoder_path]),
@@ -92,7 +91,7 @@ def seedling(recipe: Recipe, watch: Watch) -> Path:
         frames=49,
         seed=1,
         device=recipe.device,
-        watch=lambda done, total: done % 250 or watch("latents", Report(done, total, {}, 0.0)),
+        watch=lambda done, total: watch("latents", Report(done, total, {}, 0.0)),
     )
     tokenizer_path = folder / "tokenizer.json"
     words = write_tokenizer(tokenizer_path)
@@ -104,15 +103,23 @@ def seedling(recipe: Recipe, watch: Watch) -> Path:
             vocab_size=words, d_model=128, d_kv=32, d_ff=256, num_layers=2, num_heads=4, gated=True
         ),
         tokens=5600,
+        lengths=(
+            (0, ((1, 0.3), (4, 0.5), (7, 0.2))),
+            (800, ((1, 0.1), (4, 0.25), (7, 0.65))),
+            (2000, ((1, 0.05), (7, 0.45), (13, 0.5))),
+        ),
+        shift=12.0,
+        spread=1.2,
     )
     loop = LoopConfig(
         steps=recipe.steps or 4000,
         learning_rate=1e-3,
         optimiser="muon",
         muon_learning_rate=0.02,
+        slower=(("text.", 0.3),),  # T5's queries are small by design, and the same rate moves them more
         warmup=100,
-        cooldown=0.4,
-        ema=0.998,
+        cooldown=0.7,
+        ema=0.997,
         log_every=10,
         sample_every=500,
         checkpoint_every=100,

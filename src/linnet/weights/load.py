@@ -14,7 +14,7 @@ from linnet.errors import WeightsError
 from linnet.weights.files import Entry, Header, damaged, fingerprint, read_config, read_header, shards
 from linnet.weights.names import FLOAT32_PARTS, LATENT_BIAS, LATENT_SCALE, NOT_WEIGHTS
 
-__all__ = ["fingerprint", "load_into", "matched", "read_config", "read_latent_scale"]
+__all__ = ["fill", "fingerprint", "load_into", "matched", "read_config", "read_latent_scale", "read_rows"]
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -42,6 +42,21 @@ def load_into(
     conversion stay mapped from the file, which must then not be overwritten in place.
     """
     module, headers = matched(build, files, prefix=prefix, ignore=ignore)
+    return fill(module, headers, device=device, dtype=dtype, prefix=prefix)
+
+
+def fill(
+    module: M,
+    headers: Sequence[Header],
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    prefix: str = "",
+) -> M:
+    """`module`, on the meta device until now, with its weights, which stand under `prefix` in the files.
+
+    It may be a part of one that `matched` knows to be in them; `device` and `dtype` as for `load_into`.
+    """
     dtypes = product_dtypes(module, dtype)
     state: dict[str, Tensor] = {}
     for stored, tensor in read(headers, {prefix + name for name in module.state_dict()}):
@@ -54,6 +69,17 @@ def load_into(
                 f"{type(module).__name__}.{name} is not in its state_dict, so it cannot be loaded"
             )
     return module
+
+
+def read_rows(headers: Sequence[Header], name: str, rows: Sequence[int]) -> Float[Tensor, "rows width"]:
+    """Some rows of one table, in float32; the rest of it is not read."""
+    header = next(header for header in headers if name in header.tensors)
+    try:
+        with safe_open(header.path, framework="pt", device="cpu") as file:
+            table = file.get_slice(name)
+            return torch.cat([table[row : row + 1].float() for row in rows])
+    except (SafetensorError, OSError) as error:
+        raise damaged(header.path, f"cannot be read ({error})") from error
 
 
 def read_latent_scale(path: Path) -> tuple[Float[Tensor, " C"], Float[Tensor, " C"]] | None:

@@ -1,0 +1,98 @@
+"""From a prompt's tokens to the text encoder's states, by the way that costs least: they are in memory, on disk, or
+the encoder says them, held whole if there is room for it and streamed from its file otherwise.
+
+Axes: L tokens, M model width.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from linnet.models.text import T5Config, T5Encoder, t5_xxl
+from linnet.runtime.memory import SMALL_TEXT, count
+from linnet.runtime.offload import encode_streamed
+from linnet.runtime.text_cache import TextCache, cache_folder
+from linnet.weights.files import Header, read_config, shards
+from linnet.weights.load import fill, fingerprint, matched
+
+States = Float[Tensor, "L M"]
+
+
+class TextStates:
+    """Asks the encoder for each prompt once. A small encoder stays in memory; a large one does if `held` is set,
+    streams otherwise, and what it says is also kept on disk if `cache` allows."""
+
+    def __init__(self, files: Path, *, device: torch.device, dtype: torch.dtype, cache: bool = True) -> None:
+        self.files, self.device, self.dtype, self.cache = files, device, dtype, cache
+        self.held = False
+        self._known: dict[tuple[int, ...], States] = {}
+        self._resident: T5Encoder | None = None
+
+    @cached_property
+    def matched(self) -> tuple[T5Encoder, list[Header]]:
+        """The encoder on the meta device, and the headers of its files; WeightsError if they do not match."""
+        return matched(lambda: T5Encoder(text_config(self.files)), self.files)
+
+    @cached_property
+    def bytes(self) -> int:
+        """Of the whole encoder, once it is loaded."""
+        return count(self.matched[1]).bytes(self.dtype)
+
+    @property
+    def small(self) -> bool:
+        return self.bytes <= SMALL_TEXT
+
+    def of(
+        self,
+        prompts: Sequence[Sequence[int]],
+        watch: Callable[[int, int], None] = lambda done, total: None,
+    ) -> list[States]:
+        """The states of each prompt's tokens, on the device; `watch` hears of the parts of the work that are done."""
+        keys = [tuple(ids) for ids in prompts]
+        self._remember(keys)
+        if new := [ids for ids in dict.fromkeys(keys) if ids not in self._known]:
+            tensors = [torch.tensor([ids], device=self.device) for ids in new]
+            for ids, states in zip(new, self._encode(tensors, watch), strict=True):
+                self._known[ids] = states[0]
+                if self._disk:
+                    self._disk.put(ids, states[0])
+        return [self._known[ids] for ids in keys]
+
+    def _remember(self, keys: Sequence[tuple[int, ...]]) -> None:
+        for ids in keys:
+            if ids not in self._known and self._disk and (states := self._disk.get(ids)) is not None:
+                self._known[ids] = states.to(self.device)
+
+    @cached_property
+    def _disk(self) -> TextCache | None:
+        if self.small or not self.cache:
+            return None
+        # The last bits depend on these, and the same request shall give the same bytes.
+        way = [self.device.type, self.dtype, torch.get_num_threads(), torch.__version__]
+        maker = " ".join(map(str, [fingerprint(shards(self.files)), *way]))
+        return TextCache(folder=cache_folder() / "text", maker=maker)
+
+    def _encode(
+        self, prompts: Sequence[Int[Tensor, "1 _"]], watch: Callable[[int, int], None]
+    ) -> list[Float[Tensor, "1 _ M"]]:
+        encoder, headers = self.matched
+        if not (self._resident or self.small or self.held):
+            return encode_streamed(
+                encoder, headers, prompts, device=self.device, dtype=self.dtype, watch=watch
+            )
+        self._resident = self._resident or fill(encoder, headers, device=self.device, dtype=self.dtype).eval()
+        with torch.inference_mode():
+            return [self._resident(ids, torch.ones_like(ids)) for ids in prompts]
+
+
+def text_config(files: Path) -> T5Config:
+    """As the file itself says, or the config.json in its folder; T5-XXL's if neither does."""
+    if config := read_config(shards(files)[0]):
+        return T5Config(**config)
+    beside = files / "config.json"
+    return T5Config.from_json(json.loads(beside.read_text())) if beside.is_file() else t5_xxl()
