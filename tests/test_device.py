@@ -142,7 +142,7 @@ def test_what_is_too_large_is_refused_with_a_change_that_fits(
     monkeypatch.setattr(memory, "available_memory", lambda device: left)
     monkeypatch.setattr(memory, "shape_of", lambda files: LINUM_V2)
     request = make_request(LINUM, prompt="a fox", seconds=5, dtype="float32")
-    line = rf'^memory "{left / GB:.1f} GB": is free on cpu, and the (text|denoise) stage .* GB; {remedy}$'
+    line = rf'^memory "{left / GB:.1f} GB": is free on cpu, and the (denoise|decode) stage .* GB; {remedy}$'
     with pytest.raises(InvalidInput, match=line):
         refuse_if_too_large(LINUM, files, request, device="cpu", clips=clips)
     if remedy.startswith("use"):
