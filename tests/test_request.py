@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from linnet.catalog import CATALOG, SEEDLING, ModelSpec, find
-from linnet.clip import Clip
+from linnet.clip import Clip, default_name
 from linnet.errors import InvalidInput
 from linnet.geometry import Size, format_seconds, frames_for, seconds_of, token_count
 from linnet.request import Request, make_request
@@ -179,3 +179,11 @@ def test_a_tampered_record_is_refused(change: dict) -> None:
 def test_a_file_without_a_request_says_so(metadata: dict | None) -> None:
     with pytest.raises(InvalidInput, match=r'file "b.mp4": holds no linnet request; '):
         Clip.from_metadata(Path("b.mp4"), metadata)
+
+
+@given(prompt=st.text(min_size=1, max_size=200).filter(str.strip))
+def test_a_clip_is_named_after_its_prompt_within_what_file_systems_hold(prompt: str) -> None:
+    name = default_name(make_request(SEEDLING, prompt=prompt, seed=2**32 - 1))
+    assert name.endswith(f"-{2**32 - 1}.mp4")
+    assert len(name.encode()) <= 160  # of 255: a temporary name is longer
+    assert "/" not in name

@@ -10,7 +10,7 @@ from linnet.clip import Clip, default_name
 from linnet.data.known import check_words
 from linnet.pipeline import Pipeline
 from linnet.request import make_request
-from linnet.runtime.device import default_dtype, resolve_device
+from linnet.runtime.device import default_dtype, default_threads, resolve_device
 from linnet.weights.store import default_model, resolve
 
 
@@ -25,15 +25,16 @@ def load(
     """A pipeline that can make many clips: `load("seedling").generate(request, Path("clip.mp4"))`.
 
     `model` is a name of the catalogue; None takes the Linum model that is on this machine, else seedling. `weights` is
-    the folder of a downloaded repository. `dtype` is that of the matrix products, "float32" or "bfloat16". Raises
-    InvalidInput for a model or device that is not here, WeightsError for files that are missing or damaged.
+    the folder of a downloaded repository. `dtype` is that of the matrix products, "float32" or "bfloat16"; `threads`
+    of the CPU are by default as many as this process may use. Raises InvalidInput for a model or device that is not
+    here, WeightsError for files that are missing or damaged.
     """
     folder = Path(weights) if weights is not None else None
     spec = find(model) if model else default_model(folder)[0]
     files = resolve(spec, weights=folder)
     device = resolve_device(device)
     kind = default_dtype(device) if dtype == "auto" else getattr(torch, dtype)
-    return Pipeline.open(spec, files, device=device, dtype=kind, threads=threads)
+    return Pipeline.open(spec, files, device=device, dtype=kind, threads=threads or default_threads())
 
 
 def generate(

@@ -10,13 +10,14 @@ from linnet.errors import InvalidInput
 from linnet.request import Request
 
 GENERATED = "AI-generated video"
-LONGEST_SLUG = 60  # characters: with the seed and the ending, within a file system's 255 bytes
+LONGEST_SLUG = 120  # bytes: with the seed, the ending and a temporary name, within a file system's 255
 
 
 def default_name(request: Request) -> str:
     """What a clip is called when nobody says: the prompt's words and the seed."""
     words = re.sub(r"\W+", "-", request.prompt.lower()).strip("-")
-    return f"{words[:LONGEST_SLUG].rstrip('-') or 'clip'}-{request.seed}.mp4"
+    slug = words.encode()[:LONGEST_SLUG].decode(errors="ignore").rstrip("-")
+    return f"{slug or 'clip'}-{request.seed}.mp4"
 
 
 @dataclass(frozen=True, kw_only=True)
