@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from linnet.models import attention
 from linnet.models.attention import GELU, Linear, attend, attend_plainly
+from linnet.models.rotary import nearness, rotary_tables, rotate
 from linnet.models.transformer import TextContext, Transformer, TransformerConfig, linum_v2
 
 RECORDINGS = sorted((Path(__file__).parent / "golden").glob("dit_*.safetensors"))
@@ -116,18 +117,27 @@ def test_training_begins_with_silence_and_reaches_everything() -> None:
     fresh = Transformer(SMALL).initialise(torch.Generator().manual_seed(0))
     text = fresh.encode_text([draw(3, SMALL.text_dim)])
     assert not fresh(LATENTS, TIMESTEP, text).any()
-    x = draw(2, 27, SMALL.dim)
-    seen = []
-    fresh.blocks[0].register_forward_hook(lambda _, inputs, out: seen.append((inputs[0], out)))
-    fresh(LATENTS, TIMESTEP, text)
-    assert torch.equal(*seen[0])
-    assert seen[0][0].shape == x.shape
 
     model = random_model()
     states = [draw(3, SMALL.text_dim)]
     model(LATENTS, TIMESTEP, model.encode_text(states)).square().sum().backward()
     idle = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert idle == []
+
+
+def test_attention_begins_with_a_sense_of_place() -> None:
+    grid, width = (5, 6, 7), 64
+    tables = rotary_tables(grid, width, torch.device("cpu"))
+    centre = (2, 3, 3)
+    for axes in ((0, 1, 2), (1, 2), (0,)):
+        constant = nearness(width, axes, strength=1.0).expand(1, 5 * 6 * 7, 1, width)
+        turned = rotate(constant, tables)[0, :, 0]
+        product = (turned @ turned.T).view(*grid, *grid)[centre]
+        assert product.max() == pytest.approx(product[centre].item())
+        for axis in range(3):
+            along = product[tuple(slice(None) if a == axis else at for a, at in enumerate(centre))]
+            near = [along[centre[axis] + step] for step in (0, 1, 2)]
+            assert (near[0] > near[1] > near[2]) if axis in axes else along.allclose(along[0])
 
 
 def test_initialise_follows_its_generator() -> None:

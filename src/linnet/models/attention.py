@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from linnet.models.rotary import Rotary, rotate
+from linnet.models.rotary import Rotary, nearness, rotate
 
 Heads = Float[Tensor, "B N S d"]
 
@@ -80,6 +80,20 @@ class SelfAttention(nn.Module):
         self.num_heads = num_heads
         self.q, self.k, self.v, self.o = (Linear(dim, dim) for _ in range(4))
         self.norm_q, self.norm_k = (nn.RMSNorm(dim, eps=1e-6) for _ in range(2))
+
+    @torch.no_grad()
+    def look_nearby(self) -> None:
+        """Set the biases from which a model that is to be trained learns faster: heads begin with a sense of place.
+
+        Tokens know where they are only by rotation, so from zero biases attention finds its neighbours late (compare
+        d'Ascoli et al., arXiv 2103.10697). One head of four looks around in space and time, one at the same place in
+        all frames, one at all of its frame, and one anywhere.
+        """
+        width = len(self.q.bias) // self.num_heads
+        kinds = [nearness(width, axes, strength=4.0) for axes in ((0, 1, 2), (1, 2), (0,), ())]
+        bias = torch.cat([kinds[head % len(kinds)] for head in range(self.num_heads)])
+        self.q.bias.copy_(bias)
+        self.k.bias.copy_(bias)
 
     def forward(self, x: Float[Tensor, "B L D"], rotary: Rotary) -> Float[Tensor, "B L D"]:
         x = x.to(product_dtype(self.q))

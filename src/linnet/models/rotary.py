@@ -5,6 +5,7 @@ Axes: B batch, L tokens (T*H*W of them, ordered T, H, W), N heads, d head width,
 Source: Su et al., arXiv 2104.09864, as Wan 2.1 and Linum v2 spread it over time, rows and columns.
 """
 
+from collections.abc import Container
 from typing import NamedTuple
 
 import torch
@@ -26,21 +27,38 @@ def float64_device(device: torch.device) -> torch.device:
     return torch.device("cpu") if device.type == "mps" else device
 
 
+def frequencies(head_dim: int, axis: int) -> Float[Tensor, "p"]:
+    """Radians a token, in float64, of the pairs that turn with time (axis 0), rows (1) or columns (2).
+
+    Of a head's P pairs, the last P//3 turn with the column, those before with the row and the rest with time.
+    """
+    pairs = head_dim // 2
+    share = pairs - 2 * (pairs // 3) if axis == 0 else pairs // 3
+    return THETA ** (-torch.arange(share, dtype=torch.float64) / share)
+
+
+def nearness(head_dim: int, axes: Container[int], strength: float) -> Float[Tensor, "d"]:
+    """What to add to queries and keys alike so that attention falls with the distance along `axes` of the grid.
+
+    Rotation turns the product of this constant with itself into a sum of cosines of the distance; slow pairs, which
+    hardly tell neighbours apart, are left out.
+    """
+    every = [frequencies(head_dim, axis) for axis in range(3)]
+    even = torch.cat([strength * float(axis in axes) * (f >= 0.1) for axis, f in enumerate(every)])
+    return torch.stack((even, torch.zeros_like(even)), dim=-1).flatten().float()
+
+
 def rotary_tables(grid: tuple[int, int, int], head_dim: int, device: torch.device) -> Rotary:
     """Float32 tables for a (T, H, W) grid of tokens, from angles in float64.
 
-    Of a head's P pairs, P//3 turn with the row, P//3 with the column and the rest with the frame.
     Only T + H + W rows of angles are ever computed; the rest is broadcasting, cheap enough for every forward.
     """
-    pairs = head_dim // 2
-    spatial = pairs // 3
-    shares = (pairs - 2 * spatial, spatial, spatial)
+    pairs, home = head_dim // 2, float64_device(device)
 
     def spread(axis: int) -> Float[Tensor, "T H W p"]:
-        share, home = shares[axis], float64_device(device)
         position = torch.arange(grid[axis], dtype=torch.float64, device=home)
-        frequency = THETA ** (-torch.arange(share, dtype=torch.float64, device=home) / share)
-        shape = [1, 1, 1, share]
+        frequency = frequencies(head_dim, axis).to(home)
+        shape = [1, 1, 1, len(frequency)]
         shape[axis] = grid[axis]
         return torch.outer(position, frequency).view(shape)
 

@@ -22,6 +22,7 @@ from torch.nn.utils.rnn import pad_sequence
 from linnet.models.attention import GELU, CrossAttention, Heads, Linear, SelfAttention
 from linnet.models.rotary import Rotary, float64_device, rotary_tables
 
+GATE = 0.3  # of each block's attention and feed-forward before training
 PATCH = 2  # A token covers 1 x 2 x 2 latent cells.
 
 
@@ -143,12 +144,11 @@ class Transformer(nn.Module):
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator | None = None) -> Self:
-        """Weights to train from: every block begins as the identity and the model predicts zero.
+        """Weights to train from: the model predicts zero, blocks are nearly shut, and attention looks nearby.
 
-        Matrices keep the variance of their input (normal, 1/sqrt(fan-in)). What writes into the residual
-        stream is silent at first: gates by way of a zero modulation and time projection, cross-attention,
-        which has no gate, by way of its output; so is the output head. A deep stack then starts as a
-        shallow one and every block opens at its own pace ("adaLN-Zero" of Peebles & Xie, arXiv 2212.09748).
+        Matrices keep the variance of their input (normal, 1/sqrt(fan-in)). Time and text say nothing at first, by way
+        of a zero time projection and a zero output of the cross-attention (Peebles & Xie, arXiv 2212.09748, shut the
+        gates too; open by `GATE`, they let attention learn from the first step).
         """
         silent = {self.time_projection[1], self.head.head, *(block.cross_attn.o for block in self.blocks)}
         for module in self.modules():
@@ -161,6 +161,9 @@ class Transformer(nn.Module):
                 module.reset_parameters()
             elif isinstance(module, Block | Head):
                 module.modulation.zero_()
+        for block in self.blocks:
+            block.modulation[:, 2::3] = GATE
+            block.self_attn.look_nearby()
         return self
 
     def encode_text(self, states: Sequence[Float[Tensor, "_ text_dim"]]) -> TextContext:

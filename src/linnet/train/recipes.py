@@ -112,7 +112,7 @@ def seedling(recipe: Recipe, watch: Watch) -> Path:
         spread=1.2,
     )
     loop = LoopConfig(
-        steps=recipe.steps or 4000,
+        steps=recipe.steps or 3600,
         learning_rate=1e-3,
         optimiser="muon",
         muon_learning_rate=0.02,
