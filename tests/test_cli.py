@@ -121,6 +121,24 @@ def test_like_repeats_a_clip_and_varies_it(tiny_model: Path) -> None:
     assert Path("same.mp4").read_bytes() == Path("a.mp4").read_bytes() != Path("other.mp4").read_bytes()
 
 
+def test_a_clip_of_skipped_steps_says_which_and_is_repeated(tiny_model: Path) -> None:
+    words = ("--steps", 8, "--solver", "unipc", "--guidance-interval", "0:0.5", "--reuse", "0.9")
+    result = generate(tiny_model, PROMPT, "--seconds", 0, *words, "--output", "a.mp4", "--json")
+    made = json.loads(result.stdout)
+    asked = {"solver": "unipc", "guidance_from": 0, "guidance_until": 0.5, "reuse": "0.9"}
+    assert made["request"].items() >= asked.items()
+    skipped = made["choices"]["reused"]
+    assert skipped
+    like = ("generate", "--like", "a.mp4", "--weights", tiny_model, "--quiet", "--output")
+    linnet(*like, "same.mp4")
+    assert Path("same.mp4").read_bytes() == Path("a.mp4").read_bytes()
+    replayed = linnet(*like, "replayed.mp4", "--reuse", ",".join(map(str, skipped)), "--json")
+    assert json.loads(replayed.stdout)["choices"]["reused"] == skipped
+    exact = linnet(*like, "exact.mp4", "--profile", "exact", "--json")
+    assert "reused" not in json.loads(exact.stdout)["choices"]
+    assert "guidance-interval" in refusal(generate(tiny_model, PROMPT, "--guidance-interval", "often"))
+
+
 def test_dry_run_writes_nothing_and_tells_the_request(here: Path, tiny_model: Path) -> None:
     words = (PROMPT, "--seconds", 1, "--seed", 3, "--guidance", 2.5, "--dry-run", "--json")
     record = json.loads(generate(tiny_model, *words).stdout)

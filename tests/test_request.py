@@ -13,7 +13,7 @@ from linnet.catalog import CATALOG, SEEDLING, ModelSpec, find
 from linnet.clip import Clip, default_name
 from linnet.errors import InvalidInput
 from linnet.geometry import Size, format_seconds, frames_for, seconds_of, token_count
-from linnet.request import Request, make_request
+from linnet.request import Request, make_request, parse_reuse
 
 LINUM = CATALOG["linum-v2-360p"]
 LARGE = CATALOG["linum-v2-720p"]
@@ -187,3 +187,44 @@ def test_a_clip_is_named_after_its_prompt_within_what_file_systems_hold(prompt: 
     assert name.endswith(f"-{2**32 - 1}.mp4")
     assert len(name.encode()) <= 160  # of 255: a temporary name is longer
     assert "/" not in name
+
+
+def test_a_profile_takes_the_place_of_another_and_gives_way_to_what_is_asked() -> None:
+    fast = make_request(SEEDLING, prompt="a fox", seed=1, profile="fast")
+    exact = make_request(SEEDLING, prompt="a fox", seed=1)
+    assert fast != exact
+    assert make_request(SEEDLING, like=fast) == fast
+    assert make_request(SEEDLING, like=fast, profile="exact") == exact
+    assert make_request(SEEDLING, like=exact, profile="fast") == fast
+    assert make_request(SEEDLING, prompt="a fox", seed=1, profile="fast", steps=17).steps == 17
+    with pytest.raises(InvalidInput, match=r'profile "quick": is not known; use exact or fast or draft'):
+        make_request(SEEDLING, prompt="a fox", profile="quick")  # type: ignore[arg-type]
+    for spec in CATALOG.values():
+        for profile in spec.profiles:
+            make_request(spec, prompt="a fox", profile=profile)  # type: ignore[arg-type]
+
+
+def test_a_record_from_before_the_solvers_is_read_as_it_was_made() -> None:
+    record = make_request(SEEDLING, prompt="a fox", seed=1, profile="fast").to_json()
+    for name in ("solver", "guidance_from", "guidance_until", "reuse"):
+        del record[name]
+    old = Request.from_json(record)
+    assert (old.solver, old.guidance_from, old.guidance_until, old.reuse) == ("euler", 0, 1, "none")
+
+
+@pytest.mark.parametrize(
+    ("text", "meaning"), [("none", 0.0), ("0.05", 0.05), ("7", {6}), ("3,10,4", {2, 3, 9})]
+)
+def test_reuse_is_a_change_or_steps(text: str, meaning: object) -> None:
+    assert parse_reuse(make_request(SEEDLING, prompt="a fox", reuse=text).reuse) == meaning
+
+
+@pytest.mark.parametrize("text", ["", "often", "1.5", "-0.1", "nan.", "2", "1,5", "20", "0", "3,,4"])
+def test_reuse_that_makes_no_sense(text: str) -> None:
+    with pytest.raises(InvalidInput, match=r"use none, a change such as 0.05, or steps from 3 to 19"):
+        make_request(SEEDLING, prompt="a fox", steps=20, reuse=text)
+
+
+def test_guidance_on_no_step_is_refused() -> None:
+    with pytest.raises(InvalidInput, match=r'guidance interval "0.5:0.5": does not rise'):
+        make_request(SEEDLING, prompt="a fox", guidance_from=0.5, guidance_until=0.5)

@@ -1,8 +1,9 @@
 """The models that linnet knows: what each can make, its defaults, and where its files are."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import Literal
+from typing import Any, Literal
 
 from linnet.errors import InvalidInput
 from linnet.geometry import FPS, Size
@@ -18,6 +19,7 @@ class ModelSpec:
     size whose sides are multiples of it, with half to all of the largest trained size's pixels and neither
     side over 2.5 times the other; 0 allows `sizes` alone. Paths are relative to `repository` on the Hub
     or, when `source` is "package", to the folder inside the package that is named after the model.
+    `profiles` are settings of a request that trade fidelity for time; the model's other defaults are "exact".
     """
 
     name: str
@@ -44,6 +46,7 @@ class ModelSpec:
     tokenizer_dir: str
     download_bytes: int
     autoencoder: Literal["wan", "tiny"]
+    profiles: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def allows(self, size: Size) -> bool:
         """Whether the model can make frames of this size."""
@@ -123,6 +126,10 @@ SEEDLING = ModelSpec(
     tokenizer_dir="tokenizer.json",
     download_bytes=0,
     autoencoder="tiny",
+    profiles={
+        "fast": {"solver": "unipc", "steps": 10, "guidance_from": 0.0, "guidance_until": 0.6},
+        "draft": {"solver": "unipc", "steps": 4, "guidance_from": 0.0, "guidance_until": 0.5},
+    },
 )
 
 CATALOG: dict[str, ModelSpec] = {

@@ -24,11 +24,13 @@ from linnet.models.tae import TAE, TAEConfig
 from linnet.models.text import Encoded, Tokenizer
 from linnet.models.transformer import Transformer, TransformerConfig, linum_v2
 from linnet.models.vae import VAE, VAEConfig
-from linnet.request import Request
+from linnet.request import Request, parse_reuse
 from linnet.runtime.memory import comfortable, refuse_if_too_large
 from linnet.runtime.text import TextStates
 from linnet.sampling import flow
-from linnet.sampling.denoise import Guidance, GuidedVelocity, Step, denoise
+from linnet.sampling.denoise import Guidance, GuidedVelocity, Step, denoise, levels_between
+from linnet.sampling.reuse import Reuse
+from linnet.sampling.solvers import SOLVERS
 from linnet.weights.load import fingerprint, load_into, matched, read_config, read_latent_scale
 from linnet.weights.names import TRANSFORMER_PREFIX
 from linnet.weights.store import ModelFiles
@@ -143,29 +145,44 @@ class Pipeline:
         shape = (self.transformer.config.channels, *grid)
         return torch.stack([flow.noise(seed, shape, self.device) for seed in seeds])
 
-    def guided(self, request: Request, *, batched: bool) -> GuidedVelocity:
-        """The velocity that the request's prompts and guidance make of the transformer."""
+    def velocity(self, request: Request, sigmas: Float[Tensor, " levels"]) -> GuidedVelocity | Reuse:
+        """What the request's prompts, guidance and reuse make of the transformer, for one run over `sigmas`."""
         states = self.text_states(request.prompt, request.negative)
         with torch.inference_mode():
             prompt, negative = (self.transformer.encode_text([state]) for state in states)
-        guidance = Guidance(
-            method=request.guidance_method,
-            scale=request.guidance,
-            rescale=request.apg_rescale,
-            momentum=request.apg_momentum,
-            eta=request.apg_eta,
+        guided = GuidedVelocity(
+            model=self.transformer,
+            prompt=prompt,
+            negative=negative,
+            guidance=Guidance(
+                method=request.guidance_method,
+                scale=request.guidance,
+                rescale=request.apg_rescale,
+                momentum=request.apg_momentum,
+                eta=request.apg_eta,
+                levels=levels_between(sigmas, request.guidance_from, request.guidance_until),
+            ),
+            # Both passes at once where a step is so short that launching it costs; apart where memory counts.
+            batched=self.spec.source == "package",
         )
-        return GuidedVelocity(
-            model=self.transformer, prompt=prompt, negative=negative, guidance=guidance, batched=batched
-        )
+        reuse = parse_reuse(request.reuse)
+        if isinstance(reuse, frozenset):
+            return Reuse(velocity=guided, count=request.steps, skip=reuse)
+        return Reuse(velocity=guided, count=request.steps, threshold=reuse) if reuse else guided
 
-    def sample(self, request: Request, seeds: Sequence[int] | None = None) -> Iterator[Step]:
-        """Denoise one clip for each seed (the request's own when None), all in one batch."""
+    def sample(
+        self, request: Request, seeds: Sequence[int] | None = None, skipped: list[int] | None = None
+    ) -> Iterator[Step]:
+        """Denoise one clip for each seed (the request's own when None), all in one batch.
+
+        `skipped`, if given, is filled with the steps (from 0) that did without the model.
+        """
         seeds = [request.seed] if seeds is None else seeds
-        # Both passes at once where a step is so short that launching it costs; apart where memory counts.
-        velocity = self.guided(request, batched=self.spec.source == "package")
         sigmas = flow.sigmas(request.steps, request.shift)
-        yield from denoise(velocity, self.noise(request, seeds), sigmas)
+        velocity = self.velocity(request, sigmas)
+        if skipped is not None and isinstance(velocity, Reuse):
+            velocity.skipped = skipped
+        yield from denoise(velocity, self.noise(request, seeds), sigmas, SOLVERS[request.solver])
 
     # --- pixels ---------------------------------------------------------------------------------------------------
 
@@ -236,12 +253,7 @@ class Pipeline:
             watch(Progress("text", 1, 1))
 
         with timed(seconds, "denoise"):
-            watch(Progress("denoise", 0, request.steps))
-            latents = None
-            for step in self.sample(request, list(outputs)):
-                latents = step.latents
-                watch(Progress("denoise", step.index + 1, step.count, lambda step=step: self.preview(step)))
-        assert latents is not None  # a request has at least one step
+            latents, skipped = self._denoise(request, list(outputs), watch)
 
         clips = []
         for index, (seed, path) in enumerate(outputs.items()):
@@ -251,13 +263,37 @@ class Pipeline:
                 request=own,
                 model_hash=self.model_hash,
                 version=__version__,
-                choices={"device": self.device.type, "threads": torch.get_num_threads()},
+                choices={
+                    "device": self.device.type,
+                    "threads": torch.get_num_threads(),
+                    **({} if request.reuse == "none" else {"reused": skipped[index]}),
+                },
                 seconds=dict(seconds),
             )
             with timed(clip.seconds, "decode"):
                 self._write(clip, latents[index : index + 1], overwrite, watch)
             clips.append(clip)
         return clips
+
+    def _denoise(
+        self, request: Request, seeds: Sequence[int], watch: Watch
+    ) -> tuple[Latents, list[list[int]]]:
+        """Each seed's clean latents, and the steps (from 1) of it that did without the model."""
+        # Clips that decide for themselves which steps to leave out go one by one: none decides for its neighbours.
+        adaptive = isinstance(parse_reuse(request.reuse), float) and request.reuse != "none"
+        groups = [[seed] for seed in seeds] if adaptive else [list(seeds)]
+        total, found, skipped = request.steps * len(groups), [], []
+        watch(Progress("denoise", 0, total))
+        for number, group in enumerate(groups):
+            left_out: list[int] = []
+            latents = None
+            for step in self.sample(request, group, left_out):
+                latents, done = step.latents, number * request.steps + step.index + 1
+                watch(Progress("denoise", done, total, lambda step=step: self.preview(step)))
+            assert latents is not None  # a request has at least one step
+            found.append(latents)
+            skipped += [[step + 1 for step in left_out]] * len(group)
+        return torch.cat(found), skipped
 
     def _write(self, clip: Clip, latents: Latents, overwrite: bool, watch: Watch) -> None:
         request, done = clip.request, 0

@@ -3,7 +3,7 @@
 import math
 import secrets
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, Literal, Self
 
 from linnet.catalog import ModelSpec
@@ -25,8 +25,15 @@ RANGES: dict[str, tuple[float, float]] = {
     "apg_momentum": (-0.99, 0.99),
     "apg_eta": (0.0, 1.0),
     "shift": (0.1, 100.0),
+    "guidance_from": (0.0, 1.0),
+    "guidance_until": (0.0, 1.0),
 }
-CHOICES = {"guidance_method": ("apg", "cfg"), "dtype": ("auto", "float32", "bfloat16")}
+CHOICES = {
+    "guidance_method": ("apg", "cfg"),
+    "dtype": ("auto", "float32", "bfloat16"),
+    "solver": ("euler", "dpm++", "unipc"),
+}
+EXACT = {"solver": "euler", "guidance_from": 0.0, "guidance_until": 1.0, "reuse": "none"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +43,11 @@ class Request:
     Sides in pixels; frames = 4k+1; `apg_*` act only under guidance_method "apg" (see sampling.guidance);
     `shift` is the flow schedule's (see sampling.flow). dtype "auto" is for the device to decide, and is
     replaced by what was decided before a request is written into a file.
+
+    What has a default came later than the first clips, whose records lack it; the default is what made those.
+    Of n steps, counted from 0, step i is guided where guidance_from <= i/n < guidance_until. `reuse` is "none", the
+    steps (from 1) that do without the model, as "6,8,9", or the change, as "0.05", that steps may add up to before it
+    is asked again (see sampling.reuse).
     """
 
     prompt: str
@@ -54,6 +66,10 @@ class Request:
     apg_eta: float
     shift: float
     dtype: Literal["auto", "float32", "bfloat16"]
+    solver: Literal["euler", "dpm++", "unipc"] = "euler"
+    guidance_from: float = 0.0
+    guidance_until: float = 1.0
+    reuse: str = "none"
 
     @property
     def size(self) -> Size:
@@ -70,9 +86,10 @@ class Request:
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Self:
         """From `to_json`'s record, which may have been through anyone's hands: each field is checked."""
+        later = {field.name: field.default for field in fields(cls) if field.default is not MISSING}
         names = [field.name for field in fields(cls)]
         for name in names:
-            if name not in record:
+            if name not in record and name not in later:
                 raise InvalidInput(
                     "request", name, "is missing", "use a file that this version of linnet wrote"
                 )
@@ -81,7 +98,7 @@ class Request:
                 raise InvalidInput(
                     "request", name, "is not known", "update linnet to the version that wrote it"
                 )
-        return cls(**check_fields(dict(record)))
+        return cls(**check_fields(later | dict(record)))
 
 
 def make_request(
@@ -101,11 +118,17 @@ def make_request(
     apg_eta: float | None = None,
     shift: float | None = None,
     dtype: Literal["auto", "float32", "bfloat16"] | None = None,
+    solver: Literal["euler", "dpm++", "unipc"] | None = None,
+    guidance_from: float | None = None,
+    guidance_until: float | None = None,
+    reuse: str | None = None,
+    profile: Literal["exact", "fast", "draft"] | None = None,
     like: Request | None = None,
 ) -> Request:
     """A request that `spec`'s model can do, or InvalidInput that names the field, the value and the remedy.
 
-    What is None comes from `like`, else from the model's defaults; a seed that neither gives is drawn.
+    What is None comes from `profile`, the model's own way to be exact, fast or rough, else from `like`, else from the
+    model's defaults, which are the exact profile's; a seed that none gives is drawn.
     From a `like` of another model only prompt, negative prompt, frames and seed are taken: its size and
     sampling settings suit that other model. Nothing is rounded, clipped or trimmed on the way.
     """
@@ -123,6 +146,10 @@ def make_request(
         "apg_eta": apg_eta,
         "shift": shift,
         "dtype": dtype,
+        "solver": solver,
+        "guidance_from": guidance_from,
+        "guidance_until": guidance_until,
+        "reuse": reuse,
     }
     if size is not None:
         size = Size.parse(size) if isinstance(size, str) else size
@@ -133,7 +160,6 @@ def make_request(
         "width": spec.sizes[0].width,
         "height": spec.sizes[0].height,
         "frames": spec.default_frames,
-        "steps": spec.steps,
         "guidance": spec.guidance,
         "guidance_method": "apg",
         "apg_rescale": spec.apg_rescale,
@@ -141,14 +167,24 @@ def make_request(
         "apg_eta": spec.apg_eta,
         "shift": spec.shift,
         "dtype": "auto",
+        **EXACT,
+        "steps": spec.steps,
     }
-    settings = defaults | inherited(spec, like) | {k: v for k, v in given.items() if v is not None}
+    chosen = {} if profile is None else profile_settings(spec, profile)
+    settings = defaults | inherited(spec, like) | chosen | {k: v for k, v in given.items() if v is not None}
     settings |= {"model": spec.name, "fps": spec.fps}
     settings.setdefault("seed", secrets.randbelow(SEEDS))
     request = Request(**check_fields(settings))
     spec.check_size(request.size)
     check_length(spec, request.frames, "frames", request.frames)
     return request
+
+
+def profile_settings(spec: ModelSpec, name: str) -> dict[str, Any]:
+    """Everything that a profile decides, so that it takes the place of another one."""
+    if name != "exact" and name not in spec.profiles:
+        raise InvalidInput("profile", name, "is not known", f"use {' or '.join(('exact', *spec.profiles))}")
+    return EXACT | {"steps": spec.steps} | dict(spec.profiles.get(name, {}))
 
 
 def inherited(spec: ModelSpec, like: Request | None) -> dict[str, Any]:
@@ -208,7 +244,36 @@ def check_fields(settings: dict[str, Any]) -> dict[str, Any]:
         else:
             settings[name] = check_number(name, value, whole=field.type is int)
     check_frames(settings["frames"])
+    if settings["guidance_until"] <= settings["guidance_from"]:
+        interval = f"{settings['guidance_from']:g}:{settings['guidance_until']:g}"
+        raise InvalidInput(
+            "guidance interval", interval, "does not rise", "use two shares of the steps, such as 0.1:0.8"
+        )
+    check_reuse(settings["reuse"], settings["steps"])
     return settings
+
+
+def parse_reuse(text: str) -> float | frozenset[int]:
+    """The change that steps may add up to, 0 for none, or the steps (from 0) that do without the model."""
+    if text == "none":
+        return 0.0
+    if "." in text:
+        return float(text)
+    return frozenset(int(step) - 1 for step in text.split(","))
+
+
+def check_reuse(text: str, steps: int) -> None:
+    remedy = f"use none, a change such as 0.05, or steps from 3 to {steps - 1}, such as 4,6"
+    try:
+        parsed = parse_reuse(text)
+    except ValueError:
+        raise InvalidInput("reuse", text, "is neither a change nor a list of steps", remedy) from None
+    if isinstance(parsed, frozenset):
+        # The first two tell how the velocity changes; the last is the one that is seen.
+        if not parsed <= set(range(2, steps - 1)):
+            raise InvalidInput("reuse", text, f"names a step that {steps} steps cannot do without", remedy)
+    elif not 0 <= parsed <= 1:  # false for NaN too
+        raise InvalidInput("reuse", text, "is out of range", remedy)
 
 
 def check_text(name: str, value: object) -> None:

@@ -51,6 +51,24 @@ def generate(
     apg_rescale: Annotated[
         float | None, number("apg-rescale", "Longest guidance step of a latent frame; 0 is no limit.")
     ] = None,
+    profile: Annotated[
+        str | None, option("profile", "exact, fast or draft: fidelity for time.", metavar="NAME")
+    ] = None,
+    solver: Annotated[
+        str | None, option("solver", "euler, dpm++ or unipc; the last two need fewer steps.", metavar="NAME")
+    ] = None,
+    guidance_interval: Annotated[
+        str | None,
+        option("guidance-interval", "Share of the steps that are guided, as 0.1:0.8.", metavar="FROM:TO"),
+    ] = None,
+    reuse: Annotated[
+        str | None,
+        option(
+            "reuse",
+            "Steps that do without the model: none, as 5,7,9, or as the change they may add up to, 0.05.",
+            metavar="WHAT",
+        ),
+    ] = None,
     output: Annotated[
         Path | None,
         option(
@@ -108,6 +126,10 @@ def generate(
         "guidance": guidance,
         "apg_rescale": apg_rescale,
         "dtype": dtype,
+        "profile": profile,
+        "solver": solver,
+        **interval(guidance_interval),
+        "reuse": reuse,
         "like": earlier.request if earlier else None,
     }
     requests = [make_request(spec, seed=one, **settings) for one in each_once(seed)]
@@ -168,6 +190,18 @@ def generate(
     except KeyboardInterrupt:
         written = f"{len(made)} of {len(requests)} clips" if made else "nothing"
         fail(f"stopped; {written} was written", 130)
+
+
+def interval(text: str | None) -> dict[str, float]:
+    """`--guidance-interval` as the request's two fields."""
+    if text is None:
+        return {}
+    try:
+        start, stop = map(float, text.split(":"))
+    except ValueError:
+        remedy = "use two shares of the steps, such as 0.1:0.8"
+        raise InvalidInput("guidance-interval", text, "is not FROM:TO", remedy) from None
+    return {"guidance_from": start, "guidance_until": stop}
 
 
 def clip_in(file: Path) -> Clip:

@@ -3,9 +3,9 @@
 Axes: B batch, C channels, T frames, H and W rows and columns of the latents.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from linnet.models.transformer import TextContext
 from linnet.sampling.flow import TIMESTEPS
 from linnet.sampling.guidance import apg, cfg
-from linnet.sampling.solvers import euler
+from linnet.sampling.solvers import START, Solver, euler
 
 Latents = Float[Tensor, "B C T H W"]
 Velocity = Callable[[Latents, Float[Tensor, "B"]], Latents]
@@ -36,35 +36,57 @@ class Step:
     clean: Latents
 
 
-def denoise(velocity: Velocity, noise: Latents, sigmas: Float[Tensor, " levels"]) -> Iterator[Step]:
+def denoise(
+    velocity: Velocity, noise: Latents, sigmas: Float[Tensor, " levels"], solver: Solver = euler
+) -> Iterator[Step]:
     """Follow `velocity` from `noise` at sigmas[0] down to sigmas[-1], in float32, one step at a time.
 
     `velocity` is called with latents and their timestep, 1000 * sigma. Keep `sigmas` on the CPU.
     """
-    latents, count = noise.float(), len(sigmas) - 1
-    for index, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
+    latents, history, count = noise.float(), START, len(sigmas) - 1
+    for index, sigma in enumerate(sigmas[:-1]):
         timestep = (TIMESTEPS * sigma).expand(len(latents)).to(latents.device)
         with torch.no_grad():
             direction = velocity(latents, timestep).float()
         clean = latents - sigma * direction
-        latents = euler(latents, direction, sigma, sigma_next)
-        yield Step(index, count, float(sigma_next), latents, clean)
+        latents, history = solver(latents, direction, sigmas, index, history)
+        yield Step(index, count, float(sigmas[index + 1]), latents, clean)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Guidance:
-    """How strongly, and how, to steer away from the negative prompt; the last three are APG's alone."""
+    """How strongly, and how, to steer away from the negative prompt; rescale, momentum and eta are APG's alone.
+
+    Outside of `levels`, noise levels from the lowest (excluded) to the highest, nothing is steered, which saves half
+    of the work there (Kynkaanniemi et al., arXiv 2404.07724). APG's running difference then rests: it begins at the
+    first level within and counts steered steps alone.
+    """
 
     method: Literal["apg", "cfg"] = "apg"
     scale: float = 10.0
     rescale: float = 20.0
     momentum: float = -0.75
     eta: float = 0.0
+    levels: tuple[float, float] = (0.0, 1.0)
 
-    @property
-    def needs_negative(self) -> bool:
-        """False where the scale leaves the prompt's own velocity as it is, which saves half of the work."""
-        return self.scale != (0.0 if self.method == "apg" else 1.0)
+    def acts(self, timestep: Float[Tensor, "B"]) -> bool:
+        """False where the scale or the noise level leaves the prompt's own velocity as it is."""
+        if self.scale == (0.0 if self.method == "apg" else 1.0):
+            return False
+        lowest, highest = self.levels
+        # Asked only where it matters: the answer waits for the device.
+        return (lowest, highest) == (0.0, 1.0) or lowest < float(timestep[0]) / TIMESTEPS <= highest
+
+
+def levels_between(sigmas: Float[Tensor, " levels"], start: float, stop: float) -> tuple[float, float]:
+    """For `Guidance`: the noise levels around the steps from start*n on and before stop*n, of n steps."""
+
+    def border(share: float) -> float:
+        """Halfway between two steps' levels, so that rounding cannot move a step across it."""
+        step = math.ceil(share * (len(sigmas) - 1) - 1e-6)
+        return float(sigmas[max(0, step - 1)] + sigmas[step]) / 2 if share < 1 else 0.0
+
+    return border(stop), border(start)
 
 
 @dataclass(kw_only=True)
@@ -85,7 +107,7 @@ class GuidedVelocity:
     _both: TextContext | None = None
 
     def __call__(self, latents: Latents, timestep: Float[Tensor, "B"]) -> Latents:
-        if not self.guidance.needs_negative:
+        if not self.guidance.acts(timestep):
             return self.model(latents, timestep, self.prompt)
         cond, null = (
             self._in_one_batch(latents, timestep) if self.batched else self._in_turn(latents, timestep)
