@@ -1,0 +1,50 @@
+"""Tensors between the device that computes and the memory in which they wait: every such copy goes through here.
+
+Callers write `transfer.move(...)`, so that a simulation, in which no copy can happen, puts its own functions in place
+of these. Copies may be under way when a function returns; work that is queued afterwards on the device's current
+stream finds them done.
+"""
+
+import weakref
+from typing import Any
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+
+def move(x: Shaped[Tensor, "..."], device: torch.device) -> Shaped[Tensor, "..."]:
+    """`x` on the device; itself if it is there."""
+    return x.to(device, non_blocking=device.type != "cpu")
+
+
+def park(
+    x: Shaped[Tensor, "..."], device: torch.device, place: Tensor | None = None
+) -> Shaped[Tensor, "..."]:
+    """`x` where it can wait for `move`, in the memory of `place` (an earlier result, of its shape) if there is one;
+    itself if it is there."""
+    if x.device == device:
+        return x
+    if place is None:
+        place = reserve(x, device)
+    copy(place, x)
+    return place
+
+
+def copy(target: Shaped[Tensor, "..."], source: Shaped[Tensor, "..."]) -> None:
+    """The values of `source`, in the dtype of `target`, into memory that exists."""
+    with torch.no_grad():
+        target.copy_(source, non_blocking=True)
+
+
+def reserve(like: Shaped[Tensor, "..."], device: torch.device) -> Shaped[Tensor, "..."]:
+    """Memory on `device` for a tensor like this one. Where a GPU's copies start or end in system memory, it is
+    page-locked, without which they are slow; torch's own allocator of such memory would round sizes up to powers of
+    two, so ordinary memory is locked instead, and stays ordinary if the system refuses."""
+    place = torch.empty_like(like, device=device)
+    if device.type == "cpu" and like.device.type == "cuda" and place.nbytes:
+        storage = place.untyped_storage()
+        cudart: Any = torch.cuda.cudart()
+        if int(cudart.cudaHostRegister(storage.data_ptr(), storage.nbytes(), 0)) == 0:
+            weakref.finalize(place, cudart.cudaHostUnregister, storage.data_ptr())
+    return place
