@@ -9,7 +9,8 @@ from torch import Tensor
 from linnet.errors import InvalidInput
 from linnet.models.vae import VAE, VAEConfig
 from linnet.runtime import transfer
-from linnet.runtime.tiles import Span, Tiling, cores, decode_sizes, decode_tiled, halves, needed
+from linnet.runtime.knobs import Tiling
+from linnet.runtime.tiles import Span, cores, decode_sizes, decode_tiled, halves, needed
 from live import Live
 from test_vae import SMALL, close, draw
 

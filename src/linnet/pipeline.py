@@ -25,8 +25,10 @@ from linnet.models.text import Encoded, Tokenizer
 from linnet.models.transformer import Transformer, TransformerConfig, linum_v2
 from linnet.models.vae import VAE, VAEConfig
 from linnet.request import Request, parse_reuse
+from linnet.runtime.knobs import Knobs
 from linnet.runtime.memory import comfortable, refuse_if_too_large
 from linnet.runtime.text import TextStates
+from linnet.runtime.tiles import decode_tiled
 from linnet.sampling import flow
 from linnet.sampling.denoise import Guidance, GuidedVelocity, Step, denoise, levels_between
 from linnet.sampling.reuse import Reuse
@@ -72,7 +74,9 @@ class Pipeline:
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
         cache: bool = True,
+        knobs: Knobs = Knobs(),
     ) -> None:
+        self.knobs = knobs
         self.spec, self.files, self.device, self.dtype = spec, files, torch.device(device), dtype
         self.tokenizer = Tokenizer.open(files.tokenizer)
         self.text = TextStates(files.text_encoder, device=self.device, dtype=dtype, cache=cache)
@@ -91,6 +95,7 @@ class Pipeline:
         dtype: torch.dtype = torch.float32,
         threads: int | None = None,
         cache: bool = True,
+        knobs: Knobs = Knobs(),
     ) -> Self:
         """Read the tokenizer and the headers of the weights; `threads` of the CPU, torch's own choice when None.
 
@@ -98,7 +103,7 @@ class Pipeline:
         """
         if threads:
             torch.set_num_threads(threads)
-        pipeline = cls(spec, files, device=device, dtype=dtype, cache=cache)
+        pipeline = cls(spec, files, device=device, dtype=dtype, cache=cache, knobs=knobs)
         _ = pipeline.text.matched
         matched(pipeline._transformer_model, files.transformer, prefix=TRANSFORMER_PREFIX)
         matched(pipeline._autoencoder_model, files.autoencoder)
@@ -196,7 +201,10 @@ class Pipeline:
     @property
     def autoencoder(self) -> VAE | TAE:
         if self._autoencoder is None:
-            model = load_into(self._autoencoder_model, self.files.autoencoder, device=self.device)
+            dtype = getattr(torch, self.knobs.autoencoder_dtype)
+            model = load_into(
+                self._autoencoder_model, self.files.autoencoder, device=self.device, dtype=dtype
+            )
             self._autoencoder = model.eval()
         return self._autoencoder
 
@@ -212,7 +220,11 @@ class Pipeline:
         """One clip's frames, a few at a time; the whole video never exists at once."""
         with torch.inference_mode():
             z = self.latent_space.leave(latents)
-        stream = self.autoencoder.decode_stream(z)
+        model, tiling = self.autoencoder, self.knobs.tiling
+        if tiling and isinstance(model, VAE):
+            stream = decode_tiled(model, z, tiling)
+        else:
+            stream = model.decode_stream(z)
         while True:
             with torch.inference_mode():  # not across the yield, which would lend the mode to the consumer
                 frames = next(stream, None)

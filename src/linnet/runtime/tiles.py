@@ -15,7 +15,6 @@ cells, H and W of pixels.
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import pairwise, product
 from typing import NamedTuple
 
@@ -23,28 +22,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from linnet.errors import InvalidInput
 from linnet.geometry import FRAMES_PER_LATENT, PIXELS_PER_LATENT
 from linnet.models.vae import QUERIES, VAE, Attention, CausalConv3d, Past, Residual, Upsample, run
 from linnet.runtime import transfer
+from linnet.runtime.knobs import Tiling
 
 SMALL_LEVEL = 3  # residual blocks of the decoder's upsampling path that come before its first upsampling
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tiling:
-    """Tiles of up to `rows` x `columns` latent cells (of 8 x 8 pixels), not counting seams, all of one size or one
-    smaller; each goes through `chunk` latent frames before the next one's turn. All this costs is time: smaller tiles
-    compute more seam, shorter chunks move the pasts more often."""
-
-    rows: int = 30
-    columns: int = 40
-    chunk: int = 4
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if value < 1:
-                raise InvalidInput(f"tiling's {name}", value, "is not a positive number", "use 1 or more")
 
 
 class Span(NamedTuple):
