@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import jaxtyping
@@ -15,6 +16,7 @@ from linnet.models import attention
 from linnet.models.attention import GELU, Linear, attend, attend_plainly
 from linnet.models.rotary import nearness, rotary_tables, rotate
 from linnet.models.transformer import TextContext, Transformer, TransformerConfig, linum_v2
+from live import Live
 
 RECORDINGS = sorted((Path(__file__).parent / "golden").glob("dit_*.safetensors"))
 SMALL = TransformerConfig(dim=32, ffn_dim=48, num_heads=2, num_layers=2, text_len=8, text_dim=12)
@@ -211,3 +213,57 @@ def test_both_forms_of_gelu_are_equal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     torch.testing.assert_close(GELU()(x), fused, rtol=1e-5, atol=1e-6)
     assert GELU()(x.bfloat16()).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 27, 100])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.no_grad()
+def test_tokens_in_chunks_are_tokens_at_once(chunk: int, dtype: torch.dtype) -> None:
+    model = random_model()
+    for layer in (
+        module for block in model.blocks for module in block.modules() if isinstance(module, Linear)
+    ):
+        layer.to(dtype)
+    text = model.encode_text([draw(3, SMALL.text_dim).to(dtype)])
+    close(
+        model(LATENTS, TIMESTEP, text, token_chunk=chunk),
+        model(LATENTS, TIMESTEP, text),
+        1e-6 if dtype == torch.float32 else 1e-2,
+    )
+
+
+def test_without_gradients_the_result_is_the_same() -> None:
+    model = random_model()
+    text = model.encode_text([draw(3, SMALL.text_dim)])
+    with torch.no_grad():
+        quick = model(LATENTS, TIMESTEP, text)
+    close(quick, model(LATENTS, TIMESTEP, text).detach())
+    chunked = model(LATENTS, TIMESTEP, text, token_chunk=5)  # with gradients it means nothing
+    chunked.sum().backward()
+    close(chunked.detach(), quick)
+
+
+@torch.no_grad()
+def test_tokens_in_chunks_take_less_memory() -> None:
+    """The feed-forward net's 64 numbers a number, and what the others make on the way, exist for one chunk only."""
+    config = replace(SMALL, ffn_dim=64 * SMALL.dim)
+    model, latents = random_model(config=config), draw(1, 16, 8, 16, 16)
+    text = model.encode_text([draw(3, SMALL.text_dim)])
+    stream = 4 * SMALL.dim * 8 * 8 * 8
+    with Live() as whole:
+        model(latents, TIMESTEP[:1], text)
+    with Live() as chunked:
+        model(latents, TIMESTEP[:1], text, token_chunk=16)
+    assert whole.peak > 64 * stream
+    assert chunked.peak < 9 * stream  # itself, queries, keys, values, what attention makes, and a chunk
+
+
+def test_blocks_may_come_from_elsewhere() -> None:
+    model = random_model()
+    text = model.encode_text([draw(3, SMALL.text_dim)], blocks=iter(list(model.blocks)))
+    swapped = list(model.blocks)[::-1]
+    out = model(LATENTS, TIMESTEP, text, blocks=iter(list(model.blocks)))
+    close(out, model(LATENTS, TIMESTEP, text), 0.0)
+    assert not torch.equal(out, model(LATENTS, TIMESTEP, text, blocks=swapped))
+    with pytest.raises(ValueError, match="argument"):
+        model(LATENTS, TIMESTEP, text, blocks=swapped[:1])

@@ -221,10 +221,9 @@ class Pipeline:
         with torch.inference_mode():
             z = self.latent_space.leave(latents)
         model, tiling = self.autoencoder, self.knobs.tiling
-        if tiling and isinstance(model, VAE):
-            stream = decode_tiled(model, z, tiling)
-        else:
-            stream = model.decode_stream(z)
+        stream = (
+            decode_tiled(model, z, tiling) if tiling and isinstance(model, VAE) else model.decode_stream(z)
+        )
         while True:
             with torch.inference_mode():  # not across the yield, which would lend the mode to the consumer
                 frames = next(stream, None)

@@ -7,6 +7,7 @@ queries and keys and their rotation run in float32.
 """
 
 import math
+from collections.abc import Iterable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -16,6 +17,7 @@ from torch.nn import functional as F
 from linnet.models.rotary import Rotary, nearness, rotate
 
 Heads = Float[Tensor, "B N S d"]
+Tokens = Float[Tensor, "B _ N d"]
 
 PLAIN_LENGTH = 1024  # The longest attention of which training on a CPU keeps all weights in memory.
 
@@ -96,14 +98,39 @@ class SelfAttention(nn.Module):
         self.k.bias.copy_(bias)
 
     def forward(self, x: Float[Tensor, "B L D"], rotary: Rotary) -> Float[Tensor, "B L D"]:
+        return self.o(self.mix([x], [rotary]))
+
+    def mix(self, parts: Iterable[Float[Tensor, "B _ D"]], turns: Sequence[Rotary]) -> Float[Tensor, "B L D"]:
+        """All of `forward` but its last layer, of tokens that come part by part with their rotations."""
+        length = sum(len(turn.cos) for turn in turns)
+        query, key, value = whole(map(self.project, parts, turns), length)
+        mixed = attend(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
+        return mixed.transpose(1, 2).flatten(-2)
+
+    def project(self, x: Float[Tensor, "B L D"], rotary: Rotary) -> tuple[Tokens, Tokens, Tokens]:
+        """Queries, keys and values."""
         x = x.to(product_dtype(self.q))
         heads = (self.num_heads, -1)
         value = self.v(x).unflatten(-1, heads)
         # The norm spans all D channels, so it comes before the split into heads.
         query = rotate(self.norm_q(self.q(x).float()).unflatten(-1, heads), rotary).to(value.dtype)
         key = rotate(self.norm_k(self.k(x).float()).unflatten(-1, heads), rotary).to(value.dtype)
-        mixed = attend(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
-        return self.o(mixed.transpose(1, 2).flatten(-2))
+        return query, key, value
+
+
+def whole(parts: Iterable[tuple[Tokens, ...]], length: int) -> tuple[Tokens, ...]:
+    """Tensors of `length` tokens that come part by part, together; no part outlives its copy."""
+    joined: tuple[Tensor, ...] = ()
+    start = 0
+    for part in parts:
+        rows = part[0].shape[1]
+        if rows == length:
+            return part
+        joined = joined or tuple(x.new_empty((len(x), length, *x.shape[2:])) for x in part)
+        for place, x in zip(joined, part, strict=True):
+            place.narrow(1, start, rows).copy_(x)
+        start += rows
+    return joined
 
 
 class CrossAttention(nn.Module):

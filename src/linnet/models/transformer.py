@@ -9,7 +9,7 @@ float32 whatever the dtype of the matrix products.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self, cast
 
@@ -85,6 +85,11 @@ def modulate(
     return torch.addcmul(shift, x, 1 + scale)
 
 
+def add(x: Float[Tensor, "B L D"], change: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
+    """The sum, in the memory of `x` where no gradient needs what was there."""
+    return x + change if torch.is_grad_enabled() else x.add_(change)
+
+
 class Block(nn.Module):
     """Self-attention, cross-attention and a feed-forward net; time steers the first and the last."""
 
@@ -105,11 +110,22 @@ class Block(nn.Module):
         key: Heads,
         value: Heads,
         bias: Float[Tensor, "B 1 1 S"],
+        token_chunk: int | None = None,
     ) -> Float[Tensor, "B L D"]:
+        """Only where tokens attend to each other must all be there at once: the rest is done for `token_chunk` at a
+        time, if no gradients are kept. Then `x` itself becomes the result."""
         shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation + time).split(1, dim=1)
-        x = x + gate1 * self.self_attn(modulate(self.norm1(x), scale1, shift1), rotary)
-        x = x + self.cross_attn(self.norm3(x), key, value, bias)
-        return x + gate2 * self.ffn(modulate(self.norm2(x), scale2, shift2))
+        count = x.shape[1] if token_chunk is None or torch.is_grad_enabled() else token_chunk
+        parts = x.split(count, dim=1)
+        turns = [Rotary(*pair) for pair in zip(*(table.split(count) for table in rotary), strict=True)]
+        steered = (modulate(self.norm1(part), scale1, shift1) for part in parts)
+        mixed = self.self_attn.mix(steered, turns).split(count, dim=1)
+        done: list[Tensor] = []
+        for part, own in zip(parts, mixed, strict=True):
+            part = add(part, gate1 * self.self_attn.o(own))
+            part = add(part, self.cross_attn(self.norm3(part), key, value, bias))
+            done.append(add(part, gate2 * self.ffn(modulate(self.norm2(part), scale2, shift2))))
+        return done[0] if len(done) == 1 else x
 
 
 class Head(nn.Module):
@@ -166,13 +182,21 @@ class Transformer(nn.Module):
             block.self_attn.look_nearby()
         return self
 
-    def encode_text(self, states: Sequence[Float[Tensor, "_ text_dim"]]) -> TextContext:
-        """Prompts as the text encoder's states of their real tokens, one tensor a prompt, without padding."""
+    def encode_text(
+        self, states: Sequence[Float[Tensor, "_ text_dim"]], *, blocks: Iterable[Block] | None = None
+    ) -> TextContext:
+        """Prompts as the text encoder's states of their real tokens, one tensor a prompt, without padding.
+
+        `blocks` as for `forward`."""
         lengths = torch.tensor([len(rows) for rows in states], device=states[0].device)
-        return self.encode_padded_text(pad_sequence(list(states), batch_first=True), lengths)
+        return self.encode_padded_text(pad_sequence(list(states), batch_first=True), lengths, blocks=blocks)
 
     def encode_padded_text(
-        self, states: Float[Tensor, "B S text_dim"], lengths: Int[Tensor, "B"]
+        self,
+        states: Float[Tensor, "B S text_dim"],
+        lengths: Int[Tensor, "B"],
+        *,
+        blocks: Iterable[Block] | None = None,
     ) -> TextContext:
         """The same from one tensor, of whose sample i the first lengths[i] rows count: fixed shapes."""
         row = torch.arange(states.shape[1] + 1, device=states.device)
@@ -181,14 +205,24 @@ class Transformer(nn.Module):
         text = self.text_embedding(F.pad(states, (0, 0, 0, 1)).where(used[..., None], 0.0))
         folded = (self.config.text_len - lengths).float().log()[:, None]
         bias = torch.where(row == states.shape[1], folded, torch.zeros_like(folded).where(used, -math.inf))
-        pairs = [block.cross_attn.keys_values(text) for block in self.blocks]
+        pairs = [block.cross_attn.keys_values(text) for block in blocks or self.blocks]
         keys, values = zip(*pairs, strict=True)
         return TextContext(keys, values, bias)
 
     def forward(
-        self, latents: Float[Tensor, "B C T H W"], timestep: Float[Tensor, "B"], text: TextContext
+        self,
+        latents: Float[Tensor, "B C T H W"],
+        timestep: Float[Tensor, "B"],
+        text: TextContext,
+        *,
+        blocks: Iterable[Block] | None = None,
+        token_chunk: int | None = None,
     ) -> Float[Tensor, "B C T H W"]:
-        """The float32 velocity, noise - data, at `timestep` = 1000 * sigma. Text of batch 1 serves all."""
+        """The float32 velocity, noise - data, at `timestep` = 1000 * sigma. Text of batch 1 serves all.
+
+        `blocks` are the model's own, in turn, where they are not all in memory: each is used before the next one is
+        asked for. `token_chunk` bounds memory, not the result: see `Block`.
+        """
         height, width = latents.shape[-2:]
         padded = F.pad(latents, (0, width % PATCH, 0, height % PATCH))
         grid = (padded.shape[2], padded.shape[3] // PATCH, padded.shape[4] // PATCH)
@@ -197,11 +231,12 @@ class Transformer(nn.Module):
         batch = len(latents)
         bias = text.bias[:, None, None].expand(batch, -1, -1, -1)
         x = self._patchify(padded)
-        for block, key, value in zip(self.blocks, text.keys, text.values, strict=True):
-            x = block(
-                x, modulation, rotary, key.expand(batch, -1, -1, -1), value.expand(batch, -1, -1, -1), bias
-            )
-        return self._unpatchify(self.head(x, time), grid)[..., :height, :width]
+        for block, key, value in zip(blocks or self.blocks, text.keys, text.values, strict=True):
+            keys, values = (rows.expand(batch, -1, -1, -1) for rows in (key, value))
+            x = block(x, modulation, rotary, keys, values, bias, token_chunk)
+        parts = x.split(token_chunk or x.shape[1], dim=1)
+        patches = torch.cat([self.head(part, time) for part in parts], dim=1)
+        return self._unpatchify(patches, grid)[..., :height, :width]
 
     def _embed_time(
         self, timestep: Float[Tensor, "B"]
