@@ -22,6 +22,8 @@ COMMANDS = {
     "models": "List the models: what exists, what is on this machine.",
     "pull": "Download a model's weights.",
     "doctor": "Show what this machine can run.",
+    "serve": "Serve the models: an API, a queue, and a page.",
+    "keys": "Say who may use the server.",
     "train": "Train a model.",
     "evaluate": "Measure how well a model does what it is asked.",
 }

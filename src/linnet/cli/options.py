@@ -20,7 +20,8 @@ def option(name: str, help: str, *, metavar: str | None = None, **more: Any) -> 
 def whole(name: str, help: str, *, metavar: str = "N", least: int | None = None) -> Any:
     """`--name N`, a whole number, `least` or more."""
 
-    def read(text: str) -> int:
+    def read(given: str | int) -> int:  # a default comes as the number that it is
+        text = str(given)
         value = parse(name, text, int, "a whole number")
         if least is not None and value < least:
             raise InvalidInput(name, text, "is out of range", f"use {least} or more")
@@ -31,7 +32,9 @@ def whole(name: str, help: str, *, metavar: str = "N", least: int | None = None)
 
 def number(name: str, help: str, *, metavar: str = "X") -> Any:
     """`--name X`, any number."""
-    return option(name, help, metavar=metavar, parser=lambda text: parse(name, text, float, "a number"))
+    return option(
+        name, help, metavar=metavar, parser=lambda given: parse(name, str(given), float, "a number")
+    )
 
 
 def parse(name: str, text: str, kind: Callable[[str], T], what: str) -> T:

@@ -1,0 +1,95 @@
+"""`linnet serve`"""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from linnet.cli.options import number, option, whole
+from linnet.cli.terminal import note
+
+DATA = Path("linnet-data")
+
+
+class Serve(TyperGroup):
+    """Serves, unless something else is named."""
+
+    def resolve_command(self, ctx: Any, args: Any) -> Any:
+        self.callback = None
+        return super().resolve_command(ctx, args)
+
+
+app = typer.Typer(cls=Serve, add_completion=False, rich_markup_mode=None)
+
+
+@app.callback(invoke_without_command=True)
+def serve(
+    host: Annotated[
+        str, option("host", "Where to listen; elsewhere than on 127.0.0.1 needs keys.", metavar="NAME")
+    ] = "127.0.0.1",
+    port: Annotated[int, whole("port", "By default 8000.", least=0)] = 8000,
+    data: Annotated[Path, option("data", "Folder of all that is kept.", metavar="DIR")] = DATA,
+    model: Annotated[
+        str | None, option("model", "The one that runs when a request names none.", metavar="NAME")
+    ] = None,
+    weights: Annotated[Path | None, option("weights", "Folder of a downloaded model.", metavar="DIR")] = None,
+    device: Annotated[
+        list[str] | None,
+        option("device", "cpu, cuda:0, ...; give several for a worker each.", metavar="NAME"),
+    ] = None,
+    dtype: Annotated[
+        str, option("dtype", "Of the matrix products: float32 or bfloat16; by default auto.", metavar="NAME")
+    ] = "auto",
+    threads: Annotated[int | None, whole("threads", "CPU threads of a worker.", least=1)] = None,
+    jobs: Annotated[int, whole("jobs", "Most jobs that may wait.", least=1)] = 1000,
+    jobs_per_key: Annotated[int, whole("jobs-per-key", "Most jobs of one key.", least=1)] = 100,
+    longest: Annotated[float | None, number("longest", "Most seconds of a clip.")] = None,
+    keep_days: Annotated[float | None, number("keep-days", "Delete clips that are older.")] = None,
+    quota: Annotated[float | None, number("quota", "Most gigabytes of clips; the oldest go.")] = None,
+    grace: Annotated[float, number("grace", "Seconds that a running job has when the server stops.")] = 30.0,
+) -> None:
+    """Serve the models: an API, a queue, and a page.
+
+    The API is the Videos format that existing clients speak; the page is at the same address. Jobs and clips are kept
+    in --data, and outlive the server however it ends.
+    """
+    from linnet.cli import fail
+    from linnet.weights.store import default_model
+
+    try:
+        from linnet.serve.queue import Limits
+        from linnet.serve.server import Settings
+        from linnet.serve.server import serve as run
+    except ModuleNotFoundError as error:
+        fail(f"error: {error.name} is not installed; run `pip install 'linnet[serve]'`", 2)
+    run(
+        Settings(
+            data=data,
+            host=host,
+            port=port,
+            model=model or default_model(weights)[0].name,
+            weights=weights,
+            devices=tuple(device or ["auto"]),
+            dtype=dtype,
+            threads=threads,
+            limits=Limits(jobs=jobs, jobs_per_owner=jobs_per_key),
+            longest_seconds=longest,
+            keep_days=keep_days,
+            quota_bytes=int(quota * 1e9) if quota is not None else None,
+            grace=grace,
+        )
+    )
+
+
+@app.command()
+def backup(
+    target: Annotated[Path, typer.Argument(help="A folder that is not there yet.", metavar="DIR")],
+    data: Annotated[Path, option("data", "Folder of all that is kept.", metavar="DIR")] = DATA,
+) -> None:
+    """Copy the data while the server runs; the copy serves as --data."""
+    from linnet.serve.backup import backup as copy
+
+    clips = copy(data, target)
+    note(f"{clips} clips and all jobs are in {target}; `linnet serve --data {target}` goes on from there")
+    print(target)

@@ -1,0 +1,691 @@
+"""The HTTP interface: the Videos format that existing clients speak, what linnet adds to it, and the page.
+
+Nothing here renders, and no path on the disk comes from a client: a job's files are named after the id that the queue
+gave it.
+"""
+
+import asyncio
+import base64
+import hashlib
+import json
+import shutil
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import urlsplit
+
+from fastapi import Depends, FastAPI, Header, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from pydantic import BaseModel, ValidationError
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+
+from linnet import __version__
+from linnet.errors import InvalidInput, LinnetError
+from linnet.request import Request as ClipRequest
+from linnet.serve import schemas
+from linnet.serve.keys import find_owner
+from linnet.serve.models import Models, no_reference
+from linnet.serve.queue import Job, KeyReused, Limits, Queue, QueueFull
+from linnet.serve.schemas import Refused
+from linnet.serve.worker import file_of, remove_files
+
+Body = TypeVar("Body", bound=BaseModel)
+
+POLL = 0.2  # seconds between two looks at a job whose events are streamed
+POLL_HINT = "500"  # milliseconds, for clients that poll
+QUIET = 15.0  # seconds after which a silent stream says that it lives
+FIELD_BYTES = 64 * 1024  # of one field of a form; a prompt of the longest kind has 16 kB at most
+READ_RECENTLY = 60.0  # seconds
+COOKIE = "linnet_key"
+KINDS = {"video": "video/mp4", "thumbnail": "image/webp", "spritesheet": "image/jpeg"}
+PAGE = {
+    "/": ("index.html", "text/html; charset=utf-8"),
+    "/app.js": ("app.js", "text/javascript; charset=utf-8"),
+    "/style.css": ("style.css", "text/css; charset=utf-8"),
+    "/icon.svg": ("icon.svg", "image/svg+xml"),
+}
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; media-src 'self'; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
+}
+LOCAL_NAMES = {"localhost", "127.0.0.1", "::1"}
+# The fields of linnet's own request by the names that they have on the wire.
+WIRE = {
+    "frames": "num_frames",
+    "steps": "num_inference_steps",
+    "guidance": "guidance_scale",
+    "negative": "negative_prompt",
+    "width": "size",
+    "height": "size",
+}
+
+
+@dataclass(kw_only=True)
+class Service:
+    """What the handlers share. `local`: only this machine can reach us, so other names for us are a trick."""
+
+    data: Path
+    queue: Queue
+    models: Models
+    limits: Limits = field(default_factory=Limits)
+    local: bool = True
+    body_bytes: int = 8 * 2**20
+    longest_seconds: float | None = None
+    keep_seconds: float | None = None
+    quota_bytes: int | None = None
+    reserve_bytes: int = 200 * 2**20
+    draining: bool = False
+    stopping: bool = False
+    readers: dict[str, float] = field(default_factory=dict)
+
+    def who(self, key: str | None) -> str | None:
+        """The owner whose key it is; None is nobody. Where there never was a key, and listening is local, everybody
+        is the one owner "", without a key."""
+        if key:
+            return find_owner(self.queue, key)
+        return "" if self.local and not self.queue.all_keys() else None
+
+    def ready(self) -> bool:
+        """A worker has its model loaded and gave a sign of life lately."""
+        workers = self.queue.workers().values()
+        return not self.draining and any(w["ready"] and time.time() - w["beat"] < 10 for w in workers)
+
+    def make_room(self) -> None:
+        """Drop clips that are past their time, and the oldest while all together are over the quota; none that
+        somebody read just now."""
+        now, clips = time.time(), self.queue.kept()
+        over = self.queue.stored_bytes() - self.quota_bytes if self.quota_bytes else 0
+        for job in clips:
+            late = self.keep_seconds is not None and now - (job.ended or now) > self.keep_seconds
+            if not late and over <= 0:
+                break
+            if now - self.readers.get(job.id, 0.0) < READ_RECENTLY:
+                continue
+            self.queue.delete(job.id)
+            remove_files(self.data, job.id)
+            over -= job.bytes
+        self.readers = {job: at for job, at in self.readers.items() if now - at < READ_RECENTLY}
+
+    def check_room(self) -> None:
+        if self.quota_bytes and self.queue.stored_bytes() >= self.quota_bytes:
+            self.make_room()
+            if self.queue.stored_bytes() >= self.quota_bytes:
+                raise Refused(
+                    507, "quota_full", "the clips take all the room that they may have; delete some"
+                )
+        if shutil.disk_usage(self.data).free < self.reserve_bytes:
+            raise Refused(507, "disk_full", "the server's disk is nearly full; delete some clips")
+
+
+# --- who asks, and for what ---------------------------------------------------------------------------------------
+
+
+def owner_of(request: Request) -> str:
+    """Whose jobs the request may see, by its key."""
+    service: Service = request.app.state.service
+    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    presented = key.strip() if scheme.lower() == "bearer" else request.cookies.get(COOKIE)
+    # A client that must send some key sends it to a server that has none, too.
+    found = service.who(presented) or service.who(None)
+    if found is None:
+        raise Refused(
+            401,
+            "invalid_api_key",
+            "this server asks for a key: send `Authorization: Bearer KEY`",
+            headers={"WWW-Authenticate": "Bearer"},
+        )
+    return found
+
+
+Owner = Annotated[str, Depends(owner_of)]
+
+
+def own_job(video_id: str, request: Request, owner: Owner) -> Job:
+    job = request.app.state.service.queue.get(video_id, owner=owner)
+    if job is None:
+        raise Refused(404, "not_found", f"there is no video {video_id[:100]}", param="video_id")
+    return job
+
+
+Own = Annotated[Job, Depends(own_job)]
+RepeatKey = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=200)]
+
+
+def create_app(service: Service) -> FastAPI:
+    """The whole interface, over one queue."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        threading.Thread(target=service.models.warm, daemon=True).start()
+        yield
+        service.stopping = True
+
+    app = FastAPI(title="linnet", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.state.service = service
+    app.add_middleware(Edge, service=service)
+    add_error_handlers(app)
+
+    def shown(job: Job) -> schemas.Video:
+        return schemas.video(job, service.keep_seconds)
+
+    def checked(asked: schemas.VideoRequest, like: ClipRequest | None = None) -> ClipRequest:
+        request = service.models.request(asked, like)
+        longest = service.longest_seconds
+        if longest is not None and request.seconds > longest:
+            problem = f"this server makes clips of up to {longest:g} s"
+            raise InvalidInput("seconds", request.seconds, problem, "ask for less")
+        return request
+
+    def accept(
+        asked: schemas.VideoRequest, owner: str, repeat_key: str | None, source: Job | None = None
+    ) -> Job:
+        if service.draining:
+            raise Refused(503, "draining", "the server is about to stop", headers={"Retry-After": "30"})
+        request = checked(asked, source.request if source else None)
+        service.check_room()
+        said = json.dumps([asked.model_dump(), source.id if source else None], sort_keys=True)
+        try:
+            return service.queue.add(
+                request,
+                owner=owner,
+                limits=service.limits,
+                remixed_from=source.id if source else None,
+                repeat_key=repeat_key,
+                digest=hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest(),
+            )
+        except QueueFull as error:
+            raise Refused(429, "queue_full", str(error), headers={"Retry-After": "10"}) from error
+        except KeyReused as error:
+            raise Refused(409, "idempotency_key_reused", str(error), param="Idempotency-Key") from error
+
+    # --- the Videos format ----------------------------------------------------------------------------------------
+
+    @app.post(
+        "/v1/videos",
+        operation_id="createVideo",
+        responses=errors(400, 401, 409, 413, 415, 429, 503, 507),
+        openapi_extra=body_of(schemas.VideoRequest),
+    )
+    async def create(
+        request: Request, response: Response, owner: Owner, repeat_key: RepeatKey = None
+    ) -> schemas.Video:
+        """Ask for a video; it waits its turn."""
+        asked = await read_body(request, schemas.VideoRequest)
+        job = await run_in_threadpool(accept, asked, owner, repeat_key)
+        response.headers["openai-poll-after-ms"] = POLL_HINT
+        return shown(job)
+
+    @app.get("/v1/videos", operation_id="listVideos", responses=errors(400, 401))
+    def list_videos(
+        owner: Owner,
+        after: Annotated[str | None, Query(max_length=100)] = None,
+        limit: Annotated[int, Query(ge=1, le=100)] = 20,
+        order: Literal["asc", "desc"] = "desc",
+    ) -> schemas.VideoList:
+        """Your videos, newest first unless `order` says otherwise, from the one behind `after`."""
+        start = service.queue.get(after, owner=owner) if after else None
+        if after is not None and start is None:
+            raise Refused(400, "not_found", "there is no such video to begin after", param="after")
+        jobs = service.queue.page(owner=owner, after=start, limit=limit + 1, order=order)
+        page = [shown(job) for job in jobs[:limit]]
+        return schemas.VideoList(
+            data=page,
+            first_id=page[0].id if page else None,
+            last_id=page[-1].id if page else None,
+            has_more=len(jobs) > limit,
+        )
+
+    @app.get("/v1/videos/{video_id}", operation_id="retrieveVideo", responses=errors(401, 404))
+    def retrieve(job: Own, response: Response) -> schemas.Video:
+        """How far it is."""
+        response.headers["openai-poll-after-ms"] = POLL_HINT
+        return shown(job)
+
+    @app.delete("/v1/videos/{video_id}", operation_id="deleteVideo", responses=errors(401, 404))
+    def delete(job: Own) -> schemas.Deleted:
+        """Delete it and its files; if it is not done yet, it is stopped first."""
+        service.queue.delete(job.id)
+        remove_files(service.data, job.id)
+        return schemas.Deleted(id=job.id)
+
+    @app.get(
+        "/v1/videos/{video_id}/content",
+        operation_id="downloadVideo",
+        response_class=FileResponse,
+        responses={
+            200: {"description": "The file.", "content": dict.fromkeys(KINDS.values(), BINARY)},
+            206: {"description": "A part of it.", "content": dict.fromkeys(KINDS.values(), BINARY)},
+            304: {"description": "As you have it."},
+            416: {"description": "It has no such part."},
+            **errors(400, 401, 404, 409),
+        },
+    )
+    def content(job: Own, variant: Literal["video", "thumbnail", "spritesheet"] = "video") -> FileResponse:
+        """The video, its thumbnail, or a sheet of 4 times 4 of its frames. Understands Range."""
+        if job.status != "completed":
+            why = job.message if job.status == "failed" else "it is not done yet"
+            raise Refused(409, "not_ready", f"this video has no content: {why}")
+        path = file_of(service.data, job.id, variant)
+        if not path.is_file():
+            raise Refused(404, "not_found", "its file is gone")
+        service.readers[job.id] = time.time()
+        headers = {"Cache-Control": "private, max-age=3600"}
+        return FileResponse(path, media_type=KINDS[variant], filename=path.name, headers=headers,
+                            content_disposition_type="inline")  # fmt: skip
+
+    @app.post(
+        "/v1/videos/{video_id}/remix",
+        operation_id="remixVideo",
+        responses=errors(400, 401, 404, 409, 413, 415, 429, 503, 507),
+        openapi_extra=body_of(schemas.RemixRequest),
+    )
+    async def remix(request: Request, job: Own, owner: Owner, repeat_key: RepeatKey = None) -> schemas.Video:
+        """The same settings and seed with another prompt."""
+        asked = await read_body(request, schemas.RemixRequest)
+        wanted = schemas.VideoRequest(prompt=asked.prompt)
+        return shown(await run_in_threadpool(accept, wanted, owner, repeat_key, job))
+
+    # --- linnet's own ---------------------------------------------------------------------------------------------
+
+    @app.post("/v1/videos/{video_id}/cancel", operation_id="cancelVideo", responses=errors(401, 404, 409))
+    def cancel(job: Own) -> schemas.Video:
+        """Stop it, or take it out of the queue; it ends as failed, with the code `cancelled`."""
+        if not service.queue.cancel(job.id):
+            raise Refused(409, "not_running", "it has ended already")
+        stopped = service.queue.get(job.id)
+        return shown(stopped or job)
+
+    @app.get(
+        "/v1/videos/{video_id}/events",
+        operation_id="followVideo",
+        response_class=StreamingResponse,
+        responses={
+            200: {
+                "description": "progress, preview, end",
+                "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            },
+            **errors(401, 404),
+        },
+    )
+    def events(job: Own) -> StreamingResponse:
+        """Server-sent events until it ends: `progress`, `preview` (an image as a data address), and `end`."""
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        return StreamingResponse(follow(service, job, shown), media_type="text/event-stream", headers=headers)
+
+    @app.post(
+        "/v1/plan",
+        operation_id="planVideo",
+        responses=errors(400, 401, 413, 415),
+        openapi_extra=body_of(schemas.VideoRequest),
+    )
+    async def plan(request: Request, owner: Owner) -> schemas.Plan:
+        """What a request would take, without asking for it."""
+        asked = await read_body(request, schemas.VideoRequest)
+        return await run_in_threadpool(plan_of, service, checked(asked))
+
+    @app.get("/v1/models", operation_id="listModels", responses=errors(401))
+    def models(owner: Owner) -> schemas.ModelList:
+        """The models that this server can run, its default first."""
+        return schemas.ModelList(data=[schemas.model(spec) for spec in service.models.specs])
+
+    @app.post("/v1/session", operation_id="signIn", status_code=204, responses=errors(400, 401, 413, 415),
+              openapi_extra=body_of(schemas.KeyGiven))  # fmt: skip
+    async def sign_in(request: Request) -> Response:
+        """Keep the key in a cookie that scripts cannot read: for the page, whose videos cannot send a header."""
+        given = await read_body(request, schemas.KeyGiven)
+        if not given.key or await run_in_threadpool(service.who, given.key) is None:
+            raise Refused(401, "invalid_api_key", "this is not a key of this server", param="key")
+        response = Response(status_code=204)
+        secure = request.url.scheme == "https" or request.headers.get("x-forwarded-proto") == "https"
+        response.set_cookie(
+            COOKIE, given.key, httponly=True, samesite="strict", secure=secure, max_age=30 * 86400
+        )
+        return response
+
+    @app.get("/healthz", operation_id="health")
+    def health() -> dict[str, str]:
+        """The service answers."""
+        return {"status": "ok"}
+
+    @app.get("/readyz", operation_id="ready", responses=errors(503))
+    def ready() -> dict[str, str]:
+        """A worker is ready to render."""
+        if not service.ready():
+            raise Refused(503, "not_ready", "no worker is ready", headers={"Retry-After": "2"})
+        return {"status": "ready"}
+
+    @app.get("/metrics", operation_id="metrics", response_class=Response, responses={
+        200: {"description": "Prometheus' text format.", "content": {"text/plain": {"schema": {"type": "string"}}}},
+        **errors(401),
+    })  # fmt: skip
+    def metrics(owner: Owner) -> Response:
+        registry = CollectorRegistry()
+        registry.register(Metrics(service.queue))
+        return Response(generate_latest(registry), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    for address, (name, kind) in PAGE.items():
+        add_page(app, address, name, kind)
+
+    app.openapi = lambda: openapi(app)
+    return app
+
+
+def add_page(app: FastAPI, address: str, name: str, kind: str) -> None:
+    """One file of the page, read once."""
+    text = (files("linnet.serve") / "static" / name).read_bytes()
+    app.add_api_route(
+        address,
+        lambda: Response(text, media_type=kind, headers={"Cache-Control": "no-cache"}),
+        include_in_schema=False,
+    )
+
+
+# --- reading requests ---------------------------------------------------------------------------------------------
+
+
+async def read_body(request: Request, kind: type[Body]) -> Body:
+    """JSON, or a form whose fields are the same; numbers come as text in a form, and only there."""
+    sort = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    try:
+        if sort == "application/json":
+            return kind.model_validate_json(await request.body(), strict=True)
+        if sort in ("multipart/form-data", "application/x-www-form-urlencoded"):
+            form = await request.form(max_files=1, max_fields=32, max_part_size=FIELD_BYTES)
+            names = [name for name, _ in form.multi_items()]
+            for name, value in form.multi_items():
+                if names.count(name) > 1:
+                    raise Refused(400, "invalid_request", f"{name[:100]} is given twice", param=name[:100])
+                if isinstance(value, UploadFile) and name == "input_reference":
+                    raise no_reference()
+                if isinstance(value, UploadFile):
+                    raise Refused(400, "invalid_request", f"{name[:100]} is no file", param=name[:100])
+            return kind.model_validate(dict(form))
+    except ValidationError as error:
+        raise refusal_of(error.errors()) from None
+    raise Refused(415, "unsupported_media_type", "send application/json or multipart/form-data")
+
+
+def refusal_of(found: Any) -> Refused:
+    """The first thing that is wrong."""
+    first = found[0]
+    place = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "header", "path"))
+    words = first["msg"][:1].lower() + first["msg"][1:]
+    message = f"{place[:100]}: {words[:300]}" if place else words[:300]
+    return Refused(400, "invalid_request", message, param=place[:100] or None)
+
+
+def plan_of(service: Service, request: ClipRequest) -> schemas.Plan:
+    from linnet.geometry import format_seconds
+
+    need, free = service.models.memory(request)
+    speed = service.queue.speed(request)
+    jobs = service.queue.statistics()["jobs"]
+    return schemas.Plan(
+        model=request.model,
+        size=str(request.size),
+        seconds=format_seconds(request.seconds),
+        num_frames=request.frames,
+        memory_bytes=need,
+        memory_free_bytes=free,
+        seconds_needed=round(speed[0], 2) if speed else None,
+        measured=bool(speed and speed[1]),
+        jobs_waiting=jobs.get("queued", 0) + jobs.get("in_progress", 0),
+    )
+
+
+# --- answering ----------------------------------------------------------------------------------------------------
+
+
+async def follow(service: Service, job: Job, shown: Callable[[Job], schemas.Video]) -> AsyncIterator[str]:
+    """A job's events, from how it stands now."""
+    said, spoke, seen = "", time.monotonic(), 0
+    while not service.stopping:
+        now = await run_in_threadpool(service.queue.get, job.id)
+        if now is None:
+            yield event("end", {"id": job.id, "deleted": True})
+            return
+        if now.status in ("completed", "failed"):
+            yield event("end", shown(now).model_dump())
+            return
+        if preview := await run_in_threadpool(service.queue.preview, job.id, seen):
+            seen, image = preview
+            address = f"data:image/webp;base64,{base64.b64encode(image).decode()}"
+            yield event("preview", {"number": seen, "image": address})
+        place = await run_in_threadpool(service.queue.position, now)
+        record = {
+            "status": now.status,
+            "progress": schemas.percentage(now),
+            "queue_position": place,
+            "stage": now.stage,
+            "done": now.done,
+            "total": now.total,
+        }
+        if (line := json.dumps(record)) != said:
+            said, spoke = line, time.monotonic()
+            yield event("progress", record | {"seconds_left": seconds_left(now)})
+        elif time.monotonic() - spoke > QUIET:
+            spoke = time.monotonic()
+            yield ": still here\n\n"
+        await asyncio.sleep(POLL)
+
+
+def event(name: str, record: dict[str, Any]) -> str:
+    return f"event: {name}\ndata: {json.dumps(record)}\n\n"
+
+
+def seconds_left(job: Job) -> float | None:
+    """Of the stage it is in, at the pace that it has gone so far."""
+    if not job.done or job.stage_started is None:
+        return None
+    return round((time.time() - job.stage_started) / job.done * (job.total - job.done), 1)
+
+
+class Metrics:
+    """Everything that the queue counts, at the time it is asked."""
+
+    def __init__(self, queue: Queue) -> None:
+        self.queue = queue
+
+    def collect(self) -> Any:
+        facts = self.queue.statistics()
+        waiting = GaugeMetricFamily("linnet_jobs", "Jobs by status.", labels=["status"])
+        for status in ("queued", "in_progress", "completed", "failed"):
+            waiting.add_metric([status], facts["jobs"].get(status, 0))
+        yield waiting
+        yield GaugeMetricFamily(
+            "linnet_queue_age_seconds", "Age of the oldest job that waits.", value=facts["oldest_seconds"]
+        )
+        names = {
+            "jobs_accepted": ("Jobs accepted.", "model"),
+            "jobs_completed": ("Jobs completed.", "model"),
+            "jobs_failed": ("Jobs failed, by kind.", "kind"),
+            "steps": ("Denoising steps of completed jobs.", "model"),
+            "stage_seconds": ("Seconds that completed jobs spent, by stage.", "stage"),
+            "worker_restarts": ("Workers started again, by reason.", "reason"),
+        }
+        for name, (words, label) in names.items():
+            sums = CounterMetricFamily(f"linnet_{name}", words, labels=[label])
+            for (one, value), amount in facts["sums"].items():
+                if one == name:
+                    sums.add_metric([value], amount)
+            yield sums
+        memory = GaugeMetricFamily("linnet_worker_memory_bytes", "Resident memory.", labels=["worker"])
+        for index, worker in enumerate(self.queue.workers().values()):
+            memory.add_metric([str(index)], worker["memory"] or 0)
+        yield memory
+
+
+# --- errors -------------------------------------------------------------------------------------------------------
+
+BINARY = {"schema": {"type": "string", "format": "binary"}}
+ERRORS = {
+    400: "It cannot be done as asked.",
+    401: "A key is needed.",
+    404: "There is none.",
+    409: "Not in this state.",
+    413: "Too large.",
+    415: "Of another kind than expected.",
+    429: "Too many jobs wait.",
+    503: "Not now.",
+    507: "No room.",
+}
+
+
+def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """For the OpenAPI document. 403 and 413 and the like of the edge may come from anywhere."""
+    return {status: {"model": schemas.Error, "description": ERRORS[status]} for status in statuses}
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Whatever goes wrong comes in the same envelope."""
+
+    def answer(error: Refused) -> JSONResponse:
+        return JSONResponse(error.body(), error.status, headers=error.headers)
+
+    async def refused(request: Request, error: Any) -> JSONResponse:
+        return answer(error)
+
+    async def invalid(request: Request, error: Any) -> JSONResponse:
+        name = WIRE.get(error.field, error.field)
+        return answer(Refused(400, "invalid_value", str(error), param=name))
+
+    async def malformed(request: Request, error: Any) -> JSONResponse:
+        return answer(refusal_of(error.errors()))
+
+    async def http(request: Request, error: Any) -> JSONResponse:
+        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
+        return answer(Refused(error.status_code, code, str(error.detail), headers=dict(error.headers or {})))
+
+    async def broken(request: Request, error: Any) -> JSONResponse:
+        if "disk is full" in str(error):
+            return answer(Refused(507, "disk_full", "the server's disk is full"))
+        return answer(Refused(500, "internal_error", "the server made a mistake; it is in its log"))
+
+    handlers: dict[Any, Callable[[Request, Any], Awaitable[JSONResponse]]] = {
+        Refused: refused,
+        InvalidInput: invalid,
+        LinnetError: invalid,
+        RequestValidationError: malformed,
+        HTTPException: http,
+        Exception: broken,
+    }
+    for kind, handler in handlers.items():
+        app.add_exception_handler(kind, handler)
+
+
+class Edge:
+    """Around everything: what is too large or comes from another site never gets in; what goes out is marked."""
+
+    def __init__(self, app: Any, service: Service) -> None:
+        self.app, self.service = app, service
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        taken, started = 0, False
+
+        async def counted() -> Any:
+            nonlocal taken
+            message = await receive()
+            taken += len(message.get("body", b""))
+            if taken > self.service.body_bytes:
+                raise too_large(self.service.body_bytes)
+            return message
+
+        async def marked(message: Any) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                there = {name.lower() for name, _ in message["headers"]}
+                more = HEADERS | {"Cache-Control": "no-store"}
+                message["headers"] = [
+                    *message["headers"],
+                    *(
+                        (name.lower().encode(), value.encode())
+                        for name, value in more.items()
+                        if name.lower().encode() not in there
+                    ),
+                ]
+            await send(message)
+
+        try:
+            self.check(scope)
+            await self.app(scope, counted, marked)
+        except Refused as error:
+            if started:
+                raise
+            response = JSONResponse(error.body(), error.status, headers=error.headers)
+            await response(scope, receive, marked)
+
+    def check(self, scope: Any) -> None:
+        headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        length = headers.get(b"content-length", "0")
+        if length.isdecimal() and int(length) > self.service.body_bytes:
+            raise too_large(self.service.body_bytes)
+        host = headers.get(b"host", "")
+        if self.service.local and name_in(f"//{host}") not in LOCAL_NAMES:
+            raise Refused(403, "wrong_host", "this server answers to localhost alone")
+        origin = headers.get(b"origin")
+        if origin is not None and urlsplit(origin).netloc != host:
+            raise Refused(403, "wrong_origin", "pages of other sites may not ask this server")
+
+
+def too_large(most: int) -> Refused:
+    return Refused(413, "too_large", f"the request has over {most} bytes", headers={"Connection": "close"})
+
+
+def name_in(address: str) -> str | None:
+    try:
+        return urlsplit(address).hostname
+    except ValueError:
+        return None
+
+
+# --- the description ----------------------------------------------------------------------------------------------
+
+
+def body_of(kind: type[BaseModel]) -> dict[str, Any]:
+    """A body as JSON or as a form."""
+    schema = kind.model_json_schema(ref_template="#/components/schemas/{model}")
+    schema.pop("$defs", None)
+    form = schema | {"properties": {k: v for k, v in schema["properties"].items() if k != "input_reference"}}
+    contents = {"application/json": {"schema": schema}, "multipart/form-data": {"schema": form}}
+    return {"requestBody": {"required": True, "content": contents}}
+
+
+def openapi(app: FastAPI) -> dict[str, Any]:
+    """FastAPI's own, without the 422 that never comes, and with how to show a key."""
+    if app.openapi_schema:
+        return app.openapi_schema
+    document = get_openapi(title=app.title, version=app.version, routes=app.routes)
+    parts = document.setdefault("components", {})
+    parts["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    parts.setdefault("schemas", {})["Reference"] = schemas.Reference.model_json_schema()
+    document["security"] = [{}, {"key": []}]
+    for path in document["paths"].values():
+        for operation in path.values():
+            operation["responses"].pop("422", None)
+    for name in ("HTTPValidationError", "ValidationError"):
+        parts["schemas"].pop(name, None)
+    app.openapi_schema = document
+    return document

@@ -1,0 +1,38 @@
+"""A copy of the service's folder, taken while it runs."""
+
+import os
+import shutil
+from pathlib import Path
+
+from linnet.errors import InvalidInput
+from linnet.serve.queue import Queue
+from linnet.serve.worker import KINDS, clips_folder, file_of
+
+
+def backup(data: Path, target: Path) -> int:
+    """Copy the jobs as they are at one moment, then the files of those that were completed; how many clips.
+
+    `target` appears when it is complete. A clip that is deleted meanwhile is missing from the copy, and its job too.
+    """
+    if not (data / "linnet.db").is_file():
+        raise InvalidInput("data", data, "holds no linnet data", "give the --data of `linnet serve`")
+    if target.exists():
+        raise InvalidInput("backup", target, "is there already", "choose another name")
+    part = target.absolute().with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        clips_folder(part).mkdir(parents=True)
+        part.chmod(0o700)
+        Queue(data).backup(part / "linnet.db")
+        copy = Queue(part)
+        for job in copy.kept():
+            try:
+                for variant in KINDS:
+                    shutil.copy2(file_of(data, job.id, variant), file_of(part, job.id, variant))
+            except FileNotFoundError:
+                copy.delete(job.id)
+        clips = len(copy.kept())
+        copy.close()
+        part.rename(target)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return clips

@@ -1,0 +1,107 @@
+"""What is said of a request before it is accepted: whether a model here can do it, and what it would take.
+
+torch is imported when it is first needed, behind the back of whoever waits for the service to start.
+"""
+
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from linnet.catalog import CATALOG, ModelSpec, find
+from linnet.errors import InvalidInput
+from linnet.request import Request, make_request
+from linnet.serve.schemas import VideoRequest
+from linnet.weights.store import ModelFiles, locate, resolve
+
+
+class Models:
+    """Those on this machine; `default` is the one that a request gets which names none."""
+
+    def __init__(self, default: str, weights: Path | None, device: str) -> None:
+        self.default, self.device = find(default), device
+        self.files: dict[str, ModelFiles] = {self.default.name: resolve(self.default, weights=weights)}
+        for spec in CATALOG.values():
+            if spec.name not in self.files and (files := locate(spec)):
+                self.files[spec.name] = files
+        self._tokenizers: dict[str, Any] = {}
+
+    @property
+    def specs(self) -> list[ModelSpec]:
+        """The default first."""
+        return sorted((find(name) for name in self.files), key=lambda spec: spec is not self.default)
+
+    def spec(self, name: str | None) -> ModelSpec:
+        if name is None:
+            return self.default
+        if name not in self.files:
+            remedy = f"use {' or '.join(self.files)}, or leave it out"
+            raise InvalidInput("model", name, "is not on this server", remedy)
+        return find(name)
+
+    def request(self, asked: VideoRequest, like: Request | None = None) -> Request:
+        """What was asked for, checked; InvalidInput for what no model here can do."""
+        spec = self.spec(asked.model or (like.model if like else None))
+        if asked.input_reference is not None:
+            raise no_reference()
+        if asked.fps not in (None, spec.fps):
+            raise InvalidInput(
+                "fps", asked.fps, f"{spec.name} makes {spec.fps} frames a second", "leave it out"
+            )
+        request = make_request(
+            spec,
+            prompt=asked.prompt,
+            negative=asked.negative_prompt,
+            seconds=None if asked.seconds is None else seconds(asked.seconds),
+            frames=asked.num_frames,
+            size=asked.size,
+            seed=asked.seed,
+            steps=asked.num_inference_steps,
+            guidance=asked.guidance_scale,
+            like=like,
+        )
+        if spec.source == "package":
+            self.check_words(spec, request)
+        return request
+
+    def check_words(self, spec: ModelSpec, request: Request) -> None:
+        from linnet.data.known import check_words
+        from linnet.models.text import Tokenizer
+
+        if spec.name not in self._tokenizers:
+            self._tokenizers[spec.name] = Tokenizer.open(self.files[spec.name].tokenizer)
+        for field, text in (("prompt", request.prompt), ("negative", request.negative)):
+            try:
+                check_words(self._tokenizers[spec.name], text, field=field)
+            except InvalidInput as error:
+                remedy = error.remedy.partition(". For anything else")[0]
+                raise InvalidInput(field, text, error.problem, remedy) from None
+
+    def memory(self, request: Request) -> tuple[int, int | None]:
+        """Bytes that the request takes at its peak, and bytes that are free, where the system says so."""
+        from linnet.runtime.device import available_memory, default_dtype, resolve_device
+        from linnet.runtime.memory import estimate, shape_of
+
+        device = resolve_device(self.device)
+        if request.dtype == "auto":
+            kind: Any = str(default_dtype(device)).removeprefix("torch.")
+            request = replace(request, dtype=kind)
+        need = estimate(find(request.model), shape_of(self.files[request.model]), request)
+        return max(need), available_memory(device)
+
+    def warm(self) -> None:
+        """Do now what the first request would wait for."""
+        with suppress(InvalidInput):
+            self.memory(self.request(VideoRequest(prompt="a")))
+
+
+def seconds(given: str | float) -> float:
+    try:
+        return float(given)
+    except ValueError:
+        raise InvalidInput("seconds", given, "is not a number", 'give a number such as "2"') from None
+
+
+def no_reference() -> InvalidInput:
+    remedy = "leave it out; what the video shows is said in the prompt"
+    return InvalidInput("input_reference", "image", "no model here begins from an image", remedy)

@@ -1,0 +1,516 @@
+"""The jobs, in one SQLite file: what was asked, by whom, how far it is, how it ended.
+
+Every process that has to do with jobs opens the same file; each method is one transaction. A job that runs belongs to
+one worker, by the name that the worker claimed it under. Whatever a worker writes about a job counts only while the
+job is still its own: one that was cancelled, deleted or given to another worker is so for its old worker, too.
+
+Times are seconds since 1970.
+"""
+
+import json
+import secrets
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from linnet.errors import InvalidInput, LinnetError
+from linnet.request import Request
+
+Status = Literal["queued", "in_progress", "completed", "failed"]
+
+TRIES = 3  # of a job whose worker dies
+WAIT = 20.0  # seconds for another process to finish its transaction
+
+# Each entry brings the file from the version before to the next; a released entry never changes.
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (
+        """CREATE TABLE jobs (
+            number INTEGER PRIMARY KEY AUTOINCREMENT,
+            id TEXT NOT NULL UNIQUE,
+            owner TEXT NOT NULL,
+            status TEXT NOT NULL CHECK (status IN ('queued', 'in_progress', 'completed', 'failed')),
+            request TEXT NOT NULL,
+            remixed_from TEXT,
+            created REAL NOT NULL,
+            started REAL,
+            ended REAL,
+            tries INTEGER NOT NULL DEFAULT 0,
+            worker TEXT,
+            code TEXT,
+            message TEXT,
+            stage TEXT,
+            stage_started REAL,
+            reported REAL,
+            done INTEGER NOT NULL DEFAULT 0,
+            total INTEGER NOT NULL DEFAULT 1,
+            bytes INTEGER NOT NULL DEFAULT 0
+        )""",
+        "CREATE INDEX jobs_by_status ON jobs (status, owner, number)",
+        "CREATE INDEX jobs_by_owner ON jobs (owner, number)",
+        # What the first frame looks like so far; `number` counts the previews of a job.
+        """CREATE TABLE previews (
+            job TEXT PRIMARY KEY REFERENCES jobs (id) ON DELETE CASCADE,
+            number INTEGER NOT NULL,
+            image BLOB NOT NULL
+        )""",
+        """CREATE TABLE repeats (
+            owner TEXT NOT NULL,
+            key TEXT NOT NULL,
+            digest TEXT NOT NULL,
+            job TEXT NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
+            PRIMARY KEY (owner, key)
+        )""",
+        "CREATE INDEX repeats_by_job ON repeats (job)",
+        # When each owner's turn last was, in turns.
+        "CREATE TABLE turns (owner TEXT PRIMARY KEY, served INTEGER NOT NULL)",
+        "CREATE TABLE workers (name TEXT PRIMARY KEY, beat REAL NOT NULL, ready INTEGER NOT NULL, memory INTEGER)",
+        """CREATE TABLE keys (
+            id TEXT PRIMARY KEY,
+            name TEXT NOT NULL,
+            hash BLOB NOT NULL UNIQUE,
+            created REAL NOT NULL,
+            revoked REAL
+        )""",
+        # Sums that outlive the jobs and the processes, for /metrics.
+        "CREATE TABLE sums (name TEXT, label TEXT, value REAL NOT NULL, PRIMARY KEY (name, label))",
+        # The last clip of each kind: what it took here.
+        """CREATE TABLE speeds (
+            model TEXT, width INTEGER, height INTEGER, frames INTEGER,
+            step REAL NOT NULL, rest REAL NOT NULL, at REAL NOT NULL,
+            PRIMARY KEY (model, width, height, frames)
+        )""",
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """`done` of `total` parts of `stage`; `code` and `message` say why it failed; `bytes` of its files."""
+
+    number: int
+    id: str
+    owner: str
+    status: Status
+    request: Request
+    remixed_from: str | None
+    created: float
+    started: float | None
+    ended: float | None
+    tries: int
+    worker: str | None
+    code: str | None
+    message: str | None
+    stage: str | None
+    stage_started: float | None
+    reported: float | None
+    done: int
+    total: int
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How many jobs may wait or run: all together, and of one owner."""
+
+    jobs: int = 1000
+    jobs_per_owner: int = 100
+
+
+class QueueFull(LinnetError):
+    """One of the limits is reached."""
+
+
+class KeyReused(LinnetError):
+    """The idempotency key was used before, for another request."""
+
+
+class NotThis(LinnetError):
+    """The job is no longer the worker's: it was cancelled, deleted, or given back."""
+
+
+class Queue:
+    """May be used from several threads and processes; opening it brings the file up to date."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.path = folder / "linnet.db"
+        self._own = threading.local()
+        migrate(self._connection, self.path)
+
+    @property
+    def _connection(self) -> sqlite3.Connection:
+        """Each thread's own."""
+        if not hasattr(self._own, "connection"):
+            self._own.connection = connect(self.path)
+        return self._own.connection
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """A transaction that is on the disk when it ends."""
+        with transaction(self._connection) as connection:
+            yield connection
+
+    def _rows(self, query: str, *values: Any) -> list[sqlite3.Row]:
+        return self._connection.execute(query, values).fetchall()
+
+    def _jobs(self, query: str, *values: Any) -> list[Job]:
+        return [as_job(row) for row in self._rows(f"SELECT * FROM jobs {query}", *values)]
+
+    # --- asking ---------------------------------------------------------------------------------------------------
+
+    def add(
+        self,
+        request: Request,
+        *,
+        owner: str = "",
+        limits: Limits = Limits(),
+        remixed_from: str | None = None,
+        repeat_key: str | None = None,
+        digest: str = "",
+    ) -> Job:
+        """A new job, on the disk when this returns; or the one that `repeat_key` already stands for.
+
+        QueueFull at a limit; KeyReused if the key stands for a request of another `digest`.
+        """
+        with self._writing() as db:
+            if repeat_key is not None:
+                found = db.execute(
+                    "SELECT digest, job FROM repeats WHERE owner = ? AND key = ?", (owner, repeat_key)
+                ).fetchone()
+                if found and found["digest"] != digest:
+                    raise KeyReused("this Idempotency-Key was used for another request; use a new key")
+                if found:
+                    return as_job(db.execute("SELECT * FROM jobs WHERE id = ?", (found["job"],)).fetchone())
+            busy = "SELECT COUNT(*) FROM jobs WHERE status IN ('queued', 'in_progress')"
+            if db.execute(busy).fetchone()[0] >= limits.jobs:
+                raise QueueFull(f"the queue is full ({limits.jobs} jobs); try again later")
+            if db.execute(f"{busy} AND owner = ?", (owner,)).fetchone()[0] >= limits.jobs_per_owner:
+                raise QueueFull(f"{limits.jobs_per_owner} of your jobs are waiting; try again later")
+            values = (
+                f"video_{secrets.token_hex(16)}",
+                owner,
+                json.dumps(request.to_json()),
+                remixed_from,
+                time.time(),
+            )
+            row = db.execute(
+                "INSERT INTO jobs (id, owner, status, request, remixed_from, created) "
+                "VALUES (?, ?, 'queued', ?, ?, ?) RETURNING *",
+                values,
+            ).fetchone()
+            if repeat_key is not None:
+                db.execute("INSERT INTO repeats VALUES (?, ?, ?, ?)", (owner, repeat_key, digest, row["id"]))
+            count(db, "jobs_accepted", request.model)
+            return as_job(row)
+
+    def get(self, job: str, *, owner: str | None = None) -> Job | None:
+        """The job of that id, if it is `owner`'s (anybody's when None)."""
+        found = self._jobs("WHERE id = ?", job)
+        return found[0] if found and owner in (None, found[0].owner) else None
+
+    def page(
+        self, *, owner: str, after: Job | None = None, limit: int = 20, order: Literal["asc", "desc"] = "desc"
+    ) -> Sequence[Job]:
+        """An owner's jobs in the order in which they were made, or the reverse, from the one behind `after`."""
+        sign = ">" if order == "asc" else "<"
+        start = after.number if after else (0 if order == "asc" else 2**62)
+        return self._jobs(
+            f"WHERE owner = ? AND number {sign} ? ORDER BY number {order} LIMIT ?", owner, start, limit
+        )
+
+    def position(self, job: Job) -> int | None:
+        """How many jobs will start before this one, and itself; None if it does not wait."""
+        rows = self._rows(
+            """WITH waiting AS (
+                SELECT id, number, owner, ROW_NUMBER() OVER (PARTITION BY owner ORDER BY number) AS round
+                FROM jobs WHERE status = 'queued'
+            ), ordered AS (
+                SELECT id, ROW_NUMBER() OVER (ORDER BY round, COALESCE(served, 0), number) AS position
+                FROM waiting LEFT JOIN turns USING (owner)
+            ) SELECT position FROM ordered WHERE id = ?""",
+            job.id,
+        )
+        return rows[0]["position"] if rows else None
+
+    def preview(self, job: str, after: int = 0) -> tuple[int, bytes] | None:
+        """The number and the image of the newest preview, if there is one behind number `after`."""
+        rows = self._rows("SELECT number, image FROM previews WHERE job = ? AND number > ?", job, after)
+        return (rows[0]["number"], rows[0]["image"]) if rows else None
+
+    def cancel(self, job: str) -> bool:
+        """Whether there was something to stop. The worker learns of it at its next report."""
+        with self._writing() as db:
+            stopped = db.execute(
+                "UPDATE jobs SET status = 'failed', code = 'cancelled', message = 'cancelled by the user', "
+                "ended = ?, worker = NULL WHERE id = ? AND status IN ('queued', 'in_progress')",
+                (time.time(), job),
+            ).rowcount
+            if stopped:
+                db.execute("DELETE FROM previews WHERE job = ?", (job,))
+                count(db, "jobs_failed", "cancelled")
+        return bool(stopped)
+
+    def delete(self, job: str) -> bool:
+        """Forget a job; its files are the caller's."""
+        with self._writing() as db:
+            return bool(db.execute("DELETE FROM jobs WHERE id = ?", (job,)).rowcount)
+
+    # --- working --------------------------------------------------------------------------------------------------
+
+    def claim(self, worker: str) -> Job | None:
+        """The next job, now `worker`'s: of the owner whose turn was longest ago, the oldest."""
+        waiting = "SELECT 1 FROM jobs WHERE status = 'queued' LIMIT 1"
+        if not self._rows(waiting):  # without taking the right to write
+            return None
+        now = time.time()
+        with self._writing() as db:
+            row = db.execute(
+                """UPDATE jobs SET status = 'in_progress', worker = ?, started = ?, stage = 'text',
+                    stage_started = ?, reported = ?, done = 0, total = 1
+                WHERE number = (
+                    SELECT number FROM jobs LEFT JOIN turns USING (owner) WHERE status = 'queued'
+                    ORDER BY COALESCE(served, 0), number LIMIT 1
+                ) RETURNING *""",
+                (worker, now, now, now),
+            ).fetchone()
+            if row is None:
+                return None
+            db.execute("DELETE FROM previews WHERE job = ?", (row["id"],))  # of an earlier try
+            db.execute(
+                "INSERT INTO turns VALUES (?, (SELECT COALESCE(MAX(served), 0) + 1 FROM turns)) "
+                "ON CONFLICT DO UPDATE SET served = excluded.served",
+                (row["owner"],),
+            )
+            return as_job(row)
+
+    def report(self, job: Job, stage: str, done: int, total: int, preview: bytes | None = None) -> None:
+        """How far it is; NotThis if the job is no longer `job.worker`'s."""
+        now = time.time()
+        with self._writing() as db:
+            changed = db.execute(
+                """UPDATE jobs SET stage_started = CASE WHEN stage = ? THEN stage_started ELSE ? END,
+                    reported = ?, stage = ?, done = ?, total = ?
+                WHERE id = ? AND worker = ? AND status = 'in_progress'""",
+                (stage, now, now, stage, done, total, job.id, job.worker),
+            ).rowcount
+            if not changed:
+                raise NotThis(f"{job.id} is no longer this worker's")
+            if preview is not None:
+                db.execute(
+                    "INSERT INTO previews VALUES (?, 1, ?) "
+                    "ON CONFLICT DO UPDATE SET number = number + 1, image = excluded.image",
+                    (job.id, preview),
+                )
+
+    def complete(self, job: Job, *, size: int, seconds: dict[str, float]) -> None:
+        """Its files, `size` bytes, stand complete; `seconds` each stage took. NotThis as in `report`."""
+        request = job.request
+        with self._writing() as db:
+            changed = db.execute(
+                "UPDATE jobs SET status = 'completed', ended = ?, worker = NULL, bytes = ?, message = NULL "
+                "WHERE id = ? AND worker = ? AND status = 'in_progress'",
+                (time.time(), size, job.id, job.worker),
+            ).rowcount
+            if not changed:
+                raise NotThis(f"{job.id} is no longer this worker's")
+            db.execute("DELETE FROM previews WHERE job = ?", (job.id,))
+            count(db, "jobs_completed", request.model)
+            count(db, "steps", request.model, request.steps)
+            for stage, spent in seconds.items():
+                count(db, "stage_seconds", stage, spent)
+            step = seconds.get("denoise", 0.0) / request.steps
+            rest = sum(seconds.values()) - seconds.get("denoise", 0.0)
+            db.execute(
+                "INSERT OR REPLACE INTO speeds VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (request.model, request.width, request.height, request.frames, step, rest, time.time()),
+            )
+
+    def fail(self, job: Job, code: str, message: str) -> None:
+        """It cannot be done. NotThis as in `report`."""
+        with self._writing() as db:
+            if not self._failed(db, [job.id], code, message, worker=job.worker):
+                raise NotThis(f"{job.id} is no longer this worker's")
+
+    def release(self, worker: str, reason: str, *, blame: bool = True) -> None:
+        """Put back what a worker that is gone left behind. With `blame` that was one of the job's tries."""
+        with self._writing() as db:
+            rows = db.execute("SELECT id, tries FROM jobs WHERE worker = ?", (worker,)).fetchall()
+            spent = [row["id"] for row in rows if blame and row["tries"] + 1 >= TRIES]
+            self._failed(db, spent, "worker_died", f"{reason}, {TRIES} times")
+            db.execute(
+                "UPDATE jobs SET status = 'queued', worker = NULL, tries = tries + ?, message = ? "
+                "WHERE worker = ? AND status = 'in_progress'",
+                (int(blame), reason, worker),
+            )
+            db.execute("DELETE FROM workers WHERE name = ?", (worker,))
+            if blame:
+                count(db, "worker_restarts", reason)
+
+    def recover(self) -> None:
+        """Put back what ran when the whole service was stopped. Only for who knows that no worker is left."""
+        with self._writing() as db:
+            db.execute("UPDATE jobs SET status = 'queued', worker = NULL WHERE status = 'in_progress'")
+            db.execute("DELETE FROM workers")
+
+    def _failed(
+        self, db: sqlite3.Connection, jobs: Sequence[str], code: str, message: str, worker: str | None = None
+    ) -> int:
+        changed = 0
+        for job in jobs:
+            changed += db.execute(
+                "UPDATE jobs SET status = 'failed', code = ?, message = ?, ended = ?, worker = NULL "
+                "WHERE id = ? AND status = 'in_progress' AND worker = COALESCE(?, worker)",
+                (code, message, time.time(), job, worker),
+            ).rowcount
+            db.execute("DELETE FROM previews WHERE job = ?", (job,))
+            count(db, "jobs_failed", code)
+        return changed
+
+    # --- workers --------------------------------------------------------------------------------------------------
+
+    def beat(self, worker: str, *, ready: bool, memory: int) -> None:
+        """The worker is alive; `ready` when its model is loaded; `memory` in bytes."""
+        with self._writing() as db:
+            db.execute(
+                "INSERT OR REPLACE INTO workers VALUES (?, ?, ?, ?)",
+                (worker, time.time(), int(ready), memory),
+            )
+
+    def workers(self) -> dict[str, dict[str, Any]]:
+        """Last beat, readiness and memory of each, by name."""
+        return {row["name"]: dict(row) for row in self._rows("SELECT * FROM workers")}
+
+    def seconds_without_progress(self, worker: str) -> float | None:
+        """Since the last report of the job that it is at; None if it has none."""
+        rows = self._rows("SELECT reported FROM jobs WHERE worker = ? AND status = 'in_progress'", worker)
+        return time.time() - rows[0]["reported"] if rows else None
+
+    # --- looking --------------------------------------------------------------------------------------------------
+
+    def statistics(self) -> dict[str, Any]:
+        """For /metrics: jobs by status, the age of the oldest that waits, and the sums."""
+        jobs = self._rows(
+            "SELECT status, COUNT(*) AS count, MIN(created) AS oldest FROM jobs GROUP BY status"
+        )
+        sums = self._rows("SELECT name, label, value FROM sums")
+        oldest = next((row["oldest"] for row in jobs if row["status"] == "queued"), None)
+        return {
+            "jobs": {row["status"]: row["count"] for row in jobs},
+            "oldest_seconds": time.time() - oldest if oldest else 0.0,
+            "sums": {(row["name"], row["label"]): row["value"] for row in sums},
+        }
+
+    def speed(self, request: Request) -> tuple[float, bool] | None:
+        """Seconds that a clip like this one takes here, and whether just such a one was made; else it is
+        reckoned from the last of the same model, in proportion to pixels and frames. None before the first."""
+        rows = self._rows(
+            "SELECT *, width = ? AND height = ? AND frames = ? AS same FROM speeds WHERE model = ? "
+            "ORDER BY same DESC, at DESC LIMIT 1",
+            request.width,
+            request.height,
+            request.frames,
+            request.model,
+        )
+        if not rows:
+            return None
+        last = rows[0]
+        scale = request.size.pixels * request.frames / (last["width"] * last["height"] * last["frames"])
+        return scale * (last["step"] * request.steps + last["rest"]), bool(last["same"])
+
+    def kept(self) -> list[Job]:
+        """Completed jobs, the oldest first."""
+        return self._jobs("WHERE status = 'completed' ORDER BY ended")
+
+    def stored_bytes(self) -> int:
+        """Of all clips."""
+        return self._rows("SELECT COALESCE(SUM(bytes), 0) AS sum FROM jobs")[0]["sum"]
+
+    def ids(self) -> set[str]:
+        return {row["id"] for row in self._rows("SELECT id FROM jobs")}
+
+    # --- keys -----------------------------------------------------------------------------------------------------
+
+    def add_key(self, key: str, name: str, digest: bytes) -> None:
+        with self._writing() as db:
+            db.execute("INSERT INTO keys VALUES (?, ?, ?, ?, NULL)", (key, name, digest, time.time()))
+
+    def all_keys(self) -> list[dict[str, Any]]:
+        """All that were ever made; `revoked` is a time or None."""
+        return [dict(row) for row in self._rows("SELECT * FROM keys ORDER BY created")]
+
+    def revoke_key(self, key: str) -> bool:
+        with self._writing() as db:
+            query = "UPDATE keys SET revoked = ? WHERE id = ? AND revoked IS NULL"
+            return bool(db.execute(query, (time.time(), key)).rowcount)
+
+    # --- the file -------------------------------------------------------------------------------------------------
+
+    def check(self) -> list[str]:
+        """What SQLite finds wrong with the file; nothing, one hopes."""
+        found = [row[0] for row in self._rows("PRAGMA integrity_check")]
+        return [line for line in found if line != "ok"] + [
+            f"{row[0]} refers to nothing" for row in self._rows("PRAGMA foreign_key_check")
+        ]
+
+    def close(self) -> None:
+        """This thread's connection."""
+        self._connection.close()
+        del self._own.connection
+
+    def backup(self, target: Path) -> None:
+        """A copy of one moment, while others write."""
+        copy = sqlite3.connect(target)
+        try:
+            self._connection.backup(copy)
+        finally:
+            copy.close()
+
+
+def as_job(row: sqlite3.Row) -> Job:
+    return Job(**{**dict(row), "request": Request.from_json(json.loads(row["request"]))})
+
+
+def count(db: sqlite3.Connection, name: str, label: str, amount: float = 1) -> None:
+    db.execute(
+        "INSERT INTO sums VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET value = value + excluded.value",
+        (name, label, amount),
+    )
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Readers never wait; a writer waits for the one before it; what is committed survives a power cut."""
+    connection = sqlite3.connect(path, timeout=WAIT, isolation_level=None, check_same_thread=False)
+    connection.row_factory = sqlite3.Row
+    for setting in ("journal_mode = WAL", "foreign_keys = ON", "synchronous = FULL"):
+        connection.execute(f"PRAGMA {setting}")
+    return connection
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield connection
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def migrate(connection: sqlite3.Connection, path: Path) -> None:
+    """Bring the file from its version to ours, one step a transaction; a file of a later linnet is refused."""
+    while (version := connection.execute("PRAGMA user_version").fetchone()[0]) < len(MIGRATIONS):
+        with transaction(connection):
+            if connection.execute("PRAGMA user_version").fetchone()[0] != version:
+                continue  # another process was faster
+            for statement in MIGRATIONS[version]:
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {version + 1}")
+    if version > len(MIGRATIONS):
+        raise InvalidInput("data", path, "was written by a later linnet", "update linnet")

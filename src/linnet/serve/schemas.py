@@ -1,0 +1,244 @@
+"""What goes over the wire: the Videos format that open servers share, with the extra fields that vLLM-Omni names.
+
+The names of fields and their odd types (`seconds` is a string) are that format's.
+"""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from linnet.catalog import ModelSpec
+from linnet.geometry import format_seconds
+from linnet.serve.queue import Job, Status
+
+LONGEST_PROMPT = 4000  # characters
+SHARES = {"text": (0, 5), "denoise": (5, 85), "decode": (90, 8), "finish": (98, 1)}  # of the percentage
+
+
+class Strict(BaseModel):
+    """A field that is not known is refused, not passed over."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+
+class Reference(Strict):
+    """An image to begin from, by address; refused, since no address is ever fetched."""
+
+    image_url: str | None = Field(default=None, max_length=4000)
+    file_id: str | None = Field(default=None, max_length=200)
+
+
+class VideoRequest(Strict):
+    """What is left out is the model's own default; a seed is drawn. Give `seconds` or `num_frames`."""
+
+    prompt: str = Field(min_length=1, max_length=LONGEST_PROMPT)
+    model: str | None = Field(default=None, max_length=100)
+    seconds: str | float | None = Field(
+        default=None, description='Length, such as "2"; the model\'s own when left out.'
+    )
+    size: str | None = Field(default=None, max_length=20, description="WIDTHxHEIGHT")
+    input_reference: Reference | None = None
+    negative_prompt: str | None = Field(default=None, max_length=LONGEST_PROMPT)
+    num_frames: int | None = None
+    fps: int | None = Field(default=None, description="The model's own; no other is possible.")
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    seed: int | None = None
+
+
+class RemixRequest(Strict):
+    """The same video with another prompt."""
+
+    prompt: str = Field(min_length=1, max_length=LONGEST_PROMPT)
+
+
+class KeyGiven(Strict):
+    key: str = Field(max_length=200)
+
+
+class Failure(BaseModel):
+    """Why a job failed. `cancelled`, `disk_full`, `worker_died` or `invalid_FIELD`."""
+
+    code: str
+    message: str
+
+
+class Video(BaseModel):
+    """A job, and the video once it is completed. Times are seconds since 1970."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    id: str
+    object: Literal["video"] = "video"
+    status: Status
+    progress: int = Field(ge=0, le=100)
+    created_at: int
+    started_at: int | None = None
+    completed_at: int | None = None
+    expires_at: int | None = None
+    model: str
+    prompt: str
+    seconds: str
+    size: str
+    error: Failure | None = None
+    remixed_from_video_id: str | None = None
+    negative_prompt: str
+    num_frames: int
+    fps: int
+    num_inference_steps: int
+    guidance_scale: float
+    seed: int
+
+
+class VideoList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[Video]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class Deleted(BaseModel):
+    id: str
+    object: Literal["video.deleted"] = "video.deleted"
+    deleted: bool = True
+
+
+class Model(BaseModel):
+    """One that this server can run, with its defaults and limits."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int = 0
+    owned_by: str = "linnet"
+    title: str
+    licence: str
+    sizes: list[str]
+    fps: int
+    min_seconds: str
+    max_seconds: str
+    default_seconds: str
+    default_steps: int
+    default_guidance: float
+    example: str
+
+
+class ModelList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
+class Plan(BaseModel):
+    """What a request would take. `seconds_needed` is null before the first clip of its model was made here;
+    `measured` says that just such a clip was, else it is reckoned from another."""
+
+    object: Literal["plan"] = "plan"
+    model: str
+    size: str
+    seconds: str
+    num_frames: int
+    memory_bytes: int
+    memory_free_bytes: int | None
+    seconds_needed: float | None
+    measured: bool
+    jobs_waiting: int
+
+
+class ErrorBody(BaseModel):
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+
+
+class Error(BaseModel):
+    """The envelope of every error."""
+
+    error: ErrorBody
+
+
+class Refused(Exception):
+    """A request that gets no more than an error; `status` is HTTP's."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        param: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.code, self.message, self.param = status, code, message, param
+        self.headers = headers or {}
+
+    def body(self) -> dict[str, Any]:
+        kind = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}.get(
+            self.status, "invalid_request_error" if self.status < 500 else "server_error"
+        )
+        return Error(
+            error=ErrorBody(message=self.message, type=kind, param=self.param, code=self.code)
+        ).model_dump()
+
+
+def percentage(job: Job) -> int:
+    """0 to 100, and 100 only when it is completed."""
+    if job.status == "completed":
+        return 100
+    if job.status != "in_progress" or job.stage not in SHARES:
+        return 0
+    start, share = SHARES[job.stage]
+    return start + int(share * min(1.0, job.done / max(job.total, 1)))
+
+
+def video(job: Job, keep_seconds: float | None = None) -> Video:
+    """As the wire has it; a clip is kept for `keep_seconds`, or for ever."""
+    request, done = job.request, job.status == "completed"
+    failed = Failure(code=job.code, message=job.message or "") if job.code else None
+    expires = int(job.ended + keep_seconds) if done and job.ended and keep_seconds else None
+    return Video(
+        id=job.id,
+        status=job.status,
+        progress=percentage(job),
+        created_at=int(job.created),
+        started_at=int(job.started) if job.started else None,
+        completed_at=int(job.ended) if done and job.ended else None,
+        expires_at=expires,
+        model=request.model,
+        prompt=request.prompt,
+        seconds=format_seconds(request.seconds),
+        size=str(request.size),
+        error=failed,
+        remixed_from_video_id=job.remixed_from,
+        negative_prompt=request.negative,
+        num_frames=request.frames,
+        fps=request.fps,
+        num_inference_steps=request.steps,
+        guidance_scale=request.guidance,
+        seed=request.seed,
+    )
+
+
+def model(spec: ModelSpec) -> Model:
+    lengths = (spec.min_frames, spec.max_frames, spec.default_frames)
+    shortest, longest, usual = (format_seconds((frames - 1) / spec.fps) for frames in lengths)
+    return Model(
+        id=spec.name,
+        title=spec.title,
+        licence=spec.licence,
+        sizes=[str(size) for size in spec.sizes],
+        fps=spec.fps,
+        min_seconds=shortest,
+        max_seconds=longest,
+        default_seconds=usual,
+        default_steps=spec.steps,
+        default_guidance=spec.guidance,
+        example=EXAMPLES["package" if spec.source == "package" else "hub"],
+    )
+
+
+EXAMPLES = {
+    "package": "a red star spins on a blue background",
+    "hub": "a red fox runs through a snowy forest at dawn, the camera follows low and close",
+}

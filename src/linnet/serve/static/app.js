@@ -1,0 +1,409 @@
+// The page: asks, watches, shows. All state is the server's; this keeps what it needs to draw, and what "undo" holds back.
+
+const $ = (id) => document.getElementById(id);
+const copyOf = (id) => $(id).content.firstElementChild.cloneNode(true);
+
+const PAGE = 60, BUSY = 1000, CALM = 8000, UNDO = 7000; // jobs a page, then milliseconds
+const calm = matchMedia("(prefers-reduced-motion: reduce)");
+
+let models = [];
+let older = []; // pages that "show older ones" brought
+let hasMore = false;
+let jobs = new Map(); // id -> job, newest first
+const held = new Map(); // id -> timer of a deletion that may be undone
+const live = new Map(); // id -> EventSource
+const progress = new Map(); // id -> last event
+const fresh = new Set(); // ended while the page was watching
+const rows = new Map(), clips = new Map(); // id -> element
+
+// --- talking to the server
+
+async function ask(path, options = {}) {
+  const answer = await fetch(path, options);
+  if (answer.status === 401) {
+    await letIn();
+    return ask(path, options);
+  }
+  if (answer.status === 204) return null;
+  const body = await answer.json();
+  if (!answer.ok) throw Object.assign(new Error(body.error.message), { field: body.error.param });
+  return body;
+}
+
+const post = (path, body) =>
+  ask(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body ?? {}) });
+
+let entering = null;
+
+function letIn() {
+  entering ??= new Promise((done) => {
+    const door = $("door");
+    door.addEventListener("cancel", (event) => event.preventDefault());
+    $("door-form").onsubmit = async (event) => {
+      event.preventDefault();
+      const answer = await fetch("/v1/session", {
+        method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ key: $("key").value.trim() }),
+      });
+      if (answer.status !== 204) return void ($("door-problem").textContent = "This is not a key of this server.");
+      door.close();
+      entering = null;
+      done();
+    };
+    door.showModal();
+  });
+  return entering;
+}
+
+// --- the form
+
+const chosen = () => models.find((model) => model.id === $("model").value) ?? models[0];
+
+function request() {
+  const settings = { prompt: $("prompt").value, model: chosen().id, seconds: $("seconds").value, size: $("size").value };
+  const numbers = { seed: "seed", steps: "num_inference_steps", guidance: "guidance_scale" };
+  for (const [id, field] of Object.entries(numbers)) {
+    const text = $(id).value.trim();
+    if (text === "") continue;
+    if (!Number.isFinite(Number(text))) throw Object.assign(new Error(`${id} "${text}" is not a number`), { field });
+    settings[field] = Number(text);
+  }
+  if ($("negative").value.trim()) settings.negative_prompt = $("negative").value;
+  return settings;
+}
+
+function fillModel() {
+  const model = chosen();
+  const lengths = [];
+  for (let second = Math.max(1, Math.ceil(model.min_seconds)); second <= Number(model.max_seconds); second++) lengths.push(String(second));
+  const kept = $("seconds").value;
+  $("seconds").replaceChildren(...lengths.map((length) => new Option(length === "1" ? "1 second" : `${length} seconds`, length)));
+  $("seconds").value = lengths.includes(kept) ? kept : model.default_seconds;
+  $("size").replaceChildren(...model.sizes.map((size) => new Option(size, size)));
+  $("size-field").hidden = model.sizes.length < 2;
+  $("steps").placeholder = model.default_steps;
+  $("guidance").placeholder = model.default_guidance;
+}
+
+const option = (select, value, words) => {
+  if (![...select.options].some((one) => one.value === value)) select.add(new Option(words ?? value, value));
+  select.value = value;
+};
+
+function fill(job) {
+  $("prompt").value = job.prompt;
+  $("model").value = job.model;
+  fillModel();
+  option($("seconds"), job.seconds, `${job.seconds} seconds`);
+  option($("size"), job.size);
+  $("count").value = "1";
+  $("seed").value = job.seed;
+  $("steps").value = job.num_inference_steps;
+  $("guidance").value = job.guidance_scale;
+  $("negative").value = job.negative_prompt;
+  $("more").open = true;
+  complain();
+  plan();
+  $("prompt").focus();
+  $("prompt").select();
+}
+
+const fields = { prompt: "prompt", seed: "seed", num_inference_steps: "steps", guidance_scale: "guidance", negative_prompt: "negative" };
+
+function complain(error) {
+  for (const id of Object.values(fields)) $(id).removeAttribute("aria-invalid");
+  $("problem").textContent = error?.message ?? "";
+  const id = fields[error?.field];
+  if (id) $(id).setAttribute("aria-invalid", "true");
+}
+
+async function make(event) {
+  event?.preventDefault();
+  if ($("make").getAttribute("aria-disabled") === "true") return;
+  $("make").setAttribute("aria-disabled", "true");
+  try {
+    complain();
+    const settings = request(), count = Number($("count").value);
+    const first = settings.seed ?? crypto.getRandomValues(new Uint32Array(1))[0];
+    for (let index = 0; index < count; index++) {
+      const seed = count === 1 && settings.seed === undefined ? undefined : (first + index) % 2 ** 32;
+      await post("/v1/videos", { ...settings, seed });
+    }
+    say(count === 1 ? "Your video is in the queue." : `${count} videos are in the queue.`);
+  } catch (error) {
+    complain(error);
+  }
+  $("make").removeAttribute("aria-disabled");
+  refresh();
+}
+
+let planning;
+
+function plan() {
+  clearTimeout(planning);
+  planning = setTimeout(async () => {
+    try {
+      const found = await post("/v1/plan", request()), count = Number($("count").value);
+      const words = [];
+      if (found.seconds_needed !== null) words.push(`${found.measured ? "takes" : "takes roughly"} ${duration(found.seconds_needed * count)}`);
+      words.push(`needs about ${gigabytes(found.memory_bytes)} of memory` + (found.memory_free_bytes === null ? "" : ` (${gigabytes(found.memory_free_bytes)} free)`));
+      if (found.jobs_waiting) words.push(`${found.jobs_waiting} before it`);
+      $("plan").textContent = words.join(", ");
+    } catch {
+      $("plan").textContent = "";
+    }
+  }, 400);
+}
+
+const gigabytes = (bytes) => `${(bytes / 1e9).toFixed(1)} GB`;
+const duration = (seconds) => (seconds < 90 ? `${Math.max(1, Math.round(seconds))} s` : `${Math.round(seconds / 60)} min`);
+const say = (words) => ($("news").textContent = words);
+
+// --- what the server has
+
+let timer;
+
+async function refresh() {
+  clearTimeout(timer);
+  let wait = CALM;
+  try {
+    const page = await ask(`/v1/videos?limit=${PAGE}`);
+    hasMore = older.length ? older.at(-1).has_more : page.has_more;
+    const before = jobs;
+    jobs = new Map([...page.data, ...older.flatMap((one) => one.data)].map((job) => [job.id, job]));
+    for (const [id, job] of jobs) {
+      const was = before.get(id)?.status;
+      if (was && was !== job.status && job.status === "completed") {
+        fresh.add(id);
+        say(`Your video is ready: ${job.prompt}`);
+        plan();
+      } else if (was && was !== job.status && job.status === "failed") say(`A video was not made: ${job.error.message}`);
+    }
+    draw();
+    if ([...jobs.values()].some(active)) wait = BUSY;
+  } catch {
+    wait = BUSY; // the server is away; it will be back
+  }
+  clearTimeout(timer);
+  timer = setTimeout(refresh, wait);
+}
+
+const active = (job) => job.status === "queued" || job.status === "in_progress";
+
+function follow(job) {
+  if (live.has(job.id)) return;
+  const source = new EventSource(`/v1/videos/${job.id}/events`);
+  live.set(job.id, source);
+  const close = () => {
+    source.close();
+    live.delete(job.id);
+    progress.delete(job.id);
+    refresh();
+  };
+  source.addEventListener("progress", (event) => {
+    progress.set(job.id, JSON.parse(event.data));
+    const row = rows.get(job.id);
+    if (row) drawState(row, jobs.get(job.id) ?? job);
+  });
+  source.addEventListener("preview", (event) => {
+    const image = rows.get(job.id)?.querySelector("img");
+    if (image) Object.assign(image, { src: JSON.parse(event.data).image, hidden: false, alt: "How it looks so far" });
+  });
+  source.addEventListener("end", close);
+  source.onerror = () => source.readyState === EventSource.CLOSED && close();
+}
+
+// --- drawing
+
+function draw() {
+  const shown = [...jobs.values()].filter((job) => !held.has(job.id));
+  const waiting = shown.filter((job) => job.status !== "completed").reverse(); // first come, first seen
+  waiting.sort((a, b) => order(a) - order(b));
+  $("making").hidden = waiting.length === 0;
+  arrange($("queue"), waiting.map(row));
+  for (const [id, element] of rows) if (!element.isConnected) rows.delete(id);
+
+  const done = shown.filter((job) => job.status === "completed");
+  $("empty").hidden = done.length > 0;
+  $("older").hidden = !hasMore;
+  const groups = [];
+  for (const job of done) {
+    const kind = JSON.stringify([job.prompt, job.model, job.seconds, job.size, job.num_inference_steps, job.guidance_scale, job.negative_prompt]);
+    if (groups.at(-1)?.kind === kind) groups.at(-1).jobs.push(job);
+    else groups.push({ kind, jobs: [job] });
+  }
+  const drawn = groups.map((group) => group.jobs.map((job) => job.id).join()).join(";");
+  if ($("groups").dataset.drawn !== drawn) {
+    $("groups").dataset.drawn = drawn;
+    $("groups").replaceChildren(...groups.map(drawGroup));
+    for (const id of clips.keys()) if (!jobs.has(id)) clips.delete(id);
+  }
+  const running = waiting.find((job) => job.status === "in_progress") ?? waiting.find((job) => job.status === "queued");
+  if (running) follow(running);
+}
+
+const order = (job) => ({ in_progress: 0, queued: 1, failed: 2 })[job.status];
+
+function arrange(list, elements) {
+  elements.forEach((element, index) => {
+    if (list.children[index] !== element) list.insertBefore(element, list.children[index] ?? null);
+  });
+  while (list.children.length > elements.length) list.lastElementChild.remove();
+}
+
+function row(job) {
+  let element = rows.get(job.id);
+  if (!element) {
+    element = copyOf("waiting");
+    element.dataset.id = job.id;
+    element.querySelector(".prompt").textContent = job.prompt;
+    element.querySelector("progress").setAttribute("aria-label", `How far it is: ${job.prompt}`);
+    element.querySelector(".stop").onclick = () => stop(jobs.get(job.id) ?? job);
+    rows.set(job.id, element);
+  }
+  drawState(element, job);
+  return element;
+}
+
+const STAGES = { text: "reading the prompt", denoise: "drawing", decode: "developing", finish: "finishing" };
+
+function drawState(element, job) {
+  const now = job.status === "failed" ? null : progress.get(job.id);
+  const status = now?.status ?? job.status;
+  element.classList.toggle("live", status === "in_progress");
+  element.querySelector("progress").value = now?.progress ?? job.progress;
+  let words = "waiting";
+  if (job.status === "failed") words = job.error.code === "cancelled" ? "cancelled" : `not made: ${job.error.message}`;
+  else if (status === "queued" && now?.queue_position) words = `number ${now.queue_position} in the queue`;
+  else if (status === "in_progress") {
+    words = STAGES[now?.stage] ?? "beginning";
+    if (now?.stage === "denoise" && now.done) words += `, step ${now.done} of ${now.total}`;
+    if (now?.seconds_left) words += `, ${duration(now.seconds_left)} left`;
+  }
+  element.querySelector(".state").textContent = words;
+  const button = element.querySelector(".stop");
+  const verb = job.status === "failed" ? "Dismiss" : "Cancel";
+  if (button.textContent !== verb) {
+    button.textContent = verb;
+    button.setAttribute("aria-label", `${verb}: ${job.prompt}`);
+  }
+}
+
+async function stop(job) {
+  if (job.status === "failed") return remove(job);
+  try {
+    await post(`/v1/videos/${job.id}/cancel`);
+    say("Cancelled.");
+  } catch {
+    // it has ended meanwhile
+  }
+  refresh();
+}
+
+function drawGroup(group) {
+  const element = copyOf("group");
+  element.querySelector("h3").textContent = group.jobs[0].prompt;
+  element.querySelector(".clips").append(...[...group.jobs].sort((a, b) => a.seed - b.seed).map(drawClip));
+  return element;
+}
+
+function drawClip(job) {
+  if (clips.has(job.id)) return clips.get(job.id);
+  const element = copyOf("clip"), video = element.querySelector("video"), address = `/v1/videos/${job.id}/content`;
+  element.dataset.id = job.id;
+  video.poster = `${address}?variant=thumbnail`;
+  video.src = address;
+  video.setAttribute("aria-label", `Video: ${job.prompt}, seed ${job.seed}`);
+  if (fresh.delete(job.id) && !calm.matches) {
+    video.autoplay = true;
+    video.preload = "auto";
+  }
+  element.querySelector("summary").textContent = `${job.seconds} s, seed ${job.seed}`;
+  const facts = {
+    Model: job.model, Size: job.size, Frames: `${job.num_frames} at ${job.fps} a second`, Steps: job.num_inference_steps,
+    Guidance: job.guidance_scale, Seed: job.seed, Not: job.negative_prompt || "",
+    Took: duration(job.completed_at - job.started_at), Made: new Date(job.completed_at * 1000).toLocaleString(),
+  };
+  for (const [name, value] of Object.entries(facts)) {
+    if (value === "") continue;
+    const term = document.createElement("dt"), definition = document.createElement("dd");
+    term.textContent = name;
+    definition.textContent = value;
+    element.querySelector("dl").append(term, definition);
+  }
+  const called = (selector, words) => {
+    const one = element.querySelector(selector);
+    one.setAttribute("aria-label", `${words}: ${job.prompt}, seed ${job.seed}`);
+    return one;
+  };
+  called(".again", "Again with other words").onclick = () => fill(job);
+  Object.assign(called(".download", "Download"), { href: address, download: `${job.prompt.replace(/\W+/g, "-").slice(0, 60)}-${job.seed}.mp4` });
+  called(".delete", "Delete").onclick = () => remove(job);
+  clips.set(job.id, element);
+  return element;
+}
+
+// --- deleting, which waits a little
+
+let lastHeld = null;
+
+function remove(job) {
+  held.set(job.id, setTimeout(() => reallyRemove(job.id), UNDO));
+  lastHeld = job.id;
+  $("toast-words").textContent = "Deleted.";
+  $("toast").hidden = false;
+  $("undo").focus();
+  draw();
+}
+
+async function reallyRemove(id) {
+  try {
+    await ask(`/v1/videos/${id}`, { method: "DELETE" });
+  } catch {
+    // it is gone already
+  }
+  clearTimeout(held.get(id));
+  jobs.delete(id);
+  older = older.map((page) => ({ ...page, data: page.data.filter((job) => job.id !== id) }));
+  held.delete(id);
+  if (lastHeld === id) $("toast").hidden = true;
+  draw();
+}
+
+function undo() {
+  clearTimeout(held.get(lastHeld));
+  held.delete(lastHeld);
+  $("toast").hidden = true;
+  draw();
+  const back = clips.get(lastHeld) ?? rows.get(lastHeld);
+  back?.querySelector("button")?.focus();
+  say("It is back.");
+}
+
+addEventListener("pagehide", () => {
+  for (const id of held.keys()) fetch(`/v1/videos/${id}`, { method: "DELETE", keepalive: true });
+});
+
+// --- beginning
+
+async function begin() {
+  $("ask").addEventListener("submit", make);
+  $("prompt").addEventListener("keydown", (event) => event.key === "Enter" && (event.ctrlKey || event.metaKey) && make(event));
+  $("ask").addEventListener("input", () => (complain(), plan()));
+  $("model").addEventListener("change", fillModel);
+  $("undo").addEventListener("click", undo);
+  $("older").addEventListener("click", async () => {
+    const last = [...jobs.keys()].at(-1);
+    older.push(await ask(`/v1/videos?limit=${PAGE}&after=${last}`));
+    refresh();
+  });
+  document.addEventListener("visibilitychange", () => document.hidden || refresh());
+  models = (await ask("/v1/models")).data;
+  $("model").replaceChildren(...models.map((model) => new Option(model.id, model.id)));
+  $("model-field").hidden = models.length < 2;
+  fillModel();
+  $("prompt").value ||= models[0].example;
+  plan();
+  refresh();
+}
+
+begin();

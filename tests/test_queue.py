@@ -1,0 +1,137 @@
+"""The queue: whose turn it is, whose job it is, and what happens to those whose worker dies."""
+
+import sqlite3
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from linnet.catalog import SEEDLING
+from linnet.errors import InvalidInput
+from linnet.request import Request, make_request
+from linnet.serve.backup import backup
+from linnet.serve.queue import MIGRATIONS, TRIES, Job, KeyReused, Limits, NotThis, Queue, QueueFull
+from linnet.serve.worker import KINDS, clips_folder, file_of
+
+SEEDS = count()
+
+
+def request() -> Request:
+    return make_request(SEEDLING, prompt="a red star", frames=1, steps=2, seed=next(SEEDS))
+
+
+@pytest.fixture
+def queue(tmp_path: Path) -> Queue:
+    return Queue(tmp_path)
+
+
+def claimed(queue: Queue, worker: str = "w") -> Job:
+    job = queue.claim(worker)
+    assert job is not None
+    return job
+
+
+def test_each_key_has_its_turn_and_the_position_tells_it(queue: Queue) -> None:
+    jobs = [queue.add(request(), owner=owner) for owner in ("a", "a", "a", "b", "c", "b")]
+    first = claimed(queue)
+    assert first == queue.get(jobs[0].id)
+    waiting = sorted((job for job in jobs if job.id != first.id), key=lambda job: queue.position(job) or 0)
+    order = [claimed(queue).id for _ in waiting]
+    assert order == [job.id for job in waiting]
+    assert [queue.get(job).owner for job in order] == ["b", "c", "a", "b", "a"]  # type: ignore[union-attr]
+    assert queue.claim("w") is None
+
+
+def test_a_word_counts_only_while_the_job_is_the_workers_own(queue: Queue) -> None:
+    job = queue.add(request())
+    old = claimed(queue, "old")
+    queue.report(old, "denoise", 1, 2, b"picture")
+    queue.release("old", "died")
+    new = claimed(queue, "new")
+    assert (new.id, new.tries, queue.preview(job.id)) == (job.id, 1, None)
+    for speak in (
+        lambda: queue.report(old, "decode", 1, 1),
+        lambda: queue.complete(old, size=1, seconds={}),
+        lambda: queue.fail(old, "x", "y"),
+    ):
+        with pytest.raises(NotThis):
+            speak()
+    queue.report(new, "denoise", 1, 2)
+    assert queue.cancel(job.id)
+    assert not queue.cancel(job.id)
+    with pytest.raises(NotThis):
+        queue.complete(new, size=1, seconds={})
+    ended = queue.get(job.id)
+    assert ended is not None
+    assert (ended.status, ended.code) == ("failed", "cancelled")
+
+
+def test_a_job_that_kills_its_workers_fails_and_one_that_was_interrupted_does_not(queue: Queue) -> None:
+    bad = queue.add(request())
+    for _ in range(TRIES):
+        assert claimed(queue).id == bad.id
+        queue.release("w", "the worker was killed")
+    ended = queue.get(bad.id)
+    assert ended is not None
+    assert (ended.status, ended.code) == ("failed", "worker_died")
+    assert "killed" in str(ended.message)
+
+    good = queue.add(request())
+    for _ in range(TRIES + 1):
+        assert claimed(queue).id == good.id
+        queue.release("w", "stopped", blame=False)
+        assert claimed(queue).id == good.id
+        queue.recover()
+    assert claimed(queue).tries == 0
+
+
+def test_the_same_idempotency_key_is_the_same_job(queue: Queue) -> None:
+    first = queue.add(request(), owner="a", repeat_key="k", digest="1")
+    assert queue.add(request(), owner="a", repeat_key="k", digest="1").id == first.id
+    assert queue.add(request(), owner="b", repeat_key="k", digest="2").id != first.id
+    with pytest.raises(KeyReused):
+        queue.add(request(), owner="a", repeat_key="k", digest="2")
+    queue.delete(first.id)  # with what refers to it
+    assert queue.add(request(), owner="a", repeat_key="k", digest="2").id != first.id
+    assert queue.check() == []
+
+
+def test_a_full_queue_takes_no_more(queue: Queue) -> None:
+    limits = Limits(jobs=2, jobs_per_owner=1)
+    job = queue.add(request(), owner="a", limits=limits)
+    with pytest.raises(QueueFull, match="of your jobs"):
+        queue.add(request(), owner="a", limits=limits)
+    queue.add(request(), owner="b", limits=limits)
+    with pytest.raises(QueueFull, match="full"):
+        queue.add(request(), owner="c", limits=limits)
+    queue.cancel(job.id)
+    queue.add(request(), owner="c", limits=limits)
+
+
+def test_jobs_outlive_the_process_and_a_later_version_is_refused(tmp_path: Path) -> None:
+    wanted = Queue(tmp_path).add(request())
+    assert Queue(tmp_path).get(wanted.id) == wanted
+    with sqlite3.connect(tmp_path / "linnet.db") as db:
+        db.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
+    with pytest.raises(InvalidInput, match="later linnet"):
+        Queue(tmp_path)
+
+
+def test_a_backup_serves_in_place_of_the_original(tmp_path: Path) -> None:
+    data, copy = tmp_path / "data", tmp_path / "copy"
+    clips_folder(data).mkdir(parents=True)
+    queue = Queue(data)
+    done, waiting, deleted = (queue.add(request()) for _ in range(3))
+    for job in (done, waiting, deleted):
+        running = claimed(queue)
+        if job is not waiting:
+            queue.complete(running, size=3, seconds={"denoise": 1.0})
+    for variant in KINDS:
+        file_of(data, done.id, variant).write_text("abc")  # and none of `deleted`, as if it went meanwhile
+    assert backup(data, copy) == 1
+    restored = Queue(copy)
+    assert restored.ids() == {done.id, waiting.id}
+    assert file_of(copy, done.id).read_text() == "abc"
+    assert restored.check() == []
+    with pytest.raises(InvalidInput, match="there already"):
+        backup(data, copy)

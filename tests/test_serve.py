@@ -1,0 +1,298 @@
+"""The HTTP interface, over a queue whose worker is the test itself."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from linnet.serve.app import PAGE, Service, create_app
+from linnet.serve.keys import make_key
+from linnet.serve.models import Models
+from linnet.serve.queue import Job, Limits, Queue
+from linnet.serve.worker import KINDS, clips_folder, file_of
+
+PROMPT = "a red star spins on a blue background"
+STILL = {"prompt": PROMPT, "num_frames": 1, "num_inference_steps": 2}
+
+
+@pytest.fixture
+def service(tmp_path: Path, tiny_model: Path) -> Service:
+    clips_folder(tmp_path).mkdir()
+    return Service(
+        data=tmp_path, queue=Queue(tmp_path), models=Models("seedling", tiny_model, "cpu"), reserve_bytes=0
+    )
+
+
+@pytest.fixture
+def client(service: Service) -> Iterator[TestClient]:
+    with TestClient(
+        create_app(service), base_url="http://localhost", raise_server_exceptions=False
+    ) as client:
+        yield client
+
+
+def accepted(client: TestClient, **more: Any) -> dict[str, Any]:
+    answer = client.post("/v1/videos", json=STILL | more)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def render(service: Service, content: bytes = b"0123456789") -> Job:
+    """What a worker does with the next job, without the pictures."""
+    job = service.queue.claim("w")
+    assert job is not None
+    for variant in KINDS:
+        file_of(service.data, job.id, variant).write_bytes(content)
+    service.queue.complete(job, size=3 * len(content), seconds={"denoise": 1.0, "decode": 0.5})
+    return job
+
+
+def refused(answer: Any, status: int, code: str, param: str | None = None) -> str:
+    """The message of an error in the envelope that clients know."""
+    assert answer.status_code == status, answer.text
+    error = answer.json()["error"]
+    assert error.keys() == {"message", "type", "param", "code"}
+    assert (error["code"], error["param"]) == (code, param)
+    return error["message"]
+
+
+# --- what cannot be done ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"seconds": "1e9"}, "seconds"),
+        ({"seconds": "nan"}, "seconds"),
+        ({"seconds": "../../etc"}, "seconds"),
+        ({"size": "99999x99999"}, "size"),
+        ({"size": ["128x72"]}, "size"),
+        ({"seed": -1}, "seed"),
+        ({"seed": "7"}, "seed"),
+        ({"num_frames": 2}, "num_frames"),
+        ({"num_inference_steps": 10**9}, "num_inference_steps"),
+        ({"guidance_scale": True}, "guidance_scale"),
+        ({"fps": 30}, "fps"),
+        ({"model": "sora-2"}, "model"),
+        ({"prompt": ""}, "prompt"),
+        ({"prompt": "  "}, "prompt"),
+        ({"prompt": "x" * 4001}, "prompt"),
+        ({"prompt": "a red fox"}, "prompt"),
+        ({"prompt": 5}, "prompt"),
+        ({"colour": "red"}, "colour"),
+        ({"input_reference": {"image_url": "http://169.254.169.254/"}}, "input_reference"),
+    ],
+)
+def test_what_cannot_be_done_is_said_and_leaves_nothing(
+    client: TestClient, service: Service, body: dict[str, Any], param: str
+) -> None:
+    answer = client.post("/v1/videos", json=STILL | body)
+    code = answer.json()["error"]["code"]
+    message = refused(answer, 400, code, param)
+    assert len(message) < 1000
+    assert service.queue.ids() == set()
+
+
+def test_bodies_of_the_wrong_kind(client: TestClient) -> None:
+    refused(client.post("/v1/videos", content=b"{", headers={"content-type": "application/json"}), 400,
+            "invalid_request")  # fmt: skip
+    refused(client.post("/v1/videos", content=b"hello", headers={"content-type": "text/plain"}), 415,
+            "unsupported_media_type")  # fmt: skip
+    broken = {"content-type": "multipart/form-data; boundary=x"}
+    refused(client.post("/v1/videos", content=b"--x\r\nnonsense", headers=broken), 400,
+            "invalid_request", "prompt")  # fmt: skip
+    image = {"input_reference": ("a.png", b"\x89PNG" + bytes(100), "image/png")}
+    form = {name: str(value) for name, value in STILL.items()}
+    refused(client.post("/v1/videos", data=form, files=image), 400, "invalid_value", "input_reference")
+    refused(client.post("/v1/videos", data=form, files={"prompt2": image["input_reference"]}), 400,
+            "invalid_request", "prompt2")  # fmt: skip
+
+
+def test_a_huge_body_is_turned_away_whether_or_not_it_says_so(client: TestClient) -> None:
+    huge = json.dumps({"prompt": "x" * 10_000_000}).encode()
+    kind = {"content-type": "application/json"}
+    refused(client.post("/v1/videos", content=huge, headers=kind), 413, "too_large")
+    pieces = (huge[i : i + 65536] for i in range(0, len(huge), 65536))  # without a length
+    refused(client.post("/v1/videos", content=pieces, headers=kind), 413, "too_large")
+
+
+@pytest.mark.parametrize("name", ["..%2f..%2flinnet.db", "nothing", "video_" + "0" * 32, "%00"])
+def test_no_path_comes_from_a_client(client: TestClient, name: str) -> None:
+    for tail in ("", "/content", "/events"):
+        assert client.get(f"/v1/videos/{name}{tail}").status_code == 404
+
+
+def test_limits(client: TestClient, service: Service) -> None:
+    service.limits = Limits(jobs=5, jobs_per_owner=1)
+    accepted(client)
+    answer = client.post("/v1/videos", json=STILL)
+    refused(answer, 429, "queue_full")
+    assert int(answer.headers["retry-after"]) > 0
+    service.reserve_bytes = 2**62
+    refused(client.post("/v1/videos", json=STILL), 507, "disk_full")
+    service.longest_seconds = 1
+    refused(
+        client.post("/v1/videos", json={"prompt": PROMPT, "seconds": "2"}), 400, "invalid_value", "seconds"
+    )
+    service.draining = True
+    refused(client.post("/v1/videos", json=STILL), 503, "draining")
+
+
+def test_the_oldest_clips_make_room_but_not_one_that_is_read(client: TestClient, service: Service) -> None:
+    made = [render(service) for _ in range(3) if accepted(client)]
+    client.get(f"/v1/videos/{made[0].id}/content")
+    service.quota_bytes = 70  # of 90
+    service.make_room()
+    assert service.queue.ids() == {made[0].id, made[2].id}
+    assert not file_of(service.data, made[1].id).exists()
+    service.quota_bytes = 1
+    service.readers = {job.id: 2e9 * 2 for job in made}
+    refused(client.post("/v1/videos", json=STILL), 507, "quota_full")
+
+
+# --- who may ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_key_sees_its_own_jobs_until_it_is_revoked(client: TestClient, service: Service) -> None:
+    local = accepted(client)["id"]
+    (ann, ann_key), (_, bob_key) = (make_key(service.queue, name) for name in ("ann", "bob"))
+    as_ann, as_bob = ({"authorization": f"Bearer {key}"} for key in (ann_key, bob_key))
+    refused(client.get("/v1/videos"), 401, "invalid_api_key")
+    refused(
+        client.get("/v1/videos", headers={"authorization": "Bearer linnet_wrong"}), 401, "invalid_api_key"
+    )
+    job = client.post("/v1/videos", json=STILL, headers=as_ann).json()["id"]
+    assert [video["id"] for video in client.get("/v1/videos", headers=as_ann).json()["data"]] == [job]
+    assert client.get("/v1/videos", headers=as_bob).json()["data"] == []
+    for method, tail in (
+        ("GET", ""),
+        ("GET", "/content"),
+        ("GET", "/events"),
+        ("DELETE", ""),
+        ("POST", "/cancel"),
+    ):
+        answer = client.request(method, f"/v1/videos/{job}{tail}", headers=as_bob)
+        refused(answer, 404, "not_found", "video_id")
+    assert client.get(f"/v1/videos/{local}", headers=as_ann).status_code == 404
+
+    refused(client.post("/v1/session", json={"key": "linnet_wrong"}), 401, "invalid_api_key", "key")
+    assert "HttpOnly" in client.post("/v1/session", json={"key": ann_key}).headers["set-cookie"]
+    assert client.get(f"/v1/videos/{job}").status_code == 200
+    assert service.queue.revoke_key(ann)
+    refused(client.get(f"/v1/videos/{job}"), 401, "invalid_api_key")
+    assert ann_key.encode() not in (service.data / "linnet.db").read_bytes()
+
+
+def test_other_sites_get_no_answer_out_of_a_local_server(client: TestClient) -> None:
+    refused(client.get("/v1/videos", headers={"host": "evil.example"}), 403, "wrong_host")
+    refused(
+        client.post("/v1/videos", json=STILL, headers={"origin": "http://evil.example"}), 403, "wrong_origin"
+    )
+    answer = client.get("/", headers={"origin": "http://localhost"})
+    assert answer.status_code == 200
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert "access-control-allow-origin" not in answer.headers
+
+
+def test_the_page_asks_nobody_else(client: TestClient) -> None:
+    for address in PAGE:
+        text = client.get(address).text.replace("http://www.w3.org/2000/svg", "")
+        assert "//" not in "".join(line for line in text.splitlines() if "http" in line)
+        assert " style=" not in text  # which the page's own policy forbids
+
+
+# --- what comes back --------------------------------------------------------------------------------------------------
+
+
+def test_a_video_from_asking_to_deleting(client: TestClient, service: Service) -> None:
+    video = accepted(client, seed=7, negative_prompt="a blue star")
+    assert (video["status"], video["progress"], video["seconds"], video["size"]) == (
+        "queued",
+        0,
+        "0",
+        "128x72",
+    )
+    assert (video["seed"], video["num_frames"], video["negative_prompt"]) == (7, 1, "a blue star")
+    address = f"/v1/videos/{video['id']}"
+    refused(client.get(f"{address}/content"), 409, "not_ready")
+    render(service)
+    assert client.get(address).json()["progress"] == 100
+    part = client.get(f"{address}/content", headers={"range": "bytes=2-4"})
+    assert (part.status_code, part.content, part.headers["content-range"]) == (206, b"234", "bytes 2-4/10")
+    assert client.get(f"{address}/content", headers={"range": "bytes=99-"}).status_code == 416
+    kinds = {v: client.get(f"{address}/content?variant={v}").headers["content-type"] for v in KINDS}
+    assert kinds == {"video": "video/mp4", "thumbnail": "image/webp", "spritesheet": "image/jpeg"}
+    remix = client.post(f"{address}/remix", json={"prompt": "a green heart"}).json()
+    assert (remix["remixed_from_video_id"], remix["seed"], remix["num_frames"]) == (video["id"], 7, 1)
+    assert client.delete(address).json() == {"id": video["id"], "object": "video.deleted", "deleted": True}
+    assert client.get(address).status_code == 404
+    assert list(clips_folder(service.data).iterdir()) == []
+
+
+def test_pages_of_a_list(client: TestClient) -> None:
+    made = [accepted(client)["id"] for _ in range(5)]
+    first = client.get("/v1/videos", params={"limit": 2}).json()
+    assert ([video["id"] for video in first["data"]], first["has_more"]) == (made[:-3:-1], True)
+    rest = client.get("/v1/videos", params={"after": made[1], "order": "asc"}).json()
+    assert ([video["id"] for video in rest["data"]], rest["has_more"]) == (made[2:], False)
+    refused(client.get("/v1/videos", params={"after": "nothing"}), 400, "not_found", "after")
+    refused(client.get("/v1/videos", params={"limit": 0}), 400, "invalid_request", "limit")
+
+
+def test_an_idempotency_key_makes_one_job_of_two_requests(client: TestClient) -> None:
+    headers = {"idempotency-key": "k"}
+    first, again = (client.post("/v1/videos", json=STILL, headers=headers).json() for _ in range(2))
+    assert first == again
+    other = client.post("/v1/videos", json=STILL | {"seed": 1}, headers=headers)
+    refused(other, 409, "idempotency_key_reused", "Idempotency-Key")
+
+
+def test_events_tell_the_way(client: TestClient, service: Service) -> None:
+    accepted(client)
+    video = accepted(client)
+    job = service.queue.claim("w")
+    assert job is not None
+    service.queue.report(job, "denoise", 1, 2, b"picture")
+    got: list[tuple[str, Any]] = []
+    with client.stream("GET", f"/v1/videos/{job.id}/events") as stream:
+        # The client hands the stream over when it has ended, so it is ended from the side.
+        service.queue.fail(job, "x", "y")
+        got = [*events(stream)]
+    assert got[-1][0] == "end"
+    assert got[-1][1]["error"] == {"code": "x", "message": "y"}
+    assert service.queue.position(service.queue.get(video["id"]) or job) == 1
+
+
+def events(stream: Any) -> Iterator[tuple[str, Any]]:
+    for block in "".join(stream.iter_text()).split("\n\n"):
+        lines = dict(line.split(": ", 1) for line in block.splitlines() if not line.startswith(":"))
+        if lines:
+            yield lines["event"], json.loads(lines["data"])
+
+
+def test_the_plan_is_measured_once_there_was_a_clip(client: TestClient, service: Service) -> None:
+    before = client.post("/v1/plan", json=STILL).json()
+    assert (before["seconds_needed"], before["jobs_waiting"]) == (None, 0)
+    assert before["memory_bytes"] > 0
+    accepted(client)
+    render(service)
+    after = client.post("/v1/plan", json=STILL).json()
+    assert (after["seconds_needed"], after["measured"]) == (1.5, True)
+    longer = client.post("/v1/plan", json=STILL | {"num_frames": 9}).json()
+    assert (longer["seconds_needed"], longer["measured"]) == (13.5, False)
+
+
+def test_metrics_count_what_ended_and_how(client: TestClient, service: Service) -> None:
+    accepted(client)
+    render(service)
+    client.post(f"/v1/videos/{accepted(client)['id']}/cancel")
+    lines = client.get("/metrics").text.splitlines()
+    assert 'linnet_jobs{status="completed"} 1.0' in lines
+    assert 'linnet_jobs_failed_total{kind="cancelled"} 1.0' in lines
+    assert 'linnet_stage_seconds_total{stage="denoise"} 1.0' in lines
+    refused(client.get("/readyz"), 503, "not_ready")
+    service.queue.beat("w", ready=True, memory=5)
+    assert client.get("/readyz").status_code == 200

@@ -1,0 +1,103 @@
+"""The service as it runs: an existing client speaks to it, and it is killed."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from linnet.media import probe, read_metadata
+from linnet.serve.queue import Queue
+from linnet.serve.worker import clips_folder, file_of
+from serving import Server, until
+
+PROMPT = "a red star spins on a blue background"
+SHORT = {"prompt": PROMPT, "num_frames": 5, "num_inference_steps": 2}
+LONG = {"prompt": PROMPT, "num_frames": 121, "num_inference_steps": 1000}  # of the tiny model: seconds
+
+pytestmark = pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Server]:
+    with Server(tmp_path_factory.mktemp("serve") / "data", tiny_model) as server:
+        yield server.wait_ready()
+
+
+def test_the_official_client_does_all_that_it_can(server: Server, tmp_path: Path) -> None:
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none")
+    # The client's types name its own service's models, sizes and lengths.
+    asked: Any = {"prompt": PROMPT, "model": "seedling", "size": "128x72", "seconds": "0.667"}
+    extra = {"num_inference_steps": 2, "seed": 7}
+    video = client.videos.create_and_poll(**asked, extra_body=extra)
+    assert (video.status, video.progress, video.error) == ("completed", 100, None)
+    assert (video.model, video.seconds, video.size) == ("seedling", "0.667", "128x72")
+    clip = tmp_path / "clip.mp4"
+    client.videos.download_content(video.id).write_to_file(clip)
+    assert probe(clip).frames == 17
+    assert (read_metadata(clip) or {})["request"]["seed"] == 7
+    for variant, start in (("thumbnail", b"RIFF"), ("spritesheet", b"\xff\xd8")):
+        assert client.videos.download_content(video.id, variant=variant).read().startswith(start)  # type: ignore[arg-type]
+    remix = client.videos.remix(video.id, prompt="a green heart moves left")
+    assert remix.remixed_from_video_id == video.id
+    assert [v.id for v in client.videos.list(limit=1)] == [remix.id, video.id]  # it turns the pages by itself
+    assert client.videos.retrieve(remix.id).prompt == "a green heart moves left"
+    for one in (video, client.videos.poll(remix.id)):
+        assert client.videos.delete(one.id).deleted
+    with pytest.raises(openai.NotFoundError):
+        client.videos.retrieve(video.id)
+    with pytest.raises(openai.BadRequestError, match="begins from an image"):
+        client.videos.create(**asked, input_reference=("a.png", b"\x89PNG", "image/png"))
+    assert "seedling" in [model.id for model in client.models.list()]
+
+
+def test_previews_come_while_it_is_made_and_cancelling_stops_it(server: Server) -> None:
+    job = server.create(**LONG)
+    other = server.create(**SHORT)
+    seen = set()
+    with server.http.stream("GET", f"/v1/videos/{job}/events") as stream:
+        for line in stream.iter_lines():
+            if line.startswith("event: "):
+                seen.add(line.removeprefix("event: "))
+            if line.startswith("data: ") and "preview" in seen:
+                assert "data:image/webp;base64," in line
+                break
+    assert seen >= {"progress", "preview"}
+    cancelled = server.http.post(f"/v1/videos/{job}/cancel").json()
+    assert (cancelled["status"], cancelled["error"]["code"]) == ("failed", "cancelled")
+    server.wait(other, "completed")  # the worker has gone on
+    assert not file_of(server.data, job).exists()
+
+
+def test_a_killed_worker_is_replaced_and_its_job_done(server: Server) -> None:
+    job = server.create(**LONG | {"num_inference_steps": 100})
+    server.wait(job, "in_progress")
+    server.kill_worker()
+    assert server.wait(job, "completed", "failed")["status"] == "completed"
+    assert probe(file_of(server.data, job)).frames == 121
+
+
+def test_a_killed_service_loses_nothing_and_makes_nothing_twice(tmp_path: Path, tiny_model: Path) -> None:
+    data = tmp_path / "data"
+    with Server(data, tiny_model) as first:
+        first.wait_ready()
+        jobs = [first.create(**SHORT | {"seed": seed}) for seed in range(3)]
+        jobs.append(first.create(**LONG))
+        first.wait(jobs[-1], "in_progress")
+        orphans = first.workers()
+        first.kill()
+        until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in orphans))  # they notice
+    with Server(data, tiny_model, "--grace", 1) as second:
+        assert {second.wait(job, "completed", "failed")["status"] for job in jobs[:3]} == {"completed"}
+        second.wait(jobs[3], "in_progress")
+        assert second.stop() == 0  # in the middle of the long one: it has no time to finish
+    queue = Queue(data)
+    left = queue.get(jobs[3])
+    assert left is not None
+    assert left.status in ("queued", "completed")
+    assert queue.check() == []
+    assert queue.ids() == set(jobs)
+    done = {job for job in jobs if (found := queue.get(job)) and found.status == "completed"}
+    assert {path.stem for path in clips_folder(data).glob("*")} == done
+    assert queue.statistics()["sums"]["jobs_completed", "seedling"] == len(done)
