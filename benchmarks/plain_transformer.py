@@ -2,7 +2,7 @@
 
 Float32 weights, every tensor as the equations have it, nothing kept from step to step; run it under bfloat16 autocast
 as the published pipeline runs. It takes the state dict of `linnet.models.transformer.Transformer`.
-Axes: B batch, C latent channels, T latent frames, H and W latent rows and columns, L tokens, D model width, S text rows.
+Axes: B batch, C latent channels, T latent frames, H and W latent rows and columns, L tokens, S text rows.
 """
 
 import torch
@@ -28,7 +28,8 @@ class PlainAttention(nn.Module):
         value = self.v(context).unflatten(-1, split)
         if turns is not None:
             query, key = turned(query, turns).to(value.dtype), turned(key, turns).to(value.dtype)
-        mixed = F.scaled_dot_product_attention(*(a.to(value.dtype).transpose(1, 2) for a in (query, key, value)))
+        query, key, value = (rows.to(value.dtype).transpose(1, 2) for rows in (query, key, value))
+        mixed = F.scaled_dot_product_attention(query, key, value)
         return self.o(mixed.transpose(1, 2).flatten(2))
 
 

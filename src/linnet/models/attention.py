@@ -7,7 +7,8 @@ queries and keys and their rotation run in float32.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 
 import torch
 from jaxtyping import Float
@@ -74,6 +75,26 @@ def attend_plainly(
     return logits.softmax(dim=-1) @ value
 
 
+Attend = Callable[[Heads, Heads, Heads], Heads]
+
+
+class Share(Protocol):
+    """One process's part of a forward pass that several share (see runtime.parallel)."""
+
+    @property
+    def own(self) -> slice:
+        """Which of the clip's tokens are this process's."""
+        ...
+
+    def attend(self, query: Heads, key: Heads, value: Heads) -> Heads:
+        """The own queries to every process's keys and values."""
+        ...
+
+    def gather(self, x: Float[Tensor, "B own c"]) -> Float[Tensor, "B L c"]:
+        """Every process's tokens, in order."""
+        ...
+
+
 class SelfAttention(nn.Module):
     """Every token attends to every token of its clip."""
 
@@ -100,8 +121,16 @@ class SelfAttention(nn.Module):
     def forward(self, x: Float[Tensor, "B L D"], rotary: Rotary) -> Float[Tensor, "B L D"]:
         return self.o(self.mix([x], [rotary]))
 
-    def mix(self, parts: Iterable[Float[Tensor, "B _ D"]], turns: Sequence[Rotary]) -> Float[Tensor, "B L D"]:
-        """All of `forward` but its last layer, of tokens that come part by part with their rotations."""
+    def mix(
+        self,
+        parts: Iterable[Float[Tensor, "B _ D"]],
+        turns: Sequence[Rotary],
+        attend: Attend = attend,
+    ) -> Float[Tensor, "B L D"]:
+        """All of `forward` but its last layer, of tokens that come part by part with their rotations.
+
+        They may be a share of the clip's where `attend` brings in the others.
+        """
         length = sum(len(turn.cos) for turn in turns)
         query, key, value = whole(map(self.project, parts, turns), length)
         mixed = attend(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))

@@ -9,7 +9,7 @@ float32 whatever the dtype of the matrix products.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self, cast
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from linnet.models.attention import GELU, CrossAttention, Heads, Linear, SelfAttention
+from linnet.models.attention import GELU, Attend, CrossAttention, Heads, Linear, SelfAttention, Share, attend
 from linnet.models.rotary import Rotary, float64_device, rotary_tables
 
 GATE = 0.3  # of each block's attention and feed-forward before training
@@ -111,6 +111,7 @@ class Block(nn.Module):
         value: Heads,
         bias: Float[Tensor, "B 1 1 S"],
         token_chunk: int | None = None,
+        attend: Attend = attend,
     ) -> Float[Tensor, "B L D"]:
         """Only where tokens attend to each other must all be there at once: the rest is done for `token_chunk` at a
         time, if no gradients are kept. Then `x` itself becomes the result."""
@@ -119,7 +120,7 @@ class Block(nn.Module):
         parts = x.split(count, dim=1)
         turns = [Rotary(*pair) for pair in zip(*(table.split(count) for table in rotary), strict=True)]
         steered = (modulate(self.norm1(part), scale1, shift1) for part in parts)
-        mixed = self.self_attn.mix(steered, turns).split(count, dim=1)
+        mixed = self.self_attn.mix(steered, turns, attend).split(count, dim=1)
         done: list[Tensor] = []
         for part, own in zip(parts, mixed, strict=True):
             part = add(part, gate1 * self.self_attn.o(own))
@@ -217,25 +218,31 @@ class Transformer(nn.Module):
         *,
         blocks: Iterable[Block] | None = None,
         token_chunk: int | None = None,
+        share: Callable[[int], Share] | None = None,
     ) -> Float[Tensor, "B C T H W"]:
         """The float32 velocity, noise - data, at `timestep` = 1000 * sigma. Text of batch 1 serves all.
 
         `blocks` are the model's own, in turn, where they are not all in memory: each is used before the next one is
-        asked for. `token_chunk` bounds memory, not the result: see `Block`.
+        asked for. `token_chunk` bounds memory, not the result: see `Block`. Processes that `share` the tokens, told
+        their number, all call this with the same inputs and all get the whole.
         """
         height, width = latents.shape[-2:]
         padded = F.pad(latents, (0, width % PATCH, 0, height % PATCH))
         grid = (padded.shape[2], padded.shape[3] // PATCH, padded.shape[4] // PATCH)
         rotary = rotary_tables(grid, self.config.dim // self.config.num_heads, latents.device)
         time, modulation = self._embed_time(timestep)
-        batch = len(latents)
+        batch, mine = len(latents), share(math.prod(grid)) if share else None
         bias = text.bias[:, None, None].expand(batch, -1, -1, -1)
-        x = self._patchify(padded)
+        own, meet = (mine.own, mine.attend) if mine else (slice(None), attend)
+        rotary = Rotary(*(table[own] for table in rotary))
+        x = self._embed(self._patchify(padded)[:, own])
         for block, key, value in zip(blocks or self.blocks, text.keys, text.values, strict=True):
             keys, values = (rows.expand(batch, -1, -1, -1) for rows in (key, value))
-            x = block(x, modulation, rotary, keys, values, bias, token_chunk)
+            x = block(x, modulation, rotary, keys, values, bias, token_chunk, meet)
         parts = x.split(token_chunk or x.shape[1], dim=1)
         patches = torch.cat([self.head(part, time) for part in parts], dim=1)
+        if mine:
+            patches = mine.gather(patches)
         return self._unpatchify(patches, grid)[..., :height, :width]
 
     def _embed_time(
@@ -250,10 +257,12 @@ class Transformer(nn.Module):
             time = self.time_embedding(waves).float()
             return time, self.time_projection(time).float().unflatten(-1, (6, -1))
 
-    def _patchify(self, latents: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B L D"]:
-        # A convolution whose kernel is its stride is a matrix product over patches, and faster as one.
+    def _patchify(self, latents: Float[Tensor, "B C T H W"]) -> Float[Tensor, "B L patch"]:
         patches = latents.unflatten(4, (-1, PATCH)).unflatten(3, (-1, PATCH))  # B C T h p w q
-        patches = patches.permute(0, 2, 3, 5, 1, 4, 6).flatten(4).flatten(1, 3)
+        return patches.permute(0, 2, 3, 5, 1, 4, 6).flatten(4).flatten(1, 3)
+
+    def _embed(self, patches: Float[Tensor, "B L patch"]) -> Float[Tensor, "B L D"]:
+        # A convolution whose kernel is its stride is a matrix product over patches, and faster as one.
         weight, bias = self.patch_embedding.weight.flatten(1), self.patch_embedding.bias
         return F.linear(patches.to(weight.dtype), weight, bias).float()
 
