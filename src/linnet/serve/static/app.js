@@ -313,6 +313,7 @@ function drawClip(job) {
   video.poster = `${address}?variant=thumbnail`;
   video.src = address;
   video.setAttribute("aria-label", `Video: ${job.prompt}, seed ${job.seed}`);
+  showControls(video);
   if (fresh.delete(job.id) && !calm.matches) {
     video.autoplay = true;
     video.preload = "auto";
@@ -340,6 +341,24 @@ function drawClip(job) {
   called(".delete", "Delete").onclick = () => remove(job);
   clips.set(job.id, element);
   return element;
+}
+
+// The controls hide a good part of a small clip, so they come when it is touched, pointed at or reached with a key.
+function showControls(video) {
+  video.controls = matchMedia("(hover: none)").matches;
+  const come = () => {
+    video.controls = true;
+    if (!calm.matches) video.play().catch(() => {});
+  };
+  const go = () => {
+    if (video.matches(":hover, :focus-within, :focus")) return;
+    video.controls = false;
+    video.pause();
+  };
+  video.addEventListener("pointerenter", come);
+  video.addEventListener("focus", () => (video.controls = true));
+  video.addEventListener("pointerleave", go);
+  video.addEventListener("blur", go);
 }
 
 // --- deleting, which waits a little

@@ -1,0 +1,151 @@
+"""The page in a browser: what a person does with it, from the first prompt to the last deletion."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from linnet.serve.keys import make_key
+from linnet.serve.queue import Queue
+from serving import PATIENCE, Server
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Server]:
+    with Server(tmp_path_factory.mktemp("page") / "data", tiny_model) as server:
+        yield server.wait_ready()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        # Without its sandbox, which a container's root cannot have; it sees no page but ours.
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser, server: Server) -> Iterator[Page]:
+    """The page, which must ask nobody but its server and say nothing on the console."""
+    expect.set_options(timeout=PATIENCE * 1000)
+    context = browser.new_context()
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE * 1000)
+    trouble: list[str] = []
+    page.on("console", lambda message: trouble.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: trouble.append(str(error)))
+    page.on("request", lambda r: None if r.url.startswith((server.url, "data:")) else trouble.append(r.url))
+    page.goto(server.url)
+    yield page
+    context.close()
+    # A request that is refused shows up as a failed resource: a prompt with unknown words, and the closed door.
+    assert [words for words in trouble if "status of 40" not in words] == []
+
+
+def settings(page: Page, **values: object) -> None:
+    if page.locator("#more").get_attribute("open") is None:
+        page.get_by_text("More settings").click()
+    for label, value in values.items():
+        page.get_by_label(label.capitalize(), exact=True).fill(str(value))
+
+
+def test_a_person_makes_watches_cancels_reloads_and_deletes(page: Page) -> None:
+    prompt = page.get_by_label("What should the video show?")
+    expect(prompt).to_have_value("a red star spins on a blue background")
+    expect(page.locator("#plan")).to_contain_text("GB of memory")
+
+    prompt.fill("a red fox")
+    page.get_by_role("button", name="Make it").click()
+    expect(page.get_by_role("alert").first).to_contain_text("does not know: fox")
+    expect(prompt).to_have_attribute("aria-invalid", "true")
+
+    prompt.fill("a green heart moves left")
+    settings(page, seed=7, steps=200)
+    prompt.press("Control+Enter")
+    row = page.locator("#queue li")
+    expect(row.get_by_text("step")).to_be_visible()
+    expect(row.get_by_alt_text("How it looks so far")).to_be_visible()
+    video = page.locator("video")
+    expect(video).to_have_count(1)
+    expect(page.locator("#making")).to_be_hidden()
+    video.hover()
+    expect(video).to_have_js_property("paused", False)
+    page.locator("summary", has_text="seed 7").click()
+    expect(page.locator("figure dl")).to_contain_text("200")
+
+    settings(page, seed="", steps=1000)
+    page.get_by_label("Length").select_option("5")
+    page.get_by_role("button", name="Make it").click()
+    page.get_by_role("button", name="Cancel: a green heart").click()
+    expect(row).to_contain_text("cancelled")
+    page.get_by_role("button", name="Dismiss: a green heart").click()
+    expect(row).to_have_count(0)
+
+    page.reload()
+    expect(video).to_have_count(1)
+    page.get_by_role("button", name="Again with other words").click()
+    expect(page.get_by_label("Seed", exact=True)).to_have_value("7")
+    expect(prompt).to_have_value("a green heart moves left")
+    expect(prompt).to_be_focused()
+
+    delete = page.get_by_role("button", name="Delete: a green heart")
+    delete.click()
+    expect(video).to_have_count(0)
+    page.get_by_role("button", name="Undo").click()
+    expect(video).to_have_count(1)
+    delete.click()
+    page.reload()  # does not wait for the time to undo, and means it all the same
+    expect(page.locator("#empty")).to_be_visible()
+
+
+def test_versions_stand_side_by_side_under_one_prompt(page: Page) -> None:
+    settings(page, steps=2)
+    page.get_by_label("Versions").select_option("4")
+    page.get_by_label("Length").select_option("1")
+    page.get_by_role("button", name="Make it").click()
+    expect(page.locator("article video")).to_have_count(4)
+    expect(page.locator("article")).to_have_count(1)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1200, 360])
+def test_it_can_be_read_and_reached(browser: Browser, server: Server, scheme: str, width: int) -> None:
+    server.wait(server.create(prompt="a red star", num_frames=1, num_inference_steps=1), "completed")
+    busy = server.create(prompt="a red star", num_inference_steps=1000, num_frames=121)
+    # The page's own policy would keep the examiner's script out.
+    context = browser.new_context(
+        bypass_csp=True,
+        color_scheme=scheme,
+        viewport={"width": width, "height": 800},  # type: ignore[arg-type]
+    )
+    page = context.new_page()
+    page.goto(server.url)
+    expect(page.locator("#queue li.live")).to_be_visible()
+    expect(page.locator("video").first).to_be_visible()
+    found = Axe().run(page).response["violations"]
+    assert [(one["impact"], one["id"], one["nodes"][0]["target"]) for one in found] == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    context.close()
+    server.http.post(f"/v1/videos/{busy}/cancel")
+
+
+def test_it_asks_for_a_key_where_one_is_needed(page: Page, server: Server) -> None:
+    _, key = make_key(Queue(server.data), "ann")  # the last test of this server: the door stays closed
+    page.reload()
+    page.get_by_label("Key", exact=True).fill("wrong")
+    page.get_by_role("button", name="Come in").click()
+    expect(page.get_by_role("alert").last).to_contain_text("not a key")
+    page.get_by_label("Key", exact=True).fill(key)
+    page.get_by_role("button", name="Come in").click()
+    expect(page.locator("#empty")).to_be_visible()
+    page.reload()
+    expect(page.locator("#empty")).to_be_visible()
+    expect(page.get_by_role("dialog")).to_have_count(0)
