@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -27,13 +28,14 @@ from linnet.models.vae import VAE, VAEConfig
 from linnet.request import Request, parse_reuse
 from linnet.runtime.knobs import Knobs
 from linnet.runtime.memory import comfortable, refuse_if_too_large
+from linnet.runtime.stream import BlockStream, stream_into
 from linnet.runtime.text import TextStates
 from linnet.runtime.tiles import decode_tiled
 from linnet.sampling import flow
 from linnet.sampling.denoise import Guidance, GuidedVelocity, Step, denoise, levels_between
 from linnet.sampling.reuse import Reuse
 from linnet.sampling.solvers import SOLVERS
-from linnet.weights.load import fingerprint, load_into, matched, read_config, read_latent_scale
+from linnet.weights.load import fill, fingerprint, load_into, matched, read_config, read_latent_scale
 from linnet.weights.names import TRANSFORMER_PREFIX
 from linnet.weights.store import ModelFiles
 
@@ -81,6 +83,7 @@ class Pipeline:
         self.tokenizer = Tokenizer.open(files.tokenizer)
         self.text = TextStates(files.text_encoder, device=self.device, dtype=dtype, cache=cache)
         self._transformer: Transformer | None = None
+        self._blocks: BlockStream | None = None
         self._autoencoder: VAE | TAE | None = None
         self._space: LatentSpace | None = None
         self._hash = ""
@@ -134,14 +137,24 @@ class Pipeline:
 
     @property
     def transformer(self) -> Transformer:
+        """Where `knobs.resident_blocks` is set, some of its blocks are elsewhere: `_blocks` brings them."""
         if self._transformer is None:
-            self._transformer = load_into(
-                self._transformer_model,
-                self.files.transformer,
-                device=self.device,
-                dtype=self.dtype,
-                prefix=TRANSFORMER_PREFIX,
-            ).eval()
+            model, headers = matched(
+                self._transformer_model, self.files.transformer, prefix=TRANSFORMER_PREFIX
+            )
+            if self.knobs.resident_blocks is None:
+                fill(model, headers, device=self.device, dtype=self.dtype, prefix=TRANSFORMER_PREFIX)
+            else:
+                self._blocks = stream_into(
+                    model,
+                    headers,
+                    device=self.device,
+                    dtype=self.dtype,
+                    resident_blocks=self.knobs.resident_blocks,
+                    blocks_from=self.knobs.blocks_from,
+                    prefix=TRANSFORMER_PREFIX,
+                )
+            self._transformer = model.eval()
         return self._transformer
 
     def noise(self, request: Request, seeds: Sequence[int]) -> Latents:
@@ -154,9 +167,10 @@ class Pipeline:
         """What the request's prompts, guidance and reuse make of the transformer, for one run over `sigmas`."""
         states = self.text_states(request.prompt, request.negative)
         with torch.inference_mode():
-            prompt, negative = (self.transformer.encode_text([state]) for state in states)
+            model = self.transformer
+            prompt, negative = (model.encode_text([state], blocks=self._blocks) for state in states)
         guided = GuidedVelocity(
-            model=self.transformer,
+            model=partial(model, blocks=self._blocks, token_chunk=self.knobs.token_chunk),
             prompt=prompt,
             negative=negative,
             guidance=Guidance(

@@ -26,25 +26,29 @@ def park(
     if x.device == device:
         return x
     if place is None:
-        place = reserve(x, device)
+        place = reserve(x, device, beside=x.device)
     copy(place, x)
     return place
 
 
 def copy(target: Shaped[Tensor, "..."], source: Shaped[Tensor, "..."]) -> None:
     """The values of `source`, in the dtype of `target`, into memory that exists."""
-    with torch.no_grad():
+    with torch.inference_mode():
         target.copy_(source, non_blocking=True)
 
 
-def reserve(like: Shaped[Tensor, "..."], device: torch.device) -> Shaped[Tensor, "..."]:
-    """Memory on `device` for a tensor like this one. Where a GPU's copies start or end in system memory, it is
-    page-locked, without which they are slow; torch's own allocator of such memory would round sizes up to powers of
-    two, so ordinary memory is locked instead, and stays ordinary if the system refuses."""
+def reserve(
+    like: Shaped[Tensor, "..."], device: torch.device, *, beside: torch.device
+) -> Shaped[Tensor, "..."]:
+    """Memory on `device` for a tensor like this one, which goes to or comes from the device `beside`.
+
+    If that is a GPU, system memory is page-locked, without which copies are slow. Torch's own allocator of such memory
+    rounds sizes up to powers of two, so ordinary memory is locked instead; if the system refuses, it stays ordinary.
+    """
     place = torch.empty_like(like, device=device)
-    if device.type == "cpu" and like.device.type == "cuda" and place.nbytes:
+    if device.type == "cpu" and beside.type == "cuda" and place.nbytes:
         storage = place.untyped_storage()
         cudart: Any = torch.cuda.cudart()
         if int(cudart.cudaHostRegister(storage.data_ptr(), storage.nbytes(), 0)) == 0:
-            weakref.finalize(place, cudart.cudaHostUnregister, storage.data_ptr())
+            weakref.finalize(storage, cudart.cudaHostUnregister, storage.data_ptr())
     return place

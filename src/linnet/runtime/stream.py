@@ -1,0 +1,169 @@
+"""A transformer that is too large for its device: some blocks stay there, the others pass through it at each step.
+
+Those others wait in system memory or in their file. Two places on the device take turns: while the block in one
+computes, the next is copied into the other, by a thread and, on a GPU, on a stream of its own. So a step takes no
+longer as long as a block computes for longer than it is copied, and no memory is allocated on the way.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
+from copy import deepcopy
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from linnet.models.transformer import Block, Transformer
+from linnet.runtime import transfer
+from linnet.weights.files import Header
+from linnet.weights.load import fill, product_dtypes, read
+from linnet.weights.names import FLOAT32_PARTS
+
+Source = Callable[
+    [int], Iterable[tuple[str, Tensor]]
+]  # names and values of a block's weights, whatever their dtypes
+
+
+def is_resident(i: int, held: int, count: int) -> bool:
+    """Whether block `i` is among the `held` of `count` that stay: spread evenly, so that each copy has most time."""
+    return (i + 1) * held // count > i * held // count
+
+
+def stream_into(
+    model: Transformer,
+    headers: Sequence[Header],
+    *,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    resident_blocks: int,
+    blocks_from: Literal["memory", "file"],
+    prefix: str = "",
+) -> "BlockStream":
+    """Load `model`, which `weights.load.matched` gave with these headers, onto the device, save the blocks that the
+    result brings there; it is what the model's `forward` and `encode_text` take as `blocks`."""
+    device, count = torch.device(device), len(model.blocks)
+    waiting: dict[int, dict[str, Tensor]] = {}
+    for name, part in model.named_children():
+        if name != "blocks":
+            kind = torch.float32 if name in FLOAT32_PARTS else dtype
+            fill(part, headers, device=device, dtype=kind, prefix=f"{prefix}{name}.")
+    for i, block in enumerate(model.blocks):
+        place = f"{prefix}blocks.{i}."
+        if is_resident(i, resident_blocks, count):
+            fill(block, headers, device=device, dtype=dtype, prefix=place)
+        elif blocks_from == "memory":
+            state = fill(block, headers, dtype=dtype, prefix=place).state_dict()
+            waiting[i] = {name: locked(tensor, device) for name, tensor in state.items()}
+            block.to("meta")
+
+    def from_file(i: int) -> Iterator[tuple[str, Tensor]]:
+        place = f"{prefix}blocks.{i}."
+        for name, tensor in read(headers, {place + name for name in model.blocks[i].state_dict()}):
+            yield name.removeprefix(place), tensor
+
+    def from_memory(i: int) -> Iterable[tuple[str, Tensor]]:
+        return waiting[i].items()
+
+    source = from_memory if blocks_from == "memory" else from_file
+    return BlockStream(model.blocks, source, device=device, dtype=dtype)
+
+
+def locked(x: Tensor, device: torch.device) -> Tensor:
+    """In system memory from which `device` copies fast."""
+    if device.type != "cuda":
+        return x
+    place = transfer.reserve(x, torch.device("cpu"), beside=device)
+    transfer.copy(place, x)
+    return place
+
+
+class BlockStream:
+    """All blocks in their order, as often as it is iterated over. A block on the meta device is made real, in one of
+    two slots, when its turn comes; it must not be used once the next one has been asked for.
+
+    With `ahead` false nothing is copied before it is needed: slower, and the same.
+    """
+
+    def __init__(
+        self,
+        blocks: Iterable[Block],
+        source: Source,
+        *,
+        device: torch.device | str,
+        dtype: torch.dtype,
+        ahead: bool = True,
+    ) -> None:
+        self.blocks, self.source, self.device = list(blocks), source, torch.device(device)
+        self.absent = [i for i, block in enumerate(self.blocks) if any(p.is_meta for p in block.parameters())]
+        self.slots = [room_for(self.blocks[i], self.device, dtype) for i in self.absent[:2]]
+        self._reader = ThreadPoolExecutor(max_workers=1) if ahead else None
+        self._aside: Any = torch.cuda.Stream(self.device) if ahead and self.device.type == "cuda" else None
+        self._coming: tuple[int, Future[Block]] | None = None
+        self._turns = 0
+
+    @property
+    def slot_bytes(self) -> int:
+        """Of one of the two slots."""
+        return sum(tensor.nbytes for tensor in self.slots[0].state_dict().values()) if self.slots else 0
+
+    def __iter__(self) -> Iterator[Block]:
+        following = dict(zip(self.absent, [*self.absent[1:], *self.absent[:1]], strict=True))
+        for i, block in enumerate(self.blocks):
+            if i not in following:
+                yield block
+                continue
+            if self._coming is None or self._coming[0] != i:  # at the start, or if a round was broken off
+                self._drop()
+                self._send_for(i)
+            slot = self._take()
+            if self._reader and len(self.slots) > 1:
+                self._send_for(following[i])
+            yield slot
+
+    def _send_for(self, i: int) -> None:
+        """Have block `i` brought into the slot that is not in use: what computes with it has been queued already."""
+        slot = self.slots[self._turns % len(self.slots)]
+        self._turns += 1
+        used = torch.cuda.current_stream(self.device).record_event() if self._aside else None
+        future: Future[Block] = Future()
+        if self._reader:
+            future = self._reader.submit(self._bring, i, slot, used)
+        else:
+            future.set_result(self._bring(i, slot, used))
+        self._coming = i, future
+
+    def _bring(self, i: int, slot: Block, used: Any) -> Block:
+        places = slot.state_dict()
+        with torch.cuda.stream(self._aside) if self._aside else nullcontext():
+            if self._aside:
+                self._aside.wait_event(used)
+            for name, tensor in self.source(i):
+                transfer.copy(places[name], tensor)
+            if self._aside:
+                self._aside.synchronize()  # only this thread waits
+        return slot
+
+    def _take(self) -> Block:
+        assert self._coming is not None
+        (_, future), self._coming = self._coming, None
+        return future.result()
+
+    def _drop(self) -> None:
+        if self._coming is not None:
+            self._coming[1].exception()
+        self._coming = None
+
+
+def room_for(block: Block, device: torch.device, dtype: torch.dtype) -> Block:
+    """A block like this one with real memory, to be filled. Ordinary tensors even where inference is under way: a
+    thread may write only to those."""
+    kinds = product_dtypes(block, dtype)
+    with torch.inference_mode(False):
+        state = {
+            name: torch.empty(tensor.shape, device=device, dtype=kinds.get(name, torch.float32))
+            for name, tensor in block.state_dict().items()
+        }
+        room = deepcopy(block).requires_grad_(False).eval()
+        room.load_state_dict(state, assign=True)
+    return room
