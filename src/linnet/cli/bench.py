@@ -1,0 +1,106 @@
+"""`linnet bench`"""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from linnet.catalog import find
+from linnet.cli.options import number, option, whole
+from linnet.cli.terminal import gigabytes, note, print_table
+from linnet.geometry import format_seconds
+from linnet.request import make_request
+from linnet.weights.store import locate, resolve
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.command()
+def bench(
+    model: Annotated[
+        str, option("model", "A name from `linnet models`; seedling by default.", metavar="NAME")
+    ] = "seedling",
+    size: Annotated[str | None, option("size", "360p, 720p or WIDTHxHEIGHT.", metavar="SIZE")] = None,
+    seconds: Annotated[float | None, number("seconds", "Length of the clip.")] = None,
+    profile: Annotated[
+        str | None, option("profile", "exact, fast or draft: fidelity for time.", metavar="NAME")
+    ] = None,
+    layers: Annotated[
+        int | None, whole("layers", "Run so many of the transformer's layers, count them for all.", least=1)
+    ] = None,
+    device: Annotated[
+        str, option("device", "cpu, cuda or mps; by default the fastest here.", metavar="NAME")
+    ] = "auto",
+    dtype: Annotated[
+        str | None,
+        option("dtype", "Of the matrix products: float32 or bfloat16; by default auto.", metavar="NAME"),
+    ] = None,
+    threads: Annotated[int | None, whole("threads", "CPU threads; by default all cores.", least=1)] = None,
+    weights: Annotated[Path | None, option("weights", "Folder of a downloaded model.", metavar="DIR")] = None,
+    as_json: Annotated[bool, option("json", "Print the JSON line alone.")] = False,
+) -> None:
+    """Measure how fast this device makes a clip, and what share of its speed that is.
+
+    First the device's ceilings: products of large matrices, attention, copies. Then each stage of the clip, with random
+    weights of the model's true size, so the model need not be here. A table, then one JSON line.
+    """
+    spec = find(model)
+    settings: dict[str, Any] = {"size": size, "seconds": seconds, "profile": profile, "dtype": dtype}
+    request = make_request(spec, prompt="any", seed=0, **settings)
+    files = resolve(spec, weights=weights) if weights else locate(spec)
+
+    import torch
+
+    from linnet.runtime.bench import bench as measure
+    from linnet.runtime.device import default_dtype, default_threads, resolve_device
+
+    where = resolve_device(device)
+    torch.set_num_threads(threads or default_threads())
+    result = measure(
+        spec,
+        request,
+        files=files,
+        device=where,
+        dtype=default_dtype(where) if request.dtype == "auto" else getattr(torch, request.dtype),
+        layers=layers,
+        watch=lambda stage: None if as_json else note(f"measuring {stage}"),
+    )
+    if not as_json:
+        top = result.ceilings
+        name = f"{spec.name}, {format_seconds(request.seconds)} s of {request.size}, {profile or 'exact'}"
+        note(f"{name}, on {where} with {result.threads} threads in {result.dtype}")
+        rows = [
+            (f"{result.dtype} products", f"{top.product / 1e12:.2f} TFLOP/s"),
+            ("float32 products", f"{top.product_float32 / 1e12:.2f} TFLOP/s"),
+            ("attention", f"{top.attention / 1e12:.2f} TFLOP/s"),
+            ("copy", f"{top.copy / 1e9:.1f} GB/s"),
+        ]
+        print_table(("ceiling", "measured"), rows)
+        heads = (
+            "stage",
+            "measured part",
+            "seconds",
+            "times",
+            "in all",
+            "of the ceiling",
+            "weights",
+            "beside them",
+        )
+        print_table(
+            heads,
+            [
+                (
+                    stage.stage,
+                    stage.part,
+                    f"{stage.seconds:.3g}",
+                    f"{stage.times:.4g}",
+                    f"{stage.total:.3g} s",
+                    f"{stage.share:.0%}",
+                    gigabytes(stage.weight_bytes),
+                    "not known" if stage.working_bytes is None else gigabytes(stage.working_bytes),
+                )
+                for stage in result.stages
+            ],
+        )
+    print(json.dumps(result.to_json()))
