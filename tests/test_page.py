@@ -123,8 +123,8 @@ def test_it_can_be_read_and_reached(browser: Browser, server: Server, scheme: st
     # The page's own policy would keep the examiner's script out.
     context = browser.new_context(
         bypass_csp=True,
-        color_scheme=scheme,
-        viewport={"width": width, "height": 800},  # type: ignore[arg-type]
+        color_scheme=scheme,  # type: ignore[arg-type]
+        viewport={"width": width, "height": 800},
     )
     page = context.new_page()
     page.goto(server.url)
