@@ -23,18 +23,19 @@ from linnet.geometry import latent_grid
 from linnet.models.latents import LatentSpace, linum_v2_latents
 from linnet.models.tae import TAE, TAEConfig
 from linnet.models.text import Encoded, Tokenizer
-from linnet.models.transformer import Transformer, TransformerConfig, linum_v2
+from linnet.models.transformer import Transformer
 from linnet.models.vae import VAE, VAEConfig
 from linnet.request import Request, parse_reuse
 from linnet.runtime.knobs import Knobs
 from linnet.runtime.memory import comfortable, refuse_if_too_large
-from linnet.runtime.stream import BlockStream, stream_into
+from linnet.runtime.stream import BlockStream, stream_into, transformer_of
 from linnet.runtime.text import TextStates
 from linnet.runtime.tiles import decode_tiled
 from linnet.sampling import flow
 from linnet.sampling.denoise import Guidance, GuidedVelocity, Step, denoise, levels_between
 from linnet.sampling.reuse import Reuse
 from linnet.sampling.solvers import SOLVERS
+from linnet.weights.files import Header
 from linnet.weights.load import fill, fingerprint, load_into, matched, read_config, read_latent_scale
 from linnet.weights.names import TRANSFORMER_PREFIX
 from linnet.weights.store import ModelFiles
@@ -81,7 +82,9 @@ class Pipeline:
         self.knobs = knobs
         self.spec, self.files, self.device, self.dtype = spec, files, torch.device(device), dtype
         self.tokenizer = Tokenizer.open(files.tokenizer)
-        self.text = TextStates(files.text_encoder, device=self.device, dtype=dtype, cache=cache)
+        self.text = TextStates(
+            files.text_encoder, device=self.device, dtype=dtype, cache=cache, format=knobs.text_format
+        )
         self._transformer: Transformer | None = None
         self._blocks: BlockStream | None = None
         self._autoencoder: VAE | TAE | None = None
@@ -108,7 +111,7 @@ class Pipeline:
             torch.set_num_threads(threads)
         pipeline = cls(spec, files, device=device, dtype=dtype, cache=cache, knobs=knobs)
         _ = pipeline.text.matched
-        matched(pipeline._transformer_model, files.transformer, prefix=TRANSFORMER_PREFIX)
+        pipeline._matched_transformer()
         matched(pipeline._autoencoder_model, files.autoencoder)
         return pipeline
 
@@ -131,17 +134,20 @@ class Pipeline:
 
     # --- latents --------------------------------------------------------------------------------------------------
 
-    def _transformer_model(self) -> Transformer:
-        config = read_config(self.files.transformer)
-        return Transformer(TransformerConfig(**config) if config else linum_v2())
+    def _matched_transformer(self) -> tuple[Transformer, list[Header]]:
+        path = self.files.transformer
+        return matched(
+            lambda: transformer_of(path),
+            path,
+            prefix=TRANSFORMER_PREFIX,
+            quantise=self.knobs.transformer_format,
+        )
 
     @property
     def transformer(self) -> Transformer:
         """Where `knobs.resident_blocks` is set, some of its blocks are elsewhere: `_blocks` brings them."""
         if self._transformer is None:
-            model, headers = matched(
-                self._transformer_model, self.files.transformer, prefix=TRANSFORMER_PREFIX
-            )
+            model, headers = self._matched_transformer()
             if self.knobs.resident_blocks is None:
                 fill(model, headers, device=self.device, dtype=self.dtype, prefix=TRANSFORMER_PREFIX)
             else:

@@ -22,6 +22,7 @@ COMMANDS = {
     "models": "List the models: what exists, what is on this machine.",
     "pull": "Download a model's weights.",
     "bench": "Measure how fast this device makes a clip, and what share of its speed that is.",
+    "quantize": "Store a model's weights in 8 bits.",
     "doctor": "Show what this machine can run.",
     "serve": "Serve the models: an API, a queue, and a page.",
     "keys": "Say who may use the server.",

@@ -29,17 +29,22 @@ class Linear(nn.Linear):
     So weights may be bfloat16 while norms and the residual stream stay float32; autocast, if on, decides.
     """
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which it multiplies, unless autocast is on."""
+        return self.weight.dtype
+
     def forward(self, input: Float[Tensor, "*B i"]) -> Float[Tensor, "*B o"]:
         return F.linear(input.to(product_dtype(self)), self.weight, self.bias)
 
 
-def product_dtype(layer: nn.Linear) -> torch.dtype:
+def product_dtype(layer: Linear) -> torch.dtype:
     """The dtype in which `layer` multiplies.
 
     Casting to it once, ahead of several layers that share an input, saves autocast from casting once a layer.
     """
     device = layer.weight.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else layer.weight.dtype
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else layer.dtype
 
 
 class GELU(nn.Module):

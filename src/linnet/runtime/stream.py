@@ -9,20 +9,29 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from copy import deepcopy
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from linnet.models.transformer import Block, Transformer
+from linnet.errors import InvalidInput
+from linnet.models.quantised import QuantisedLinear
+from linnet.models.transformer import Block, Transformer, TransformerConfig, linum_v2
 from linnet.runtime import transfer
-from linnet.weights.files import Header
-from linnet.weights.load import fill, product_dtypes, read
+from linnet.weights.files import Header, read_config
+from linnet.weights.load import fill, product_dtypes, read, stored_format
 from linnet.weights.names import FLOAT32_PARTS
 
 Source = Callable[
     [int], Iterable[tuple[str, Tensor]]
 ]  # names and values of a block's weights, whatever their dtypes
+
+
+def transformer_of(file: Path) -> Transformer:
+    """The model whose weights a file holds, as it says itself; Linum v2's if it says nothing."""
+    config = read_config(file)
+    return Transformer(TransformerConfig(**config) if config else linum_v2())
 
 
 def is_resident(i: int, held: int, count: int) -> bool:
@@ -43,6 +52,10 @@ def stream_into(
     """Load `model`, which `weights.load.matched` gave with these headers, onto the device, save the blocks that the
     result brings there; it is what the model's `forward` and `encode_text` take as `blocks`."""
     device, count = torch.device(device), len(model.blocks)
+    narrow = any(isinstance(module, QuantisedLinear) for module in model.modules())
+    if narrow and blocks_from == "file" and not stored_format(headers):
+        problem = "would have the blocks of a file in 16 or 32 bits made 8-bit again at every step"
+        raise InvalidInput("blocks from", blocks_from, problem, "make an 8-bit file once: linnet quantize")
     waiting: dict[int, dict[str, Tensor]] = {}
     for name, part in model.named_children():
         if name != "blocks":

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from linnet.models.quantised import Format
 from linnet.models.text import T5Config, T5Encoder, t5_xxl
 from linnet.runtime.memory import SMALL_TEXT, count
 from linnet.runtime.offload import encode_streamed
@@ -25,10 +26,19 @@ States = Float[Tensor, "L M"]
 
 class TextStates:
     """Asks the encoder for each prompt once. A small encoder stays in memory; a large one does if `held` is set,
-    streams otherwise, and what it says is also kept on disk if `cache` allows."""
+    streams otherwise, and what it says is also kept on disk if `cache` allows. `format`: of its weights in memory."""
 
-    def __init__(self, files: Path, *, device: torch.device, dtype: torch.dtype, cache: bool = True) -> None:
+    def __init__(
+        self,
+        files: Path,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        cache: bool = True,
+        format: Format | None = None,
+    ) -> None:
         self.files, self.device, self.dtype, self.cache = files, device, dtype, cache
+        self.format: Format | None = format
         self.held = False
         self._known: dict[tuple[int, ...], States] = {}
         self._resident: T5Encoder | None = None
@@ -36,7 +46,7 @@ class TextStates:
     @cached_property
     def matched(self) -> tuple[T5Encoder, list[Header]]:
         """The encoder on the meta device, and the headers of its files; WeightsError if they do not match."""
-        return matched(lambda: T5Encoder(text_config(self.files)), self.files)
+        return matched(lambda: T5Encoder(text_config(self.files)), self.files, quantise=self.format)
 
     @cached_property
     def bytes(self) -> int:
@@ -73,7 +83,13 @@ class TextStates:
         if self.small or not self.cache:
             return None
         # The last bits depend on these, and the same request shall give the same bytes.
-        way = [self.device.type, self.dtype, torch.get_num_threads(), torch.__version__]
+        way = [
+            self.device.type,
+            self.dtype,
+            *([self.format] if self.format else []),
+            torch.get_num_threads(),
+            torch.__version__,
+        ]
         maker = " ".join(map(str, [fingerprint(shards(self.files)), *way]))
         return TextCache(folder=cache_folder() / "text", maker=maker)
 

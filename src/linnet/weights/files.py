@@ -6,7 +6,7 @@ shape and byte range, plus free text under `__metadata__`), then the tensors' by
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -70,6 +70,24 @@ def read_header(path: Path) -> Header:
         state = "is cut short" if total < 8 + length + end else "is damaged"
         raise damaged(path, f"{state}: it has {total:,} bytes and should have {8 + length + end:,}")
     return Header(path=path, metadata=metadata, tensors=tensors)
+
+
+def write_weights(
+    path: Path, tensors: Mapping[str, Entry], metadata: Mapping[str, str], values: Iterable[bytes]
+) -> None:
+    """A safetensors file of these tensors; `values` are their bytes, in the same order, asked for one by one."""
+    record: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    end = 0
+    for name, entry in tensors.items():
+        offsets = [end, end := end + entry.size]
+        record[name] = {"dtype": entry.dtype, "shape": list(entry.shape), "data_offsets": offsets}
+    header = json.dumps(record, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    with path.open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        for entry, value in zip(tensors.values(), values, strict=True):
+            if file.write(value) != entry.size:
+                raise RuntimeError(f"{path}: a tensor has not the size that was announced")
 
 
 def open_weights(path: Path) -> BinaryIO:

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from linnet.errors import WeightsError
+from linnet.models.quantised import STORED, Format, store_in
+from linnet.models.quantised import quantise as quantised
 from linnet.weights.files import Entry, Header, damaged, fingerprint, read_config, read_header, shards
 from linnet.weights.names import FLOAT32_PARTS, LATENT_BIAS, LATENT_SCALE, NOT_WEIGHTS
 
@@ -18,6 +20,8 @@ __all__ = ["fill", "fingerprint", "load_into", "matched", "read_config", "read_l
 
 M = TypeVar("M", bound=nn.Module)
 
+QUANTISATION = "quantisation"  # the metadata key under which a file says its 8-bit format
+EIGHT_BITS = {torch.int8: "I8", torch.float8_e4m3fn: "F8_E4M3"}
 STORED_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16}
 BATCH = 256 * 2**20  # bytes of a file that are mapped into memory at a time
 
@@ -30,6 +34,7 @@ def load_into(
     dtype: torch.dtype = torch.float32,
     prefix: str = "",
     ignore: frozenset[str] = NOT_WEIGHTS,
+    quantise: Format | None = None,
 ) -> M:
     """The module that `build` makes, with the weights of `files`; they may be float32 or bfloat16.
 
@@ -40,8 +45,11 @@ def load_into(
     `dtype` is that of the matrix products: Linear and convolution layers, save those of the time
     embedding. All else (norms, modulation, token tables) becomes float32. On the CPU, tensors that need no
     conversion stay mapped from the file, which must then not be overwritten in place.
+
+    `quantise`: store the weights of the blocks in 8 bits, from a file that holds them whole. A file that holds them
+    in 8 bits says so, and its weights are stored as it says in any case.
     """
-    module, headers = matched(build, files, prefix=prefix, ignore=ignore)
+    module, headers = matched(build, files, prefix=prefix, ignore=ignore, quantise=quantise)
     return fill(module, headers, device=device, dtype=dtype, prefix=prefix)
 
 
@@ -61,7 +69,11 @@ def fill(
     state: dict[str, Tensor] = {}
     for stored, tensor in read(headers, {prefix + name for name in module.state_dict()}):
         name = stored.removeprefix(prefix)
-        state[name] = tensor.to(device=device, dtype=dtypes.get(name, torch.float32))
+        kind = dtypes.get(name, torch.float32)
+        if kind in EIGHT_BITS and tensor.dtype not in EIGHT_BITS:
+            tensor, scale = quantised(tensor.to(device), kind)
+            state[scale_of(name)] = scale.to(dtype)
+        state[name] = tensor.to(device=device, dtype=kind)
     module.load_state_dict(state, strict=True, assign=True)
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
         if tensor.is_meta:
@@ -99,14 +111,35 @@ def matched(
     *,
     prefix: str = "",
     ignore: frozenset[str] = NOT_WEIGHTS,
+    quantise: Format | None = None,
 ) -> tuple[M, list[Header]]:
     """The module on the meta device, and the headers of the files that are now known to be all of its
     weights: what `load_into` can find wrong, found without reading a tensor."""
+    headers = [read_header(path) for given in as_list(files) for path in shards(given)]
+    format = stored_format(headers)
+    if format and quantise and format != quantise:
+        problem = f"holds {format} weights, from which {quantise} ones cannot be made"
+        raise WeightsError("weights", headers[0].path, problem, "use the files as published, or leave it")
     with torch.device("meta"):
         module = build()
-    headers = [read_header(path) for given in as_list(files) for path in shards(given)]
-    check({prefix + name: tensor for name, tensor in module.state_dict().items()}, headers, ignore)
+        if format:
+            store_in(format, module)
+        check({prefix + name: tensor for name, tensor in module.state_dict().items()}, headers, ignore)
+        if quantise and not format:
+            store_in(quantise, module)
     return module, headers
+
+
+def stored_format(headers: Sequence[Header]) -> Format | None:
+    """The 8-bit format in which files say that they hold the weights of the blocks; None if they say nothing."""
+    said = {header.metadata.get(QUANTISATION) for header in headers}
+    if said == {None} or not said:
+        return None
+    for format in STORED:
+        if said == {format}:
+            return format
+    problem = f"says {', '.join(sorted(map(str, said)))} of how its weights are stored"
+    raise WeightsError("weights", headers[0].path, problem, f"linnet knows {' and '.join(STORED)}")
 
 
 def as_list(files: Path | Sequence[Path]) -> Sequence[Path]:
@@ -130,7 +163,11 @@ def check(wanted: dict[str, Tensor], headers: Sequence[Header], ignore: frozense
             if entry.shape != (shape := tuple(wanted[name].shape)):
                 problem = f'tensor "{name}" has shape {list(entry.shape)} and should have {list(shape)}'
                 raise WeightsError("weights", header.path, problem, "use the files of the chosen model")
-        check_dtypes(header, {name: entry for name, entry in header.tensors.items() if name in wanted})
+            if (stored := EIGHT_BITS.get(wanted[name].dtype)) and entry.dtype != stored:
+                problem = f'tensor "{name}" is stored as {entry.dtype} and should be {stored}'
+                raise WeightsError("weights", header.path, problem, "make the file again: linnet quantize")
+        whole = {name for name in wanted if wanted[name].dtype not in EIGHT_BITS}
+        check_dtypes(header, {name: entry for name, entry in header.tensors.items() if name in whole})
     if missing := [name for name in wanted if name not in found]:
         place = headers[0].path if len(headers) == 1 else headers[0].path.parent
         raise stranger(place, "lacks", missing)
@@ -150,13 +187,18 @@ def stranger(path: Path, verb: str, names: Sequence[str]) -> WeightsError:
 
 
 def product_dtypes(module: nn.Module, dtype: torch.dtype) -> dict[str, torch.dtype]:
-    """The dtype of each tensor that belongs to a matrix product, by its name."""
+    """The dtype of each tensor that belongs to a matrix product, by its name; 8-bit ones keep theirs."""
     return {
-        f"{path}.{name}" if path else name: dtype
+        f"{path}.{name}" if path else name: weight.dtype if weight.dtype in EIGHT_BITS else dtype
         for path, layer in module.named_modules()
         if isinstance(layer, nn.Linear | _ConvNd) and FLOAT32_PARTS.isdisjoint(path.split("."))
-        for name, _ in layer.named_parameters(recurse=False)
+        for name, weight in layer.named_parameters(recurse=False)
     }
+
+
+def scale_of(name: str) -> str:
+    """The name of the scale that belongs to an 8-bit weight."""
+    return name.removesuffix("weight") + "scale"
 
 
 def read(headers: Iterable[Header], wanted: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
