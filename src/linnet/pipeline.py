@@ -27,7 +27,8 @@ from linnet.models.transformer import Transformer
 from linnet.models.vae import VAE, VAEConfig
 from linnet.request import Request, parse_reuse
 from linnet.runtime.knobs import Knobs
-from linnet.runtime.memory import comfortable, refuse_if_too_large
+from linnet.runtime.memory import shape_of
+from linnet.runtime.plan import Budget, budget_of, make_plan
 from linnet.runtime.stream import BlockStream, stream_into, transformer_of
 from linnet.runtime.text import TextStates
 from linnet.runtime.tiles import decode_tiled
@@ -77,13 +78,15 @@ class Pipeline:
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
         cache: bool = True,
-        knobs: Knobs = Knobs(),
+        knobs: Knobs | None = None,
+        budget: Budget | None = None,
     ) -> None:
-        self.knobs = knobs
+        self.knobs, self.budget = knobs or Knobs(), budget
+        self._planned = knobs is not None
         self.spec, self.files, self.device, self.dtype = spec, files, torch.device(device), dtype
         self.tokenizer = Tokenizer.open(files.tokenizer)
         self.text = TextStates(
-            files.text_encoder, device=self.device, dtype=dtype, cache=cache, format=knobs.text_format
+            files.text_encoder, device=self.device, dtype=dtype, cache=cache, format=self.knobs.text_format
         )
         self._transformer: Transformer | None = None
         self._blocks: BlockStream | None = None
@@ -101,7 +104,8 @@ class Pipeline:
         dtype: torch.dtype = torch.float32,
         threads: int | None = None,
         cache: bool = True,
-        knobs: Knobs = Knobs(),
+        knobs: Knobs | None = None,
+        budget: Budget | None = None,
     ) -> Self:
         """Read the tokenizer and the headers of the weights; `threads` of the CPU, torch's own choice when None.
 
@@ -109,7 +113,7 @@ class Pipeline:
         """
         if threads:
             torch.set_num_threads(threads)
-        pipeline = cls(spec, files, device=device, dtype=dtype, cache=cache, knobs=knobs)
+        pipeline = cls(spec, files, device=device, dtype=dtype, cache=cache, knobs=knobs, budget=budget)
         _ = pipeline.text.matched
         pipeline._matched_transformer()
         matched(pipeline._autoencoder_model, files.autoencoder)
@@ -273,9 +277,11 @@ class Pipeline:
         for path in outputs.values():
             media.check_target(path, size=request.size, overwrite=overwrite)
         if self._transformer is None:  # what is loaded already is no longer free
-            device = str(self.device)
-            need = refuse_if_too_large(self.spec, self.files, request, device=device, clips=len(outputs))
-            self.text.held = comfortable(max(need) + self.text.bytes, device)
+            device, shape = str(self.device), shape_of(self.files)
+            budget = self.budget or budget_of(device)
+            plan = make_plan(self.spec, shape, request, device=device, budget=budget, clips=len(outputs))
+            self.text.held = plan.text_resident
+            self.knobs = self.knobs if self._planned else plan.knobs
         seconds: dict[str, float] = {}
 
         with timed(seconds, "text"):

@@ -12,12 +12,14 @@ import typer
 
 from linnet.catalog import ModelSpec, find
 from linnet.cli import fail
-from linnet.cli.options import number, option, whole
+from linnet.cli.options import amount, number, option, whole
+from linnet.cli.plan import plan_for, show_plan
 from linnet.cli.terminal import Show, bars, gigabytes, note
 from linnet.clip import Clip, default_name
 from linnet.errors import InvalidInput, WeightsError
 from linnet.geometry import format_seconds
 from linnet.request import Request, make_request
+from linnet.runtime.plan import Plan
 from linnet.weights.store import default_model, model_in, resolve
 
 if TYPE_CHECKING:
@@ -91,6 +93,8 @@ def generate(
         option("dtype", "Of the matrix products: float32 or bfloat16; by default auto.", metavar="NAME"),
     ] = None,
     threads: Annotated[int | None, whole("threads", "CPU threads; by default all cores.", least=1)] = None,
+    vram: Annotated[int | None, amount("vram", "Memory of the card that may be used, such as 8GB.")] = None,
+    ram: Annotated[int | None, amount("ram", "Main memory that may be used, such as 12GB.")] = None,
     weights: Annotated[Path | None, option("weights", "Folder of a downloaded model.", metavar="DIR")] = None,
     transformer: Annotated[
         Path | None, option("transformer", "The transformer's own file.", metavar="FILE")
@@ -145,22 +149,23 @@ def generate(
 
     from linnet.data.known import check_words
     from linnet.pipeline import Pipeline
-    from linnet.runtime.device import default_dtype, default_threads
-    from linnet.runtime.memory import refuse_if_too_large
+    from linnet.runtime.device import default_threads, limit_memory
 
     choices = earlier.choices if earlier else {}
-    where = device_to_use(device, choices.get("device"))
-    if requests[0].dtype == "auto":
-        kind: Any = str(default_dtype(where)).removeprefix("torch.")
-        requests = [replace(request, dtype=kind) for request in requests]
+    where = device if device and dry_run else device_to_use(device, choices.get("device"))
+    count = threads or choices.get("threads")
+    plan = plan_for(spec, files, requests[0], where, vram=vram, ram=ram, threads=count)
+    requests = [replace(request, dtype=plan.request.dtype) for request in requests]
     first = requests[0]
-    need = refuse_if_too_large(spec, files, first, device=where)
+    if vram is not None and not dry_run:
+        limit_memory(where, vram - plan.allowance.device)
     pipeline = Pipeline.open(
         spec,
         files,
         device=where,
         dtype=getattr(torch, first.dtype),
-        threads=threads or choices.get("threads") or default_threads(),
+        threads=count or default_threads(),
+        budget=plan.budget if plan.budget.asked else None,
     )
     if spec.source == "package" and not anyway:
         check_words(pipeline.tokenizer, first.prompt)
@@ -175,7 +180,9 @@ def generate(
             note(f"warning: {earlier.path} was made with other weights, so this clip will differ")
     if dry_run:
         for request, path in zip(requests, outputs, strict=True):
-            print_request(request, path, max(need), as_json)
+            print_request(request, path, plan, as_json)
+        if not as_json:
+            show_plan(plan)
         return
 
     made: list[Clip] = []
@@ -260,11 +267,12 @@ def preview_name(output: Path) -> Path:
     return output.with_name(f"{output.name}.preview.png")
 
 
-def print_request(request: Request, path: Path, memory: int, as_json: bool) -> None:
-    """What would run; `memory` in bytes, at the peak."""
-    record = request.to_json()
+def print_request(request: Request, path: Path, plan: Plan, as_json: bool) -> None:
+    """What would run."""
+    record, memory = request.to_json(), plan.peak_bytes
     if as_json:
-        print(json.dumps({"path": str(path), "request": record, "memory_bytes": memory}))
+        record = {"path": str(path), "request": record, "memory_bytes": memory, "plan": plan.to_json()}
+        print(json.dumps(record))
         return
     record |= {"seconds": format_seconds(request.seconds), "memory": f"about {gigabytes(memory)}"}
     for name, value in {**record, "output": path}.items():

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import typer
 
 from linnet.errors import InvalidInput
+from linnet.runtime.plan import parse_bytes
 
 T = TypeVar("T")
 
@@ -35,6 +36,11 @@ def number(name: str, help: str, *, metavar: str = "X") -> Any:
     return option(
         name, help, metavar=metavar, parser=lambda given: parse(name, str(given), float, "a number")
     )
+
+
+def amount(name: str, help: str, *, metavar: str = "SIZE") -> Any:
+    """`--name SIZE`, an amount of memory with its unit, in bytes."""
+    return option(name, help, metavar=metavar, parser=lambda text: parse_bytes(name, text))
 
 
 def parse(name: str, text: str, kind: Callable[[str], T], what: str) -> T:

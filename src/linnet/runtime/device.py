@@ -1,15 +1,11 @@
 """Where a model runs: the device, the dtype of its matrix products, the threads, the memory that is left."""
 
 import math
-import os
-from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 
 from linnet.errors import InvalidInput
-
-PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
+from linnet.runtime.host import cgroup_folders, host_memory, processors
 
 
 def resolve_device(name: str = "auto") -> str:
@@ -46,6 +42,13 @@ def default_threads() -> int:
     return max(1, min([torch.get_num_threads(), *map(math.ceil, shares)]))
 
 
+def limit_memory(device: str, size: int) -> None:
+    """Never take more than `size` bytes of a CUDA card, as if it had no more; torch.OutOfMemoryError beyond that."""
+    if device.startswith("cuda"):
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, max(0, size) / total), device)
+
+
 def available_memory(device: str = "cpu") -> int | None:
     """Bytes that can still be had on the device, or None where the system does not say."""
     if device.startswith("cuda"):
@@ -53,69 +56,3 @@ def available_memory(device: str = "cpu") -> int | None:
     if device == "mps":
         return torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
     return host_memory()
-
-
-def host_memory(proc: Path = PROC, cgroups: Path = CGROUPS) -> int | None:
-    """Bytes of main memory that can be had without swapping, as the machine and every container around this
-    process allow; elsewhere than on Linux, all there is."""
-    bounds = [
-        left
-        for folder in cgroup_folders("memory", proc, cgroups)
-        if (left := memory_left(folder)) is not None
-    ]
-    try:
-        lines = (proc / "meminfo").read_text().splitlines()
-        bounds += [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
-    except OSError:
-        if "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {}):
-            bounds.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    return min(bounds, default=None)
-
-
-def cgroup_folders(controller: str, proc: Path = PROC, cgroups: Path = CGROUPS) -> Iterator[Path]:
-    """The control group of this process and those around it, innermost first, in version 2 and version 1."""
-    try:
-        lines = (proc / "self" / "cgroup").read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, controllers, inside = line.split(":", 2)
-        if controllers and controller not in controllers.split(","):
-            continue
-        root = cgroups / controllers if controllers else cgroups
-        place = root / inside.lstrip("/")
-        # In a container the path may be the host's, of which only the root is visible here.
-        for folder in (place, *place.parents):
-            if folder.is_dir():
-                yield folder
-            if folder == root:
-                break
-
-
-def memory_left(folder: Path) -> int | None:
-    """Bytes up to a control group's limit, counting as free the file pages that the kernel can drop."""
-    for limit, used, reclaimable in (
-        ("memory.max", "memory.current", "inactive_file"),
-        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-    ):
-        try:
-            most = int((folder / limit).read_text())
-            now = int((folder / used).read_text())
-            stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-            return max(0, most - now + int(stat.get(reclaimable, 0)))
-        except (OSError, ValueError):  # absent, or "max"
-            continue
-    return None
-
-
-def processors(folder: Path) -> float | None:
-    """A control group's share of processors, if it is limited."""
-    try:
-        if (both := folder / "cpu.max").is_file():
-            quota, period = both.read_text().split()
-        else:
-            quota, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
-        share = int(quota) / int(period)
-    except (OSError, ValueError, ZeroDivisionError):
-        return None
-    return share if share > 0 else None

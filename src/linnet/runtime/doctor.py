@@ -9,10 +9,12 @@ from typing import Any
 import torch
 
 from linnet import __version__
-from linnet.catalog import CATALOG
+from linnet.catalog import CATALOG, ModelSpec
+from linnet.geometry import format_seconds, seconds_of
 from linnet.runtime.device import available_memory, default_dtype, default_threads, resolve_device
-from linnet.runtime.memory import fits
-from linnet.weights.store import hub_cache
+from linnet.runtime.memory import LINUM_V2, shape_of
+from linnet.runtime.plan import budget_of, longest
+from linnet.weights.store import hub_cache, locate
 
 PACKAGES = ("torch", "safetensors", "tokenizers", "sentencepiece", "av", "numpy", "huggingface_hub")
 
@@ -69,3 +71,20 @@ def installed(package: str) -> str | None:
 def nearest(path: Path) -> Path:
     """The path or the closest folder above it that exists."""
     return next(place for place in (path, *path.parents) if place.is_dir())
+
+
+def fits(spec: ModelSpec, device: str, dtype: torch.dtype) -> dict[str, Any] | None:
+    """What the shortest and the longest clip of the default size need, in bytes by seconds, and the longest
+    that fits now. None for a model of which nothing is known because its files are not here."""
+    files = locate(spec)
+    if files is None and spec.source == "package":
+        return None
+    shape = shape_of(files) if files else LINUM_V2
+    name = str(dtype).removeprefix("torch.")
+    needs, most = longest(spec, shape, device=device, dtype=name, budget=budget_of(device))
+    return {
+        "model": spec.name,
+        "installed": files is not None,
+        "needs_bytes": {format_seconds(seconds_of(frames, spec.fps)): size for frames, size in needs.items()},
+        "longest_seconds": None if most is None else seconds_of(most, spec.fps),
+    }

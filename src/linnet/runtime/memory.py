@@ -1,35 +1,30 @@
-"""How much memory a request takes at its peak, known from file headers before any weight is read.
+"""How many bytes a model takes: its weights, counted in the files' headers, and what each stage adds at its peak.
 
-The parts run one after the other: the text encoder, of which one block is held at a time if it is large; the
-transformer; then the autoencoder beside the transformer. Weights are counted exactly. What a forward pass adds is
-linear in tokens or pixels; its coefficients were measured (benchmarks/activation_memory.py) on a CPU and rounded up.
+The arithmetic follows the code of `models/`, tensor by tensor, at the moment at which most of them live; it is checked
+against full-size runs on a card that is not there (`runtime/fake.py`, benchmarks/plan.py) and against real memory
+(benchmarks/activation_memory.py). Imports no torch, so that what cannot fit is refused at once.
 """
 
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from itertools import combinations
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
-import torch
-
-from linnet.catalog import SEEDLING, ModelSpec
-from linnet.errors import InvalidInput, WeightsError
-from linnet.geometry import FRAMES_PER_LATENT, format_seconds, seconds_of, token_count
-from linnet.request import Request, make_request
-from linnet.runtime.device import available_memory
+from linnet.errors import WeightsError
+from linnet.geometry import Grid
+from linnet.runtime.knobs import Knobs
 from linnet.weights.files import Header, read_header, shards
 from linnet.weights.names import FLOAT32_PARTS, NOT_WEIGHTS, TRANSFORMER_PREFIX
-from linnet.weights.store import ModelFiles, locate
+from linnet.weights.store import ModelFiles
 
-LIBRARIES = 500_000_000  # bytes: torch and the video encoder; on a GPU, the driver's context
+BYTES = {"float32": 4, "bfloat16": 2, "int8": 1, "float8": 1}
 LOADING = 256 * 2**20  # bytes: the stretch of a file that is mapped while it is converted
 SMALL_TEXT = 2**30  # bytes: text encoders up to this size stay in memory; larger ones stream from their files
 TEXT_BLOCK = re.compile(r"encoder\.block\.(\d+)\.")
 FLOAT32_TABLES = FLOAT32_PARTS | {"shared", "relative_attention_bias", "modulation"}
-DECODER_SCRATCH = {"wan": 350_000_000, "tiny": 100_000_000}  # bytes, whatever the size of the frame
-DECODER_PIXEL = {"wan": 16_000, "tiny": 5_500}  # bytes for each pixel of a frame, four frames at a time
+CHANNELS = 16  # of the latents
+HEAD_PAIRS = 64  # of channels in a head, each with a cosine and a sine
 
 
 class Parameters(NamedTuple):
@@ -38,8 +33,8 @@ class Parameters(NamedTuple):
     products: int
     others: int
 
-    def bytes(self, dtype: torch.dtype) -> int:
-        return self.products * dtype.itemsize + self.others * 4
+    def bytes(self, dtype: str) -> int:
+        return self.products * BYTES[dtype] + self.others * 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,49 +43,55 @@ class Shape:
 
     text: Parameters
     text_block: Parameters
+    text_dim: int
+    text_ffn: int
+    text_heads: int
     transformer: Parameters
-    autoencoder: Parameters
+    block: Parameters
+    layers: int
     dim: int
     ffn_dim: int
+    autoencoder: Parameters
 
 
 LINUM_V2 = Shape(
     text=Parameters(4_630_511_616, 131_799_040),
     text_block=Parameters(192_937_984, 10_240),
+    text_dim=4096,
+    text_ffn=10_240,
+    text_heads=64,
     transformer=Parameters(1_986_363_392, 21_688_512),
-    autoencoder=Parameters(0, 126_892_531),
+    block=Parameters(49_414_144, 46_464),
+    layers=40,
     dim=1664,
     ffn_dim=8192,
+    autoencoder=Parameters(0, 126_892_531),
 )
-
-
-class Need(NamedTuple):
-    """Peak bytes of each stage of a request, on the device that it runs on."""
-
-    text: int
-    denoise: int
-    decode: int
-
-    @property
-    def stage(self) -> str:
-        """The one that takes most."""
-        return max(self._fields, key=lambda name: getattr(self, name))
 
 
 def shape_of(files: ModelFiles) -> Shape:
     """Read from the headers of the files; WeightsError if the transformer's are not a transformer's."""
-    ffn = read_header(files.transformer).tensors.get(f"{TRANSFORMER_PREFIX}blocks.0.ffn.0.weight")
+    header = read_header(files.transformer)
+    ffn = header.tensors.get(f"{TRANSFORMER_PREFIX}blocks.0.ffn.0.weight")
     if ffn is None or len(ffn.shape) != 2:
         remedy = "use the files of the chosen model"
         raise WeightsError("weights", files.transformer, "is not a video transformer of linnet's", remedy)
     text = [read_header(path) for path in shards(files.text_encoder)]
+    first = {name: entry.shape for one in text for name, entry in one.tensors.items() if ".block.0." in name}
+    inner = [shape for name, shape in first.items() if "wi" in name.split(".")[-2]]
+    biases = [shape for name, shape in first.items() if "relative_attention_bias" in name]
     return Shape(
         text=count(text),
         text_block=largest_block(text),
-        transformer=count([read_header(files.transformer)]),
-        autoencoder=Parameters(0, sum(count([read_header(files.autoencoder)]))),  # decodes in float32
+        text_dim=inner[0][1] if inner else 0,
+        text_ffn=inner[0][0] if inner else 0,
+        text_heads=biases[0][1] if biases else 0,
+        transformer=count([header]),
+        block=count([header], f"{TRANSFORMER_PREFIX}blocks.0."),
+        layers=sum(name.endswith(".ffn.0.weight") for name in header.tensors),
         dim=ffn.shape[1],
         ffn_dim=ffn.shape[0],
+        autoencoder=Parameters(0, sum(count([read_header(files.autoencoder)]))),
     )
 
 
@@ -116,100 +117,65 @@ def count(headers: Iterable[Header], prefix: str = "") -> Parameters:
     return Parameters(products, others)
 
 
-def estimate(spec: ModelSpec, shape: Shape, request: Request, *, clips: int = 1) -> Need:
-    """Peak bytes for `clips` clips at once; the request's dtype must be decided."""
-    dtype = torch.bfloat16 if request.dtype == "bfloat16" else torch.float32
-    text, transformer = shape.text.bytes(dtype), shape.transformer.bytes(dtype)
-    kept = text if text <= SMALL_TEXT else 0
-    spoken = kept or shape.text_block.bytes(dtype)
-    # Both guidance passes go as one batch where a model ships with the package, one by one elsewhere.
-    tokens = token_count(request.frames, request.size) * clips * (2 if spec.source == "package" else 1)
-    forward = forward_bytes(tokens, shape.dim, shape.ffn_dim)
-    decoder = DECODER_SCRATCH[spec.autoencoder] + DECODER_PIXEL[spec.autoencoder] * request.size.pixels
-    return Need(
-        text=LIBRARIES + LOADING + spoken,
-        denoise=LIBRARIES + kept + transformer + max(forward, LOADING),
-        decode=LIBRARIES + kept + transformer + shape.autoencoder.bytes(torch.float32) + decoder,
-    )
+# --- text -------------------------------------------------------------------------------------------------------------
 
 
-def forward_bytes(tokens: int, dim: int, ffn_dim: int) -> int:
-    """What one pass of the transformer takes beside its weights: the activations of the block at work."""
-    return tokens * (10 * ffn_dim + 40 * dim)
+def text_weights(shape: Shape, dtype: str, knobs: Knobs) -> int:
+    """Of the whole encoder."""
+    return shape.text.bytes(knobs.text_format or dtype)
 
 
-def refuse_if_too_large(
-    spec: ModelSpec, files: ModelFiles, request: Request, *, device: str, clips: int = 1
-) -> Need:
-    """What the request needs, if `device` has that much left; else InvalidInput with what would fit."""
-    shape = shape_of(files)
-    need = estimate(spec, shape, request, clips=clips)
-    left = available_memory(device)
-    if left is None or max(need) <= left:
-        return need
-    clip = f"a {format_seconds(request.seconds)} s {request.size} clip"
-    many = f"{clips} clips like " if clips > 1 else ""
-    problem = (
-        f"is free on {device}, and the {need.stage} stage of {many}{clip} in {request.dtype} "
-        f"takes about {gigabytes(max(need))}"
-    )
-    raise InvalidInput("memory", gigabytes(left), problem, remedy(spec, shape, request, device, clips, left))
+def text_working(shape: Shape, dtype: str, tokens: int) -> int:
+    """What encoding `tokens` takes: the feed-forward net's three inner tensors, the stream and two copies, and the
+    bias of every head, in float32 and in the products' dtype."""
+    item = BYTES[dtype]
+    inner = tokens * (3 * item * shape.text_ffn + 12 * shape.text_dim)
+    return inner + tokens * tokens * shape.text_heads * (4 + item)
 
 
-def comfortable(need: int, device: str) -> bool:
-    """Whether `need` bytes are at most half of what is left on the device."""
-    left = available_memory(device)
-    return left is not None and 2 * need <= left
+# --- denoising --------------------------------------------------------------------------------------------------------
 
 
-def remedy(spec: ModelSpec, shape: Shape, request: Request, device: str, clips: int, left: int) -> str:
-    """The fewest changes that make the request fit."""
-    options: list[tuple[str, dict[str, Any]]] = []
-    if request.dtype != "bfloat16":
-        options.append(("--dtype bfloat16", {"dtype": "bfloat16"}))
-    if clips > 1:
-        options.append(("one seed at a time", {"clips": 1}))
-    if request.frames > spec.min_frames:
-        shortest = format_seconds(seconds_of(spec.min_frames, spec.fps))
-        options.append((f"--seconds {shortest}", {"frames": spec.min_frames}))
-    for number in range(1, len(options) + 1):
-        for chosen in combinations(options, number):
-            changes = {name: value for _, change in chosen for name, value in change.items()}
-            fewer = changes.pop("clips", clips)
-            if max(estimate(spec, shape, replace(request, **changes), clips=fewer)) <= left:
-                return f"use {' and '.join(words for words, _ in chosen)}"
-    if device != "cpu" and max(estimate(spec, shape, request, clips=clips)) <= (available_memory("cpu") or 0):
-        return "use --device cpu"
-    return "close other programs" if spec is SEEDLING else "close other programs, or use --model seedling"
+def transformer_weights(shape: Shape, dtype: str, knobs: Knobs) -> tuple[int, int]:
+    """(On the device, waiting elsewhere): all, or the blocks that stay and two places through which the others go."""
+    stored = knobs.transformer_format or dtype
+    block = shape.block.bytes(stored)
+    rest = shape.transformer.bytes(dtype) - shape.layers * shape.block.bytes(dtype)
+    stay = shape.layers if knobs.resident_blocks is None else min(knobs.resident_blocks, shape.layers)
+    if stay == shape.layers:
+        return rest + shape.layers * block, 0
+    return rest + (stay + 2) * block, (shape.layers - stay) * block
 
 
-def fits(spec: ModelSpec, device: str, dtype: torch.dtype) -> dict[str, Any] | None:
-    """What the shortest and the longest clip of the default size need, in bytes by seconds, and the longest
-    that fits now. None for a model of which nothing is known because its files are not here."""
-    files = locate(spec)
-    if files is None and spec.source == "package":
-        return None
-    shape = shape_of(files) if files else LINUM_V2
-    left = available_memory(device)
-    name = "bfloat16" if dtype == torch.bfloat16 else "float32"
-    lengths = range(spec.min_frames, spec.max_frames + 1, FRAMES_PER_LATENT)
-    needs = {
-        frames: max(
-            estimate(spec, shape, make_request(spec, prompt="any", frames=frames, seed=0, dtype=name))
-        )
-        for frames in lengths
-    }
-    fitting = [frames for frames, need in needs.items() if left is None or need <= left]
-    return {
-        "model": spec.name,
-        "installed": files is not None,
-        "needs_bytes": {
-            format_seconds(seconds_of(frames, spec.fps)): needs[frames]
-            for frames in (lengths[0], lengths[-1])
-        },
-        "longest_seconds": seconds_of(fitting[-1], spec.fps) if fitting else None,
-    }
+def denoise_working(
+    shape: Shape, dtype: str, knobs: Knobs, *, tokens: int, grid: Grid, clips: int, text_rows: int
+) -> int:
+    """What one pass of the transformer takes beside its weights; `tokens` of all that go through at once."""
+    item = BYTES[dtype]
+    latents = 4 * CHANNELS * math.prod(grid) * clips
+    tables = tokens // max(1, clips) * 2 * HEAD_PAIRS * 4
+    texts = shape.layers * 2 * text_rows * shape.dim * item
+    return block_working(shape, item, tokens, knobs.token_chunk) + 4 * latents + tables + texts
 
 
-def gigabytes(size: int) -> str:
-    return f"{size / 1e9:.1f} GB"
+def block_working(shape: Shape, item: int, tokens: int, chunk: int | None) -> int:
+    """Three float32 streams (as it came, as it is, normalised) and the feed-forward net's hidden layer, twice."""
+    return tokens * (12 * shape.dim + 2 * item * shape.ffn_dim)
+
+
+# --- decoding ---------------------------------------------------------------------------------------------------------
+
+# Of the Wan decoder, for a latent cell: channels of all inputs of causal convolutions, at 1, 4, 16 and 64 positions.
+PAST_CHANNELS = 4_240 + 4 * 2_496 + 16 * 1_152 + 64 * 672
+TINY_SCRATCH, TINY_PIXEL = 100_000_000, 5_500  # bytes, measured; whatever the size, and for each pixel
+
+
+def decode_working(kind: str, knobs: Knobs, grid: Grid) -> tuple[int, int]:
+    """(Beside the weights, of that what may wait elsewhere.)"""
+    cells = grid.height * grid.width
+    if kind == "tiny":
+        return TINY_SCRATCH + TINY_PIXEL * 64 * cells, 0
+    item = BYTES[knobs.autoencoder_dtype]
+    past = 2 * PAST_CHANNELS * item * cells  # two frames of each
+    # Four frames of 96 channels: a residual block's input, what its convolution sees (1.5), and its result.
+    return past + int(4.06 * 4 * 96 * item * 64 * cells), 0

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from linnet.models.quantised import Format
 from linnet.models.text import T5Config, T5Encoder, t5_xxl
+from linnet.runtime.host import cache_folder
 from linnet.runtime.memory import SMALL_TEXT, count
 from linnet.runtime.offload import encode_streamed
-from linnet.runtime.text_cache import TextCache, cache_folder
+from linnet.runtime.text_cache import TextCache
 from linnet.weights.files import Header, read_config, shards
 from linnet.weights.load import fill, fingerprint, matched
 
@@ -51,7 +52,7 @@ class TextStates:
     @cached_property
     def bytes(self) -> int:
         """Of the whole encoder, once it is loaded."""
-        return count(self.matched[1]).bytes(self.dtype)
+        return count(self.matched[1]).bytes(str(self.dtype).removeprefix("torch."))
 
     @property
     def small(self) -> bool:

@@ -8,7 +8,7 @@ forget.
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +20,6 @@ from safetensors.torch import save
 from torch import Tensor
 
 LIMIT = 256 * 2**20  # bytes: 60 prompts of T5-XXL's longest kind, or hundreds of one line
-
-
-def cache_folder(environment: Mapping[str, str] = os.environ) -> Path:
-    """Where linnet keeps what it can make again: LINNET_CACHE, else `linnet` in the user's cache folder."""
-    if own := environment.get("LINNET_CACHE"):
-        return Path(own).expanduser()
-    return Path(environment.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "linnet"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -80,14 +80,16 @@ class Models:
     def memory(self, request: Request) -> tuple[int, int | None]:
         """Bytes that the request takes at its peak, and bytes that are free, where the system says so."""
         from linnet.runtime.device import available_memory, default_dtype, resolve_device
-        from linnet.runtime.memory import estimate, shape_of
+        from linnet.runtime.memory import shape_of
+        from linnet.runtime.plan import budget_of, planned
 
         device = resolve_device(self.device)
         if request.dtype == "auto":
             kind: Any = str(default_dtype(device)).removeprefix("torch.")
             request = replace(request, dtype=kind)
-        need = estimate(find(request.model), shape_of(self.files[request.model]), request)
-        return max(need), available_memory(device)
+        shape, budget = shape_of(self.files[request.model]), budget_of(device)
+        plan = planned(find(request.model), shape, request, device=device, budget=budget)
+        return plan.peak_bytes, available_memory(device)
 
     def warm(self) -> None:
         """Do now what the first request would wait for."""

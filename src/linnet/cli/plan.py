@@ -1,0 +1,159 @@
+"""`linnet plan`"""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from linnet.catalog import ModelSpec, find
+from linnet.cli import fail
+from linnet.cli.options import amount, number, option, whole
+from linnet.cli.terminal import gigabytes, print_table
+from linnet.errors import InvalidInput
+from linnet.request import Request, make_request
+from linnet.runtime import rates
+from linnet.runtime.host import may_have_gpu
+from linnet.runtime.memory import LINUM_V2, shape_of
+from linnet.runtime.plan import Plan, budget_of, kind_of, make_plan
+from linnet.weights.files import read_config
+from linnet.weights.store import ModelFiles, default_model, locate, resolve
+
+NOT_MEASURED = "not measured"
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.command()
+def plan(
+    prompt: Annotated[
+        str | None, typer.Argument(help="What the video shows.", metavar="PROMPT", show_default=False)
+    ] = None,
+    model: Annotated[
+        str | None,
+        option("model", "A name from `linnet models`; by default a Linum v2 that is here.", metavar="NAME"),
+    ] = None,
+    size: Annotated[str | None, option("size", "360p, 720p or WIDTHxHEIGHT.", metavar="SIZE")] = None,
+    seconds: Annotated[float | None, number("seconds", "Length, in steps of 1/6 s.")] = None,
+    steps: Annotated[int | None, whole("steps", "Denoising steps.")] = None,
+    profile: Annotated[
+        str | None, option("profile", "exact, fast or draft: fidelity for time.", metavar="NAME")
+    ] = None,
+    device: Annotated[
+        str | None,
+        option("device", "cpu, cuda or mps, here or not; by default the fastest here.", metavar="NAME"),
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        option("dtype", "Of the matrix products: float32 or bfloat16; by default auto.", metavar="NAME"),
+    ] = None,
+    vram: Annotated[int | None, amount("vram", "Memory of the card that may be used, such as 8GB.")] = None,
+    ram: Annotated[int | None, amount("ram", "Main memory that may be used, such as 12GB.")] = None,
+    threads: Annotated[int | None, whole("threads", "CPU threads; by default all cores.", least=1)] = None,
+    weights: Annotated[Path | None, option("weights", "Folder of a downloaded model.", metavar="DIR")] = None,
+    measure: Annotated[
+        bool, option("measure", "First measure how fast this device is, for some seconds, and remember it.")
+    ] = False,
+    as_json: Annotated[bool, option("json", "Print one JSON line.")] = False,
+) -> None:
+    """Show how a request would run, what memory and time it takes, and why.
+
+    Reads no weights and runs no model. For a card that is not here, say --device cuda --vram 8GB. Seconds are those
+    that --measure has measured on this machine; a device that nobody measured has none.
+    """
+    spec = find(model) if model else default_model(weights)[0]
+    settings: dict[str, Any] = {"seconds": seconds, "size": size, "steps": steps, "profile": profile}
+    request = make_request(spec, prompt=prompt or "any", seed=0, dtype=dtype, **settings)  # type: ignore[arg-type]
+    files = files_here(spec, weights)
+    try:
+        found = plan_for(spec, files, request, device, vram=vram, ram=ram, threads=threads, measure=measure)
+    except InvalidInput as error:
+        if as_json:
+            print(json.dumps({"fits": False, "problem": str(error)}))
+            fail(f"error: {error}", 2)
+        raise
+    if as_json:
+        print(json.dumps(found.to_json()))
+    else:
+        show_plan(found)
+
+
+def files_here(spec: ModelSpec, weights: Path | None) -> ModelFiles | None:
+    """None for a Linum model that is not on this machine; its shape is known all the same."""
+    if weights is None and spec.source == "hub" and locate(spec) is None:
+        return None
+    return resolve(spec, weights=weights)
+
+
+def plan_for(
+    spec: ModelSpec,
+    files: ModelFiles | None,
+    request: Request,
+    device: str | None,
+    *,
+    vram: int | None = None,
+    ram: int | None = None,
+    threads: int | None = None,
+    measure: bool = False,
+) -> Plan:
+    """The plan, with device and dtype decided; torch is not imported where something is refused that can be known
+    without it."""
+    shape = shape_of(files) if files else LINUM_V2
+    where = device or ("cuda" if vram is not None else "cpu" if not may_have_gpu() else "auto")
+    if where == "auto" or kind_of(where) not in ("cpu", "cuda", "mps"):
+        from linnet.runtime.device import resolve_device
+
+        where = resolve_device(where)
+    budget = budget_of(where, vram=vram, ram=ram)
+    if request.dtype == "auto":
+        smallest = replace(request, dtype="bfloat16")
+        frugal = make_plan(spec, shape, smallest, device=where, budget=budget)
+        if kind_of(where) == "cuda" and not may_have_gpu():
+            return frugal  # for a card that multiplies bfloat16, as all since 2020 do
+    if kind_of(where) != "cpu" and not may_have_gpu():
+        return make_plan(spec, shape, request, device=where, budget=budget)
+
+    from linnet.runtime.device import default_dtype, default_threads
+    from linnet.runtime.doctor import title
+
+    if request.dtype == "auto":
+        kind: Any = str(default_dtype(where)).removeprefix("torch.")
+        request = replace(request, dtype=kind)
+    count = threads or default_threads()
+    key = rates.key_of(title(where), request.dtype, count, shape, spec.autoencoder)
+    if measure:
+        import torch
+
+        from linnet.runtime.measure import measure_rates
+
+        torch.set_num_threads(count)
+        tiny = read_config(files.autoencoder) if files else None
+        rates.remember(key, measure_rates(spec, shape, dtype=request.dtype, device=where, autoencoder=tiny))
+    return make_plan(spec, shape, request, device=where, budget=budget, rates=rates.known(key))
+
+
+def show_plan(plan: Plan) -> None:
+    on_cpu = kind_of(plan.device) == "cpu"
+    rows = [
+        [
+            stage.stage,
+            "-" if on_cpu else gigabytes(stage.device_bytes),
+            gigabytes(stage.system_bytes),
+            time(stage.seconds),
+        ]
+        for stage in plan.stages
+    ]
+    peak = ["-" if on_cpu else gigabytes(plan.peak_device_bytes), gigabytes(plan.peak_system_bytes)]
+    print_table(["stage", plan.device, "main memory", "time"], [*rows, ["peak", *peak, time(plan.seconds)]])
+    chosen = [[stage.stage, *choice] for stage in plan.stages for choice in stage.choices]
+    print_table(["stage", "what", "choice", "reason"], chosen)
+    device, system = plan.allowance
+    apart = f"{gigabytes(device)} for the driver and its workspaces and " if device else ""
+    print(f"Peaks include {apart}{gigabytes(system)} for libraries.")
+
+
+def time(seconds: float | None) -> str:
+    if seconds is None:
+        return NOT_MEASURED
+    return f"{seconds:.1f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

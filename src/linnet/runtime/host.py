@@ -1,0 +1,92 @@
+"""What the system leaves to this process: main memory and processors, as the machine and its containers allow, and a
+folder for what can be made again.
+
+Imports no torch, so that a request that cannot fit is refused at once.
+"""
+
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
+
+
+def host_memory(proc: Path = PROC, cgroups: Path = CGROUPS) -> int | None:
+    """Bytes of main memory that can be had without swapping, as the machine and every container around this
+    process allow; elsewhere than on Linux, all there is."""
+    bounds = [
+        left
+        for folder in cgroup_folders("memory", proc, cgroups)
+        if (left := memory_left(folder)) is not None
+    ]
+    try:
+        lines = (proc / "meminfo").read_text().splitlines()
+        bounds += [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    except OSError:
+        if "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {}):
+            bounds.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    return min(bounds, default=None)
+
+
+def cgroup_folders(controller: str, proc: Path = PROC, cgroups: Path = CGROUPS) -> Iterator[Path]:
+    """The control group of this process and those around it, innermost first, in version 2 and version 1."""
+    try:
+        lines = (proc / "self" / "cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, inside = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        root = cgroups / controllers if controllers else cgroups
+        place = root / inside.lstrip("/")
+        # In a container the path may be the host's, of which only the root is visible here.
+        for folder in (place, *place.parents):
+            if folder.is_dir():
+                yield folder
+            if folder == root:
+                break
+
+
+def memory_left(folder: Path) -> int | None:
+    """Bytes up to a control group's limit, counting as free the file pages that the kernel can drop."""
+    for limit, used, reclaimable in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        try:
+            most = int((folder / limit).read_text())
+            now = int((folder / used).read_text())
+            stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            return max(0, most - now + int(stat.get(reclaimable, 0)))
+        except (OSError, ValueError):  # absent, or "max"
+            continue
+    return None
+
+
+def processors(folder: Path) -> float | None:
+    """A control group's share of processors, if it is limited."""
+    try:
+        if (both := folder / "cpu.max").is_file():
+            quota, period = both.read_text().split()
+        else:
+            quota, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        share = int(quota) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
+    return share if share > 0 else None
+
+
+def cache_folder(environment: Mapping[str, str] = os.environ) -> Path:
+    """Where linnet keeps what it can make again: LINNET_CACHE, else `linnet` in the user's cache folder."""
+    if own := environment.get("LINNET_CACHE"):
+        return Path(own).expanduser()
+    return Path(environment.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "linnet"
+
+
+def may_have_gpu(devices: Path = Path("/dev")) -> bool:
+    """Whether it is worth asking torch for a GPU; on Linux, whether a driver has made a device."""
+    if platform.system() != "Linux":
+        return True
+    return any((devices / name).exists() for name in ("nvidiactl", "kfd", "dxg"))

@@ -1,0 +1,470 @@
+"""Where and how each stage of a request runs, decided before it runs: what fits the memory there is, and costs least.
+
+`make_plan` goes through the ways to run, the fastest first, predicts what each takes (`runtime/memory.py`) and settles
+for the first that fits. All ways that it chooses from give the same clip, to rounding; 8-bit weights are never chosen
+unasked. Imports no torch and reads no weights.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
+
+from linnet.catalog import CATALOG, SEEDLING, ModelSpec
+from linnet.errors import InvalidInput
+from linnet.geometry import FRAMES_PER_LATENT, format_seconds, latent_grid, seconds_of, token_count
+from linnet.request import Request, make_request
+from linnet.runtime.host import host_memory, may_have_gpu
+from linnet.runtime.knobs import Knobs, Tiling
+from linnet.runtime.memory import (
+    BYTES,
+    LOADING,
+    SMALL_TEXT,
+    Shape,
+    decode_working,
+    denoise_working,
+    text_weights,
+    text_working,
+    transformer_weights,
+)
+from linnet.runtime.rates import Rates
+
+Stage = Literal["text", "denoise", "decode"]
+STAGES: tuple[Stage, ...] = ("text", "denoise", "decode")
+
+UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+TOKEN_CHUNKS = (None, 16_384, 4_096)
+TILINGS = (None, Tiling(rows=45, columns=80), Tiling(rows=30, columns=40), Tiling(rows=15, columns=20))
+
+
+class Allowance(NamedTuple):
+    """Bytes that no tensor takes: on the card, the driver's context and the kernels' workspaces; in the system, the
+    libraries. Those of a card are assumptions, not measurements."""
+
+    device: int
+    system: int
+
+
+ALLOWANCES = {
+    "cpu": Allowance(0, 500_000_000),
+    "mps": Allowance(500_000_000, 500_000_000),
+    "cuda": Allowance(600_000_000, 1_500_000_000),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """Bytes that may be used of a card's memory and of main memory; None: no limit known. On a CPU the second alone
+    counts. `asked` names those of "vram" and "ram" that a person set; the others are what is free."""
+
+    device: int | None = None
+    system: int | None = None
+    asked: frozenset[str] = frozenset()
+
+
+class Choice(NamedTuple):
+    name: str
+    value: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class StagePlan:
+    """Peaks in bytes, allowances included. `seconds` is None where nobody has measured the device."""
+
+    stage: Stage
+    device_bytes: int
+    system_bytes: int
+    seconds: float | None
+    choices: tuple[Choice, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How a request will run. `knobs` and `text_resident` (the text encoder stays in memory) are for the pipeline."""
+
+    spec: ModelSpec
+    request: Request
+    device: str
+    clips: int
+    budget: Budget
+    knobs: Knobs
+    text_resident: bool
+    stages: tuple[StagePlan, ...]
+
+    @property
+    def peak_device_bytes(self) -> int:
+        """0 on a CPU, where all is in the system's memory."""
+        return max(stage.device_bytes for stage in self.stages)
+
+    @property
+    def peak_system_bytes(self) -> int:
+        return max(stage.system_bytes for stage in self.stages)
+
+    @property
+    def peak_bytes(self) -> int:
+        """On the device that it runs on."""
+        return self.peak_system_bytes if kind_of(self.device) == "cpu" else self.peak_device_bytes
+
+    @property
+    def allowance(self) -> Allowance:
+        return ALLOWANCES[kind_of(self.device)]
+
+    @property
+    def seconds(self) -> float | None:
+        """Of all stages but a text encoder's that is streamed, at the pace of the disk; None if nobody measured."""
+        parts = [stage.seconds for stage in self.stages]
+        return None if None in parts[1:] else sum(part or 0.0 for part in parts)
+
+    def fits(self, budget: Budget | None = None) -> bool:
+        budget = budget or self.budget
+        device, system = budget.device, budget.system
+        return (device is None or self.peak_device_bytes <= device) and (
+            system is None or self.peak_system_bytes <= system
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; bytes and seconds."""
+        return {
+            "fits": self.fits(),
+            "peak_device_bytes": self.peak_device_bytes,
+            "peak_system_bytes": self.peak_system_bytes,
+            "seconds": self.seconds,
+            "device": self.device,
+            "dtype": self.request.dtype,
+            "budget": {"device_bytes": self.budget.device, "system_bytes": self.budget.system},
+            "allowance": self.allowance._asdict(),
+            "stages": [
+                {
+                    "stage": stage.stage,
+                    "device_bytes": stage.device_bytes,
+                    "system_bytes": stage.system_bytes,
+                    "seconds": stage.seconds,
+                    "choices": [choice._asdict() for choice in stage.choices],
+                }
+                for stage in self.stages
+            ],
+        }
+
+
+def make_plan(
+    spec: ModelSpec,
+    shape: Shape,
+    request: Request,
+    *,
+    device: str,
+    budget: Budget,
+    clips: int = 1,
+    rates: Rates | None = None,
+) -> Plan:
+    """The first way to run that fits, of those that cost least. The request's dtype must be decided.
+
+    InvalidInput, with the nearest request that would fit, if there is none.
+    """
+    found = fitting(spec, shape, request, device=device, budget=budget, clips=clips, rates=rates)
+    if found is None:
+        raise too_large(spec, shape, request, device=device, budget=budget, clips=clips)
+    return found
+
+
+def planned(spec: ModelSpec, shape: Shape, request: Request, *, device: str, budget: Budget) -> Plan:
+    """The same, but if nothing fits, the one that needs least."""
+    found = fitting(spec, shape, request, device=device, budget=budget)
+    plans = [] if found else every(spec, shape, request, device=device, budget=budget)
+    return found or min(plans, key=lambda plan: plan.peak_bytes)
+
+
+def fitting(
+    spec: ModelSpec,
+    shape: Shape,
+    request: Request,
+    *,
+    device: str,
+    budget: Budget,
+    clips: int = 1,
+    rates: Rates | None = None,
+) -> Plan | None:
+    """The first way that fits, or None."""
+    way = {"device": device, "budget": budget, "clips": clips, "rates": rates}
+    small = text_weights(shape, request.dtype, Knobs()) <= SMALL_TEXT
+    for knobs in ways(spec, shape, device):
+        plan = predict(spec, shape, request, knobs=knobs, text_resident=small, **way)
+        if plan.fits():
+            if small:
+                return plan
+            # Holding a large encoder saves reading it again for the next prompt: worth half of what is free, no more.
+            held = predict(spec, shape, request, knobs=knobs, text_resident=True, **way)
+            return held if held.fits(halved(budget)) else plan
+    return None
+
+
+def ways(spec: ModelSpec, shape: Shape, device: str) -> Iterator[Knobs]:
+    """From the fastest to the one that takes the least memory."""
+    yield Knobs()  # everything in memory
+
+
+def budget_of(device: str, *, vram: int | None = None, ram: int | None = None) -> Budget:
+    """What a person allows, in bytes, and for the rest what is free now; a card that is not here must be described."""
+    asked = frozenset(name for name, size in (("vram", vram), ("ram", ram)) if size is not None)
+    system = host_memory() if ram is None else ram
+    if kind_of(device) == "cpu":
+        if vram is not None:
+            raise InvalidInput(
+                "vram",
+                gigabytes(vram),
+                "is the memory of a card, and cpu is none",
+                "use --ram or --device cuda",
+            )
+        return Budget(system=system, asked=asked)
+    if vram is None:
+        problem = f"is not given, and there is no {device} here whose memory could be asked for"
+        unknown = InvalidInput("vram", "", problem, "say how much the card has, such as --vram 8GB")
+        if not may_have_gpu():
+            raise unknown
+        from linnet.runtime.device import available_memory, resolve_device  # imports torch
+
+        try:
+            vram = available_memory(resolve_device(device))
+        except InvalidInput:
+            raise unknown from None
+    return Budget(device=vram, system=system, asked=asked)
+
+
+def predict(
+    spec: ModelSpec,
+    shape: Shape,
+    request: Request,
+    *,
+    device: str,
+    budget: Budget,
+    knobs: Knobs,
+    text_resident: bool,
+    clips: int = 1,
+    rates: Rates | None = None,
+) -> Plan:
+    """What a request takes if it is run in this way, whether it fits or not."""
+    dtype, grid = request.dtype, latent_grid(request.frames, request.size)
+    on_cpu, allowance = kind_of(device) == "cpu", ALLOWANCES[kind_of(device)]
+    text = text_weights(shape, dtype, knobs)
+    kept = text if text_resident else 0
+    spoken = text if text_resident else shape.text_block.bytes(dtype)
+    # Both guidance passes go as one batch where a model ships with the package, one by one elsewhere.
+    batch = clips * (2 if spec.source == "package" else 1)
+    stay, waiting = transformer_weights(shape, dtype, knobs)
+    waiting = waiting if knobs.blocks_from == "memory" else 0
+    forward = denoise_working(
+        shape,
+        dtype,
+        knobs,
+        tokens=token_count(request.frames, request.size) * batch,
+        grid=grid,
+        clips=clips,
+        text_rows=2 * (spec.max_prompt_tokens + 1),
+    )
+    decoder, parked = decode_working(spec.autoencoder, knobs, grid)
+    decoder += sum(shape.autoencoder) * BYTES[knobs.autoencoder_dtype]
+    working: dict[Stage, int] = {
+        "text": spoken + text_working(shape, dtype, spec.max_prompt_tokens),
+        "denoise": kept + stay + forward,
+        "decode": kept + stay + decoder,
+    }
+    aside: dict[Stage, int] = {"text": 0, "denoise": waiting, "decode": waiting + parked}
+    seconds = rates.of(spec, shape, request, clips=clips) if rates else {}
+    stages: list[StagePlan] = []
+    for stage in STAGES:
+        size = working[stage]
+        device_bytes = 0 if on_cpu else allowance.device + size
+        system = allowance.system + aside[stage] + (max(size, LOADING) if on_cpu else LOADING)
+        stages.append(
+            StagePlan(
+                stage=stage,
+                device_bytes=device_bytes,
+                system_bytes=system,
+                seconds=seconds.get(stage),
+                choices=tuple(choices(stage, shape, request, device, knobs, text_resident)),
+            )
+        )
+    return Plan(
+        spec=spec,
+        request=request,
+        device=device,
+        clips=clips,
+        budget=budget,
+        knobs=knobs,
+        text_resident=text_resident,
+        stages=tuple(stages),
+    )
+
+
+def choices(
+    stage: Stage, shape: Shape, request: Request, device: str, knobs: Knobs, text_resident: bool
+) -> Iterator[Choice]:
+    """What was decided for a stage, and why."""
+    if stage == "text":
+        yield Choice("weights", *text_place(shape, request, text_resident))
+        return
+    if stage == "denoise":
+        yield Choice("dtype", request.dtype, "of matrix products; norms and the residual stream are float32")
+        yield Choice("weights", *blocks_place(shape, knobs))
+        chunk = knobs.token_chunk
+        every = "all tokens at once", "they fit"
+        some = f"{chunk:,} tokens at a time" if chunk else "", "all at once do not fit; same result"
+        yield Choice("tokens", *(some if chunk else every))
+        backend = "flash" if kind_of(device) == "cuda" and request.dtype == "bfloat16" else "fused"
+        yield Choice("attention", backend, "PyTorch's own, in memory that grows with the tokens alone")
+        return
+    if knobs.autoencoder_dtype == "float32":
+        yield Choice("dtype", "float32", "as trained; it fits")
+    else:
+        yield Choice("dtype", "bfloat16", "float32 does not fit; pixels differ by about one part in 256")
+    if tiling := knobs.tiling:
+        words = (
+            f"tiles of {8 * tiling.columns}x{8 * tiling.rows} pixels, {tiling.chunk} latent frames at a time"
+        )
+        yield Choice("frames", words, "whole frames do not fit; same result, no seams")
+    else:
+        yield Choice(
+            "frames", "whole frames, one latent frame at a time", "they fit, whatever the clip's length"
+        )
+
+
+def text_place(shape: Shape, request: Request, resident: bool) -> tuple[str, str]:
+    size = gigabytes(text_weights(shape, request.dtype, Knobs()))
+    if not resident:
+        return "streamed from the file, block by block", f"{size} of weights are needed once a prompt"
+    small = text_weights(shape, request.dtype, Knobs()) <= SMALL_TEXT
+    return "resident", "it is small" if small else f"{size}, which leaves half of the memory free"
+
+
+def blocks_place(shape: Shape, knobs: Knobs) -> tuple[str, str]:
+    stay = knobs.resident_blocks
+    if stay is None:
+        return "resident", "they fit"
+    where = "main memory" if knobs.blocks_from == "memory" else "the file"
+    words = f"{stay} of {shape.layers} blocks resident, the others streamed from {where}"
+    return words, "no more of them fit" + ("" if knobs.blocks_from == "memory" else ", nor in main memory")
+
+
+def every(
+    spec: ModelSpec, shape: Shape, request: Request, *, device: str, budget: Budget, clips: int = 1
+) -> list[Plan]:
+    """All ways to run, whether they fit or not."""
+    small = text_weights(shape, request.dtype, Knobs()) <= SMALL_TEXT
+    way = {"device": device, "budget": budget, "clips": clips, "text_resident": small}
+    return [predict(spec, shape, request, knobs=knobs, **way) for knobs in ways(spec, shape, device)]
+
+
+# --- what does not fit ------------------------------------------------------------------------------------------------
+
+
+def too_large(
+    spec: ModelSpec, shape: Shape, request: Request, *, device: str, budget: Budget, clips: int
+) -> InvalidInput:
+    """Which memory is short, which stage is to blame, and the nearest request that would fit."""
+    plans = every(spec, shape, request, device=device, budget=budget, clips=clips)
+    least = min(plans, key=lambda plan: plan.peak_device_bytes)
+    short = budget.device is not None and least.peak_device_bytes > budget.device
+    if not short:
+        least = min(plans, key=lambda plan: plan.peak_system_bytes)
+    have = (budget.device if short else budget.system) or 0
+    need = least.peak_device_bytes if short else least.peak_system_bytes
+    sizes = {stage.stage: stage.device_bytes if short else stage.system_bytes for stage in least.stages}
+    stage = max(sizes, key=lambda name: sizes[name])
+    option = "vram" if short else "ram"
+    many = f"{clips} clips like " if clips > 1 else ""
+    clip = f"{many}a {format_seconds(request.seconds)} s {request.size} clip in {request.dtype}"
+    takes = f"the {stage} stage of {clip} takes about {gigabytes(need)}"
+    change = nearest(spec, shape, request, device=device, budget=budget, clips=clips)
+    if option in budget.asked:
+        words = f"use --{option} {gigabytes(need).replace(' ', '')}" + (f", or {change}" if change else "")
+        return InvalidInput(option, gigabytes(have), f"is too little: {takes} at least", words)
+    close = "close other programs" if spec is SEEDLING else "close other programs, or use --model seedling"
+    where = device if short else "cpu"
+    return InvalidInput(
+        "memory", gigabytes(have), f"is free on {where}, and {takes}", f"use {change}" if change else close
+    )
+
+
+def nearest(
+    spec: ModelSpec, shape: Shape, request: Request, *, device: str, budget: Budget, clips: int
+) -> str | None:
+    """The fewest changes that make the request fit, as options to give; the longest clip if it must be shorter."""
+    way = {"device": device, "budget": budget}
+    smaller = [("", request)]
+    if request.dtype != "bfloat16":
+        smaller.append(("--dtype bfloat16", replace(request, dtype="bfloat16")))
+    for fewer in dict.fromkeys((clips, 1)):
+        for words, changed in smaller:
+            said = [word for word in (words, "one seed at a time" if fewer < clips else "") if word]
+            if said and fitting(spec, shape, changed, clips=fewer, **way):
+                return " and ".join(said)
+    for words, changed in smaller:
+        for frames in range(request.frames - FRAMES_PER_LATENT, spec.min_frames - 1, -FRAMES_PER_LATENT):
+            if fitting(spec, shape, replace(changed, frames=frames), **way):
+                shorter = f"--seconds {format_seconds(seconds_of(frames, spec.fps))}"
+                one = "one seed at a time" if clips > 1 else ""
+                return " and ".join(word for word in (words, shorter, one) if word)
+    for other in CATALOG.values():
+        if other.source == spec.source and other.sizes[0].pixels < request.size.pixels:
+            width, height = other.sizes[0]
+            changed = replace(request, width=width, height=height, model=other.name)
+            if fitting(other, shape, changed, **way):
+                return f"--model {other.name}"
+    if kind_of(device) != "cpu" and fitting(
+        spec, shape, request, device="cpu", budget=replace(budget, device=None)
+    ):
+        return "--device cpu"
+    return None
+
+
+def longest(
+    spec: ModelSpec, shape: Shape, *, device: str, dtype: str, budget: Budget
+) -> tuple[dict[int, int], int | None]:
+    """Of clips of the default size: the peak bytes of the shortest and the longest by their frames, and the frames of
+    the longest that fits."""
+    kind: Any = dtype
+    lengths = range(spec.min_frames, spec.max_frames + 1, FRAMES_PER_LATENT)
+    plans: dict[int, Plan | None] = {}
+    for frames in lengths:
+        request = make_request(spec, prompt="any", frames=frames, seed=0, dtype=kind)
+        plans[frames] = fitting(spec, shape, request, device=device, budget=budget)
+    request = make_request(spec, prompt="any", frames=lengths[0], seed=0, dtype=kind)
+    needs = {}
+    for frames in (lengths[0], lengths[-1]):
+        whole = fitting(spec, shape, replace(request, frames=frames), device=device, budget=Budget())
+        needs[frames] = whole.peak_bytes if whole else 0
+    return needs, max((frames for frames, plan in plans.items() if plan), default=None)
+
+
+# --- bytes, as people write them --------------------------------------------------------------------------------------
+
+
+def parse_bytes(field: str, text: str) -> int:
+    """ "8GB", "500 MB" or "7.5GiB"; GB is 10^9 and GiB 2^30 bytes. InvalidInput for anything else."""
+    units = {name.lower(): size for name, size in UNITS.items()}
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([a-z]+)", text.strip().lower())
+    if match is None or match[2] not in units:
+        raise InvalidInput(
+            field, text, "is not an amount of memory", "write a number and a unit, such as 8GB"
+        )
+    size = int(float(match[1]) * units[match[2]])
+    if size == 0:
+        raise InvalidInput(field, text, "is no memory at all", "write how much may be used, such as 8GB")
+    return size
+
+
+def gigabytes(size: int) -> str:
+    """Rounded up: what is said to be enough must be."""
+    return f"{-(-size // 10**8) / 10:.1f} GB"
+
+
+def halved(budget: Budget) -> Budget:
+    return replace(
+        budget,
+        device=None if budget.device is None else budget.device // 2,
+        system=None if budget.system is None else budget.system // 2,
+    )
+
+
+def kind_of(device: str) -> str:
+    return device.partition(":")[0]

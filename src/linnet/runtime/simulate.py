@@ -1,0 +1,138 @@
+"""A plan put to the test without a card: each stage of a full-size run, on fake tensors, and the bytes it held.
+
+What runs is the code that would run on the card; only the weights come from nowhere, and what would be fetched ahead
+in a thread is fetched in turn.
+"""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+
+from linnet.geometry import latent_grid
+from linnet.models.text import T5Encoder, t5_xxl
+from linnet.models.transformer import Transformer, linum_v2
+from linnet.models.vae import VAE, Past, VAEConfig
+from linnet.runtime import offload
+from linnet.runtime.fake import Card
+from linnet.runtime.plan import Plan, Stage
+from linnet.sampling.denoise import Guidance, GuidedVelocity
+
+STEADY = 4  # latent frames after which decoding holds no more than before
+
+
+class Peak(NamedTuple):
+    """Bytes of tensors, on the card and in main memory; allowances are not among them."""
+
+    device: int
+    system: int
+
+
+def simulate(plan: Plan, stage: Stage) -> Peak:
+    """What a stage of a Linum v2 plan for a card holds at its peak."""
+    stages: dict[Stage, Callable[[Plan], Card]] = {"text": text, "denoise": denoise, "decode": decode}
+    card = stages[stage](plan)
+    return Peak(card.peak, card.system_peak)
+
+
+def text(plan: Plan) -> Card:
+    card, dtype = Card(), dtype_of(plan)
+    encoder = meta(lambda: T5Encoder(t5_xxl()))
+    with card.running():
+        ids = torch.empty((1, plan.spec.max_prompt_tokens), dtype=torch.int64, device=card.device)
+        if plan.text_resident:
+            card.hold(encoder, dtype)
+            encoder(ids, torch.ones_like(ids))
+        else:
+            with streaming(card):
+                offload.encode_streamed(encoder, [], [ids], device=card.device, dtype=dtype)
+    return card
+
+
+def denoise(plan: Plan) -> Card:
+    card, request = Card(), plan.request
+    grid = latent_grid(request.frames, request.size)
+    beside(card, plan)
+    model = card.hold(meta(lambda: Transformer(linum_v2())), dtype_of(plan))
+    with card.running():
+        rows = torch.empty((plan.spec.max_prompt_tokens, model.config.text_dim), device=card.device)
+        prompt, negative = (model.encode_text([rows]) for _ in range(2))
+        guided = GuidedVelocity(
+            model=model, prompt=prompt, negative=negative, guidance=Guidance(rescale=request.apg_rescale)
+        )
+        latents = torch.empty((plan.clips, model.config.channels, *grid), device=card.device)
+        for _ in range(2):  # from the second on there is a running difference
+            timestep = torch.empty(plan.clips, device=card.device)
+            latents = latents + guided(latents, timestep)
+    return card
+
+
+def decode(plan: Plan) -> Card:
+    card, request = Card(), plan.request
+    frames, *sides = latent_grid(request.frames, request.size)
+    beside(card, plan)
+    card.hold(meta(lambda: Transformer(linum_v2())), dtype_of(plan))
+    model = card.hold(meta(lambda: VAE(VAEConfig())), torch.float32)
+    with card.running():
+        latents = torch.empty((1, model.config.z_dim, frames, *sides), device=card.device)
+        past = Past()
+        for part in latents.narrow(2, 0, min(STEADY, frames)).split(1, dim=2):
+            model.decode(part, past).cpu()
+    return card
+
+
+def beside(card: Card, plan: Plan) -> None:
+    """The text encoder, where it stays."""
+    if plan.text_resident:
+        card.hold(meta(lambda: T5Encoder(t5_xxl())), dtype_of(plan))
+
+
+def meta(build: Callable[[], Any]) -> Any:
+    with torch.device("meta"):
+        return build()
+
+
+def dtype_of(plan: Plan) -> torch.dtype:
+    return getattr(torch, plan.request.dtype)
+
+
+class Inline:
+    """An executor without threads: a fake card sees only the thread that it was made in."""
+
+    def __init__(self, **settings: Any) -> None: ...
+
+    def __enter__(self) -> "Inline":
+        return self
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def submit(self, function: Callable[..., Any], *args: Any, **settings: Any) -> "Future[Any]":
+        future: Future[Any] = Future()
+        future.set_result(function(*args, **settings))
+        return future
+
+
+@contextmanager
+def streaming(card: Card) -> Iterator[None]:
+    """Weights come from nowhere instead of files."""
+
+    def fill(part: nn.Module, headers: Any, *, dtype: torch.dtype, **settings: Any) -> nn.Module:
+        return card.fill(part, dtype)
+
+    def read_rows(headers: Any, name: str, rows: Any) -> Tensor:
+        return torch.empty(len(rows), t5_xxl().d_model)
+
+    with ExitStack() as stack:
+        for name, stand_in in (("fill", fill), ("read_rows", read_rows), ("ThreadPoolExecutor", Inline)):
+            stack.enter_context(patch.object(offload, name, stand_in))
+        # torch itself would swap the tensors inside of the parameters, which the tally's weak references forbid.
+        stack.enter_context(
+            patch.object(nn.Module, "to", lambda part, to: card.fill(part, torch.float32, to))
+        )
+        stack.enter_context(patch.object(FakeTensor, "tolist", lambda ids: [0] * ids.numel()))
+        yield

@@ -1,0 +1,207 @@
+"""Plans: what they count is what is there; what cannot fit is refused with what can, without importing torch."""
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from typer.testing import CliRunner
+
+from linnet.catalog import CATALOG, SEEDLING
+from linnet.cli.plan import app
+from linnet.errors import InvalidInput, WeightsError
+from linnet.models.tae import TAE, TAEConfig
+from linnet.models.text import T5Config, T5Encoder
+from linnet.models.transformer import Transformer, TransformerConfig
+from linnet.request import make_request
+from linnet.runtime.memory import LINUM_V2, shape_of
+from linnet.runtime.plan import Budget, budget_of, make_plan, parse_bytes
+from linnet.runtime.rates import Rates, forwards, key_of, known, remember
+from linnet.runtime.simulate import simulate
+from linnet.weights.load import load_into
+from linnet.weights.store import ModelFiles
+
+LINUM = CATALOG["linum-v2-360p"]
+GB = 1_000_000_000
+CONFIG = TransformerConfig(dim=64, ffn_dim=256, num_heads=2, num_layers=2, text_len=8, text_dim=32)
+TEXT = T5Config(vocab_size=40, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, gated=True)
+TINY = TAEConfig(encoder_width=8, decoder_widths=(16, 8, 8, 8))
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> ModelFiles:
+    """A tiny model with all of seedling's parts."""
+    for name, module in {
+        "transformer": Transformer(CONFIG),
+        "text": T5Encoder(TEXT),
+        "tiny": TAE(TINY),
+    }.items():
+        prefix = "model." if name == "transformer" else ""
+        state = {prefix + key: value.contiguous() for key, value in module.state_dict().items()}
+        save_file(state, tmp_path / f"{name}.safetensors")
+    transformer, text, tiny = (tmp_path / f"{name}.safetensors" for name in ("transformer", "text", "tiny"))
+    return ModelFiles(transformer=transformer, autoencoder=tiny, text_encoder=text, tokenizer=text)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_weights_are_counted_as_the_loader_will_hold_them(files: ModelFiles, dtype: str) -> None:
+    def held(module: nn.Module) -> int:
+        return sum(parameter.nbytes for parameter in module.parameters())
+
+    shape, kind = shape_of(files), getattr(torch, dtype)
+    transformer = load_into(lambda: Transformer(CONFIG), files.transformer, dtype=kind, prefix="model.")
+    assert shape.transformer.bytes(dtype) == pytest.approx(held(transformer), rel=0.02)
+    assert shape.block.bytes(dtype) == pytest.approx(held(transformer.blocks[0]), rel=0.02)  # type: ignore[arg-type]
+    text = load_into(lambda: T5Encoder(TEXT), files.text_encoder, dtype=kind)
+    assert shape.text.bytes(dtype) == pytest.approx(held(text), rel=0.02)
+    assert shape.autoencoder.bytes("float32") == held(load_into(lambda: TAE(TINY), files.autoencoder))
+    assert (shape.dim, shape.ffn_dim, shape.layers) == (CONFIG.dim, CONFIG.ffn_dim, CONFIG.num_layers)
+    assert (shape.text_dim, shape.text_ffn, shape.text_heads) == (TEXT.d_model, TEXT.d_ff, TEXT.num_heads)
+
+
+def test_a_file_of_another_kind_is_refused_by_name(files: ModelFiles) -> None:
+    with pytest.raises(WeightsError, match=r'tiny.safetensors": is not a video transformer'):
+        shape_of(replace(files, transformer=files.autoencoder))
+
+
+def test_a_request_that_just_fits_is_let_through(files: ModelFiles) -> None:
+    request, shape = make_request(SEEDLING, prompt="a star", dtype="float32"), shape_of(files)
+    need = make_plan(SEEDLING, shape, request, device="cpu", budget=Budget()).peak_system_bytes
+    for left in (need, 2 * need):
+        assert make_plan(SEEDLING, shape, request, device="cpu", budget=Budget(system=left)).fits()
+    with pytest.raises(InvalidInput, match=r"^memory "):
+        make_plan(SEEDLING, shape, request, device="cpu", budget=Budget(system=1000))
+
+
+@pytest.mark.parametrize("clips", [1, 4])
+@pytest.mark.parametrize(("device", "option"), [("cpu", "ram"), ("cuda", "vram")])
+def test_a_refusal_names_a_budget_that_is_enough(device: str, option: str, clips: int) -> None:
+    request = make_request(LINUM, prompt="a fox", seconds=5, dtype="float32")
+    asked = frozenset({option})
+    small = Budget(device=GB, system=None if device == "cuda" else GB, asked=asked)
+    with pytest.raises(
+        InvalidInput, match=rf'^{option} "1.0 GB": is too little: the \w+ stage of '
+    ) as refused:
+        make_plan(LINUM, LINUM_V2, request, device=device, budget=small, clips=clips)
+    found = re.search(rf"--{option} (\S+?)(,|$)", refused.value.remedy)
+    assert found
+    enough = parse_bytes(option, found[1])
+    for size, fits in ((enough, True), (enough - GB // 5, False)):
+        budget = Budget(device=size, system=None if device == "cuda" else size, asked=asked)
+        if fits:
+            make_plan(LINUM, LINUM_V2, request, device=device, budget=budget, clips=clips)
+        else:
+            with pytest.raises(InvalidInput):
+                make_plan(LINUM, LINUM_V2, request, device=device, budget=budget, clips=clips)
+
+
+def test_a_refusal_names_the_nearest_request_that_fits() -> None:
+    many = make_request(LINUM, prompt="a fox", seconds=5, dtype="float32")
+    whole = make_plan(LINUM, LINUM_V2, many, device="cuda", budget=Budget(), clips=1)
+    budget = Budget(device=whole.peak_device_bytes)
+    with pytest.raises(InvalidInput, match=r"; use one seed at a time$"):
+        make_plan(LINUM, LINUM_V2, many, device="cuda", budget=budget, clips=50)
+    wide = make_request(CATALOG["linum-v2-720p"], prompt="a fox", dtype="bfloat16")
+    least = make_plan(LINUM, LINUM_V2, replace(many, dtype="bfloat16"), device="cuda", budget=Budget())
+    budget = Budget(device=least.peak_device_bytes)
+    with pytest.raises(InvalidInput, match=r"; use --model linum-v2-360p$"):
+        make_plan(CATALOG["linum-v2-720p"], LINUM_V2, wide, device="cuda", budget=budget)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("8GB", 8 * GB), ("8 gb", 8 * GB), ("1.5GiB", 3 * 2**29), ("500MB", GB // 2)]
+)
+def test_amounts_of_memory_are_read(text: str, size: int) -> None:
+    assert parse_bytes("vram", text) == size
+
+
+@pytest.mark.parametrize("text", ["8 gigs", "8", "GB", "-8GB", "0GB", "8GBs", "1e3GB", ""])
+def test_what_is_no_amount_of_memory_is_refused(text: str) -> None:
+    with pytest.raises(InvalidInput, match=rf'^vram "{re.escape(text)}": .*8GB$'):
+        parse_bytes("vram", text)
+
+
+def test_a_cpu_has_no_vram() -> None:
+    with pytest.raises(InvalidInput, match=r'^vram "8.0 GB": .*; use --ram'):
+        budget_of("cpu", vram=8 * GB)
+    assert budget_of("cpu", ram=GB) == Budget(system=GB, asked=frozenset({"ram"}))
+
+
+@pytest.mark.parametrize("gigabytes", [12, 80])
+def test_a_plan_predicts_what_a_full_size_run_holds(gigabytes: int) -> None:
+    request = make_request(LINUM, prompt="a fox", seconds=2, dtype="bfloat16")
+    budget = Budget(device=gigabytes * GB, system=12 * GB)
+    plan = make_plan(LINUM, LINUM_V2, request, device="cuda", budget=budget)
+    for stage in plan.stages:
+        peak = simulate(plan, stage.stage)
+        assert stage.device_bytes - plan.allowance.device == pytest.approx(peak.device, rel=0.1)
+
+
+def test_seconds_are_those_measured_or_none(tmp_path: Path) -> None:
+    rates = Rates(block=1e-3, token=1e-5, pair=1e-9, step=1e-6, frame=0.1, cell=1e-4, prompt=2.0)
+    request = make_request(LINUM, prompt="a fox", seconds=2, steps=10, dtype="bfloat16")
+    plan = make_plan(LINUM, LINUM_V2, request, device="cpu", budget=Budget())
+    assert plan.seconds is None
+    assert known("here", tmp_path) is None
+    remember("here", rates, tmp_path)
+    remember("there", replace(rates, prompt=None), tmp_path)
+    assert known("here", tmp_path) == rates
+    plan = make_plan(LINUM, LINUM_V2, request, device="cpu", budget=Budget(), rates=known("here", tmp_path))
+    block = 1e-3 + 11_960 * (1e-5 + 11_960 * 1e-9)
+    assert plan.seconds == pytest.approx(2 + 20 * (40 * block + 11_960 * 1e-6) + 13 * (0.1 + 3600 * 1e-4))
+    plan = make_plan(LINUM, LINUM_V2, request, device="cpu", budget=Budget(), rates=known("there", tmp_path))
+    assert plan.stages[0].seconds is None
+    assert key_of("a", "float32", 1, LINUM_V2, "wan") != key_of("a", "float32", 2, LINUM_V2, "wan")
+
+
+def test_steps_that_do_less_are_counted_as_less() -> None:
+    request = make_request(LINUM, prompt="a fox", steps=10, dtype="float32")
+    assert forwards(request) == [2] * 10
+    assert forwards(replace(request, guidance=0.0)) == [1] * 10
+    assert forwards(replace(request, guidance_from=0.2, guidance_until=0.5)) == [1, 1, 2, 2, 2, 1, 1, 1, 1, 1]
+    assert forwards(replace(request, reuse="4,6")) == [2] * 8
+
+
+def plan(*words: object) -> tuple[int, str]:
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    if isinstance(result.exception, InvalidInput):
+        return 2, str(result.exception)
+    return result.exit_code, result.stdout
+
+
+def test_the_command_plans_for_a_card_that_is_not_here() -> None:
+    words = ("--model", "linum-v2-360p", "--device", "cuda", "--vram", "24GB", "--ram", "12GB")
+    status, text = plan(*words, "--json")
+    record = json.loads(text)
+    assert status == 0
+    assert record["fits"]
+    assert 4 * GB < record["peak_device_bytes"] <= 24 * GB
+    assert record["peak_system_bytes"] <= 12 * GB
+    assert [stage["stage"] for stage in record["stages"]] == ["text", "denoise", "decode"]
+    assert all(choice["reason"] for stage in record["stages"] for choice in stage["choices"])
+    assert (record["seconds"], record["dtype"]) == (None, "bfloat16")
+    status, text = plan(*words)
+    assert "not measured" in text
+
+
+def test_what_cannot_fit_is_refused_before_torch_is_imported() -> None:
+    words = ["plan", "--model", "linum-v2-720p", "--device", "cuda", "--vram", "1GB", "--json"]
+    code = f"""
+import sys
+from linnet.cli import app
+from typer.main import get_command
+try:
+    get_command(app).main({words!r})
+finally:
+    assert "torch" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert json.loads(done.stdout)["fits"] is False
+    assert done.stderr.startswith('error: vram "1.0 GB": is too little')
