@@ -25,10 +25,13 @@ def measure(kind: str, frames: int, height: int, width: int, dtype_name: str) ->
     """`frames`, `height` and `width` are of the latents."""
     import torch
 
+    from linnet.geometry import Grid
     from linnet.models.tae import TAE, taew2_1
     from linnet.models.transformer import Transformer, TransformerConfig
     from linnet.models.vae import VAE, VAEConfig
     from linnet.runtime import memory
+    from linnet.runtime.knobs import Knobs
+    from linnet.runtime.memory import BYTES
 
     latents = torch.randn(1, 16, frames, height, width)
     with torch.inference_mode():
@@ -44,13 +47,13 @@ def measure(kind: str, frames: int, height: int, width: int, dtype_name: str) ->
             before = warm(lambda: model(latents[..., :8, :8], torch.ones(1), text))
             model(latents, torch.ones(1), text)
             tokens = frames * (height // 2) * (width // 2)
-            estimate = memory.forward_bytes(tokens, config.dim, config.ffn_dim)
+            estimate = memory.block_working(memory.LINUM_V2, BYTES[dtype_name], tokens, None)
         else:
             decoder = VAE(VAEConfig()) if kind == "wan" else TAE(taew2_1())
             before = warm(lambda: list(decoder.eval().decode_stream(latents[..., :2, :2])))
             for _ in decoder.decode_stream(latents):
                 pass
-            estimate = memory.DECODER_SCRATCH[kind] + memory.DECODER_PIXEL[kind] * 64 * height * width
+            estimate = memory.decode_working(kind, Knobs(), Grid(frames, height, width))[0]
     print(f"{(resident('VmHWM') - before) / 1e6:8.0f} {estimate / 1e6:9.0f}")
 
 

@@ -47,6 +47,9 @@ class Calls(TorchFunctionMode):
             return args[0]
         if func in (Tensor.to, Tensor.cpu):
             return moved(func, *args, **kwargs)
+        if func is Tensor.contiguous and (kind := kwargs.get("memory_format")):
+            x = args[0]
+            return x if x.is_contiguous(memory_format=kind) else torch.empty_like(x, memory_format=kind)
         if func is F.interpolate:
             return enlarged(*args, **kwargs)
         if func is torch.tensor:

@@ -21,7 +21,10 @@ from linnet.runtime.memory import SMALL_TEXT, Shape
 from linnet.runtime.rates import Rates
 from linnet.weights.load import product_dtypes
 
-REPEATS, LONG = 3, 0.5  # at least so many runs and seconds, of which the fastest run counts: other programs slow it
+REPEATS, LONG = (
+    3,
+    0.5,
+)  # at least so many runs and seconds, of which the fastest run counts: other programs slow it
 FEW, MORE = (
     256,
     1024,

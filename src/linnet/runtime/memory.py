@@ -159,8 +159,15 @@ def denoise_working(
 
 
 def block_working(shape: Shape, item: int, tokens: int, chunk: int | None) -> int:
-    """Three float32 streams (as it came, as it is, normalised) and the feed-forward net's hidden layer, twice."""
-    return tokens * (12 * shape.dim + 2 * item * shape.ffn_dim)
+    """The residual stream, in float32, and the most of what stands beside it: while queries, keys and values are made,
+    while attention mixes them, and while the feed-forward net holds its hidden layer twice, for `chunk` tokens."""
+    dim, several = shape.dim, chunk is not None and chunk < tokens
+    part = chunk if chunk and several else tokens
+    joined = 3 * item if several else 0  # of all tokens, and of the chunk before
+    project = tokens * joined * dim + part * (21 + item + joined) * dim
+    mix = tokens * 4 * item * dim
+    feed = tokens * item * dim + part * (4 * dim + 2 * item * shape.ffn_dim)
+    return tokens * 4 * dim + max(project, mix, feed)
 
 
 # --- decoding ---------------------------------------------------------------------------------------------------------
@@ -177,5 +184,5 @@ def decode_working(kind: str, knobs: Knobs, grid: Grid) -> tuple[int, int]:
         return TINY_SCRATCH + TINY_PIXEL * 64 * cells, 0
     item = BYTES[knobs.autoencoder_dtype]
     past = 2 * PAST_CHANNELS * item * cells  # two frames of each
-    # Four frames of 96 channels: a residual block's input, what its convolution sees (1.5), and its result.
-    return past + int(4.06 * 4 * 96 * item * 64 * cells), 0
+    # Four frames of 96 channels: a residual block's input, and two and a half of what its convolution sees.
+    return past + 5 * 4 * 96 * item * 64 * cells, 0
