@@ -18,7 +18,7 @@ from linnet.errors import InvalidInput, LinnetError, one_line
 
 COMMANDS = {
     "generate": "Make a video from a prompt.",
-    "plan": "Show how a request would run, what memory and time it takes, and why.",
+    "plan": "Show how a request would run, and what it takes.",
     "inspect": "Show the request inside a clip.",
     "models": "List the models: what exists, what is on this machine.",
     "pull": "Download a model's weights.",

@@ -57,7 +57,7 @@ def plan(
     ] = False,
     as_json: Annotated[bool, option("json", "Print one JSON line.")] = False,
 ) -> None:
-    """Show how a request would run, what memory and time it takes, and why.
+    """Show how a request would run, and what it takes.
 
     Reads no weights and runs no model. For a card that is not here, say --device cuda --vram 8GB. Seconds are those
     that --measure has measured on this machine; a device that nobody measured has none.

@@ -144,7 +144,8 @@ def transformer_weights(shape: Shape, dtype: str, knobs: Knobs) -> tuple[int, in
     stay = shape.layers if knobs.resident_blocks is None else min(knobs.resident_blocks, shape.layers)
     if stay == shape.layers:
         return rest + shape.layers * block, 0
-    return rest + (stay + 2) * block, (shape.layers - stay) * block
+    absent = shape.layers - stay
+    return rest + (stay + min(2, absent)) * block, absent * block
 
 
 def denoise_working(
