@@ -82,9 +82,9 @@ class Server:
         return self.process.wait(PATIENCE)
 
 
-def until(true: Callable[[], bool]) -> None:
+def until(true: Callable[[], bool], *, patience: float = PATIENCE) -> None:
     """Wait for it."""
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + patience
     while not true():
         assert time.monotonic() < end, "it took too long"
         time.sleep(0.05)

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -117,13 +118,13 @@ def test_versions_stand_side_by_side_under_one_prompt(page: Page) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1200, 360])
-def test_it_can_be_read_and_reached(browser: Browser, server: Server, scheme: str, width: int) -> None:
+def test_it_can_be_read_and_reached(browser: Browser, server: Server, scheme: Any, width: int) -> None:
     server.wait(server.create(prompt="a red star", num_frames=1, num_inference_steps=1), "completed")
     busy = server.create(prompt="a red star", num_inference_steps=1000, num_frames=121)
     # The page's own policy would keep the examiner's script out.
     context = browser.new_context(
         bypass_csp=True,
-        color_scheme=scheme,  # type: ignore[arg-type]
+        color_scheme=scheme,
         viewport={"width": width, "height": 800},
     )
     page = context.new_page()

@@ -238,7 +238,7 @@ def test_pages_of_a_list(client: TestClient) -> None:
     assert ([video["id"] for video in first["data"]], first["has_more"]) == (made[:-3:-1], True)
     rest = client.get("/v1/videos", params={"after": made[1], "order": "asc"}).json()
     assert ([video["id"] for video in rest["data"]], rest["has_more"]) == (made[2:], False)
-    refused(client.get("/v1/videos", params={"after": "nothing"}), 400, "not_found", "after")
+    refused(client.get("/v1/videos", params={"after": "nothing"}), 404, "not_found", "after")
     refused(client.get("/v1/videos", params={"limit": 0}), 400, "invalid_request", "limit")
 
 

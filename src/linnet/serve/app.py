@@ -222,7 +222,7 @@ def create_app(service: Service) -> FastAPI:
     @app.post(
         "/v1/videos",
         operation_id="createVideo",
-        responses=errors(400, 401, 409, 413, 415, 429, 503, 507),
+        responses=errors(400, 401, 409, 413, 415, 429, 503, 507) | {200: {"links": LINKS}},
         openapi_extra=body_of(schemas.VideoRequest),
     )
     async def create(
@@ -234,7 +234,7 @@ def create_app(service: Service) -> FastAPI:
         response.headers["openai-poll-after-ms"] = POLL_HINT
         return shown(job)
 
-    @app.get("/v1/videos", operation_id="listVideos", responses=errors(400, 401))
+    @app.get("/v1/videos", operation_id="listVideos", responses=errors(400, 401, 404))
     def list_videos(
         owner: Owner,
         after: Annotated[str | None, Query(max_length=100)] = None,
@@ -244,7 +244,7 @@ def create_app(service: Service) -> FastAPI:
         """Your videos, newest first unless `order` says otherwise, from the one behind `after`."""
         start = service.queue.get(after, owner=owner) if after else None
         if after is not None and start is None:
-            raise Refused(400, "not_found", "there is no such video to begin after", param="after")
+            raise Refused(404, "not_found", "there is no such video to begin after", param="after")
         jobs = service.queue.page(owner=owner, after=start, limit=limit + 1, order=order)
         page = [shown(job) for job in jobs[:limit]]
         return schemas.VideoList(
@@ -536,6 +536,10 @@ class Metrics:
 
 # --- errors -------------------------------------------------------------------------------------------------------
 
+LINKS = {
+    name: {"operationId": name, "parameters": {"video_id": "$response.body#/id"}}
+    for name in ("retrieveVideo", "deleteVideo", "downloadVideo", "remixVideo", "cancelVideo", "followVideo")
+}
 BINARY = {"schema": {"type": "string", "format": "binary"}}
 ERRORS = {
     400: "It cannot be done as asked.",
@@ -573,7 +577,10 @@ def add_error_handlers(app: FastAPI) -> None:
 
     async def http(request: Request, error: Any) -> JSONResponse:
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
-        return answer(Refused(error.status_code, code, str(error.detail), headers=dict(error.headers or {})))
+        headers = dict(error.headers or {})
+        if error.status_code == 405:
+            headers["Allow"] = ", ".join(sorted(allowed(request)))
+        return answer(Refused(error.status_code, code, str(error.detail), headers=headers))
 
     async def broken(request: Request, error: Any) -> JSONResponse:
         if "disk is full" in str(error):
@@ -590,6 +597,12 @@ def add_error_handlers(app: FastAPI) -> None:
     }
     for kind, handler in handlers.items():
         app.add_exception_handler(kind, handler)
+
+
+def allowed(request: Request) -> set[str]:
+    """Methods of all routes that share the path; each route by itself knows but its own."""
+    here = [route for route in request.app.routes if route.path_regex.match(request.scope["path"])]
+    return {method for route in here for method in route.methods or ()}
 
 
 class Edge:
@@ -668,9 +681,19 @@ def body_of(kind: type[BaseModel]) -> dict[str, Any]:
     """A body as JSON or as a form."""
     schema = kind.model_json_schema(ref_template="#/components/schemas/{model}")
     schema.pop("$defs", None)
-    form = schema | {"properties": {k: v for k, v in schema["properties"].items() if k != "input_reference"}}
+    form = schema | {"properties": {name: plain(of) for name, of in schema["properties"].items()}}
+    form["properties"].pop("input_reference", None)
     contents = {"application/json": {"schema": schema}, "multipart/form-data": {"schema": form}}
     return {"requestBody": {"required": True, "content": contents}}
+
+
+def plain(schema: dict[str, Any]) -> dict[str, Any]:
+    """Without null, which a form cannot say: there, a field is left out."""
+    return (
+        schema | {"anyOf": [one for one in schema["anyOf"] if one != {"type": "null"}]}
+        if "anyOf" in schema
+        else schema
+    )
 
 
 def openapi(app: FastAPI) -> dict[str, Any]:
@@ -682,9 +705,12 @@ def openapi(app: FastAPI) -> dict[str, Any]:
     parts["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     parts.setdefault("schemas", {})["Reference"] = schemas.Reference.model_json_schema()
     document["security"] = [{}, {"key": []}]
+    envelope = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+    elsewhere = {"description": "Asked under a strange name, or by another site.", "content": envelope}
     for path in document["paths"].values():
         for operation in path.values():
             operation["responses"].pop("422", None)
+            operation["responses"].setdefault("403", elsewhere)
     for name in ("HTTPValidationError", "ValidationError"):
         parts["schemas"].pop(name, None)
     app.openapi_schema = document

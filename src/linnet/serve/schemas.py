@@ -9,10 +9,16 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from linnet.catalog import ModelSpec
 from linnet.geometry import format_seconds
+from linnet.request import RANGES
 from linnet.serve.queue import Job, Status
 
 LONGEST_PROMPT = 4000  # characters
 SHARES = {"text": (0, 5), "denoise": (5, 85), "decode": (90, 8), "finish": (98, 1)}  # of the percentage
+
+EXAMPLES = {
+    "package": "a red star spins on a blue background",
+    "hub": "a red fox runs through a snowy forest at dawn, the camera follows low and close",
+}
 
 
 class Strict(BaseModel):
@@ -28,10 +34,16 @@ class Reference(Strict):
     file_id: str | None = Field(default=None, max_length=200)
 
 
+def within(name: str) -> dict[str, Any]:
+    """The range of one of the request's numbers, for the description alone: `make_request` checks it, in its words."""
+    least, most = RANGES[name]
+    return {"minimum": least, "maximum": most}
+
+
 class VideoRequest(Strict):
     """What is left out is the model's own default; a seed is drawn. Give `seconds` or `num_frames`."""
 
-    prompt: str = Field(min_length=1, max_length=LONGEST_PROMPT)
+    prompt: str = Field(min_length=1, max_length=LONGEST_PROMPT, examples=[EXAMPLES["package"]])
     model: str | None = Field(default=None, max_length=100)
     seconds: str | float | None = Field(
         default=None, description='Length, such as "2"; the model\'s own when left out.'
@@ -39,17 +51,17 @@ class VideoRequest(Strict):
     size: str | None = Field(default=None, max_length=20, description="WIDTHxHEIGHT")
     input_reference: Reference | None = None
     negative_prompt: str | None = Field(default=None, max_length=LONGEST_PROMPT)
-    num_frames: int | None = None
+    num_frames: int | None = Field(default=None, json_schema_extra=within("frames"))
     fps: int | None = Field(default=None, description="The model's own; no other is possible.")
-    num_inference_steps: int | None = None
-    guidance_scale: float | None = None
-    seed: int | None = None
+    num_inference_steps: int | None = Field(default=None, json_schema_extra=within("steps"))
+    guidance_scale: float | None = Field(default=None, json_schema_extra=within("guidance"))
+    seed: int | None = Field(default=None, json_schema_extra=within("seed"))
 
 
 class RemixRequest(Strict):
     """The same video with another prompt."""
 
-    prompt: str = Field(min_length=1, max_length=LONGEST_PROMPT)
+    prompt: str = Field(min_length=1, max_length=LONGEST_PROMPT, examples=[EXAMPLES["package"]])
 
 
 class KeyGiven(Strict):
@@ -236,9 +248,3 @@ def model(spec: ModelSpec) -> Model:
         default_guidance=spec.guidance,
         example=EXAMPLES["package" if spec.source == "package" else "hub"],
     )
-
-
-EXAMPLES = {
-    "package": "a red star spins on a blue background",
-    "hub": "a red fox runs through a snowy forest at dawn, the camera follows low and close",
-}

@@ -145,6 +145,7 @@ class Keeper(threading.Thread):
         super().__init__(daemon=True)
         self.settings, self.service, self.device = settings, service, device
         self.leave, self.hurry = threading.Event(), threading.Event()
+        self.process: subprocess.Popen[bytes] | None = None
 
     def run(self) -> None:
         pause = WEARY[0]
@@ -173,6 +174,7 @@ class Keeper(threading.Thread):
             stdin=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C in a terminal is for the service alone
         )
+        self.process = process
         begun = time.monotonic()
         asked: float | None = None
         reason = None

@@ -1,0 +1,84 @@
+"""The interface does what its OpenAPI document says, whatever comes. FUZZ=1000 in the environment tries more cases."""
+
+import os
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from hypothesis.errors import Unsatisfiable
+from schemathesis import GenerationMode
+from schemathesis.specs.openapi.checks import positive_data_acceptance
+
+from linnet.serve.app import Service, create_app
+from linnet.serve.models import Models
+from linnet.serve.queue import Limits, NotThis, Queue
+from linnet.serve.schemas import EXAMPLES
+from linnet.serve.worker import clips_folder
+
+CASES = int(os.environ.get("FUZZ", "6"))
+UNCHECKED: Any = list(HealthCheck)
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Any:
+    """The interface, and a worker that gives up on each job after a while."""
+    data = tmp_path_factory.mktemp("fuzz")
+    clips_folder(data).mkdir()
+    service = Service(
+        data=data,
+        queue=Queue(data),
+        models=Models("seedling", tiny_model, "cpu"),
+        limits=Limits(jobs=20),
+        reserve_bytes=0,
+    )
+
+    def give_up() -> None:
+        while True:
+            time.sleep(0.05)
+            service.queue.beat("w", ready=True, memory=0)
+            if job := service.queue.claim("w"):
+                try:
+                    service.queue.report(job, "denoise", 1, 2, b"picture")
+                    service.queue.fail(job, "invalid_memory", "there is none")
+                except NotThis:
+                    pass
+
+    threading.Thread(target=give_up, daemon=True).start()
+    described = schemathesis.openapi.from_asgi(
+        "/openapi.json", create_app(service), headers={"Host": "localhost"}
+    )
+    described.hook(map_body)
+    return described
+
+
+def map_body(context: Any, body: Any) -> Any:
+    """Half of the prompts are such as the model knows; of random words it knows none."""
+    prompt = body.get("prompt") if isinstance(body, dict) else None
+    if isinstance(prompt, str) and 0 < len(prompt) <= 4000 and len(prompt) % 2:
+        return body | {"prompt": EXAMPLES["package"]}
+    return body
+
+
+@pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisDeprecationWarning")  # schemathesis' own
+@pytest.mark.parametrize("mode", list(GenerationMode))
+def test_it_does_as_it_says(api: Any, mode: GenerationMode) -> None:
+    for found in api.get_all_operations():
+        operation = found.ok()
+
+        @settings(max_examples=CASES, deadline=None, database=None, suppress_health_check=UNCHECKED)
+        @given(case=operation.as_strategy(generation_mode=mode))
+        def holds(case: Any) -> None:
+            # Which prompts, sizes and lengths a model can do is more than a schema can say, so a body that fits the
+            # schema may be refused, in words.
+            case.call_and_validate(
+                base_url="http://localhost",
+                excluded_checks=[positive_data_acceptance] if case.operation.body else [],
+            )
+
+        with suppress(Unsatisfiable):  # there is no wrong way to ask for /healthz
+            holds()
