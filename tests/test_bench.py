@@ -8,7 +8,9 @@ from typer.testing import CliRunner
 
 from linnet.catalog import SEEDLING
 from linnet.cli import app
+from linnet.models import tae
 from linnet.request import make_request
+from linnet.runtime import memory
 from linnet.runtime.bench import passes
 
 
@@ -38,10 +40,14 @@ def test_a_bench_of_a_small_model(tiny_model: Path) -> None:
     request = make_request(SEEDLING, prompt="any", profile="fast", seconds=0.5)
     assert denoise["times"] == passes(request) / 2
     assert text["times"] == 2
-    assert 1 < decode["times"] < 4  # of two latent frames at a time; there are four
+    assert decode["times"] == 1
     for stage in record["stages"]:
         assert 0 < stage["share"] < 2
         assert stage["weight_bytes"] > 0
+
+
+def test_the_estimate_of_memory_knows_how_much_is_decoded_at_a_time() -> None:
+    assert memory.TINY_CELLS == tae.STRETCH
 
 
 def test_layers_that_there_are_not(tiny_model: Path) -> None:

@@ -13,7 +13,7 @@ from linnet.catalog import CATALOG, SEEDLING, ModelSpec, find
 from linnet.clip import Clip, default_name
 from linnet.errors import InvalidInput
 from linnet.geometry import Size, format_seconds, frames_for, seconds_of, token_count
-from linnet.request import Request, make_request, parse_reuse
+from linnet.request import EXACT, Request, make_request, parse_reuse
 
 LINUM = CATALOG["linum-v2-360p"]
 LARGE = CATALOG["linum-v2-720p"]
@@ -206,10 +206,10 @@ def test_a_profile_takes_the_place_of_another_and_gives_way_to_what_is_asked() -
 
 def test_a_record_from_before_the_solvers_is_read_as_it_was_made() -> None:
     record = make_request(SEEDLING, prompt="a fox", seed=1, profile="fast").to_json()
-    for name in ("solver", "guidance_from", "guidance_until", "reuse"):
+    for name in EXACT:
         del record[name]
     old = Request.from_json(record)
-    assert (old.solver, old.guidance_from, old.guidance_until, old.reuse) == ("euler", 0, 1, "none")
+    assert {name: getattr(old, name) for name in EXACT} == EXACT
 
 
 @pytest.mark.parametrize(

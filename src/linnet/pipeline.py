@@ -240,16 +240,20 @@ class Pipeline:
             self._space = LatentSpace(*stored) if stored else linum_v2_latents()
         return self._space
 
-    def decode(self, latents: Float[Tensor, "1 C T H W"]) -> Iterator[Frames]:
-        """One clip's frames, a few at a time; the whole video never exists at once."""
+    def decode(self, latents: Float[Tensor, "1 C T H W"], *, lower: bool = False) -> Iterator[Frames]:
+        """One clip's frames, a few at a time; the whole video never exists at once. `lower`: convolved in bfloat16."""
         with torch.inference_mode():
             z = self.latent_space.leave(latents)
         model, tiling = self.autoencoder, self.knobs.tiling
         stream = (
             decode_tiled(model, z, tiling) if tiling and isinstance(model, VAE) else model.decode_stream(z)
         )
+        precision = torch.autocast(self.device.type, torch.bfloat16, enabled=lower)
         while True:
-            with torch.inference_mode():  # not across the yield, which would lend the mode to the consumer
+            with (
+                torch.inference_mode(),
+                precision,
+            ):  # not across the yield, which would lend the modes to the consumer
                 frames = next(stream, None)
             if frames is None:
                 return
@@ -273,7 +277,9 @@ class Pipeline:
         watch: Watch = ignore,
     ) -> list[Clip]:
         """One clip for each seed of `outputs`, denoised together: faster than one by one where they are small."""
-        request = replace(request, dtype="bfloat16" if self.dtype == torch.bfloat16 else "float32")
+        usual: Literal["float32", "bfloat16"] = "bfloat16" if self.dtype == torch.bfloat16 else "float32"
+        decoder = usual if request.decoder_dtype == "auto" else request.decoder_dtype
+        request = replace(request, dtype=usual, decoder_dtype=decoder)
         for path in outputs.values():
             media.check_target(path, size=request.size, overwrite=overwrite)
         if self._transformer is None:  # what is loaded already is no longer free
@@ -343,7 +349,7 @@ class Pipeline:
             metadata=clip.metadata(),
             overwrite=overwrite,
         ) as writer:
-            for frames in self.decode(latents):
+            for frames in self.decode(latents, lower=request.decoder_dtype == "bfloat16"):
                 writer.write(frames)
                 done += len(frames)
                 watch(Progress("decode", done, request.frames))

@@ -32,8 +32,15 @@ CHOICES = {
     "guidance_method": ("apg", "cfg"),
     "dtype": ("auto", "float32", "bfloat16"),
     "solver": ("euler", "dpm++", "unipc"),
+    "decoder_dtype": ("auto", "float32", "bfloat16"),
 }
-EXACT = {"solver": "euler", "guidance_from": 0.0, "guidance_until": 1.0, "reuse": "none"}
+EXACT = {
+    "solver": "euler",
+    "guidance_from": 0.0,
+    "guidance_until": 1.0,
+    "reuse": "none",
+    "decoder_dtype": "float32",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +49,7 @@ class Request:
 
     Sides in pixels; frames = 4k+1; `apg_*` act only under guidance_method "apg" (see sampling.guidance);
     `shift` is the flow schedule's (see sampling.flow). dtype "auto" is for the device to decide, and is
-    replaced by what was decided before a request is written into a file.
+    replaced by what was decided before a request is written into a file; so is decoder_dtype, of the autoencoder.
 
     What has a default came later than the first clips, whose records lack it; the default is what made those.
     Of n steps, counted from 0, step i is guided where guidance_from <= i/n < guidance_until. `reuse` is "none", the
@@ -70,6 +77,7 @@ class Request:
     guidance_from: float = 0.0
     guidance_until: float = 1.0
     reuse: str = "none"
+    decoder_dtype: Literal["auto", "float32", "bfloat16"] = "float32"
 
     @property
     def size(self) -> Size:
@@ -122,6 +130,7 @@ def make_request(
     guidance_from: float | None = None,
     guidance_until: float | None = None,
     reuse: str | None = None,
+    decoder_dtype: Literal["auto", "float32", "bfloat16"] | None = None,
     profile: Literal["exact", "fast", "draft"] | None = None,
     like: Request | None = None,
 ) -> Request:
@@ -150,6 +159,7 @@ def make_request(
         "guidance_from": guidance_from,
         "guidance_until": guidance_until,
         "reuse": reuse,
+        "decoder_dtype": decoder_dtype,
     }
     if size is not None:
         size = Size.parse(size) if isinstance(size, str) else size

@@ -22,7 +22,7 @@ COMMANDS = {
     "inspect": "Show the request inside a clip.",
     "models": "List the models: what exists, what is on this machine.",
     "pull": "Download a model's weights.",
-    "bench": "Measure how fast this device makes a clip, and what share of its speed that is.",
+    "bench": "Measure how fast this device makes a clip.",
     "quantize": "Store a model's weights in 8 bits.",
     "doctor": "Show what this machine can run.",
     "serve": "Serve the models: an API, a queue, and a page.",

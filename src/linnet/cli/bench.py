@@ -40,10 +40,11 @@ def bench(
     weights: Annotated[Path | None, option("weights", "Folder of a downloaded model.", metavar="DIR")] = None,
     as_json: Annotated[bool, option("json", "Print the JSON line alone.")] = False,
 ) -> None:
-    """Measure how fast this device makes a clip, and what share of its speed that is.
+    """Measure how fast this device makes a clip.
 
-    First the device's ceilings: products of large matrices, attention, copies. Then each stage of the clip, with random
-    weights of the model's true size, so the model need not be here. A table, then one JSON line.
+    First its ceilings: products of large matrices, attention, copies. Then each stage of the clip and the share of the
+    ceilings that it reaches, with random weights of the model's true size, so that Linum need not be here. A table,
+    then one JSON line.
     """
     spec = find(model)
     settings: dict[str, Any] = {"size": size, "seconds": seconds, "profile": profile, "dtype": dtype}

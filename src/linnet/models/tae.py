@@ -16,6 +16,10 @@ from torch import Tensor, nn
 
 Images = Float[Tensor, "N C H W"]
 
+STRETCH = (
+    600  # latent cells, of small frames several, that are decoded at a time: less leaves processors idle
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TAEConfig:
@@ -156,9 +160,10 @@ class TAE(nn.Module):
         return _run(self.decoder, latents, Memory())[:, 3:]
 
     def decode_stream(
-        self, latents: Float[Tensor, "B C T h w"], *, chunk: int = 1
+        self, latents: Float[Tensor, "B C T h w"], *, chunk: int | None = None
     ) -> Iterator[Float[Tensor, "B 3 f H W"]]:
         """Frames in -1..1, `chunk` latent frames at a time; equal to `decode`, in memory that no length changes."""
+        chunk = chunk or max(1, STRETCH // latents.shape[3:].numel())
         memory, first = Memory(), True
         for part in latents.transpose(1, 2).split(chunk, 1):
             frames = _run(self.decoder, part, memory)[:, 3 if first else 0 :]

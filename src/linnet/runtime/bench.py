@@ -221,24 +221,29 @@ def decode(
     def build() -> VAE | TAE:
         return VAE(VAEConfig(**config)) if spec.autoencoder == "wan" else TAE(TAEConfig.from_json(config))
 
-    decoder = invented(build, home, torch.float32)  # as the pipeline decodes
-    grid = latent_grid(request.frames, request.size)
-    latents = torch.randn(1, 16, 2, *grid[1:], device=home)
+    decoder = invented(build, home, torch.float32)
+    lower = request.decoder_dtype == "bfloat16" or (
+        request.decoder_dtype == "auto" and dtype == torch.bfloat16
+    )
+    count, *sides = latent_grid(request.frames, request.size)
+    # The first latent frame differs from all others, which are alike; a tiny autoencoder soon decodes them all.
+    some = count if spec.autoencoder == "tiny" else min(count, 2)
+    latents = torch.randn(1, 16, some, *sides, device=home)
 
-    def clip() -> None:
-        for _ in decoder.decode_stream(latents):
-            pass
+    def run(frames: int) -> None:
+        with torch.autocast(home.type, torch.bfloat16, enabled=lower):
+            for _ in decoder.decode_stream(latents[:, :, :frames]):
+                pass
 
-    def first() -> None:
-        next(iter(decoder.decode_stream(latents)))
-
-    # The first latent frame is one frame of four: the second one's time is what both take less that of the first.
-    both = stage(
-        "decode", "two latent frames", clip, home, times=1,
-        weights=size(decoder, torch.float32), product=top.product_float32, attention=(0, top.attention),
+    measured = stage(
+        "decode", "the clip" if some == count else "two latent frames", lambda: run(some), home, times=1,
+        weights=size(decoder, torch.float32), product=top.product if lower else top.product_float32,
+        attention=(0, top.attention),
     )  # fmt: skip
-    later = both.seconds - fastest(first, home)
-    return replace(both, times=1 + max(0, grid[0] - 2) * later / both.seconds)
+    if some == count:
+        return measured
+    later = measured.seconds - fastest(lambda: run(1), home)
+    return replace(measured, times=1 + (count - some) * later / measured.seconds)
 
 
 def stage(

@@ -175,6 +175,7 @@ def block_working(shape: Shape, item: int, tokens: int, chunk: int | None) -> in
 
 # Of the Wan decoder, for a latent cell: channels of all inputs of causal convolutions, at 1, 4, 16 and 64 positions.
 PAST_CHANNELS = 4_240 + 4 * 2_496 + 16 * 1_152 + 64 * 672
+TINY_CELLS = 600  # at a time, of small frames several: models.tae.STRETCH, which would import torch
 TINY_SCRATCH, TINY_PIXEL = 100_000_000, 5_500  # bytes, measured; whatever the size, and for each pixel
 
 
@@ -182,7 +183,7 @@ def decode_working(kind: str, knobs: Knobs, grid: Grid) -> tuple[int, int]:
     """(Beside the weights, of that what may wait elsewhere.)"""
     cells = grid.height * grid.width
     if kind == "tiny":
-        return TINY_SCRATCH + TINY_PIXEL * 64 * cells, 0
+        return TINY_SCRATCH + TINY_PIXEL * 64 * max(cells, TINY_CELLS), 0
     item = BYTES[knobs.autoencoder_dtype]
     past = 2 * PAST_CHANNELS * item * cells  # two frames of each
     # Four frames of 96 channels: a residual block's input, and two and a half of what its convolution sees.
