@@ -139,6 +139,21 @@ def test_a_clip_of_skipped_steps_says_which_and_is_repeated(tiny_model: Path) ->
     assert "guidance-interval" in refusal(generate(tiny_model, PROMPT, "--guidance-interval", "often"))
 
 
+def test_a_compiled_clip_says_so_and_is_repeated_compiled(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[object] = []  # for the compiler itself, which takes long, see benchmarks/forward.py
+    monkeypatch.setattr("linnet.pipeline.compile_blocks", compiled.append)
+    made = json.loads(generate(tiny_model, PROMPT, *STILL, "--compile", "--output", "a.mp4", "--json").stdout)
+    assert made["choices"]["compiled"] is True
+    linnet("generate", "--like", "a.mp4", "--weights", tiny_model, "--output", "same.mp4")
+    assert Path("same.mp4").read_bytes() == Path("a.mp4").read_bytes()
+    assert len(compiled) == 2
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    line = refusal(generate(tiny_model, PROMPT, *STILL, "--compile", "--device", "cpu"))
+    assert 'compile "cpu": needs a C++ compiler; install g++, or leave --compile out' in line
+
+
 def test_dry_run_writes_nothing_and_tells_the_request(here: Path, tiny_model: Path) -> None:
     words = (PROMPT, "--seconds", 1, "--seed", 3, "--guidance", 2.5, "--dry-run", "--json")
     record = json.loads(generate(tiny_model, *words).stdout)

@@ -26,6 +26,7 @@ from linnet.models.text import Encoded, Tokenizer
 from linnet.models.transformer import Transformer
 from linnet.models.vae import VAE, VAEConfig
 from linnet.request import Request, parse_reuse
+from linnet.runtime.compile import check_compiler, compile_blocks
 from linnet.runtime.knobs import Knobs
 from linnet.runtime.memory import shape_of
 from linnet.runtime.plan import Budget, budget_of, make_plan
@@ -82,6 +83,7 @@ class Pipeline:
         budget: Budget | None = None,
     ) -> None:
         self.knobs, self.budget = knobs or Knobs(), budget
+        self.compiled = False
         self._planned = knobs is not None
         self.spec, self.files, self.device, self.dtype = spec, files, torch.device(device), dtype
         self.tokenizer = Tokenizer.open(files.tokenizer)
@@ -106,14 +108,19 @@ class Pipeline:
         cache: bool = True,
         knobs: Knobs | None = None,
         budget: Budget | None = None,
+        compiled: bool = False,
     ) -> Self:
         """Read the tokenizer and the headers of the weights; `threads` of the CPU, torch's own choice when None.
 
+        `compiled`: fuse the transformer's blocks when they first run, where they all stay in memory as they are.
         WeightsError if the files do not hold exactly this model, known before a weight is read.
         """
         if threads:
             torch.set_num_threads(threads)
         pipeline = cls(spec, files, device=device, dtype=dtype, cache=cache, knobs=knobs, budget=budget)
+        if compiled:
+            check_compiler(device)
+            pipeline.compiled = True
         _ = pipeline.text.matched
         pipeline._matched_transformer()
         matched(pipeline._autoencoder_model, files.autoencoder)
@@ -154,6 +161,8 @@ class Pipeline:
             model, headers = self._matched_transformer()
             if self.knobs.resident_blocks is None:
                 fill(model, headers, device=self.device, dtype=self.dtype, prefix=TRANSFORMER_PREFIX)
+                if self.compiled:
+                    compile_blocks(model)
             else:
                 self._blocks = stream_into(
                     model,
@@ -310,6 +319,7 @@ class Pipeline:
                     "device": self.device.type,
                     "threads": torch.get_num_threads(),
                     **({} if request.reuse == "none" else {"reused": skipped[index]}),
+                    **({"compiled": True} if self.compiled else {}),
                 },
                 seconds=dict(seconds),
             )

@@ -106,6 +106,9 @@ def generate(
     tokenizer: Annotated[
         Path | None, option("tokenizer", "The tokenizer's own file or folder.", metavar="PATH")
     ] = None,
+    compiled: Annotated[
+        bool, option("compile", "Compile the transformer first: the first step is slow, the others faster.")
+    ] = False,
     overwrite: Annotated[bool, option("overwrite", "Replace a file that exists.")] = False,
     anyway: Annotated[bool, option("anyway", "Go on with words that the model does not know.")] = False,
     dry_run: Annotated[bool, option("dry-run", "Show what would run, and stop.")] = False,
@@ -166,6 +169,7 @@ def generate(
         dtype=getattr(torch, first.dtype),
         threads=count or default_threads(),
         budget=plan.budget if plan.budget.asked else None,
+        compiled=compiled or bool(choices.get("compiled")),
     )
     if spec.source == "package" and not anyway:
         check_words(pipeline.tokenizer, first.prompt)
