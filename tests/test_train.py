@@ -86,6 +86,17 @@ def test_another_configuration_does_not_resume(tmp_path: Path) -> None:
         train(task, LoopConfig(steps=2, learning_rate=2e-3), tmp_path / "run")
 
 
+def test_a_restart_goes_on_from_a_run_that_could_have_been_the_last() -> None:
+    settings = {"learning_rate": 1.0, "warmup": 3, "cooldown": 0.5}
+    first, second = LoopConfig(steps=10, **settings), LoopConfig(steps=20, **settings)
+    both = LoopConfig(steps=30, restarts=(10,), **settings)
+    rates = [both.rate(step) for step in range(30)]
+    assert rates == [first.rate(step) for step in range(10)] + [second.rate(step) for step in range(20)]
+    assert max(rates) == 1.0
+    assert rates[:3] == rates[10:13] == [1 / 3, 2 / 3, 1.0]
+    assert rates[9] == 0.2
+
+
 def test_flow_matching_learns(tmp_path: Path) -> None:
     """With one clip to remember, the loss falls well below 2, that of predicting nothing."""
     task = flow_task(tmp_path)

@@ -11,15 +11,16 @@ class LoopConfig:
     steps: int
     learning_rate: float
     optimiser: Literal["adamw", "muon"] = "adamw"
-    muon_learning_rate: float = (
-        0.02  # for hidden matrices, under "muon"; the rest follows AdamW at `learning_rate`
-    )
-    slower: tuple[
-        tuple[str, float], ...
-    ] = ()  # (name prefix, factor on the rate) of parameters that need less
+    # For hidden matrices, under "muon"; the rest follows AdamW at `learning_rate`.
+    muon_learning_rate: float = 0.02
+    # (Name prefix, factor on the rate) of parameters that need less.
+    slower: tuple[tuple[str, float], ...] = ()
     weight_decay: float = 0.01
     warmup: int = 200  # steps of linear rise
     cooldown: float = 0.3  # share of the run, at its end, in which the rate falls linearly to zero
+    # Steps at which the rate begins anew, to rise and fall until the next (Loshchilov & Hutter, arXiv 1608.03983): each
+    # of them ends a run that could have been the last.
+    restarts: tuple[int, ...] = ()
     clip_norm: float = 1.0
     ema: float = (
         0.999  # reached after a warm-up of its own, so that early averages forget the initial weights
@@ -32,5 +33,8 @@ class LoopConfig:
 
     def rate(self, step: int) -> float:
         """The learning rate's factor at a step, 0..1: a rise, a plateau, a fall."""
-        falling = max(1, round(self.steps * self.cooldown))
-        return min(1.0, (step + 1) / max(1, self.warmup), max(0.0, (self.steps - step) / falling))
+        ends = (*self.restarts, self.steps)
+        end = next((end for end in ends if step < end), self.steps)
+        begin = max(start for start in (0, *self.restarts) if start <= step)
+        falling = max(1, round((end - begin) * self.cooldown))
+        return min(1.0, (step - begin + 1) / max(1, self.warmup), max(0.0, (end - step) / falling))
