@@ -26,32 +26,34 @@ from serving import Server  # pyright: ignore[reportMissingImports]
 ASKED = {"prompt": "a red star spins on a blue background"}
 
 
+Times = dict[str, list[float]]
+
+
 async def client(
-    url: str, first: str, end: float, times: dict[str, list[float]], statuses: Counter[int]
+    http: httpx2.AsyncClient, job: str, end: float, times: Times, statuses: Counter[int]
 ) -> None:
-    job = first
-    async with httpx2.AsyncClient(base_url=url, timeout=60) as http:
-        await asyncio.sleep(random.random())
-        while time.monotonic() < end:
-            begun = time.monotonic()
-            kind = "create" if random.random() < 0.1 else "retrieve"
-            if kind == "create":
-                answer = await http.post("/v1/videos", json=ASKED)
-                job = answer.json().get("id", job)
-            else:
-                answer = await http.get(f"/v1/videos/{job}")
-            times[kind].append(time.monotonic() - begun)
-            statuses[answer.status_code] += 1
-            await asyncio.sleep(max(0.0, begun + 1 - time.monotonic()))
+    await asyncio.sleep(random.random())
+    while time.monotonic() < end:
+        begun = time.monotonic()
+        kind = "create" if random.random() < 0.1 else "retrieve"
+        if kind == "create":
+            answer = await http.post("/v1/videos", json=ASKED)
+            job = answer.json().get("id", job)
+        else:
+            answer = await http.get(f"/v1/videos/{job}")
+        times[kind].append(time.monotonic() - begun)
+        statuses[answer.status_code] += 1
+        await asyncio.sleep(max(0.0, begun + 1 - time.monotonic()))
 
 
-async def load(
-    url: str, job: str, clients: int, seconds: float
-) -> tuple[dict[str, list[float]], Counter[int]]:
-    times: dict[str, list[float]] = {"retrieve": [], "create": []}
+async def load(url: str, job: str, clients: int, seconds: float) -> tuple[Times, Counter[int]]:
+    """Each of the clients over its own connection."""
+    times: Times = {"retrieve": [], "create": []}
     statuses: Counter[int] = Counter()
-    end = time.monotonic() + seconds
-    await asyncio.gather(*(client(url, job, end, times, statuses) for _ in range(clients)))
+    connections = httpx2.Limits(max_connections=clients, max_keepalive_connections=clients)
+    async with httpx2.AsyncClient(base_url=url, timeout=60, limits=connections) as http:
+        end = time.monotonic() + seconds
+        await asyncio.gather(*(client(http, job, end, times, statuses) for _ in range(clients)))
     return times, statuses
 
 

@@ -137,9 +137,10 @@ class Service:
 
 
 # --- who asks, and for what ---------------------------------------------------------------------------------------
+# These, and `retrieve`, only read, which in SQLite never waits: a thread each would cost more than all they do.
 
 
-def owner_of(request: Request) -> str:
+async def owner_of(request: Request) -> str:
     """Whose jobs the request may see, by its key."""
     service: Service = request.app.state.service
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
@@ -159,7 +160,7 @@ def owner_of(request: Request) -> str:
 Owner = Annotated[str, Depends(owner_of)]
 
 
-def own_job(video_id: str, request: Request, owner: Owner) -> Job:
+async def own_job(video_id: str, request: Request, owner: Owner) -> Job:
     job = request.app.state.service.queue.get(video_id, owner=owner)
     if job is None:
         raise Refused(404, "not_found", f"there is no video {video_id[:100]}", param="video_id")
@@ -255,7 +256,7 @@ def create_app(service: Service) -> FastAPI:
         )
 
     @app.get("/v1/videos/{video_id}", operation_id="retrieveVideo", responses=errors(401, 404))
-    def retrieve(job: Own, response: Response) -> schemas.Video:
+    async def retrieve(job: Own, response: Response) -> schemas.Video:
         """How far it is."""
         response.headers["openai-poll-after-ms"] = POLL_HINT
         return shown(job)
