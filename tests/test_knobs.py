@@ -1,10 +1,12 @@
 """A pipeline that saves memory makes the clip that it makes with everything in memory."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from linnet.catalog import SEEDLING
+from linnet.errors import InvalidInput
 from linnet.pipeline import Pipeline
 from linnet.request import make_request
 from linnet.runtime.knobs import Knobs, Tiling
@@ -29,3 +31,9 @@ def clip(folder: Path, output: Path, knobs: Knobs) -> bytes:
 )
 def test_the_clip_is_the_same(tiny_model: Path, tmp_path: Path, knobs: Knobs) -> None:
     assert clip(tiny_model, tmp_path / "a.mp4", knobs) == clip(tiny_model, tmp_path / "b.mp4", Knobs())
+
+
+@pytest.mark.parametrize("make", [lambda: Knobs(token_chunk=0), lambda: Knobs(resident_blocks=-1)])
+def test_what_means_nothing_is_refused(make: Callable[[], Knobs]) -> None:
+    with pytest.raises(InvalidInput, match="or more"):
+        make()

@@ -42,3 +42,11 @@ class Knobs:
     text_format: Format | None = None
     tiling: Tiling | None = None
     autoencoder_dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self) -> None:
+        for name, value, least in (
+            ("token chunk", self.token_chunk, 1),
+            ("resident blocks", self.resident_blocks, 0),
+        ):
+            if value is not None and value < least:
+                raise InvalidInput(name, value, "is out of range", f"use {least} or more, or None")
