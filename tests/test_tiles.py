@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from linnet.errors import InvalidInput
-from linnet.models.vae import VAE, VAEConfig
-from linnet.runtime import transfer
+from linnet.models.vae import QUERIES, VAE, VAEConfig
+from linnet.runtime import tile_sizes, transfer
 from linnet.runtime.knobs import Tiling
-from linnet.runtime.tiles import Span, cores, decode_sizes, decode_tiled, halves, needed
+from linnet.runtime.tile_sizes import Span, cores, decode_sizes, needed, wan_decoder
+from linnet.runtime.tiles import decode_tiled, described, halves
 from live import Live
 from test_vae import SMALL, close, draw
 
@@ -40,7 +41,7 @@ def test_cores_cover_a_side_once(size: int, length: int) -> None:
 
 def test_a_seam_is_no_wider_than_the_layers_see() -> None:
     """13 pixels at the smallest level that is tiled, so 7 cells; none at the frame's border."""
-    layers = halves(SMALL)[1]
+    layers = [described(layer) for layer in halves(SMALL)[1]]
     assert needed(layers, Span(20, 30), 60)[0] == Span(13, 37)
     assert needed(layers, Span(0, 30), 30)[0] == Span(0, 30)
 
@@ -83,11 +84,12 @@ def test_pasts_wait_elsewhere_and_sizes_are_known(tiling: Tiling, monkeypatch: p
             frames.append(torch.from_numpy(part.numpy().copy()))
             del part
     close(torch.cat(frames, dim=2), vae.decode(latents))
-    sizes = decode_sizes(vae, 18, 6, tiling, torch.float32)
+    whole, tiled = ([described(layer) for layer in half] for half in halves(vae))
+    sizes = decode_sizes((whole, tiled), 18, 6, tiling, 4)
     chunk = tiling.chunk * frames[-1].nbytes  # the one device here also holds the frames
     assert sizes.parked == elsewhere.parked + chunk
     assert abs(sizes.peak - (live.peak - chunk)) < 0.1 * sizes.peak
-    shorter = decode_sizes(vae, 18, 6, tiling, torch.float32, steps=1)
+    shorter = decode_sizes((whole, tiled), 18, 6, tiling, 4, steps=1)
     assert shorter.held == sizes.held
 
 
@@ -95,7 +97,9 @@ def test_720p_decodes_in_under_2_gb() -> None:
     """Weights and all, by the sizes that the test above holds to what is measured."""
     with torch.device("meta"):
         vae = VAE(VAEConfig())
-    sizes = decode_sizes(vae, 90, 160, Tiling(), torch.bfloat16)
+    sizes = decode_sizes(wan_decoder(), 90, 160, Tiling(), 2)
+    assert tuple([described(layer) for layer in half] for half in halves(vae)) == wan_decoder()
+    assert tile_sizes.QUERIES == QUERIES
     assert sizes.peak + 2 * sum(weight.numel() for weight in vae.parameters()) < 2e9
     assert sizes.parked < 6e9
 

@@ -121,9 +121,9 @@ class Card:
         self.tally = Tally()
         self.held: list[nn.Module] = []
 
-    def hold(self, module: M, dtype: torch.dtype) -> M:
+    def hold(self, module: M, dtype: torch.dtype, device: str | None = None) -> M:
         """The same, and the weights are there before the run begins."""
-        self.held.append(self.fill(module, dtype))
+        self.held.append(self.fill(module, dtype, device))
         self.tally.track_external(module)
         return module
 

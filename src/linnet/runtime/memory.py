@@ -9,11 +9,13 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 from linnet.errors import WeightsError
 from linnet.geometry import Grid
-from linnet.runtime.knobs import Knobs
+from linnet.runtime.knobs import Knobs, Tiling
+from linnet.runtime.tile_sizes import DecodeSizes, decode_sizes, wan_decoder
 from linnet.weights.files import Header, read_header, shards
 from linnet.weights.names import FLOAT32_PARTS, NOT_WEIGHTS, TRANSFORMER_PREFIX
 from linnet.weights.store import ModelFiles
@@ -179,12 +181,21 @@ TINY_CELLS = 600  # at a time, of small frames several: models.tae.STRETCH, whic
 TINY_SCRATCH, TINY_PIXEL = 100_000_000, 5_500  # bytes, measured; whatever the size, and for each pixel
 
 
+@cache
+def sizes(height: int, width: int, tiling: Tiling, item: int, steps: int) -> DecodeSizes:
+    return decode_sizes(wan_decoder(), height, width, tiling, item, steps=steps)
+
+
 def decode_working(kind: str, knobs: Knobs, grid: Grid) -> tuple[int, int]:
-    """(Beside the weights, of that what may wait elsewhere.)"""
+    """(Beside the weights on the device, waiting in main memory.)"""
     cells = grid.height * grid.width
     if kind == "tiny":
         return TINY_SCRATCH + TINY_PIXEL * 64 * max(cells, TINY_CELLS), 0
     item = BYTES[knobs.autoencoder_dtype]
+    latents = (4 + item) * CHANNELS * grid.frames * cells
+    if knobs.tiling:
+        found = sizes(grid.height, grid.width, knobs.tiling, item, min(grid.frames, knobs.tiling.chunk))
+        return found.peak + latents, found.parked
     past = 2 * PAST_CHANNELS * item * cells  # two frames of each
     # Four frames of 96 channels: a residual block's input, and two and a half of what its convolution sees.
-    return past + 5 * 4 * 96 * item * 64 * cells, 0
+    return latents + past + 5 * 4 * 96 * item * 64 * cells, 0

@@ -200,7 +200,19 @@ def fitting(
 
 def ways(spec: ModelSpec, shape: Shape, device: str) -> Iterator[Knobs]:
     """From the fastest to the one that takes the least memory."""
-    yield Knobs()  # everything in memory
+    tilings = TILINGS if spec.autoencoder == "wan" else (None,)
+    parts = [None, *(round(shape.layers * eighths / 8) for eighths in range(7, -1, -1))]
+    waits = ("file",) if kind_of(device) == "cpu" else ("memory", "file")
+    for stay in dict.fromkeys(parts):
+        for source in waits[: 1 if stay is None else None]:
+            for chunk in TOKEN_CHUNKS:
+                for tiling in tilings:
+                    yield Knobs(
+                        token_chunk=chunk,
+                        resident_blocks=stay,
+                        blocks_from=source,
+                        tiling=tiling,
+                    )
 
 
 def budget_of(device: str, *, vram: int | None = None, ram: int | None = None) -> Budget:

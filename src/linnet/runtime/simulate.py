@@ -7,6 +7,8 @@ in a thread is fetched in turn.
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
+from copy import deepcopy
+from functools import partial
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
@@ -18,9 +20,10 @@ from linnet.geometry import latent_grid
 from linnet.models.text import T5Encoder, t5_xxl
 from linnet.models.transformer import Transformer, linum_v2
 from linnet.models.vae import VAE, Past, VAEConfig
-from linnet.runtime import offload
+from linnet.runtime import offload, stream, transfer
 from linnet.runtime.fake import Card
 from linnet.runtime.plan import Plan, Stage
+from linnet.runtime.tiles import decode_tiled
 from linnet.sampling.denoise import Guidance, GuidedVelocity
 
 STEADY = 4  # latent frames after which decoding holds no more than before
@@ -58,12 +61,15 @@ def denoise(plan: Plan) -> Card:
     card, request = Card(), plan.request
     grid = latent_grid(request.frames, request.size)
     beside(card, plan)
-    model = card.hold(meta(lambda: Transformer(linum_v2())), dtype_of(plan))
+    model, blocks = transformer(card, plan)
     with card.running():
         rows = torch.empty((plan.spec.max_prompt_tokens, model.config.text_dim), device=card.device)
-        prompt, negative = (model.encode_text([rows]) for _ in range(2))
+        prompt, negative = (model.encode_text([rows], blocks=blocks) for _ in range(2))
         guided = GuidedVelocity(
-            model=model, prompt=prompt, negative=negative, guidance=Guidance(rescale=request.apg_rescale)
+            model=partial(model, blocks=blocks, token_chunk=plan.knobs.token_chunk),
+            prompt=prompt,
+            negative=negative,
+            guidance=Guidance(rescale=request.apg_rescale),
         )
         latents = torch.empty((plan.clips, model.config.channels, *grid), device=card.device)
         for _ in range(2):  # from the second on there is a running difference
@@ -72,18 +78,53 @@ def denoise(plan: Plan) -> Card:
     return card
 
 
+def transformer(card: Card, plan: Plan) -> tuple[Transformer, stream.BlockStream | None]:
+    """With the blocks that stay, and what brings the others, whose copies wait in main memory."""
+    model, dtype, stay = meta(lambda: Transformer(linum_v2())), dtype_of(plan), plan.knobs.resident_blocks
+    if stay is None:
+        return card.hold(model, dtype), None
+    count = len(model.blocks)
+    here = [model.blocks[i] for i in range(count) if stream.is_resident(i, stay, count)]
+    for part in (*(part for name, part in model.named_children() if name != "blocks"), *here):
+        card.hold(part, dtype)
+    away = [block for block in model.blocks if block not in here]
+    if plan.knobs.blocks_from == "memory":
+        for block in away:
+            card.hold(deepcopy(block), dtype, "cpu")
+    with patch.object(stream, "room_for", lambda block, device, dtype: card.hold(deepcopy(block), dtype)):
+        blocks = stream.BlockStream(model.blocks, nothing, device=card.device, dtype=dtype, ahead=False)
+    return model, blocks
+
+
+def nothing(index: int) -> tuple[()]:
+    """The weights of a block, as a fake card needs them."""
+    return ()
+
+
 def decode(plan: Plan) -> Card:
-    card, request = Card(), plan.request
+    card, request, tiling = Card(), plan.request, plan.knobs.tiling
     frames, *sides = latent_grid(request.frames, request.size)
     beside(card, plan)
-    card.hold(meta(lambda: Transformer(linum_v2())), dtype_of(plan))
-    model = card.hold(meta(lambda: VAE(VAEConfig())), torch.float32)
+    kept = transformer(card, plan)
+    model = card.hold(meta(lambda: VAE(VAEConfig())), getattr(torch, plan.knobs.autoencoder_dtype))
     with card.running():
         latents = torch.empty((1, model.config.z_dim, frames, *sides), device=card.device)
-        past = Past()
-        for part in latents.narrow(2, 0, min(STEADY, frames)).split(1, dim=2):
-            model.decode(part, past).cpu()
+        if tiling:
+            steady = latents.narrow(2, 0, min(tiling.chunk + 1, frames))
+            with patch.object(transfer, "reserve", reserve):
+                for video in decode_tiled(model, steady, tiling):
+                    del video
+        else:
+            past = Past()
+            for part in latents.narrow(2, 0, min(STEADY, frames)).split(1, dim=2):
+                model.decode(part, past).cpu()
+    del kept
     return card
+
+
+def reserve(like: Tensor, device: torch.device, **settings: Any) -> Tensor:
+    """Memory that no driver locks."""
+    return torch.empty_like(like, device=device)
 
 
 def beside(card: Card, plan: Plan) -> None:

@@ -13,42 +13,19 @@ Axes: B batch, z latent channels, C channels, T latent frames, f video frames, h
 cells, H and W of pixels.
 """
 
-import math
 from collections.abc import Iterator, Sequence
-from itertools import pairwise, product
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from linnet.geometry import FRAMES_PER_LATENT, PIXELS_PER_LATENT
-from linnet.models.vae import QUERIES, VAE, Attention, CausalConv3d, Past, Residual, Upsample, run
+from linnet.geometry import PIXELS_PER_LATENT
+from linnet.models.vae import VAE, Attention, CausalConv3d, Past, Residual, RMSNorm, Upsample, run
 from linnet.runtime import transfer
 from linnet.runtime.knobs import Tiling
+from linnet.runtime.tile_sizes import Layer, Span, Tile, residual, tiles_of, upsample
 
 SMALL_LEVEL = 3  # residual blocks of the decoder's upsampling path that come before its first upsampling
-
-
-class Span(NamedTuple):
-    """A stretch of rows or columns: `start` belongs to it, `stop` no longer."""
-
-    start: int
-    stop: int
-
-    @property
-    def length(self) -> int:
-        return self.stop - self.start
-
-    def seen_from(self, position: int) -> "Span":
-        return Span(self.start - position, self.stop - position)
-
-
-class Tile(NamedTuple):
-    """What each layer is given of its frame's rows and of its columns; the last is what comes out."""
-
-    rows: tuple[Span, ...]
-    columns: tuple[Span, ...]
 
 
 class Waiting:
@@ -87,7 +64,7 @@ def decode_tiled(
     """
     parked, home = torch.device(parked), latents.device
     whole, tiled = halves(vae)
-    tiles = tiles_of(tiled, latents.shape[3], latents.shape[4], tiling)
+    tiles = tiles_of([described(layer) for layer in tiled], latents.shape[3], latents.shape[4], tiling)
     common, pasts = Waiting(parked), [Waiting(parked) for _ in tiles]
     for chunk in latents.to(vae.conv2.weight.dtype).split(tiling.chunk, dim=2):
         past = common.wake(home)
@@ -117,7 +94,9 @@ def decode_tile(
     x = window(x, tile.rows[0], tile.columns[0])
     for i, layer in enumerate(layers):
         x = run([layer], x, past)
-        row, column = (scale(layer) * spans[i].start for spans in tile)  # where `x` begins in its frame
+        row, column = (
+            described(layer).scale * spans[i].start for spans in tile
+        )  # where `x` begins in its frame
         x = window(x, tile.rows[i + 1].seen_from(row), tile.columns[i + 1].seen_from(column))
     return x
 
@@ -134,123 +113,15 @@ def halves(vae: VAE) -> tuple[list[nn.Module], list[nn.Module]]:
     return whole, [*upsamples[SMALL_LEVEL:], *decoder.head]
 
 
-def tiles_of(layers: Sequence[nn.Module], height: int, width: int, tiling: Tiling) -> list[Tile]:
-    """The tiles of a frame of height x width latent cells, row by row."""
-    rows, columns = (
-        [needed(layers, core, size) for core in cores(size, length)]
-        for size, length in ((height, tiling.rows), (width, tiling.columns))
-    )
-    return [Tile(*pair) for pair in product(rows, columns)]
-
-
-def cores(size: int, length: int) -> list[Span]:
-    """As few stretches as can be of at most `length` cells, as even as they can be."""
-    count = -(-size // length)
-    edges = [i * size // count for i in range(count + 1)]
-    return [Span(*pair) for pair in pairwise(edges)]
-
-
-def needed(layers: Sequence[nn.Module], core: Span, size: int) -> tuple[Span, ...]:
-    """Of a side of `size` cells: what each layer must be given so that the pixels of `core` are right, and those."""
-    factor = math.prod(map(scale, layers))
-    size, span = factor * size, Span(factor * core.start, factor * core.stop)
-    spans = [span]
-    for layer in reversed(layers):
-        reach, step = sees(layer), scale(layer)
-        size //= step
-        start, stop = (span.start - reach) // step, -(-(span.stop + reach) // step)
-        span = Span(max(0, start), min(size, stop))
-        spans.append(span)
-    return tuple(reversed(spans))
-
-
-def scale(layer: nn.Module) -> int:
-    return 2 if isinstance(layer, Upsample) else 1
-
-
-def sees(layer: nn.Module) -> int:
-    """How many positions away from its own an output depends on the input, in positions of the output."""
+def described(layer: nn.Module) -> Layer:
+    """What the arithmetic of tiles needs to know of it."""
+    convs = [conv for conv in layer.modules() if isinstance(conv, nn.Conv2d | nn.Conv3d)]
+    causal = [conv for conv in convs if isinstance(conv, CausalConv3d)]
+    width = convs[0].in_channels if convs else layer.gamma.numel() if isinstance(layer, RMSNorm) else 0
     if isinstance(layer, Residual):
-        return 2
-    return 1 if isinstance(layer, Upsample | CausalConv3d) else 0
-
-
-class DecodeSizes(NamedTuple):
-    """Bytes of a tiled decode, weights and latents apart. `parked`: the pasts of all tiles and the frames of a chunk,
-    where they wait; `held`: the largest past at work; `peak`: the most on the device, that past among it."""
-
-    parked: int
-    held: int
-    peak: int
-
-
-def decode_sizes(
-    vae: VAE,
-    height: int,
-    width: int,
-    tiling: Tiling,
-    dtype: torch.dtype,
-    *,
-    batch: int = 1,
-    steps: int | None = None,
-) -> DecodeSizes:
-    """What `decode_tiled` takes for frames of height x width latent cells, whatever their number from `tiling.chunk`
-    on; `steps` latent frames if they are fewer. The autoencoder may be on the meta device. What the kernels of a
-    convolution take for themselves is not in it.
-    """
-    whole, tiled = halves(vae)
-    chunk, item = min(tiling.chunk, steps or tiling.chunk), dtype.itemsize
-    frame = Span(0, height), Span(0, width)
-    everything = Tile(*(tuple(span for _ in range(len(whole) + 1)) for span in frame))
-    tiles = tiles_of(tiled, height, width, tiling)
-    small = chunk * height * width * width_of(tiled[0])
-    common = past_size(whole, everything)
-    pasts = [past_size(tiled, tile) for tile in tiles]
-    peaks = [common + working_size(whole, everything, item)]
-    peaks += [past + working_size(tiled, tile, item) for past, tile in zip(pasts, tiles, strict=True)]
-    frames = FRAMES_PER_LATENT * chunk * height * width * PIXELS_PER_LATENT**2 * 3
-    return DecodeSizes(
-        parked=batch * item * (common + sum(pasts) + frames),
-        held=batch * item * max(common, *pasts),
-        peak=batch * item * (small + max(peaks)),
-    )
-
-
-def past_size(layers: Sequence[nn.Module], tile: Tile) -> int:
-    """Numbers that a tile remembers between chunks."""
-    return sum(
-        conv.in_channels * conv.reach * area(tile, i)
-        for i, layer in enumerate(layers)
-        for conv in layer.modules()
-        if isinstance(conv, CausalConv3d)
-    )
-
-
-def working_size(layers: Sequence[nn.Module], tile: Tile, item: int) -> int:
-    """The most numbers, of `item` bytes each, that exist beside the past while a latent frame passes through."""
-    normed = 1 if item == 4 else 1 + 4 // item  # computed in float32, then cast
-    frames, most = 1, 0
-    for i, layer in enumerate(layers):
-        here = area(tile, i)
-        came = area(tile, i - 1) * scale(layers[i - 1]) ** 2 if i else here  # before the seam was dropped
-        if isinstance(layer, Residual):
-            before, after = (conv.in_channels for conv in layer.modules() if isinstance(conv, CausalConv3d))
-            joined = 1 + (frames + 4) / frames  # beside what is joined, and with the tail that is kept of it
-            most = max(most, frames * (came * before + here * after * max(1 + normed, joined)))
-        elif isinstance(layer, Upsample):
-            frames *= 2 if layer.time_conv else 1
-            larger = 1 + 4 + 2  # itself, with sides twice as long, and with half of the width
-            most = max(most, frames * here * width_of(layer) * larger)
-        elif isinstance(layer, Attention):
-            most = max(most, here * 8 * width_of(layer) + QUERIES * here)
-    return int(most)
-
-
-def width_of(layer: nn.Module) -> int:
-    """Channels of what the layer is given."""
-    return next(conv.in_channels for conv in layer.modules() if isinstance(conv, nn.Conv2d | nn.Conv3d))
-
-
-def area(tile: Tile, i: int) -> int:
-    """Positions of what layer `i` is given, in one frame."""
-    return tile.rows[i].length * tile.columns[i].length
+        return residual(width, causal[1].in_channels)
+    if isinstance(layer, Upsample):
+        return upsample(width, time=layer.time_conv is not None)
+    if isinstance(layer, Attention):
+        return Layer("attention", width)
+    return Layer(width=width, past=sum(conv.in_channels * conv.reach for conv in causal), sees=len(causal))
