@@ -92,7 +92,7 @@ def test_a_large_moon_that_has_grown_is_whole() -> None:
 def test_what_moves_sideways_goes_on_around_the_frame(seed: int, number: int) -> None:
     scene = scene_of(seed, "left", "right")
     pixels = round(SPEED[scene.motion][0] * 3 / FPS)
-    assert pixels == (5 if scene.motion == "right" else -5)
+    assert pixels == (4 if scene.motion == "right" else -4)
     moved = np.roll(frame_of(scene, number), pixels, axis=1)
     assert np.abs(frame_of(scene, number + 3) - moved).max() <= 1
 
@@ -101,7 +101,7 @@ def test_what_moves_sideways_goes_on_around_the_frame(seed: int, number: int) ->
 @given(seeds, frame_numbers)
 def test_what_moves_up_or_down_goes_on_around_the_frame(seed: int, number: int) -> None:
     scene = scene_of(seed, "up", "down")
-    pixels = 3 if scene.motion == "down" else -3
+    pixels = 2 if scene.motion == "down" else -2
     moved = np.roll(shares(scene, number), pixels, axis=0)
     assert np.abs(shares(scene, number + 3) - moved).max() < 0.03
 
@@ -140,18 +140,18 @@ def test_every_shape_shows_that_it_turns(shape: str, size: str) -> None:
     scene = Scene(
         shape=shape, colour="red", size=size, background="black", motion="spins", x=WIDTH / 2, y=HEIGHT / 2
     )
-    start, later = shares(scene, 0), [shares(scene, number) for number in range(1, 13)]
+    start, later = shares(scene, 0), [shares(scene, number) for number in range(1, 25)]
     changed = [np.abs(now - start).sum() / start.sum() for now in later]
     assert max(changed) > 0.3
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_half_a_second_of_spinning_is_a_quarter_turn_clockwise(shape: str) -> None:
+def test_a_second_of_spinning_is_a_quarter_turn_clockwise(shape: str) -> None:
     scene = Scene(
         shape=shape, colour="red", size="large", background="black", motion="spins", x=WIDTH / 2, y=HEIGHT / 2
     )
     around = slice((WIDTH - HEIGHT) // 2, (WIDTH + HEIGHT) // 2)
-    start, later = (shares(scene, number)[:, around] for number in (0, FPS // 2))
+    start, later = (shares(scene, number)[:, around] for number in (0, FPS))
     assert np.abs(later - np.rot90(start, -1)).max() < 0.03
 
 

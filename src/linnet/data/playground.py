@@ -1,7 +1,7 @@
 """A small world of captioned clips, drawn from formulas: what seedling learns and is examined on.
 
-A scene holds one flat shape on a plain background, doing one thing. Everything that a caption can say is visible in
-the pixels: no shape is symmetric under every rotation, the background never has the object's colour, what moves
+A scene holds one flat shape on a plain background, doing one thing. Mostly it does so about the middle of the frame;
+a caption says where it begins if it begins elsewhere. Everything that a caption can say is visible in the pixels: no shape is symmetric under every rotation, the background never has the object's colour, what moves
 sideways or up and down wraps around the frame (so it moves that way for as long as the clip lasts), and sizes saturate.
 All shapes of one size cover the same area, so that size can be told apart from shape.
 
@@ -43,22 +43,26 @@ BACKGROUNDS = {
 MOTIONS = ("left", "right", "up", "down", "spins", "grows", "shrinks", "bounces", "still")
 
 SPEED = {
-    "left": (-40.0, 0.0),
-    "right": (40.0, 0.0),
-    "up": (0.0, -24.0),
-    "down": (0.0, 24.0),
+    "left": (-32.0, 0.0),
+    "right": (32.0, 0.0),
+    "up": (0.0, -16.0),
+    "down": (0.0, 16.0),
 }  # pixels a second
-TURN = math.pi  # radians a second, clockwise
+TURN = math.pi / 2  # radians a second, clockwise
 SWELL, SWELL_SECONDS = (
     {"grows": 1.4, "shrinks": 0.6},
     2.0,
 )  # factor on the side, reached after so long and then kept
-HOP, HOP_SECONDS = 14.0, 0.75
+HOP, HOP_SECONDS = 14.0, 1.0
+SHOWN_SECONDS = 2.0  # the time in which an object that starts in its usual place passes the middle
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """What one clip shows; (x, y) is the object's centre in the first frame."""
+    """What one clip shows; (x, y) is the object's centre in the first frame.
+
+    `place` is where in the frame that is, in words, for an object that does not begin in its usual place.
+    """
 
     shape: str
     colour: str
@@ -67,6 +71,7 @@ class Scene:
     motion: str
     x: float
     y: float
+    place: str = ""
 
     @property
     def triple(self) -> tuple[str, str, str]:
@@ -91,16 +96,63 @@ HELD_OUT = tuple(t for t in product(SHAPES, COLOURS, MOTIONS) if held_out(*t))
 TRAINED = tuple(t for t in product(SHAPES, COLOURS, MOTIONS) if not held_out(*t))
 
 
+ANYWHERE = 0.15  # share of the scenes that begin at any place, and are captioned with it
+SPREAD = (8.0, 4.0)  # pixels to either side by which the usual place varies
+
+
 def sample_scene(rng: random.Random, *, triples: tuple[tuple[str, str, str], ...] = TRAINED) -> Scene:
-    """A scene drawn evenly over `triples`, sizes, backgrounds and the places where the object stays in the frame."""
+    """A scene drawn evenly over `triples`, sizes and backgrounds; most begin in their usual place, some anywhere."""
     shape, colour, motion = rng.choice(triples)
     size = rng.choice(tuple(SIZES))
     background = rng.choice([b for b in BACKGROUNDS if b != colour])
+    anywhere = rng.random() < ANYWHERE
+    x, y = any_start(rng, shape, size, motion) if anywhere else usual_start(rng, shape, size, motion)
+    return Scene(
+        shape=shape,
+        colour=colour,
+        size=size,
+        background=background,
+        motion=motion,
+        x=x,
+        y=y,
+        place=place_of(x, y) if anywhere else "",
+    )
+
+
+def usual_start(rng: random.Random, shape: str, size: str, motion: str) -> tuple[float, float]:
+    """About where the object is in the middle of the frame halfway through a clip of two seconds."""
+    dx, dy = SPEED.get(motion, (0.0, 0.0))
+    _, (low, high) = room(shape, size, motion)
+    x = WIDTH / 2 - dx * SHOWN_SECONDS / 2 + rng.uniform(-1, 1) * SPREAD[0]
+    y = (low + high - dy * SHOWN_SECONDS) / 2 + rng.uniform(-1, 1) * SPREAD[1]
+    return x, min(max(y, low), high)
+
+
+def any_start(rng: random.Random, shape: str, size: str, motion: str) -> tuple[float, float]:
+    (left, right), (top, bottom) = room(shape, size, motion)
+    return rng.uniform(left, right), rng.uniform(top, bottom)
+
+
+def room(shape: str, size: str, motion: str) -> tuple[tuple[float, float], tuple[float, float]]:
+    """The least and greatest x and y from which the object stays in the frame, or goes on around it."""
     reach = REACH[shape] * SIZES[size] * max(1.0, SWELL.get(motion, 1.0))
     hop = HOP if motion == "bounces" else 0.0
-    x = rng.uniform(0, WIDTH) if motion in ("left", "right") else rng.uniform(reach, WIDTH - reach)
-    y = rng.uniform(0, HEIGHT) if motion in ("up", "down") else rng.uniform(reach + hop, HEIGHT - reach)
-    return Scene(shape=shape, colour=colour, size=size, background=background, motion=motion, x=x, y=y)
+    across = (0.0, WIDTH) if motion in ("left", "right") else (reach, WIDTH - reach)
+    # A large moon that has grown is higher than the frame, which it then wraps around by a pixel or two.
+    top, bottom = sorted((reach + hop, HEIGHT - reach))
+    return across, (0.0, HEIGHT) if motion in ("up", "down") else (top, bottom)
+
+
+PLACES = (
+    ("at the top left", "at the top", "at the top right"),
+    ("on the left", "in the middle", "on the right"),
+    ("at the bottom left", "at the bottom", "at the bottom right"),
+)
+
+
+def place_of(x: float, y: float) -> str:
+    """In which ninth of the frame a point lies."""
+    return PLACES[min(int(3 * y / HEIGHT), 2)][min(int(3 * x / WIDTH), 2)]
 
 
 # --- how it moves ---------------------------------------------------------------------------------------------------
@@ -283,7 +335,7 @@ def caption(scene: Scene, rng: random.Random, *, full: bool = True, still: bool 
         key: "an" if word[0] in "aeiou" else "a"
         for key, word in {"a": size, "b": scene.background, "c": scene.colour, "s": scene.shape}.items()
     }
-    return rng.choice(templates).format(
+    said = rng.choice(templates).format(
         size=size,
         colour=scene.colour,
         shape=scene.shape,
@@ -292,6 +344,7 @@ def caption(scene: Scene, rng: random.Random, *, full: bool = True, still: bool 
         doing=doing,
         **article,
     )
+    return f"{said}{rng.choice((',', ''))} {scene.place}" if scene.place else said
 
 
 def vocabulary() -> list[str]:
@@ -299,5 +352,6 @@ def vocabulary() -> list[str]:
     phrases = [w for words in SIZE_WORDS.values() for w in words]
     phrases += [p for forms in MOTION_WORDS.values() for form in forms for p in form]
     phrases += [*SHAPES, *COLOURS, *BACKGROUNDS, "a", "an"]
+    phrases += [place for row in PLACES for place in row]
     phrases += [t.replace(",", " , ") for t in (*FULL, *SHORT)]
     return sorted({w for p in phrases for w in p.split() if "{" not in w})
