@@ -267,8 +267,8 @@ def test_questions_are_the_same_for_good_and_fewer_are_the_beginning_of_more() -
     assert {question.scene.background for question in asked} == set(BACKGROUNDS)
     # Scores can be compared as long as these are asked.
     assert [question.prompt for question in asked[:2]] == [
-        "on a brown background a tiny red square moves right",
-        "the heart is orange and big, it does not move, the background is black",
+        "little red square moving right, brown background",
+        "the heart is orange and huge, it does not move, the background is black in the middle",
     ]
     assert questions(2, held_out=True, seed=1) != asked[:2]
 

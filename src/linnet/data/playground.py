@@ -1,8 +1,9 @@
 """A small world of captioned clips, drawn from formulas: what seedling learns and is examined on.
 
 A scene holds one flat shape on a plain background, doing one thing. Mostly it does so about the middle of the frame;
-a caption says where it begins if it begins elsewhere. Everything that a caption can say is visible in the pixels: no shape is symmetric under every rotation, the background never has the object's colour, what moves
-sideways or up and down wraps around the frame (so it moves that way for as long as the clip lasts), and sizes saturate.
+a caption says where it begins if it begins elsewhere. Everything that a caption can say is visible in the pixels: no
+shape is symmetric under every rotation, the background never has the object's colour, what moves sideways or up and
+down wraps around the frame (so it moves that way for as long as the clip lasts), and sizes saturate.
 All shapes of one size cover the same area, so that size can be told apart from shape.
 
 Lengths are in pixels of the 128x72 frame, y points down, times are in seconds, colours are RGB in 0..255.
