@@ -1,7 +1,7 @@
 """What seedling can be asked for, said to somebody who asked for more."""
 
 from linnet.catalog import CATALOG, SEEDLING
-from linnet.data.playground import BACKGROUNDS, COLOURS, MOTION_WORDS, SHAPES, SIZES
+from linnet.data.playground import BACKGROUNDS, COLOURS, MOTION_WORDS, PLACES, SHAPES, SIZES
 from linnet.errors import InvalidInput
 from linnet.models.text import Tokenizer
 
@@ -16,6 +16,7 @@ def check_words(tokenizer: Tokenizer, text: str, *, field: str = "prompt") -> No
         "sizes": SIZES,
         "motions": [forms[0][0] for forms in MOTION_WORDS.values()],
         "backgrounds": BACKGROUNDS,
+        "places": [place for row in PLACES for place in row],
     }
     world = "; ".join(f"{kind} {', '.join(words)}" for kind, words in known.items())
     large = next(spec for spec in CATALOG.values() if spec.source == "hub")
