@@ -18,8 +18,8 @@ from linnet import media
 from linnet.errors import InvalidInput
 from linnet.geometry import Size
 
-ENDINGS = [".mp4", ".webm", ".gif", ".webp", ""]
-EXACT = [".gif", ".webp", ""]  # those that take odd sizes
+ENDINGS = [".mp4", ".webm", ".mkv", ".gif", ".webp", ""]
+EXACT = [".mkv", ".gif", ".webp", ""]  # those that take odd sizes
 RECORD = {"prompt": 'a "fox" \\ fährt\n🦊 ' * 40, "seed": 2**32 - 1, "request": {"fps": 24}}
 WIDTH, HEIGHT, COUNT = 64, 48, 12
 
@@ -55,7 +55,7 @@ def test_what_is_written_can_be_read(tmp_path: Path, ending: str) -> None:
     read = list(media.read_frames(path))
     assert len(read) == COUNT
     error = np.abs(np.stack(read).astype(int) - frames)
-    assert error.mean() < {".gif": 4, "": 0.0001}.get(ending, 6)
+    assert error.mean() < {".gif": 4, ".mkv": 0.0001, "": 0.0001}.get(ending, 6)
     assert media.read_metadata(path) == RECORD
     found = media.probe(path)
     assert (found.size, found.frames) == (Size(WIDTH, HEIGHT), COUNT)
@@ -287,7 +287,7 @@ def refusals() -> Iterator[Any]:
     def case(name: str, width: int, match: str, prepare: Callable[[Path], object] = bool) -> Any:
         return pytest.param(name, width, match, prepare, id=name)
 
-    yield case("clip.avi", 64, r"\.avi.*\.mp4, \.webm, \.gif, \.webp.*PNG")
+    yield case("clip.avi", 64, r"\.avi.*\.mp4, \.webm, \.mkv, \.gif, \.webp.*PNG")
     yield case("clip.mp4", 63, r'size "63x48".*even')
     yield case("clip.webm", 63, r'size "63x48".*even')
     yield case("none/clip.mp4", 64, "no folder")

@@ -34,22 +34,25 @@ from linnet.geometry import Size
 Frames = UInt8[np.ndarray, "f H W 3"]
 Frame = UInt8[np.ndarray, "H W 3"]
 
-CODECS = {".mp4": "libx264", ".webm": "libvpx-vp9"}
+CODECS = {".mp4": "libx264", ".webm": "libvpx-vp9", ".mkv": "libx264rgb"}
 CODEC_OPTIONS = {
     ".mp4": {"crf": "18", "preset": "medium"},
     ".webm": {"crf": "24", "b": "0", "deadline": "good", "cpu-used": "3"},
+    ".mkv": {"qp": "0", "preset": "veryfast"},
 }
 # bitexact leaves out the muxer's version and random identifiers; faststart puts the index in front.
 CONTAINER_OPTIONS = {
     ".mp4": {"fflags": "+bitexact", "movflags": "+faststart"},
     ".webm": {"fflags": "+bitexact"},
+    ".mkv": {"fflags": "+bitexact"},
 }
 # Nothing but the file itself: a playlist could send the reader to other files, or onto the network.
 READING = {"protocol_whitelist": "file", "format_whitelist": "mov,matroska,avi,mpegts"}
 THREADS = 2  # of the encoder: a fixed number, since it can change the bytes
 BT709, UNKNOWN, LIMITED = 1, 2, 1  # as ITU-T H.273 numbers matrix, primaries and curve; luma in 16..235
 
-ENDINGS = (".mp4", ".webm", ".gif", ".webp")
+ENDINGS = (".mp4", ".webm", ".mkv", ".gif", ".webp")
+HALVED = (".mp4", ".webm")  # colours at half the resolution
 IMAGES = (".gif", ".webp", ".png")
 PNG_REQUEST = "request.json"
 PNG_FOLDER = re.compile(rf"\d{{5,}}\.png|{re.escape(PNG_REQUEST)}")  # all that such a folder holds
@@ -60,7 +63,7 @@ WEBP_QUALITY = 90
 def check_target(path: Path, *, size: Size, overwrite: bool) -> None:
     """Refuse a path that a clip of this size cannot be written to, before any work is done."""
     ending = ending_of(path)
-    if ending in CODECS and (size.width % 2 or size.height % 2):
+    if ending in HALVED and (size.width % 2 or size.height % 2):
         raise InvalidInput("size", size, f"{ending} needs even sides", "use .gif, .webp or a folder of PNGs")
     if ending == ".webp" and max(size) > 2**14:
         raise InvalidInput("size", size, "is over the 16384 pixels of .webp", "use a folder of PNGs")
@@ -172,26 +175,35 @@ class Writer(ABC):
 
 
 class VideoWriter(Writer):
-    """H.264 in mp4 (4:2:0, CRF 18, index in front) or VP9 in webm; BT.709 in limited range, and marked so."""
+    """H.264 in mp4 (4:2:0, CRF 18, index in front) or VP9 in webm; BT.709 in limited range, and marked so.
+
+    In mkv every pixel as it was: H.264 without loss, in RGB.
+    """
 
     def start(self) -> None:
         ending = ending_of(self.path)
-        self.container = av.open(str(self.part), "w", format=ending[1:], options=CONTAINER_OPTIONS[ending])
+        kind = {".mkv": "matroska"}.get(ending, ending[1:])
+        self.container = av.open(str(self.part), "w", format=kind, options=CONTAINER_OPTIONS[ending])
         self.container.metadata["comment"] = self.note
         self.stream: Any = self.container.add_stream(
             CODECS[ending], rate=self.fps, options=CODEC_OPTIONS[ending]
         )
         self.stream.width, self.stream.height = self.size
-        self.stream.pix_fmt = "yuv420p"
+        self.halved = ending in HALVED
+        self.stream.pix_fmt = "yuv420p" if self.halved else "rgb24"
         context = self.stream.codec_context
         context.thread_count = THREADS
+        if not self.halved:
+            return
         context.color_range, context.colorspace = LIMITED, BT709
         context.color_primaries, context.color_trc = BT709, BT709
 
     def add(self, frame: Frame) -> None:
-        picture = av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(
-            format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
-        )
+        picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
+        if self.halved:
+            picture = picture.reformat(
+                format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
+            )
         self.container.mux(self.stream.encode(picture))
 
     def finish(self) -> None:

@@ -270,6 +270,12 @@ class Pipeline:
 
     # --- the whole way --------------------------------------------------------------------------------------------
 
+    def settled(self, request: Request) -> Request:
+        """The request as a clip records it, with nothing left for the device to decide."""
+        usual: Literal["float32", "bfloat16"] = "bfloat16" if self.dtype == torch.bfloat16 else "float32"
+        decoder = usual if request.decoder_dtype == "auto" else request.decoder_dtype
+        return replace(request, dtype=usual, decoder_dtype=decoder)
+
     def generate(
         self, request: Request, output: Path, *, overwrite: bool = False, watch: Watch = ignore
     ) -> Clip:
@@ -286,9 +292,7 @@ class Pipeline:
         watch: Watch = ignore,
     ) -> list[Clip]:
         """One clip for each seed of `outputs`, denoised together: faster than one by one where they are small."""
-        usual: Literal["float32", "bfloat16"] = "bfloat16" if self.dtype == torch.bfloat16 else "float32"
-        decoder = usual if request.decoder_dtype == "auto" else request.decoder_dtype
-        request = replace(request, dtype=usual, decoder_dtype=decoder)
+        request = self.settled(request)
         for path in outputs.values():
             media.check_target(path, size=request.size, overwrite=overwrite)
         if self._transformer is None:  # what is loaded already is no longer free

@@ -18,6 +18,8 @@ from linnet.errors import InvalidInput, LinnetError, one_line
 
 COMMANDS = {
     "generate": "Make a video from a prompt.",
+    "storyboard": "Make a film of several shots.",
+    "grid": "Make drafts of a prompt to pick from.",
     "plan": "Show how a request would run, and what it takes.",
     "inspect": "Show the request inside a clip.",
     "models": "List the models: what exists, what is on this machine.",

@@ -75,7 +75,7 @@ def generate(
         Path | None,
         option(
             "output",
-            "A .mp4, .webm, .gif or .webp file, or a folder for PNGs; by default PROMPT-SEED.mp4.",
+            "A .mp4, .webm, .mkv, .gif or .webp file, or a folder for PNGs; by default PROMPT-SEED.mp4.",
             metavar="PATH",
         ),
     ] = None,

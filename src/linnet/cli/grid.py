@@ -1,0 +1,106 @@
+"""`linnet grid`"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from linnet.catalog import find
+from linnet.cli import fail
+from linnet.cli.generate import STAGES
+from linnet.cli.options import number, option, whole
+from linnet.cli.terminal import bars, note
+from linnet.clip import default_name
+from linnet.request import make_request
+from linnet.weights.store import default_model
+
+if TYPE_CHECKING:
+    from linnet.pipeline import Watch
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.command()
+def grid(
+    prompt: Annotated[
+        str, typer.Argument(help="What the video shows.", metavar="PROMPT", show_default=False)
+    ],
+    seeds: Annotated[str, option("seeds", "Which: 1-9, or 3,5,8.", metavar="SEEDS")] = "1-9",
+    model: Annotated[
+        str | None,
+        option("model", "A name from `linnet models`; by default a Linum v2 that is here.", metavar="NAME"),
+    ] = None,
+    size: Annotated[str | None, option("size", "360p, 720p or WIDTHxHEIGHT.", metavar="SIZE")] = None,
+    seconds: Annotated[float | None, number("seconds", "Length, in steps of 1/6 s.")] = None,
+    profile: Annotated[
+        str | None,
+        option("profile", "exact, fast or draft; by default draft, where the model has one.", metavar="NAME"),
+    ] = None,
+    steps: Annotated[int | None, whole("steps", "Denoising steps.")] = None,
+    guidance: Annotated[float | None, number("guidance", "How closely to follow the prompt.")] = None,
+    negative: Annotated[
+        str | None, option("negative", "What the video must not show.", metavar="TEXT")
+    ] = None,
+    output: Annotated[
+        Path | None, option("output", "Folder for all of it; by default PROMPT-grid.", metavar="DIR")
+    ] = None,
+    device: Annotated[
+        str, option("device", "cpu, cuda or mps; by default the fastest here.", metavar="NAME")
+    ] = "auto",
+    threads: Annotated[int | None, whole("threads", "CPU threads; by default all cores.", least=1)] = None,
+    weights: Annotated[Path | None, option("weights", "Folder of a downloaded model.", metavar="DIR")] = None,
+    overwrite: Annotated[bool, option("overwrite", "Replace clips of other requests.")] = False,
+    anyway: Annotated[bool, option("anyway", "Go on with words that the model does not know.")] = False,
+    quiet: Annotated[bool, option("quiet", "Print nothing but the folder and errors.")] = False,
+    as_json: Annotated[bool, option("json", "Print one JSON line.")] = False,
+) -> None:
+    """Make drafts of a prompt to pick from.
+
+    A clip for each seed, SEED.mp4, which carries its request; sheet.png shows three moments of each, mosaic.mp4 all of
+    them at once. Make the one you pick in full with `linnet generate --like DIR/SEED.mp4 --profile exact`.
+    """
+    spec = find(model) if model else default_model(weights)[0]
+    settings: dict[str, Any] = {
+        "prompt": prompt,
+        "negative": negative,
+        "size": size,
+        "seconds": seconds,
+        "steps": steps,
+        "guidance": guidance,
+        "profile": profile or ("draft" if "draft" in spec.profiles else None),
+    }
+
+    from linnet.direct.grid import draft, parse_seeds  # it and what follows take seconds to import
+
+    requests = [make_request(spec, seed=seed, **settings) for seed in parse_seeds(seeds)]
+
+    from linnet import load
+    from linnet.data.known import check_words
+
+    pipeline = load(spec.name, weights=weights, device=device, threads=threads)
+    if spec.source == "package" and not anyway:
+        check_words(pipeline.tokenizer, requests[0].prompt)
+        check_words(pipeline.tokenizer, requests[0].negative, field="negative")
+    folder = output or Path(default_name(requests[0]).removesuffix(f"{requests[0].seed}.mp4") + "grid")
+    try:
+        with bars(quiet=quiet or as_json) as show:
+
+            def watch(place: int) -> "Watch":
+                show("drafts", f"{place} of {len(requests)}", place, len(requests))
+                return lambda now: show(STAGES[now.stage], "", now.done, now.total)
+
+            made = draft(pipeline, requests, folder, overwrite=overwrite, watch=watch)
+    except KeyboardInterrupt:
+        fail(f"stopped; the clips in {folder} are kept, and the same command goes on", 130)
+    if as_json:
+        clips = [{"path": str(clip.path), "seed": clip.request.seed} for clip in made.clips]
+        print(
+            json.dumps(
+                {"sheet": str(made.sheet), "mosaic": str(made.mosaic), "made": made.made, "clips": clips}
+            )
+        )
+        return
+    if not quiet:
+        note(f"{made.made} clips made, {len(made.clips) - made.made} kept from before; look at {made.sheet}")
+    print(folder)

@@ -1,0 +1,163 @@
+"""`linnet storyboard`"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from linnet.cli import fail
+from linnet.cli.generate import STAGES
+from linnet.cli.options import option, whole
+from linnet.cli.terminal import bars, note, print_table
+from linnet.geometry import format_seconds
+
+if TYPE_CHECKING:
+    from linnet.direct.storyboard import Storyboard
+    from linnet.pipeline import Pipeline, Watch
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Make a film of several shots.")
+
+File = Annotated[Path, typer.Argument(help="The storyboard, in YAML.", metavar="FILE", show_default=False)]
+Model = Annotated[
+    str | None, option("model", "A name from `linnet models`, instead of the file's.", metavar="NAME")
+]
+Weights = Annotated[Path | None, option("weights", "Folder of a downloaded model.", metavar="DIR")]
+Device = Annotated[str, option("device", "cpu, cuda or mps; by default the fastest here.", metavar="NAME")]
+Anyway = Annotated[bool, option("anyway", "Go on with words that the model does not know.")]
+AsJson = Annotated[bool, option("json", "Print one JSON line.")]
+
+
+@app.command()
+def render(
+    file: File,
+    output: Annotated[
+        Path | None, option("output", "The film; by default FILE with .mp4 as its ending.", metavar="PATH")
+    ] = None,
+    model: Model = None,
+    weights: Weights = None,
+    device: Device = "auto",
+    threads: Annotated[int | None, whole("threads", "CPU threads; by default all cores.", least=1)] = None,
+    overwrite: Annotated[
+        bool, option("overwrite", "Replace a file that is no earlier film of this storyboard.")
+    ] = False,
+    tidy: Annotated[
+        bool, option("tidy", "Throw away the takes that the film does not use any more.")
+    ] = False,
+    anyway: Anyway = False,
+    quiet: Annotated[bool, option("quiet", "Print nothing but the path and errors.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make the film, and a contact sheet beside it.
+
+    Every shot is kept in the folder FILE.shots. Only what is not there is made: a render that was stopped or killed
+    goes on, and a changed shot is made again, with those that continue it.
+    """
+    board, pipeline = opened(file, model, weights, device, threads, anyway)
+
+    from linnet.direct import film
+
+    target = output or film.film_name(board)
+    try:
+        with bars(quiet=quiet or as_json) as show:
+
+            def watch(shots: range) -> "Watch":
+                show("shots", f"{shots.start} of {len(board.shots)}", shots.start, len(board.shots))
+                return lambda now: show(STAGES[now.stage], "", now.done, now.total)
+
+            done = film.render(board, pipeline, target, overwrite=overwrite, watch=watch)
+    except KeyboardInterrupt:
+        fail(f"stopped; the shots in {film.takes_folder(board)} are kept, and the same command goes on", 130)
+    thrown_away = film.tidy(board, pipeline) if tidy else 0
+    if as_json:
+        made = [number + 1 for number in done.made]
+        print(
+            json.dumps({"path": str(done.path), "sheet": str(done.sheet), "shots": done.shots, "made": made})
+        )
+        return
+    if not quiet:
+        kept = done.shots - len(done.made)
+        note(f"{len(done.made)} shots made, {kept} kept from before; {done.sheet} shows them at a glance")
+        if tidy:
+            note(f"{thrown_away} takes thrown away")
+    print(done.path)
+
+
+@app.command()
+def check(
+    file: File,
+    model: Model = None,
+    weights: Weights = None,
+    device: Device = "auto",
+    anyway: Anyway = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say what is wrong with a storyboard, or show its shots and which of them are made."""
+    board, pipeline = opened(file, model, weights, device, None, anyway)
+
+    from linnet.direct.film import takes_folder, takes_of
+
+    made = {
+        number: take.made for take in takes_of(board, pipeline, takes_folder(board)) for number in take.shots
+    }
+    rows = [
+        {
+            "shot": number + 1,
+            "start": format_seconds(span.start / shot.request.fps),
+            "begin": shot.begin,
+            "seconds": format_seconds(shot.request.seconds),
+            "seed": shot.request.seed,
+            "made": "yes" if made[number] else "no",
+            "prompt": shot.request.prompt,
+        }
+        for number, (shot, span) in enumerate(zip(board.shots, board.spans(), strict=True))
+    ]
+    if as_json:
+        print(json.dumps({"path": str(file), "model": board.spec.name, "shots": rows}))
+        return
+    print_table(tuple(rows[0]), [[str(cell) for cell in row.values()] for row in rows])
+
+
+@app.command()
+def sheet(
+    file: File,
+    output: Annotated[
+        Path | None, option("output", "The image; by default FILE with .png as its ending.", metavar="PATH")
+    ] = None,
+    model: Model = None,
+    weights: Weights = None,
+    device: Device = "auto",
+    anyway: Anyway = False,
+) -> None:
+    """Draw the contact sheet of what is made so far; what is not is grey."""
+    board, pipeline = opened(file, model, weights, device, None, anyway)
+
+    from linnet.direct import film
+
+    path = output or film.sheet_name(film.film_name(board))
+    film.write_sheet(board, film.takes_of(board, pipeline, film.takes_folder(board)), path)
+    print(path)
+
+
+def opened(
+    file: Path, model: str | None, weights: Path | None, device: str, threads: int | None, anyway: bool
+) -> tuple["Storyboard", "Pipeline"]:
+    """The storyboard and its model, of which no weight is read; whatever is wrong with either is said now."""
+    from linnet.direct.storyboard import read_storyboard
+
+    board = read_storyboard(file, model=model, weights=weights)
+
+    from linnet import load
+    from linnet.data.known import check_words
+
+    dtype = board.shots[0].request.dtype
+    pipeline = load(board.spec.name, weights=weights, device=device, dtype=dtype, threads=threads)
+    for shot, section in zip(board.shots, board.sections, strict=True):
+        if board.spec.source == "package" and not anyway:
+            with section.placed():
+                check_words(pipeline.tokenizer, shot.request.prompt)
+                check_words(pipeline.tokenizer, shot.request.negative, field="negative")
+        if cut := pipeline.encode(shot.request.prompt).cut:
+            limit = board.spec.max_prompt_tokens
+            note(f"warning: {file}:{section.line}: the prompt has over {limit} tokens; not seen: {cut}")
+    return board, pipeline

@@ -1,0 +1,236 @@
+"""From a storyboard to one file: takes, each made once and kept, then joined as they are read back.
+
+A take is what is denoised together: one shot, or several that morph. Its file is named after the hash of all that made
+it, so that a changed shot is another file, and one that was made before is found again. A render that was killed goes
+on with the takes that are not there yet. Takes are kept without loss; the film alone is compressed, once.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from linnet import __version__, media
+from linnet.clip import GENERATED
+from linnet.direct.sheet import Cell, draw_sheet, moments, write_image
+from linnet.direct.storyboard import Storyboard
+from linnet.errors import InvalidInput
+from linnet.geometry import format_seconds
+from linnet.pipeline import Pipeline, Watch, ignore
+
+Frame = UInt8[np.ndarray, "H W 3"]
+
+METHOD = 1  # raised when the same storyboard comes to give other takes
+ABANDONED = 3600  # seconds since the last write to a file that nobody is going to finish
+UNMADE = 96  # the grey of a take that is not there yet
+
+
+@dataclass(frozen=True, kw_only=True)
+class Take:
+    """`made_by` is all that decides its frames, `path` its file; `frames` counts those of the file."""
+
+    shots: range
+    frames: int
+    made_by: dict[str, Any]
+    path: Path
+
+    @property
+    def made(self) -> bool:
+        """Whether it is there, whole."""
+        try:
+            return media.probe(self.path).frames == self.frames
+        except InvalidInput:
+            return False
+
+
+def takes_of(board: Storyboard, pipeline: Pipeline, folder: Path) -> list[Take]:
+    """The film's takes in its order, made or not; their files are in `folder`."""
+    return [take_of(board, pipeline, folder, shots) for shots in board.takes()]
+
+
+def take_of(board: Storyboard, pipeline: Pipeline, folder: Path, shots: range) -> Take:
+    requests = [pipeline.settled(board.shots[number].request) for number in shots]
+    made_by: dict[str, Any] = {
+        "method": METHOD,
+        "weights": pipeline.model_hash,
+        "device": pipeline.device.type,
+        "requests": [request.to_json() for request in requests],
+    }
+    key = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()[:24]
+    frames = requests[0].frames
+    return Take(shots=shots, frames=frames, made_by=made_by, path=folder / f"{key}.mkv")
+
+
+# --- making -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Film:
+    """What a render did: the film, the sheet, and which shots (from 0) were made now."""
+
+    path: Path
+    sheet: Path
+    shots: int
+    made: tuple[int, ...]
+
+
+def render(
+    board: Storyboard,
+    pipeline: Pipeline,
+    output: Path,
+    *,
+    folder: Path | None = None,
+    overwrite: bool = False,
+    watch: Callable[[range], Watch] = lambda shots: ignore,
+) -> Film:
+    """The film at `output` and its contact sheet beside it, from the takes in `folder`; what is not there is made.
+
+    An earlier film of the same storyboard is replaced; any other file only if `overwrite`. `watch` is asked, for the
+    shots of each take that is made, who wants to see how it comes along.
+    """
+    overwrite = overwrite or made_from(output) == board.path.name
+    sheet = sheet_name(output)
+    media.check_target(output, size=board.size, overwrite=overwrite)
+    folder = folder or takes_folder(board)
+    folder.mkdir(exist_ok=True)
+    sweep(folder)
+    takes = takes_of(board, pipeline, folder)
+    made: list[int] = []
+    for take in takes:
+        if not take.made:
+            make(board, pipeline, take, watch(take.shots))
+            made += take.shots
+    write_film(board, pipeline, takes, output, overwrite=overwrite)
+    write_sheet(board, takes, sheet)
+    return Film(path=output, sheet=sheet, shots=len(board.shots), made=tuple(made))
+
+
+def make(board: Storyboard, pipeline: Pipeline, take: Take, watch: Watch) -> None:
+    pipeline.generate(board.shots[take.shots.start].request, take.path, overwrite=True, watch=watch)
+
+
+def tidy(board: Storyboard, pipeline: Pipeline, folder: Path | None = None) -> int:
+    """Throw away the takes that the film does not use; how many they were."""
+    folder = folder or takes_folder(board)
+    used = {take.path for take in takes_of(board, pipeline, folder)}
+    unused = [path for path in folder.glob("*.mkv") if path not in used]
+    for path in unused:
+        path.unlink()
+    return len(unused)
+
+
+def film_name(board: Storyboard) -> Path:
+    return board.path.with_suffix(".mp4")
+
+
+def sheet_name(output: Path) -> Path:
+    return output.with_suffix(".png")
+
+
+def takes_folder(board: Storyboard) -> Path:
+    return board.path.with_suffix(".shots")
+
+
+def made_from(path: Path) -> str | None:
+    """The name of the storyboard that a film is of."""
+    with suppress(InvalidInput):
+        return (media.read_metadata(path) or {}).get("storyboard")
+    return None
+
+
+def sweep(folder: Path) -> None:
+    """Throw away what a killed process began to write."""
+    for part in folder.glob(".*.part"):
+        with suppress(OSError):
+            if time.time() - part.stat().st_mtime > ABANDONED:
+                part.unlink()
+
+
+# --- joining ------------------------------------------------------------------------------------------------------
+
+
+def write_film(
+    board: Storyboard, pipeline: Pipeline, takes: Sequence[Take], output: Path, *, overwrite: bool
+) -> None:
+    width, height = board.size
+    fps = board.shots[0].request.fps
+    with media.open_writer(
+        output, width=width, height=height, fps=fps, metadata=record(board, pipeline), overwrite=overwrite
+    ) as writer:
+        for frame in joined(board, takes):
+            writer.write(frame[None])
+
+
+def record(board: Storyboard, pipeline: Pipeline) -> dict[str, Any]:
+    """What goes inside the film: every shot's whole request, and how it begins."""
+    shots = [
+        {"begin": shot.begin, "overlap": shot.overlap, "request": pipeline.settled(shot.request).to_json()}
+        | ({} if shot.after is None else {"after": shot.after + 1})
+        for shot in board.shots
+    ]
+    return {
+        "linnet": __version__,
+        "generated": GENERATED,
+        "model": board.spec.name,
+        "weights": pipeline.model_hash,
+        "storyboard": board.path.name,
+        "shots": shots,
+    }
+
+
+def joined(board: Storyboard, takes: Sequence[Take]) -> Iterator[Frame]:
+    """The film's frames. Two takes at most are open at a time, and of each one frame is in memory."""
+    before: Iterator[Frame] = iter(())
+    for take, following in zip(takes, [*takes[1:], None], strict=True):
+        first, frames, left = board.shots[take.shots.start], frames_of(board, take), take.frames
+        if first.begin == "dissolve":
+            yield from dissolved(before, frames, first.overlap)
+            left -= first.overlap
+        if following and board.shots[following.shots.start].begin == "dissolve":
+            left -= board.shots[following.shots.start].overlap
+        yield from islice(frames, left)
+        before = frames
+
+
+def frames_of(board: Storyboard, take: Take) -> Iterator[Frame]:
+    """Grey ones where the take is not made yet."""
+    if take.made:
+        yield from media.read_frames(take.path)
+        return
+    grey = np.full((board.size.height, board.size.width, 3), UNMADE, np.uint8)
+    for _ in range(take.frames):
+        yield grey
+
+
+def dissolved(old: Iterator[Frame], new: Iterator[Frame], count: int) -> Iterator[Frame]:
+    """`count` frames, from the first that shows a little of the new to the last that shows a little of the old."""
+    for step in range(1, count + 1):
+        share = step / (count + 1)
+        blend = next(old) * np.float32(1 - share) + next(new) * np.float32(share)
+        yield blend.round().astype(np.uint8)
+
+
+# --- at a glance --------------------------------------------------------------------------------------------------
+
+
+def write_sheet(board: Storyboard, takes: Sequence[Take], path: Path) -> None:
+    """Three frames of each shot, under them when and how it begins, and its prompt."""
+    spans = board.spans()
+    places = [moments(span) for span in spans]
+    wanted = {place for row in places for place in row}
+    seen = {place: frame for place, frame in enumerate(joined(board, takes)) if place in wanted}
+    cells = []
+    for number, (shot, span, row) in enumerate(zip(board.shots, spans, places, strict=True)):
+        request = shot.request
+        start, length = (format_seconds(seconds) for seconds in (span.start / request.fps, request.seconds))
+        title = f"{number + 1}   {shot.begin} at {start} s   {length} s   seed {request.seed}"
+        cells.append(Cell(frames=tuple(seen[place] for place in row), title=title, words=request.prompt))
+    write_image(draw_sheet(cells), path)

@@ -1,0 +1,123 @@
+"""One prompt, many seeds: drafts side by side, so that a person picks by looking."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from linnet import __version__, media
+from linnet.clip import GENERATED, Clip
+from linnet.direct.sheet import Cell, draw_sheet, moments, mosaic, mosaic_size, write_image
+from linnet.errors import InvalidInput
+from linnet.pipeline import Pipeline, Watch, ignore
+from linnet.request import Request
+
+MOST = 100  # drafts: with more, none is large enough to be seen
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    clips: tuple[Clip, ...]
+    sheet: Path
+    mosaic: Path
+    made: int
+
+
+def parse_seeds(text: str) -> list[int]:
+    """From "1-9", "3,5,8" or both: in the order given, at most 100, none twice."""
+    remedy = "write them as 1-9 or 3,5,8"
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.strip().partition("-")
+        try:
+            start, end = int(first), int(last or first)
+        except ValueError:
+            raise InvalidInput(
+                "seeds", text, f'"{part}" is neither a seed nor two with a dash', remedy
+            ) from None
+        if start > end:
+            raise InvalidInput("seeds", text, f'"{part}" runs backwards', remedy)
+        if len(seeds) + end - start >= MOST:
+            raise InvalidInput("seeds", text, f"are more than {MOST}", "give fewer")
+        seeds += range(start, end + 1)
+    twice = next((seed for seed in seeds if seeds.count(seed) > 1), None)
+    if twice is not None:
+        raise InvalidInput("seeds", text, f"has {twice} twice", "give each seed once")
+    return seeds
+
+
+def draft(
+    pipeline: Pipeline,
+    requests: Sequence[Request],
+    folder: Path,
+    *,
+    overwrite: bool = False,
+    watch: Callable[[int], Watch] = lambda number: ignore,
+) -> Grid:
+    """A clip for each of the requests, which differ in seed alone, in `folder`; there too `sheet.png` and `mosaic.mp4`.
+
+    A clip is its request's own, to go on from with `--like`. Those that are there already are kept; other files under
+    their names are replaced only if `overwrite`. `watch` is asked, for the number of each clip that is made, who wants
+    to see how it comes along.
+    """
+    folder.mkdir(exist_ok=True)
+    paths = [folder / f"{request.seed}.mp4" for request in requests]
+    here = [made_before(pipeline, request, path) for request, path in zip(requests, paths, strict=True)]
+    for request, path, before in zip(requests, paths, here, strict=True):
+        if before is None:
+            media.check_target(path, size=request.size, overwrite=overwrite)
+    clips = [
+        before or pipeline.generate(request, path, overwrite=overwrite, watch=watch(number))
+        for number, (request, path, before) in enumerate(zip(requests, paths, here, strict=True))
+    ]
+    grid = Grid(
+        clips=tuple(clips), sheet=folder / "sheet.png", mosaic=folder / "mosaic.mp4", made=here.count(None)
+    )
+    write_sheet(grid)
+    write_mosaic(grid)
+    return grid
+
+
+def made_before(pipeline: Pipeline, request: Request, path: Path) -> Clip | None:
+    """The clip at `path`, if it is the request's."""
+    try:
+        clip = Clip.from_metadata(path, media.read_metadata(path))
+    except InvalidInput:
+        return None
+    same = clip.request == pipeline.settled(request) and clip.model_hash == pipeline.model_hash
+    return clip if same else None
+
+
+def write_sheet(grid: Grid) -> None:
+    cells = []
+    for clip in grid.clips:
+        places = moments(range(clip.request.frames))
+        seen = {place: frame for place, frame in enumerate(media.read_frames(clip.path)) if place in places}
+        words = f"linnet generate --like {clip.path} --profile exact"
+        cells.append(
+            Cell(
+                frames=tuple(seen[place] for place in places), title=f"seed {clip.request.seed}", words=words
+            )
+        )
+    write_image(draw_sheet(cells), grid.sheet)
+
+
+def write_mosaic(grid: Grid) -> None:
+    first = grid.clips[0]
+    columns = math.ceil(math.sqrt(len(grid.clips)))
+    width, height = mosaic_size(first.request.size, len(grid.clips), columns)
+    readers = [media.read_frames(clip.path) for clip in grid.clips]
+    names = [str(clip.request.seed) for clip in grid.clips]
+    metadata: dict[str, Any] = {
+        "linnet": __version__,
+        "generated": GENERATED,
+        "model": first.request.model,
+        "weights": first.model_hash,
+        "requests": [clip.request.to_json() for clip in grid.clips],
+    }
+    with media.open_writer(
+        grid.mosaic, width=width, height=height, fps=first.request.fps, metadata=metadata, overwrite=True
+    ) as writer:
+        for frame in mosaic(readers, names, columns=columns):
+            writer.write(frame[None])

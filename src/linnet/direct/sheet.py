@@ -1,0 +1,129 @@
+"""Contact sheets and mosaics: many clips at a glance.
+
+Axes: H rows, W columns of a frame; RGB, 0..255.
+"""
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+from linnet import media
+from linnet.geometry import Size
+
+Frame = UInt8[np.ndarray, "H W 3"]
+
+PAPER, INK, FAINT = (252, 252, 250), (34, 34, 34), (120, 120, 116)
+WIDEST, MARGIN, LINE, GAP = 192, 12, 17, 2  # pixels: a frame, between cells, a line of words, between frames
+SHEET = 1800  # pixels across, at most
+LINES = 2  # of words under a cell
+WIDEST_MOSAIC = 1920  # pixels
+MOMENTS = (1 / 6, 1 / 2, 5 / 6)  # of a clip, on the sheet
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """Some frames of one clip, from left to right, and what stands under them."""
+
+    frames: tuple[Frame, ...]
+    title: str
+    words: str
+
+
+def draw_sheet(cells: Sequence[Cell]) -> Image.Image:
+    """Cells of one kind in rows, read as a page is."""
+    height, width, _ = cells[0].frames[0].shape
+    frame = fitted(width, height, WIDEST)
+    across = (frame[0] + GAP) * len(cells[0].frames) - GAP
+    cell = (across + MARGIN, frame[1] + LINE * (1 + LINES) + 2 * MARGIN)
+    columns = min(len(cells), max(1, (SHEET - MARGIN) // cell[0]))
+    rows = math.ceil(len(cells) / columns)
+    sheet = Image.new("RGB", (columns * cell[0] + MARGIN, rows * cell[1] + MARGIN), PAPER)
+    for number, content in enumerate(cells):
+        x, y = (
+            MARGIN + place * side
+            for place, side in zip((number % columns, number // columns), cell, strict=True)
+        )
+        for index, picture in enumerate(content.frames):
+            small = Image.fromarray(picture).resize(frame, Image.Resampling.LANCZOS)
+            sheet.paste(small, (x + index * (frame[0] + GAP), y))
+        pen = ImageDraw.Draw(sheet)
+        lines = [(content.title, FAINT), *((line, INK) for line in wrapped(pen, content.words, across))]
+        for index, (line, colour) in enumerate(lines):
+            pen.text((x, y + frame[1] + 4 + index * LINE), line, colour, font())
+    return sheet
+
+
+def wrapped(pen: ImageDraw.ImageDraw, words: str, width: int) -> list[str]:
+    """In lines of `width` pixels at most, as many as there is room for."""
+    lines = [""]
+    for word in words.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if pen.textlength(longer, font()) <= width or not lines[-1]:
+            lines[-1] = longer
+        elif len(lines) < LINES:
+            lines.append(word)
+        else:
+            lines[-1] += " …"
+            break
+    return lines
+
+
+def moments(span: range) -> list[int]:
+    """The frames that stand for a span of them; in a very short one some are the same."""
+    return [span[round(share * (len(span) - 1))] for share in MOMENTS]
+
+
+def tile_size(size: Size, columns: int) -> Size:
+    """Of a clip in a mosaic that is at most 1920 pixels wide; sides are even, as video wants them."""
+    share = min(1.0, WIDEST_MOSAIC / columns / size.width)
+    return Size(*(max(2, 2 * round(side * share / 2)) for side in size))
+
+
+def mosaic_size(size: Size, count: int, columns: int) -> Size:
+    tile = tile_size(size, columns)
+    return Size(columns * tile.width, math.ceil(count / columns) * tile.height)
+
+
+def mosaic(clips: Sequence[Iterator[Frame]], names: Sequence[str], *, columns: int) -> Iterator[Frame]:
+    """Clips of one size and length side by side, a frame at a time; `names` stand in the corners."""
+    for moment in zip(*clips, strict=True):
+        tiles = [labelled(frame, name, columns) for frame, name in zip(moment, names, strict=True)]
+        tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % columns)
+        yield np.concatenate(
+            [np.concatenate(tiles[i : i + columns], 1) for i in range(0, len(tiles), columns)]
+        )
+
+
+def labelled(frame: Frame, name: str, columns: int) -> Frame:
+    image = Image.fromarray(frame)
+    size = tile_size(Size(*image.size), columns)
+    image = image if image.size == size else image.resize(size, Image.Resampling.LANCZOS)
+    ImageDraw.Draw(image).text((3, 1), name, "white", font(), stroke_width=2, stroke_fill="black")
+    return np.asarray(image)
+
+
+def fitted(width: int, height: int, most: int) -> tuple[int, int]:
+    """The same shape, `most` pixels wide."""
+    return most, max(1, round(height * most / width))
+
+
+def font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(13)
+
+
+def write_image(image: Image.Image, path: Path) -> None:
+    """A PNG, which appears under its name when it is complete."""
+    part = path.absolute().with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with media.plainly(path):
+            image.save(part, "PNG")
+            media.flush(part)
+            part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,369 @@
+"""A film as its author writes it: a YAML file of shots, checked whole before any weight is read.
+
+At the top stand `model`, `size`, and what holds for every shot that says nothing else; under `shots`, each shot's
+`prompt` and whatever it changes. The model is told `subject`, `prompt` and `style` in one sentence. `begin` says how a
+shot follows the one before: `cut`; `dissolve`, where pixels blend; `morph`, where both are denoised as one and their
+prompts blend; or `continue`, where it goes on from the last frames of the shot before, or of the one named in `from`.
+All but a cut share `overlap` seconds with that shot.
+
+What is wrong is said with its place: `film.yaml:7: shot 2: seconds "2.1": is between two frames...`.
+"""
+
+import inspect
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import yaml
+
+from linnet.catalog import ModelSpec, find
+from linnet.errors import InvalidInput
+from linnet.geometry import Size, format_seconds, frames_for, seconds_of
+from linnet.request import Request, make_request
+from linnet.weights.store import default_model
+
+Begin = Literal["cut", "dissolve", "morph", "continue"]
+
+MOST_SHOTS = 1000
+MOST_BYTES = 2**20  # of the file: a thousand shots with long prompts
+OVERLAP = {"cut": 0.0, "dissolve": 0.5}  # seconds, where the file says nothing
+
+WHOLE_FILM = ("size", "dtype")  # of a request's settings, those that no shot has of its own
+SETTINGS = tuple(
+    name for name in inspect.signature(make_request).parameters if name not in ("spec", "like", *WHOLE_FILM)
+)
+SHOT_KEYS = ("name", "from", "subject", "style", "begin", "overlap", *SETTINGS)
+FILM_KEYS = (
+    "shots",
+    "model",
+    *WHOLE_FILM,
+    *(key for key in SHOT_KEYS if key not in ("name", "from", "prompt")),
+)
+# What else a complaint may be about, and the keys that decide it.
+ALIASES = {
+    "guidance interval": ("guidance_from", "guidance_until"),
+    "prompt": ("subject", "style"),
+    "frames": ("seconds",),
+}
+BLENDS = ("dissolve", "morph")  # both shots are seen in the overlap
+OWN_IN_MORPH = ("prompt", "negative", "seed", "frames")  # that shots which are denoised as one need not share
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shot:
+    """`request` has the whole prompt. `overlap` is in frames, 4k+1, or 0; `after` is the shot, counted from 0, that a
+    `continue` goes on from."""
+
+    request: Request
+    begin: Begin
+    overlap: int
+    after: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Storyboard:
+    path: Path
+    spec: ModelSpec
+    shots: tuple[Shot, ...]
+    sections: tuple["Section", ...]  # where each shot stands in the file
+
+    @property
+    def size(self) -> Size:
+        return self.shots[0].request.size
+
+    def spans(self) -> list[range]:
+        """The frames of the film that show each shot; neighbours that blend share some."""
+        spans, end = [], 0
+        for shot in self.shots:
+            # What a shot continues has been seen already.
+            length = shot.request.frames - (shot.overlap if shot.begin == "continue" else 0)
+            start = end - (shot.overlap if shot.begin in BLENDS else 0)
+            end = start + length
+            spans.append(range(start, end))
+        return spans
+
+    def takes(self) -> list[range]:
+        """The shots, counted from 0, that are denoised together: a shot and those that morph from it."""
+        starts = [number for number, shot in enumerate(self.shots) if shot.begin != "morph"]
+        return [range(*pair) for pair in zip(starts, [*starts[1:], len(self.shots)], strict=True)]
+
+
+# --- the file -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Section:
+    """The top of the file (`shot` is None) or one shot: its values, and the line that each stands on."""
+
+    path: Path
+    shot: int | None
+    line: int
+    values: Mapping[str, Any]
+    lines: Mapping[str, int]
+
+    def refuse(self, field: str, value: object, problem: str, remedy: str) -> NoReturn:
+        keys = (field, *ALIASES.get(field, ())) if field != "key" else (str(value),)
+        line = next((self.lines[key] for key in keys if key in self.lines), self.line)
+        shot = "" if self.shot is None else f"shot {self.shot + 1}: "
+        raise InvalidInput(f"{self.path}:{line}: {shot}{field}", value, problem, remedy)
+
+    @contextmanager
+    def placed(self) -> Iterator[None]:
+        """Whatever is wrong within is said with its place."""
+        try:
+            yield
+        except InvalidInput as error:
+            self.refuse(error.field, error.value, error.problem, error.remedy)
+
+    def settings(self) -> dict[str, Any]:
+        return {key: self.values[key] for key in SETTINGS if key in self.values}
+
+
+def read_storyboard(path: Path, *, model: str | None = None, weights: Path | None = None) -> Storyboard:
+    """The film in `path`, made by `model`, else by the one that the file names, else by `linnet generate`'s choice."""
+    root = parse(path)
+    film = read_section(path, root, FILM_KEYS)
+    nodes = shot_nodes(film)
+    sections = [read_section(path, node, SHOT_KEYS, shot=number) for number, node in enumerate(nodes)]
+    with film.placed():
+        named = model or film.values.get("model")
+        spec = find(text_in(film, "model", named)) if named else default_model(weights)[0]
+        whole = {key: film.values.get(key) for key in WHOLE_FILM}
+        settings: dict[str, Any] = {"prompt": "any", "seed": 0} | whole | film.settings()
+        usual = make_request(spec, **settings)
+    check_names(sections)
+    requests = [request_of(spec, usual, film, section) for section in sections]
+    shots = [shot_of(number, request, film, sections) for number, request in enumerate(requests)]
+    check_overlaps(shots, sections)
+    check_morphs(shots, sections)
+    board = Storyboard(path=path, spec=spec, shots=tuple(shots), sections=tuple(sections))
+    check_cycles(board)
+    return board
+
+
+def parse(path: Path) -> yaml.Node | None:
+    """The file's nodes, each of which knows its line."""
+    try:
+        size = path.stat().st_size
+        if size > MOST_BYTES:
+            raise InvalidInput(
+                "file", path, f"has {size:,} bytes, over {MOST_BYTES:,}", "make several films of it"
+            )
+        return yaml.compose(path.read_text("utf-8-sig"), Loader=yaml.SafeLoader)
+    except OSError as error:
+        raise InvalidInput("file", path, f"cannot be read ({error.strerror})", "check the path") from error
+    except UnicodeDecodeError as error:
+        raise InvalidInput("file", path, "is not UTF-8 text", "save it as UTF-8") from error
+    except RecursionError as error:
+        raise InvalidInput(
+            "file", path, "is nested too deeply", "write `shots:` and a list of shots"
+        ) from error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"{path}:{mark.line + 1}" if mark else str(path)
+        remedy = "check indentation, and put text that has `: ` or ` #` in it into quotes"
+        raise InvalidInput(place, path, f"is not YAML ({error.problem})", remedy) from error
+    except yaml.YAMLError as error:
+        raise InvalidInput("file", path, f"is not YAML ({error})", "save it as text") from error
+
+
+def read_section(
+    path: Path, node: yaml.Node | None, known: Sequence[str], *, shot: int | None = None
+) -> Section:
+    """Keys and plain values; a list or mapping is left a node, which only `shots` may be."""
+    line = node.start_mark.line + 1 if node else 1
+    values: dict[str, Any] = {}
+    lines: dict[str, int] = {}
+    section = Section(path, shot, line, values, lines)
+    if not isinstance(node, yaml.MappingNode):
+        what = "a storyboard" if shot is None else "a shot"
+        remedy = "write `shots:` and a list of shots" if shot is None else "write `- prompt: ...`"
+        section.refuse("file" if shot is None else "shots", path, f"is not {what} on this line", remedy)
+    for name, given in node.value:
+        key = str(name.value)
+        twice, lines[key] = key in lines, name.start_mark.line + 1
+        if key not in known:
+            near = get_close_matches(key, known, n=1, cutoff=0.0)[0]
+            section.refuse(
+                "key", key, "is not known here", f"did you mean {near}? There are {', '.join(known)}"
+            )
+        if twice:
+            section.refuse(key, scalar(given), "is given twice", "keep one of them")
+        values[key] = given if key == "shots" else scalar(given)
+        if isinstance(values[key], yaml.Node) and key != "shots":
+            section.refuse(key, "...", "is a list or a mapping", "give one plain value")
+    return section
+
+
+def scalar(node: yaml.Node) -> Any:
+    """A number, text, yes or no, as YAML 1.1 has it; None for nothing. What is none of these stays a node."""
+    if not isinstance(node, yaml.ScalarNode):
+        return node
+    readers: dict[str, Callable[[str], Any]] = {
+        "int": int,
+        "float": lambda text: float(text.replace(".inf", "inf").replace(".nan", "nan")),
+        "bool": lambda text: text.lower() in ("yes", "true", "on"),
+        "null": lambda text: None,
+    }
+    try:
+        return readers[node.tag.rpartition(":")[2]](node.value)
+    except (KeyError, ValueError):  # text, and what only looks like a number, such as 12:30
+        return node.value
+
+
+def shot_nodes(film: Section) -> list[yaml.Node]:
+    node = film.values.get("shots")
+    if not isinstance(node, yaml.SequenceNode):
+        film.refuse(
+            "shots", "", "are missing", "write `shots:` and below it a list, each with `- prompt: ...`"
+        )
+    if not node.value:
+        film.refuse("shots", "[]", "are none", "add one, such as `- prompt: ...`")
+    if len(node.value) > MOST_SHOTS:
+        film.refuse("shots", len(node.value), f"are more than {MOST_SHOTS}", "make several films of them")
+    return node.value
+
+
+# --- the shots ----------------------------------------------------------------------------------------------------
+
+
+def request_of(spec: ModelSpec, usual: Request, film: Section, section: Section) -> Request:
+    """The shot's own settings, else the film's; the prompt whole."""
+    with section.placed():
+        if "prompt" not in section.values:
+            section.refuse("prompt", "", "is missing", "say what the shot shows")
+        parts = [
+            text_in(section, key, section.values.get(key, film.values.get(key)))
+            for key in ("subject", "prompt", "style")
+        ]
+        settings: dict[str, Any] = section.settings() | {"prompt": sentence(parts)}
+        if isinstance(settings.get("reuse"), int | float):
+            settings["reuse"] = str(settings["reuse"])  # `reuse: 6` and `reuse: 0.05` are numbers to YAML
+        return make_request(spec, like=usual, **settings)
+
+
+def sentence(parts: Sequence[str]) -> str:
+    """Joined by spaces, but for a part that begins with a punctuation mark."""
+    return re.sub(r"\s+([,.;:!?])", r"\1", " ".join(part.strip() for part in parts if part.strip()))
+
+
+def text_in(section: Section, key: str, value: Any) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        section.refuse(key, value, "is not text", "put it into quotes")
+    return value
+
+
+def shot_of(number: int, request: Request, film: Section, sections: Sequence[Section]) -> Shot:
+    section = sections[number]
+    begin = section.values.get("begin") or (film.values.get("begin") if number else None) or "cut"
+    if begin not in OVERLAP:
+        section.refuse("begin", begin, "is not known", f"use {', '.join(OVERLAP)}")
+    source = section.values.get("from")
+    if source is not None and begin != "continue":
+        section.refuse("from", source, f"does not go with {begin}", "write `begin: continue`")
+    if begin != "cut" and number == 0 and source is None:
+        section.refuse("begin", begin, "has no shot before it", "begin the first shot with a cut")
+    if begin == "cut":
+        return Shot(request=request, begin=begin, overlap=0)
+    seconds = section.values.get("overlap", film.values.get("overlap", OVERLAP[begin]))
+    overlap = frames_of_overlap(section, seconds, request.fps)
+    if begin != "continue":
+        return Shot(request=request, begin=begin, overlap=overlap)
+    after = number - 1 if source is None else shot_named(source, section, sections)
+    return Shot(request=request, begin=begin, overlap=overlap, after=after)
+
+
+def frames_of_overlap(section: Section, seconds: Any, fps: int) -> int:
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        section.refuse("overlap", seconds, "is not a number of seconds", "give a number such as 0.5")
+    try:
+        return frames_for(seconds, fps)
+    except InvalidInput as error:
+        section.refuse("overlap", seconds, error.problem, error.remedy)
+
+
+def shot_named(name: Any, section: Section, sections: Sequence[Section]) -> int:
+    names = [other.values.get("name") for other in sections]
+    if name not in names:
+        known = [str(other) for other in names if other is not None]
+        near = get_close_matches(str(name), known, n=1, cutoff=0.0)
+        remedy = f"did you mean {near[0]}?" if near else "give the shot that it continues a `name:`"
+        section.refuse("from", name, "is no shot's name", remedy)
+    return names.index(name)
+
+
+# --- how they go together -----------------------------------------------------------------------------------------
+
+
+def check_names(sections: Sequence[Section]) -> None:
+    seen: set[str] = set()
+    for section in sections:
+        name = text_in(section, "name", section.values.get("name"))
+        if name and name in seen:
+            section.refuse("name", name, "is the name of another shot too", "give each its own")
+        seen.add(name)
+
+
+def check_morphs(shots: Sequence[Shot], sections: Sequence[Section]) -> None:
+    """Shots that are denoised as one have one way of denoising."""
+    for before, shot, section in zip(shots, shots[1:], sections[1:], strict=False):
+        if shot.begin != "morph":
+            continue
+        for field, value in shot.request.to_json().items():
+            other = before.request.to_json()[field]
+            if field not in OWN_IN_MORPH and value != other:
+                problem = f"differs from the shot before, {other}, with which it is denoised as one"
+                section.refuse(field, value, problem, "use the same, or begin with a dissolve")
+
+
+def check_overlaps(shots: Sequence[Shot], sections: Sequence[Section]) -> None:
+    """No frame belongs to three shots, and none is continued from that is not there."""
+    for number, (shot, section) in enumerate(zip(shots, sections, strict=True)):
+        source = shots[number - 1 if shot.after is None else shot.after].request
+        if shot.overlap >= source.frames:
+            seconds = format_seconds(seconds_of(shot.overlap, source.fps))
+            problem, longest = (
+                "is as long as the shot with which it is shared",
+                format_seconds(source.seconds),
+            )
+            section.refuse("overlap", seconds, problem, f"use less than {longest}")
+    for shot, section, after in zip(shots, sections, [*shots[1:], None], strict=True):
+        handed_on = after.overlap if after and after.begin in BLENDS else 0
+        if shot.overlap + handed_on >= shot.request.frames:
+            both = format_seconds((shot.overlap + handed_on) / shot.request.fps)
+            problem = f"is no longer than the {both} s that it shares with its neighbours"
+            section.refuse(
+                "seconds", format_seconds(shot.request.seconds), problem, "make it longer, or overlap less"
+            )
+
+
+def check_cycles(board: Storyboard) -> None:
+    """Of takes that continue one another, one comes first."""
+    takes = board.takes()
+    home = {number: index for index, take in enumerate(takes) for number in take}
+    done: set[int] = set()
+    for index in range(len(takes)):
+        way: list[int] = []
+        while index not in done and index not in way:
+            way.append(index)
+            after = board.shots[takes[index].start].after
+            if after is None:
+                break
+            index = home[after]
+        else:
+            if index in way:
+                ring = [takes[at].start for at in way[way.index(index) :]]
+                section = board.sections[
+                    next(number for number in ring if "from" in board.sections[number].values)
+                ]
+                shown = " continues ".join(f"shot {number + 1}" for number in (*ring, ring[0]))
+                section.refuse(
+                    "from", section.values["from"], f"goes round: {shown}", "begin one of them with a cut"
+                )
+        done |= set(way)

@@ -1,0 +1,364 @@
+"""Films of several shots: what a change costs, what a kill leaves, and where in the file something is wrong."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+import linnet
+from linnet import media
+from linnet.catalog import SEEDLING
+from linnet.cli import app
+from linnet.clip import Clip
+from linnet.direct.film import Take, joined, render, takes_of
+from linnet.direct.grid import draft, parse_seeds
+from linnet.direct.sheet import Cell, draw_sheet
+from linnet.direct.storyboard import MOST_SHOTS, Storyboard, read_storyboard
+from linnet.errors import InvalidInput
+from linnet.pipeline import Pipeline
+from linnet.request import make_request
+
+STEPS = 2
+FILM = f"""\
+subject: a red star
+style: on a blue background
+seconds: 0.5
+steps: {STEPS}
+shots:
+  - prompt: moves left
+  - prompt: spins
+  - prompt: rises
+    begin: dissolve
+    overlap: 0.167
+  - prompt: falls
+"""
+
+
+@pytest.fixture
+def pipeline(tiny_model: Path) -> Pipeline:
+    return linnet.load("seedling", weights=tiny_model, device="cpu", threads=1)
+
+
+@pytest.fixture
+def passes(pipeline: Pipeline) -> Iterator[list[int]]:
+    """One entry for each time that the transformer runs."""
+    seen: list[int] = []
+    hook = pipeline.transformer.register_forward_pre_hook(lambda model, given: seen.append(1))
+    yield seen
+    hook.remove()
+
+
+@pytest.fixture
+def board(tmp_path: Path) -> Callable[[str], Storyboard]:
+    """The storyboard of a text, always in the same file."""
+
+    def write(text: str) -> Storyboard:
+        path = tmp_path / "film.yaml"
+        path.write_text(text, "utf-8")
+        return read_storyboard(path, model="seedling")
+
+    return write
+
+
+Board = Callable[[str], Storyboard]
+
+
+def frames_of(path: Path) -> np.ndarray:
+    return np.stack(list(media.read_frames(path)))
+
+
+# --- rendering --------------------------------------------------------------------------------------------------------
+
+
+def test_a_changed_shot_alone_is_made_again(
+    board: Board, pipeline: Pipeline, passes: list[int], tmp_path: Path
+) -> None:
+    output = tmp_path / "film.mkv"
+    assert render(board(FILM), pipeline, output).made == (0, 1, 2, 3)
+    assert len(passes) == 4 * STEPS
+    before = frames_of(output)
+    passes.clear()
+
+    changed = board(FILM.replace("rises", "shrinks"))
+    assert render(changed, pipeline, output).made == (2,)
+    assert len(passes) == STEPS
+    after, span = frames_of(output), changed.spans()[2]
+    differs = (before != after).any((1, 2, 3))
+    assert differs[span.start + changed.shots[2].overlap : span.stop].all()
+    assert not np.delete(differs, span).any()
+    passes.clear()
+
+    assert (
+        render(board(FILM.replace("dissolve", "cut")), pipeline, output).made == ()
+    )  # the takes are the same
+    assert render(board(FILM), pipeline, output).made == ()
+    assert not passes
+    assert np.array_equal(frames_of(output), before)
+
+
+def test_a_killed_render_goes_on(
+    board: Board, pipeline: Pipeline, passes: list[int], tmp_path: Path, tiny_model: Path
+) -> None:
+    program = f"""
+import os, signal, linnet
+from pathlib import Path
+from linnet.direct.film import render
+from linnet.direct.storyboard import read_storyboard
+
+def watch(shots):
+    def see(progress):
+        if shots.start == 2 and progress.stage == "decode" and progress.done:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return see
+
+pipeline = linnet.load("seedling", weights={str(tiny_model)!r}, device="cpu", threads=1)
+render(read_storyboard(Path("film.yaml"), model="seedling"), pipeline, Path("film.mp4"), watch=watch)
+"""
+    film = board(FILM)
+    killed = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, timeout=120)
+    assert killed.returncode == -signal.SIGKILL
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["film.shots", "film.yaml"]
+    takes = takes_of(film, pipeline, tmp_path / "film.shots")
+    assert [take.made for take in takes] == [True, True, False, False]
+    (part,) = tmp_path.glob("film.shots/.*.part")
+    os.utime(part, (0, 0))  # long ago
+
+    assert render(film, pipeline, tmp_path / "film.mp4").made == (2, 3)
+    assert len(passes) == 2 * STEPS
+    assert sorted(tmp_path.glob("film.shots/*")) == sorted(take.path for take in takes)
+    at_once = render(film, pipeline, tmp_path / "other.mp4", folder=tmp_path / "other.shots").path
+    assert at_once.read_bytes() == (tmp_path / "film.mp4").read_bytes()
+
+
+def test_a_take_that_was_cut_short_is_made_again(board: Board, pipeline: Pipeline, tmp_path: Path) -> None:
+    film = board(FILM)
+    render(film, pipeline, tmp_path / "film.mp4")
+    damaged = takes_of(film, pipeline, tmp_path / "film.shots")[1].path
+    damaged.write_bytes(damaged.read_bytes()[:3000])
+    assert render(film, pipeline, tmp_path / "film.mp4").made == (1,)
+
+
+def test_only_its_own_film_is_replaced(board: Board, pipeline: Pipeline, tmp_path: Path) -> None:
+    film, output = board(FILM), tmp_path / "film.mp4"
+    output.write_bytes(b"somebody's own")
+    with pytest.raises(InvalidInput, match="is there already"):
+        render(film, pipeline, output)
+    assert output.read_bytes() == b"somebody's own"
+    assert not (tmp_path / "film.shots").exists()
+    render(film, pipeline, output, overwrite=True)
+    render(film, pipeline, output)
+    inside = media.read_metadata(output) or {}
+    assert [shot["request"]["prompt"] for shot in inside["shots"]][
+        2
+    ] == "a red star rises on a blue background"
+
+
+# --- how shots go together --------------------------------------------------------------------------------------------
+
+
+def test_a_dissolve_fades_from_take_to_take(board: Board, pipeline: Pipeline, tmp_path: Path) -> None:
+    film = board(FILM)
+    made = frames_of(render(film, pipeline, tmp_path / "film.mkv").path).astype(float)
+    _, old, new, _ = (frames_of(take.path) for take in takes_of(film, pipeline, tmp_path / "film.shots"))
+    span, count = film.spans()[2], film.shots[2].overlap
+    for step in range(count):
+        share = (step + 1) / (count + 1)
+        expected = (1 - share) * old[len(old) - count + step] + share * new[step]
+        assert abs(made[span.start + step] - expected).max() <= 0.51
+    assert np.array_equal(made[span.start - 1], old[-count - 1])
+    assert np.array_equal(made[span.start + count], new[count])
+
+
+SHOTS = st.lists(
+    st.tuples(st.integers(5, 9), st.sampled_from(["cut", "dissolve"]), st.integers(0, 2)),
+    min_size=1,
+    max_size=5,
+)
+
+
+@settings(max_examples=25)
+@given(shots=SHOTS)
+def test_spans_count_the_films_frames(
+    tmp_path_factory: pytest.TempPathFactory, shots: list[tuple[int, str, int]]
+) -> None:
+    lines = [
+        f"- {{prompt: a, frames: {4 * length + 1}, begin: {begin if number else 'cut'}, overlap: {overlap / 6:.3f}}}\n"
+        for number, (length, begin, overlap) in enumerate(shots)
+    ]
+    path = tmp_path_factory.mktemp("board") / "film.yaml"
+    path.write_text("shots:\n" + "".join(lines))
+    film = read_storyboard(path, model="seedling")
+    takes = [
+        Take(shots=numbers, frames=film.shots[numbers.start].request.frames, made_by={}, path=path / "none")
+        for numbers in film.takes()
+    ]
+    spans = film.spans()
+    assert sum(1 for _ in joined(film, takes)) == spans[-1].stop
+    for (before, after), shot in zip(pairwise(spans), film.shots[1:], strict=True):
+        assert before.stop - after.start == shot.overlap
+
+
+# --- what is wrong ----------------------------------------------------------------------------------------------------
+
+ONE = "shots:\n  - prompt: a red star spins\n"
+TWO = ONE + "  - prompt: it falls\n"
+
+REFUSED = [
+    ("", r"film\.yaml:1: file .*is not a storyboard.*write `shots:`"),
+    ("- prompt: a\n", r"film\.yaml:1: file .*is not a storyboard"),
+    ("shots: [\n", r"film\.yaml:2 .*is not YAML"),
+    ("seconds: 1\n", r"film\.yaml:1: shots .*are missing"),
+    ("shots: []\n", r"film\.yaml:1: shots .*are none"),
+    (
+        "# ten thousand\nshots:\n" + "- {prompt: a}\n" * 10_000,
+        rf"film\.yaml:2: shots .10000.: are more than {MOST_SHOTS}",
+    ),
+    ("speed: 2\n" + ONE, r'film\.yaml:1: key "speed": is not known here; did you mean seed\?'),
+    (TWO + "    promt: a\n", r'film\.yaml:4: shot 2: key "promt".*did you mean prompt\?'),
+    (ONE + "    size: 128x72\n", r'film\.yaml:3: shot 1: key "size"'),
+    (ONE + "    prompt: b\n", r"film\.yaml:3: shot 1: prompt .*given twice"),
+    (ONE + "  - seconds: 1\n", r"film\.yaml:3: shot 2: prompt .*is missing"),
+    (ONE + "  - a\n", r"film\.yaml:3: shot 2: shots .*is not a shot"),
+    (ONE + "    seconds: 2.1\n", r'film\.yaml:3: shot 1: seconds "2\.1".*nearest is 2\.167'),
+    (ONE + "    steps: many\n", r'film\.yaml:3: shot 1: steps "many": is not a whole number'),
+    ("seconds: 50\n" + ONE, r'film\.yaml:1: seconds "50"'),
+    ("subject: [a]\n" + ONE, r"film\.yaml:1: subject .*is a list or a mapping"),
+    (ONE + "    prompt2: &a [*a]\n", r"film\.yaml:3: shot 1: key"),
+    ("shots: &a [*a]\n", r"film\.yaml:1: shot 1: shots .*is not a shot"),
+    (ONE + "    style: 3\n", r'film\.yaml:3: shot 1: style "3": is not text'),
+    (ONE + "    begin: dissolve\n", r"film\.yaml:3: shot 1: begin .*no shot before it"),
+    (TWO + "    begin: fade\n", r'film\.yaml:4: shot 2: begin "fade": is not known; use cut, dissolve'),
+    (TWO + "    begin: dissolve\n    overlap: much\n", r'film\.yaml:5: shot 2: overlap "much"'),
+    (
+        TWO + "    begin: dissolve\n    overlap: 0.2\n",
+        r'film\.yaml:5: shot 2: overlap "0\.2".*nearest is 0\.167',
+    ),
+    (
+        TWO + "    begin: dissolve\n    overlap: 4\n    seconds: 5\n",
+        r"film\.yaml:5: shot 2: overlap .*as long as the shot",
+    ),
+    (
+        TWO + "    begin: dissolve\n    overlap: 0.5\n    seconds: 0.5\n",
+        r"film\.yaml:6: shot 2: seconds .*make it longer",
+    ),
+    ("[" * 5000, r"nested too deeply"),
+    ("shots: \0", r"is not YAML"),
+]
+
+
+@pytest.mark.parametrize(("text", "answer"), REFUSED)
+def test_what_is_wrong_is_said_with_its_place(
+    text: str, answer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("film.yaml").write_text(text, "utf-8")
+    result = CliRunner().invoke(app, ["storyboard", "check", "film.yaml", "--model", "seedling"])
+    assert result.exit_code == 2, result.output
+    (line,) = result.stderr.splitlines()
+    assert re.search(f"^error: .*{answer}", line), line
+
+
+def test_a_file_of_any_size_or_kind_is_answered(tmp_path: Path) -> None:
+    path = tmp_path / "film.yaml"
+    for content, answer in ((b"#" * 2**21, "bytes, over"), (b"\xff\xfe\x00", "is not UTF-8")):
+        path.write_bytes(content)
+        with pytest.raises(InvalidInput, match=answer):
+            read_storyboard(path)
+    with pytest.raises(InvalidInput, match="cannot be read"):
+        read_storyboard(tmp_path / "none.yaml")
+
+
+def test_a_shot_overrides_the_film(board: Board) -> None:
+    film = board(
+        "subject: a red star\nstyle: ', at dawn'\nseconds: 1\nprofile: draft\nseed: 5\nbegin: dissolve\nreuse: none\n"
+        "shots:\n- prompt: spins\n- {prompt: falls, subject: a moon, style: , frames: 29, overlap: 0.167, seed: 6,"
+        " profile: exact, reuse: 0.05}\n- prompt: rises\n"
+    )
+    first, second, third = (shot.request for shot in film.shots)
+    assert (first.prompt, second.prompt) == ("a red star spins, at dawn", "a moon falls")
+    assert (first.frames, second.frames, third.frames) == (25, 29, 25)
+    assert (first.seed, second.seed, third.seed) == (5, 6, 5)
+    assert (first.steps, second.steps) == (SEEDLING.profiles["draft"]["steps"], SEEDLING.steps)
+    assert (first.reuse, second.reuse) == ("none", "0.05")
+    assert [(shot.begin, shot.overlap) for shot in film.shots] == [
+        ("cut", 0),
+        ("dissolve", 5),
+        ("dissolve", 13),
+    ]
+
+
+def test_the_readmes_film_is_made(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    readme = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
+    (example,) = re.findall(r"^```yaml\n(.*?)^```", readme, re.DOTALL | re.MULTILINE)
+    Path("film.yaml").write_text(example, "utf-8")
+    words = [
+        "storyboard",
+        "render",
+        "film.yaml",
+        "--model",
+        "seedling",
+        "--weights",
+        str(tiny_model),
+        "--quiet",
+    ]
+    result = CliRunner().invoke(app, words)
+    assert result.output == "film.mp4\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "film.mp4",
+        "film.png",
+        "film.shots",
+        "film.yaml",
+    ]
+
+
+# --- sheets and grids -------------------------------------------------------------------------------------------------
+
+
+def test_a_sheet_has_room_for_every_cell() -> None:
+    colours = np.arange(1, 8, dtype=np.uint8) * 30
+    cells = [
+        Cell(frames=(np.full((72, 128, 3), colour, np.uint8),) * 3, title="", words="") for colour in colours
+    ]
+    drawn = np.asarray(draw_sheet(cells))
+    assert all((drawn == colour).all(2).sum() == 3 * 192 * 108 for colour in colours)
+
+
+def test_a_grid_keeps_each_seeds_own_clip(pipeline: Pipeline, passes: list[int], tmp_path: Path) -> None:
+    prompt = "a red star spins on a blue background"
+    requests = [
+        make_request(SEEDLING, prompt=prompt, seconds=0.5, steps=STEPS, seed=seed)
+        for seed in parse_seeds("1-2,7")
+    ]
+    grid = draft(pipeline, requests, tmp_path / "grid")
+    names = ["1.mp4", "2.mp4", "7.mp4", "mosaic.mp4", "sheet.png"]
+    assert sorted(path.name for path in (tmp_path / "grid").iterdir()) == names
+    clip = tmp_path / "grid" / "7.mp4"
+    assert Clip.from_metadata(clip, media.read_metadata(clip)).request == pipeline.settled(requests[2])
+    alone = pipeline.generate(requests[2], tmp_path / "alone.mp4").path
+    assert alone.read_bytes() == clip.read_bytes()
+    mosaic, tile = frames_of(grid.mosaic), frames_of(clip)
+    assert mosaic.shape == (13, 2 * 72, 2 * 128, 3)
+    assert abs(mosaic[:, 72 + 20 :, :128].astype(int) - tile[:, 20:]).mean() < 5
+    passes.clear()
+    assert draft(pipeline, requests, tmp_path / "grid").made == 0
+    assert not passes
+    (tmp_path / "grid" / "2.mp4").write_bytes(b"somebody's own")
+    with pytest.raises(InvalidInput, match="is there already"):
+        draft(pipeline, requests, tmp_path / "grid")
+
+
+@pytest.mark.parametrize("text", ["", "a", "3-1", "1-2,2", "1-101", "1-999999999999", "-1"])
+def test_seeds_that_make_no_sense_are_refused(text: str) -> None:
+    with pytest.raises(InvalidInput, match=r"^seeds"):
+        parse_seeds(text)
