@@ -20,8 +20,8 @@ import httpx2
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from linnet.media import read_frames
+from linnet.serve.clips import KINDS, clips_folder, file_of
 from linnet.serve.queue import Queue
-from linnet.serve.worker import KINDS, clips_folder, file_of
 from serving import Server, until  # pyright: ignore[reportMissingImports]
 
 ASKED = {"prompt": "a red star spins on a blue background", "num_frames": 17, "num_inference_steps": 4}

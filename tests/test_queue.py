@@ -10,8 +10,8 @@ from linnet.catalog import SEEDLING
 from linnet.errors import InvalidInput
 from linnet.request import Request, make_request
 from linnet.serve.backup import backup
+from linnet.serve.clips import KINDS, clips_folder, file_of
 from linnet.serve.queue import MIGRATIONS, TRIES, Job, KeyReused, Limits, NotThis, Queue, QueueFull
-from linnet.serve.worker import KINDS, clips_folder, file_of
 
 SEEDS = count()
 

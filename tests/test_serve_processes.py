@@ -8,8 +8,8 @@ import openai
 import pytest
 
 from linnet.media import probe, read_metadata
+from linnet.serve.clips import clips_folder, file_of
 from linnet.serve.queue import Queue
-from linnet.serve.worker import clips_folder, file_of
 from serving import Server, until
 
 PROMPT = "a red star spins on a blue background"

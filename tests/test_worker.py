@@ -12,11 +12,11 @@ from linnet.catalog import SEEDLING
 from linnet.media import VideoWriter, probe
 from linnet.pipeline import Pipeline
 from linnet.request import Request, make_request
-from linnet.serve.app import Service
-from linnet.serve.models import Models
+from linnet.serve.clips import clips_folder, file_of
+from linnet.serve.keeper import Patience, ProcessKeeper
 from linnet.serve.queue import Job, Queue
-from linnet.serve.server import Keeper, Settings
-from linnet.serve.worker import Worker, WorkerSettings, clips_folder, file_of
+from linnet.serve.render import RenderSettings
+from linnet.serve.worker import Worker, WorkerSettings
 from serving import until
 
 
@@ -76,9 +76,8 @@ def test_a_job_that_is_deleted_while_it_is_made_leaves_nothing(
 def test_a_worker_that_hangs_is_replaced(tmp_path: Path, tiny_model: Path) -> None:
     clips_folder(tmp_path).mkdir()
     queue = Queue(tmp_path)
-    service = Service(data=tmp_path, queue=queue, models=Models("seedling", tiny_model, "cpu"))
-    settings = Settings(data=tmp_path, weights=tiny_model, threads=1, silence=5.0)
-    keeper = Keeper(settings, service, "cpu")
+    settings = RenderSettings(model="seedling", weights=str(tiny_model), device="cpu", threads=1)
+    keeper = ProcessKeeper(settings, tmp_path, queue, Patience(silence=5.0))
     keeper.start()
     job = queue.add(request(steps=1000, frames=121)).id
 

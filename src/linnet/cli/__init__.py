@@ -20,6 +20,7 @@ COMMANDS = {
     "generate": "Make a video from a prompt.",
     "storyboard": "Make a film of several shots.",
     "grid": "Make drafts of a prompt to pick from.",
+    "batch": "Make a video of every line of a file.",
     "plan": "Show how a request would run, and what it takes.",
     "inspect": "Show the request inside a clip.",
     "models": "List the models: what exists, what is on this machine.",

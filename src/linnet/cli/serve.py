@@ -42,6 +42,9 @@ def serve(
         str, option("dtype", "Of the matrix products: float32 or bfloat16; by default auto.", metavar="NAME")
     ] = "auto",
     threads: Annotated[int | None, whole("threads", "CPU threads of a worker.", least=1)] = None,
+    ray: Annotated[
+        str | None, option("ray", "A Ray cluster whose nodes do the work; auto finds it.", metavar="ADDRESS")
+    ] = None,
     jobs: Annotated[int, whole("jobs", "Most jobs that may wait.", least=1)] = 1000,
     jobs_per_key: Annotated[int, whole("jobs-per-key", "Most jobs of one key.", least=1)] = 100,
     longest: Annotated[float | None, number("longest", "Most seconds of a clip.")] = None,
@@ -58,6 +61,8 @@ def serve(
     from linnet.weights.store import default_model
 
     try:
+        from linnet.serve.crew import Crew
+        from linnet.serve.keeper import Patience
         from linnet.serve.queue import Limits
         from linnet.serve.server import Settings
         from linnet.serve.server import serve as run
@@ -68,16 +73,19 @@ def serve(
             data=data,
             host=host,
             port=port,
-            model=model or default_model(weights)[0].name,
-            weights=weights,
-            devices=tuple(device or ["auto"]),
-            dtype=dtype,
-            threads=threads,
+            crew=Crew(
+                model=model or default_model(weights)[0].name,
+                weights=weights,
+                devices=tuple(device or ["auto"]),
+                dtype=dtype,
+                threads=threads,
+                ray=ray,
+                patience=Patience(grace=grace),
+            ),
             limits=Limits(jobs=jobs, jobs_per_owner=jobs_per_key),
             longest_seconds=longest,
             keep_days=keep_days,
             quota_bytes=int(quota * 1e9) if quota is not None else None,
-            grace=grace,
         )
     )
 

@@ -34,11 +34,11 @@ from linnet import __version__
 from linnet.errors import InvalidInput, LinnetError
 from linnet.request import Request as ClipRequest
 from linnet.serve import schemas
+from linnet.serve.clips import file_of, remove_files
 from linnet.serve.keys import find_owner
 from linnet.serve.models import Models, no_reference
 from linnet.serve.queue import Job, KeyReused, Limits, Queue, QueueFull
 from linnet.serve.schemas import Refused
-from linnet.serve.worker import file_of, remove_files
 
 Body = TypeVar("Body", bound=BaseModel)
 

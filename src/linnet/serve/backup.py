@@ -5,8 +5,8 @@ import shutil
 from pathlib import Path
 
 from linnet.errors import InvalidInput
+from linnet.serve.clips import KINDS, clips_folder, file_of
 from linnet.serve.queue import Queue
-from linnet.serve.worker import KINDS, clips_folder, file_of
 
 
 def backup(data: Path, target: Path) -> int:

@@ -1,0 +1,97 @@
+"""`linnet batch`"""
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from linnet.cli import fail
+from linnet.cli.options import option, whole
+from linnet.cli.terminal import bars, note
+
+if TYPE_CHECKING:
+    from linnet.serve.batch import Count
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.command()
+def batch(
+    prompts: Annotated[
+        Path,
+        typer.Argument(
+            help='Text file: each line a prompt, or {"prompt": ..., "seed": ..., "seconds": ...}.',
+            metavar="FILE",
+        ),
+    ],
+    out: Annotated[Path, option("out", "Folder for the clips and manifest.jsonl.", metavar="DIR")],
+    model: Annotated[
+        str | None,
+        option("model", "A name from `linnet models`; by default a Linum v2 that is here.", metavar="NAME"),
+    ] = None,
+    weights: Annotated[Path | None, option("weights", "Folder of a downloaded model.", metavar="DIR")] = None,
+    device: Annotated[
+        list[str] | None,
+        option("device", "cpu, cuda:0, ...; give several to work at once.", metavar="NAME"),
+    ] = None,
+    dtype: Annotated[
+        str, option("dtype", "Of the matrix products: float32 or bfloat16; by default auto.", metavar="NAME")
+    ] = "auto",
+    threads: Annotated[int | None, whole("threads", "CPU threads of a worker.", least=1)] = None,
+    ray: Annotated[
+        str | None, option("ray", "A Ray cluster whose nodes do the work; auto finds it.", metavar="ADDRESS")
+    ] = None,
+    anyway: Annotated[bool, option("anyway", "Go on with words that the model does not know.")] = False,
+    quiet: Annotated[bool, option("quiet", "Print nothing but the manifest's path and errors.")] = False,
+    as_json: Annotated[bool, option("json", "Print a JSON line at the end.")] = False,
+) -> None:
+    """Make a video of every line of a file.
+
+    Stop it whenever you like: the same command goes on where it was. manifest.jsonl has a line for each clip, with its
+    whole request. Lines that name no seed are given one.
+    """
+    from linnet.catalog import find
+    from linnet.serve.alone import alone
+    from linnet.serve.batch import Batch, read_lines
+    from linnet.serve.crew import Crew
+    from linnet.weights.store import default_model, resolve
+
+    spec = find(model) if model else default_model(weights)[0]
+    lines = read_lines(prompts, spec, resolve(spec, weights=weights), anyway=anyway)
+    crew = Crew(
+        model=spec.name,
+        weights=weights,
+        devices=device or ["auto"],
+        dtype=dtype,
+        threads=threads,
+        ray=ray,
+        watched=False,
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    with alone(out / ".linnet"):
+        work = Batch(lines, spec, crew, out)
+        try:
+            with bars(quiet=quiet or as_json) as bar:
+
+                def show(count: "Count") -> None:
+                    words = f"{count.made} of {count.total}" + (
+                        f", {count.failed} failed" if count.failed else ""
+                    )
+                    bar("clips", words, count.made + count.failed, count.total)
+
+                if not quiet and not as_json:
+                    note(f"{len(lines)} clips with {spec.name}, into {out}")
+                count = work.run(show)
+        except KeyboardInterrupt:
+            with suppress(KeyboardInterrupt):
+                work.stop()
+            fail(f"stopped; what is done is in {work.manifest}, and the same command goes on", 130)
+        work.stop()
+    if as_json:
+        print(json.dumps({"manifest": str(work.manifest), **vars(count)}))
+    else:
+        print(work.manifest)
+    if count.failed:
+        fail(f"error: {count.failed} of {count.total} clips were not made; the manifest says why", 1)

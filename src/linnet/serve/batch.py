@@ -1,0 +1,201 @@
+"""Many prompts from a file become clips in a folder, with a manifest that has a line for each.
+
+The folder holds a queue such as the service's, so a batch that is stopped, however it is stopped, goes on where it was.
+A clip gets its name when it is complete, and its line in the manifest after that.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from linnet.catalog import ModelSpec
+from linnet.clip import default_name
+from linnet.errors import InvalidInput
+from linnet.media import flush_folder
+from linnet.request import make_request
+from linnet.serve.clips import file_of, put, remove_files, tidy
+from linnet.serve.crew import Crew
+from linnet.serve.keeper import Member
+from linnet.serve.queue import Job, Limits, Queue
+from linnet.weights.store import ModelFiles
+
+OWNER = "batch"
+WAITING = 32  # jobs that the queue holds at a time
+LOOK = 0.1  # seconds between two looks at the queue
+FIELDS = ("prompt", "negative", "seconds", "frames", "size", "seed", "steps", "guidance", "profile")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One prompt with its settings; `key` tells it from every other, wherever in the file it stands."""
+
+    number: int
+    key: str
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Count:
+    """How many clips are made, are given up, and were asked for; `resumed` of the made were there from before."""
+
+    made: int
+    failed: int
+    total: int
+    resumed: int
+
+
+def read_lines(file: Path, spec: ModelSpec, files: ModelFiles, *, anyway: bool = False) -> list[Line]:
+    """Every line of the file that is not empty, checked: a JSON object of settings, or else the prompt itself.
+
+    InvalidInput names the first line that cannot be done; a word that the model does not know is one, unless `anyway`.
+    """
+    try:
+        text = file.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput("prompts", file, f"cannot be read: {error}", "give a text file in UTF-8") from None
+    check = ignore if anyway or spec.source != "package" else words_of(files)
+    seen: Counter[str] = Counter()
+    lines = []
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        settings = settings_in(line.strip(), f"line {number} of {file.name}")
+        try:
+            request = make_request(spec, **settings)
+            check("prompt", request.prompt)
+            check("negative", request.negative)
+        except InvalidInput as error:
+            place = f"line {number} of {file.name}: {error.field}"
+            raise InvalidInput(place, error.value, error.problem, error.remedy) from None
+        said = json.dumps([spec.name, settings], sort_keys=True)
+        seen[said] += 1  # the same line again is another clip
+        key = hashlib.sha256(f"{seen[said]} {said}".encode()).hexdigest()
+        lines.append(Line(number=number, key=key, settings=settings))
+    if not lines:
+        raise InvalidInput("prompts", file, "holds no prompt", "write one a line")
+    return lines
+
+
+def settings_in(line: str, place: str) -> dict[str, Any]:
+    if not line.startswith("{"):
+        return {"prompt": line}
+    try:
+        settings = json.loads(line)
+    except ValueError as error:
+        raise InvalidInput(place, line, f"is not JSON ({error})", 'write {"prompt": "..."}') from None
+    for name in settings:
+        if name not in FIELDS:
+            raise InvalidInput(place, name, "is not known", f"use {', '.join(FIELDS)}")
+    return settings
+
+
+def ignore(field: str, text: str) -> None:
+    """Whatever words there are."""
+
+
+def words_of(files: ModelFiles) -> Callable[[str, str], None]:
+    """Refuses words that the model does not know."""
+    from linnet.data.known import check_words
+    from linnet.models.text import Tokenizer
+
+    tokenizer = Tokenizer.open(files.tokenizer)
+    return lambda field, text: check_words(tokenizer, text, field=field)
+
+
+class Batch:
+    """The lines' clips under `out`, which one batch at a time has for itself (see `server.alone`)."""
+
+    def __init__(self, lines: Sequence[Line], spec: ModelSpec, crew: Crew, out: Path) -> None:
+        self.lines, self.spec, self.out = lines, spec, out
+        self.data = out / ".linnet"
+        self.data.mkdir(parents=True, exist_ok=True)
+        self.manifest = out / "manifest.jsonl"
+        self.queue = Queue(self.data)
+        self.queue.recover()
+        tidy(self.data, self.queue)
+        self.members: Sequence[Member] = crew.members(self.data, self.queue)
+        self.records = {record["key"]: record for record in self.kept()}
+
+    def kept(self) -> Iterator[dict[str, Any]]:
+        """The manifest's lines whose clips are there; not a last one that was cut off in writing."""
+        if self.manifest.exists():
+            for line in self.manifest.read_text("utf-8").splitlines():
+                with suppress(ValueError, KeyError):
+                    record = json.loads(line)
+                    if record["status"] == "completed" and (self.out / record["path"]).is_file():
+                        yield record
+
+    def run(self, show: Callable[[Count], None]) -> Count:
+        """Until every line has its clip, or was given up. What an earlier run gave up is tried again."""
+        wanted = {line.key: line for line in self.lines}
+        self.rewrite([record for key, record in self.records.items() if key in wanted])
+        resumed = made = len(self.records.keys() & wanted)
+        failed = 0
+        todo = [line for line in self.lines if line.key not in self.records]
+        asked: dict[str, Line] = {}
+        for member in self.members if todo else ():
+            member.start()
+        show(Count(made=made, failed=failed, total=len(self.lines), resumed=resumed))
+        while todo or asked:
+            while todo and len(asked) < WAITING:
+                line = todo.pop(0)
+                asked[self.ask(line).id] = line
+            for job in [found for one in asked if (found := self.queue.get(one))]:
+                if job.status in ("completed", "failed"):
+                    self.settle(asked.pop(job.id), job)
+                    made, failed = made + (job.status == "completed"), failed + (job.status == "failed")
+                    show(Count(made=made, failed=failed, total=len(self.lines), resumed=resumed))
+            time.sleep(LOOK)
+        return Count(made=made, failed=failed, total=len(self.lines), resumed=resumed)
+
+    def ask(self, line: Line) -> Job:
+        """A job for the line: the one that an earlier run asked for, unless it failed then."""
+        request = make_request(self.spec, **line.settings)
+        limits = Limits(jobs=2 * WAITING, jobs_per_owner=2 * WAITING)
+        while True:
+            job = self.queue.add(request, owner=OWNER, limits=limits, repeat_key=line.key, digest=line.key)
+            there = file_of(self.data, job.id).exists() or self.target(line, job).exists()
+            if job.status in ("queued", "in_progress") or (job.status == "completed" and there):
+                return job
+            self.queue.delete(job.id)
+
+    def target(self, line: Line, job: Job) -> Path:
+        return self.out / f"{line.number:06d}-{default_name(job.request)}"
+
+    def settle(self, line: Line, job: Job) -> None:
+        """Give the clip its name, then the line its place in the manifest."""
+        record: dict[str, Any] = {"line": line.number, "key": line.key, "status": job.status}
+        if job.status == "completed":
+            path = self.target(line, job)
+            with suppress(FileNotFoundError):  # it has its name since an earlier run, which wrote no line
+                file_of(self.data, job.id).replace(path)
+            flush_folder(self.out)
+            record |= {"path": path.name, "bytes": path.stat().st_size}
+        else:
+            record |= {"code": job.code, "message": job.message}
+        remove_files(self.data, job.id)
+        line_of_it = json.dumps(record | {"request": job.request.to_json()}, ensure_ascii=False)
+        with self.manifest.open("a", encoding="utf-8") as file:
+            file.write(line_of_it + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def rewrite(self, records: Sequence[Mapping[str, Any]]) -> None:
+        text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+        put(self.manifest, text.encode())
+
+    def stop(self) -> None:
+        """Leave off in the middle; what ran is put back."""
+        for member in self.members:
+            member.leave.set()
+            member.hurry.set()
+        for member in self.members:
+            if member.is_alive():
+                member.join()

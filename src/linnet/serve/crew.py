@@ -1,0 +1,49 @@
+"""Who renders: a process for each device of this machine, or the nodes of a cluster."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from linnet.errors import InvalidInput
+from linnet.serve.keeper import Member, Patience, ProcessKeeper
+from linnet.serve.queue import Queue
+from linnet.serve.render import RenderSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crew:
+    """`devices`: a worker each, here. `ray`: the address of a cluster, which does it instead. `watched` as in
+    RenderSettings."""
+
+    model: str
+    weights: Path | None = None
+    devices: Sequence[str] = ("auto",)
+    dtype: str = "auto"
+    threads: int | None = None
+    ray: str | None = None
+    watched: bool = True
+    patience: Patience = field(default_factory=Patience)
+
+    def members(self, data: Path, queue: Queue) -> Sequence[Member]:
+        """Not started yet. InvalidInput if there is no cluster at the address, or no ray to speak to it."""
+        settings = RenderSettings(
+            model=self.model,
+            weights=str(self.weights.absolute()) if self.weights else None,
+            dtype=self.dtype,
+            threads=self.threads,
+            watched=self.watched,
+        )
+        if self.ray is None:
+            return [
+                ProcessKeeper(replace(settings, device=device), data, queue, self.patience)
+                for device in self.devices
+            ]
+        if len(self.devices) > 1:
+            remedy = "leave --device out, or say cpu for a cluster whose GPUs are not to be used"
+            raise InvalidInput("device", " ".join(self.devices), "cannot be chosen on a cluster", remedy)
+        try:
+            from linnet.serve.ray import Cluster
+        except ModuleNotFoundError as error:
+            remedy = "run `pip install 'linnet[cluster]'`"
+            raise InvalidInput("ray", self.ray, f"{error.name} is not installed", remedy) from None
+        return [Cluster(self.ray, replace(settings, device=self.devices[0]), data, queue, self.patience)]

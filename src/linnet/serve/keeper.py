@@ -1,0 +1,137 @@
+"""Those who look after workers. A worker that dies, falls silent or gets nowhere is ended, its job put back, and
+another started, at once at first and then ever more slowly while they die young."""
+
+import json
+import logging
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+import time
+from abc import abstractmethod
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from linnet.media import remove
+from linnet.serve.clips import clips_folder
+from linnet.serve.queue import Queue
+from linnet.serve.render import RenderSettings
+from linnet.serve.worker import WorkerSettings
+
+log = logging.getLogger("linnet.serve")
+
+LOOK = 0.1  # seconds between two looks at a worker
+START = 60.0  # seconds that a worker has to import all and begin, beside those of silence
+WEARY = (0.1, 30.0)  # seconds before another start: at first, and at most, doubling while workers die young
+YOUNG = 30.0  # seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patience:
+    """Seconds: `silence` without a sign of life, or `stall` without progress, and a worker is ended; `grace` for a job
+    to finish when all is to stop."""
+
+    silence: float = 30.0
+    stall: float = 3600.0
+    grace: float = 30.0
+
+
+class Member(threading.Thread):
+    """Sees to it that jobs are done until told to `leave`; when told to `hurry`, without waiting for the last one."""
+
+    def __init__(self, data: Path, queue: Queue, patience: Patience) -> None:
+        super().__init__(daemon=True)
+        self.data, self.queue, self.patience = data, queue, patience
+        self.leave, self.hurry = threading.Event(), threading.Event()
+
+
+class Keeper(Member):
+    """Keeps one worker at work."""
+
+    place: str
+
+    def run(self) -> None:
+        pause = WEARY[0]
+        while not self.leave.is_set():
+            begun, name = time.monotonic(), secrets.token_hex(8)
+            reason = self.keep_one(name)
+            self.put_back(name, reason)
+            if reason is None:
+                return
+            log.warning("the worker for %s %s; starting another", self.place, reason)
+            pause = WEARY[0] if time.monotonic() - begun > YOUNG else min(2 * pause, WEARY[1])
+            self.leave.wait(pause)
+
+    @abstractmethod
+    def keep_one(self, name: str) -> str | None:
+        """Start a worker and stay until it is gone; why, or None if it was asked to go."""
+
+    def put_back(self, name: str, reason: str | None) -> None:
+        while True:
+            try:
+                self.queue.release(name, f"the worker {reason or 'was stopped'}", blame=reason is not None)
+                return
+            except Exception:  # a full disk: nothing else to do until there is room
+                log.exception("could not put back a job")
+                time.sleep(1)
+
+    def stalled(self, name: str) -> str | None:
+        """What is wrong with a worker that gives signs of life, but no progress."""
+        idle = self.queue.seconds_without_progress(name)
+        return f"got nowhere for {self.patience.stall:g} s" if (idle or 0) > self.patience.stall else None
+
+
+class ProcessKeeper(Keeper):
+    """Of a process on this machine, for one device."""
+
+    def __init__(self, settings: RenderSettings, data: Path, queue: Queue, patience: Patience) -> None:
+        super().__init__(data, queue, patience)
+        self.place = settings.device
+        self.settings = WorkerSettings(data=str(data.absolute()), **asdict(settings))
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def keep_one(self, name: str) -> str | None:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "linnet.serve.worker", json.dumps(asdict(self.settings)), name],
+            stdin=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C in a terminal is for the service alone
+        )
+        self.process = process
+        begun = time.monotonic()
+        asked: float | None = None
+        reason = None
+        while (status := process.poll()) is None:
+            if self.leave.is_set() and asked is None:
+                asked = time.monotonic()
+                with suppress(OSError):
+                    assert process.stdin is not None
+                    process.stdin.write(b"leave\n")
+                    process.stdin.flush()
+            late = asked is not None and time.monotonic() - asked > self.patience.grace
+            reason = None if asked else self.trouble(name, begun)
+            if late or self.hurry.is_set() or reason:
+                process.kill()
+                process.wait()
+                break
+            time.sleep(LOOK)
+        for part in clips_folder(self.data).glob(f".*.{process.pid}.part"):
+            remove(part)
+        if asked is not None or self.hurry.is_set():
+            return None
+        return reason or died(status or 0)
+
+    def trouble(self, name: str, begun: float) -> str | None:
+        """What is wrong with a worker that still runs."""
+        worker = self.queue.workers().get(name)
+        silent = time.time() - worker["beat"] if worker else time.monotonic() - begun - START
+        if silent > self.patience.silence:
+            return f"gave no sign of life for {self.patience.silence:g} s"
+        return self.stalled(name)
+
+
+def died(status: int) -> str:
+    if status == -signal.SIGKILL:
+        return "was killed (out of memory?)"
+    return f"ended by signal {-status}" if status < 0 else f"ended with status {status}"

@@ -1,0 +1,134 @@
+"""What every worker does, wherever it runs: hold a model, make a clip and its pictures, show it meanwhile."""
+
+import io
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from linnet.catalog import find
+from linnet.media import probe, read_frames
+from linnet.pipeline import Pipeline, Progress
+from linnet.request import Request
+from linnet.weights.store import resolve
+
+Frame = UInt8[np.ndarray, "H W 3"]
+Report = Callable[[str, int, int, bytes | None], None]
+
+PREVIEW_EVERY = 0.25  # seconds
+PREVIEW_SHARE = 0.1  # at most, of the time that rendering takes
+SHEET = (4, 4)  # tiles of a sprite sheet, across and down
+TILE = 320  # pixels, at most, of a tile's or thumbnail's longer side
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderSettings:
+    """How to render. `weights` is the folder of `model` where that is not in its usual place. `watched`: with previews,
+    a thumbnail and a spritesheet."""
+
+    model: str
+    weights: str | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    threads: int | None = None
+    watched: bool = True
+
+
+class Renderer:
+    """One device's. It keeps the model of its last job loaded."""
+
+    def __init__(self, settings: RenderSettings) -> None:
+        self.settings = settings
+        self._pipeline: Pipeline | None = None
+
+    def pipeline(self, model: str) -> Pipeline:
+        import torch
+
+        from linnet.runtime.device import default_dtype, default_threads, resolve_device
+
+        if self._pipeline is None or self._pipeline.spec.name != model:
+            self._pipeline = None  # before the next is read
+            settings, spec = self.settings, find(model)
+            own = settings.weights is not None and model == settings.model
+            device = resolve_device(settings.device)
+            self._pipeline = Pipeline.open(
+                spec,
+                resolve(spec, weights=Path(settings.weights) if own and settings.weights else None),
+                device=device,
+                dtype=default_dtype(device) if settings.dtype == "auto" else getattr(torch, settings.dtype),
+                threads=settings.threads or default_threads(),
+            )
+        return self._pipeline
+
+    def warm(self) -> None:
+        """Read what the first job would wait for."""
+        pipeline = self.pipeline(self.settings.model)
+        if pipeline.spec.source == "package":
+            _ = pipeline.transformer, pipeline.autoencoder, pipeline.model_hash
+
+    def make(self, request: Request, path: Path, report: Report) -> tuple[dict[str, bytes], dict[str, float]]:
+        """The clip at `path`, its pictures by variant, and the seconds of each stage.
+
+        `report` gets the stage, what is done, of how much, and now and then a preview; what it raises ends the work.
+        """
+        watched = self.settings.watched
+        clip = self.pipeline(request.model).generate(
+            request, path, overwrite=True, watch=previewing(report) if watched else plain(report)
+        )
+        report("finish", 0, 1, None)
+        begun = time.monotonic()
+        made = pictures(path) if watched else {}
+        return made, clip.seconds | {"finish": time.monotonic() - begun}
+
+
+def plain(report: Report) -> Callable[[Progress], None]:
+    return lambda progress: report(progress.stage, progress.done, progress.total, None)
+
+
+def previewing(report: Report) -> Callable[[Progress], None]:
+    """A `watch` for the pipeline that reports a preview, too, as often as those cost little."""
+    began = time.monotonic()
+    spent = shown = 0.0
+
+    def watch(progress: Progress) -> None:
+        nonlocal spent, shown
+        now, image = time.monotonic(), None
+        due = shown == 0.0 or (now - shown >= PREVIEW_EVERY and spent <= PREVIEW_SHARE * (now - began))
+        if progress.preview and due:
+            image = encoded(progress.preview(), "WEBP", quality=80)
+            shown = time.monotonic()
+            spent += shown - now
+        report(progress.stage, progress.done, progress.total, image)
+
+    return watch
+
+
+def pictures(clip: Path) -> dict[str, bytes]:
+    """The thumbnail, a frame from the middle, and the spritesheet, frames from first to last."""
+    frames, (across, down) = probe(clip).frames, SHEET
+    wanted = [round(i * (frames - 1) / (across * down - 1)) for i in range(across * down)]
+    tiles: dict[int, Image.Image] = {}
+    for index, frame in enumerate(read_frames(clip)):
+        if index in wanted or index == frames // 2:
+            tile = Image.fromarray(frame)
+            tile.thumbnail((TILE, TILE))
+            tiles[index] = tile
+    width, height = tiles[0].size
+    sheet = Image.new("RGB", (across * width, down * height))
+    for place, index in enumerate(wanted):
+        sheet.paste(tiles[index], (place % across * width, place // across * height))
+    return {
+        "thumbnail": encoded(np.asarray(tiles[frames // 2]), "WEBP", quality=85),
+        "spritesheet": encoded(np.asarray(sheet), "JPEG", quality=85),
+    }
+
+
+def encoded(frame: Frame, kind: str, **settings: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(frame).save(buffer, kind, **settings)
+    return buffer.getvalue()

@@ -1,0 +1,94 @@
+"""Many prompts into a folder: stopped with a kill in the middle, it goes on, and every line has its clip once."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from linnet.cli import app
+from linnet.media import probe, read_metadata
+from serving import until
+
+STILL = {"seconds": 0, "steps": 2}
+LONG = {"seconds": 5, "steps": 300}  # of the tiny model: seconds
+
+
+def write(file: Path, lines: Sequence[str | dict[str, Any]]) -> Path:
+    file.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines))
+    return file
+
+
+def words(prompts: Path, model: Path) -> list[str]:
+    there = ["--model", "seedling", "--weights", str(model), "--device", "cpu", "--threads", "1"]
+    return ["batch", str(prompts), "--out", str(prompts.parent / "out"), *there]
+
+
+def manifest(folder: Path) -> list[dict[str, Any]]:
+    file = folder / "manifest.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def test_a_killed_batch_goes_on_and_makes_every_clip_once(tmp_path: Path, tiny_model: Path) -> None:
+    out = tmp_path / "out"
+    lines = [
+        {"prompt": "a red star", "seed": 1, **STILL},
+        {"prompt": "a green heart", **LONG},
+        "",
+        "a blue square",
+    ]
+    twice = [{"prompt": "a red star", "seed": 1, **STILL}]
+    prompts = write(tmp_path / "prompts.jsonl", [*lines, *twice])
+    first = subprocess.Popen(
+        [sys.executable, "-m", "linnet", *words(prompts, tiny_model)], start_new_session=True
+    )
+    until(lambda: len(manifest(out)) == 1)
+    os.kill(first.pid, signal.SIGKILL)  # at the long one; its worker notices
+    first.wait()
+    made = manifest(out)
+    with (out / "manifest.jsonl").open("a") as file:
+        file.write('{"line": 2, "key": ')  # as if it had died in writing
+    result = CliRunner().invoke(app, words(prompts, tiny_model))
+    assert result.exit_code == 0, result.output
+    records = manifest(out)
+    assert records[0] == made[0]
+    assert [record["line"] for record in records] == [1, 2, 4, 5]
+    assert len({record["path"] for record in records}) == 4
+    assert {path.name for path in out.glob("*.mp4")} == {record["path"] for record in records}
+    for record in records:
+        clip = out / record["path"]
+        assert probe(clip).frames == record["request"]["frames"]
+        inside = (read_metadata(clip) or {})["request"]
+        assert inside["seed"] == record["request"]["seed"]
+    assert not [*out.glob(".*.part"), *(out / ".linnet" / "clips").iterdir()]
+
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*.mp4")}
+    write(prompts, [*lines[:1], {"prompt": "a red star", "seed": 2, **STILL}])
+    (out / records[0]["path"]).unlink()  # a clip that is gone is made again
+    assert CliRunner().invoke(app, words(prompts, tiny_model)).exit_code == 0
+    assert {record["request"]["seed"] for record in manifest(out)} == {1, 2}
+    assert all(before[path] == path.stat().st_mtime_ns for path in before if path.name != records[0]["path"])
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"prompt": "a red star", "seconds": 99}', 'line 2 of p.jsonl: seconds "99"'),
+        ('{"prompt": "a red star", "colour": "red"}', "is not known; use prompt"),
+        ('{"prompt": ', "is not JSON"),
+        ("a red fox", "does not know: fox"),
+    ],
+)
+def test_what_cannot_be_done_is_said_before_anything_is(
+    tmp_path: Path, tiny_model: Path, line: str, said: str
+) -> None:
+    result = CliRunner().invoke(app, words(write(tmp_path / "p.jsonl", ["a red star", line]), tiny_model))
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert not (tmp_path / "out").exists()
