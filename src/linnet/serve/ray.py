@@ -1,0 +1,260 @@
+"""Workers on the nodes of a Ray cluster, in front of which stand the same queue and the same API.
+
+A node has an actor for each of its GPUs; where no node has one, an actor on the processor. Nodes share no file system:
+what an actor makes comes back through Ray and is put on the disk here. A node that joins gets work, and one that goes
+gives its job back. This machine is a node, too, which may be one without work: `ray start --head --num-cpus 0`.
+"""
+
+import logging
+import socket
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from linnet import __version__
+from linnet.errors import InvalidInput, one_line
+from linnet.request import Request
+from linnet.serve.clips import file_of, files_bytes, forget, put, remove_files, told
+from linnet.serve.keeper import LOOK, START, Keeper, Member, Patience
+from linnet.serve.queue import Job, NotThis, Queue
+from linnet.serve.render import Renderer, RenderSettings
+from linnet.serve.worker import BEAT, IDLE, resident_bytes
+
+log = logging.getLogger("linnet.serve")
+
+CENSUS = 2.0  # seconds between two looks at which nodes there are
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """What an actor is at. `preview` is there if it is newer than the one that was seen last."""
+
+    memory: int
+    number: int = 0  # of this report; the first is 1
+    stage: str = ""
+    done: int = 0
+    total: int = 1
+    pictured: int = 0  # the report that brought the newest preview
+    preview: bytes | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """A clip's files by variant and seconds by stage; or, with a code, why there is none."""
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    code: str = ""
+    words: str = ""
+
+
+class Stopped(Exception):
+    """Nobody wants it any more."""
+
+
+class Hand:
+    """The actor. It answers `look` and `stop` in other threads than the one that renders."""
+
+    def __init__(self, settings: RenderSettings) -> None:
+        self.renderer = Renderer(settings)
+        self.stopped = False
+        self.now = Look(memory=0)
+
+    def warm(self) -> str:
+        """Loads the model; the version of linnet on this node."""
+        self.renderer.warm()
+        return __version__
+
+    def look(self, seen: int) -> Look:
+        now = self.now
+        return Look(
+            **vars(now)
+            | {"memory": resident_bytes(), "preview": now.preview if now.pictured > seen else None}
+        )
+
+    def stop(self) -> None:
+        self.stopped = True
+
+    def render(self, record: dict[str, Any]) -> Made:
+        self.stopped, self.now = False, Look(memory=0)
+        request = Request.from_json(record)
+        with tempfile.TemporaryDirectory(prefix="linnet-") as folder:
+            path = Path(folder) / "clip.mp4"
+            try:
+                made, seconds = self.renderer.make(request, path, self.report)
+                return Made(files={"video": path.read_bytes(), **made}, seconds=seconds)
+            except Stopped:
+                return Made()
+            except InvalidInput as error:
+                code, words = told(error)
+                return Made(code=code, words=words)
+
+    def report(self, stage: str, done: int, total: int, image: bytes | None) -> None:
+        if self.stopped:
+            raise Stopped
+        number, last = self.now.number + 1, self.now
+        picture = (number, image) if image else (last.pictured, last.preview)
+        self.now = Look(memory=0, number=number, stage=stage, done=done, total=total,
+                        pictured=picture[0], preview=picture[1])  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place for an actor: the `index`th GPU of a node, or its processor."""
+
+    node: str
+    index: int
+    gpu: bool
+
+
+class ActorKeeper(Keeper):
+    """Of an actor; it claims the actor's jobs, and speaks for it to the queue."""
+
+    def __init__(
+        self, slot: Slot, settings: RenderSettings, data: Path, queue: Queue, patience: Patience
+    ) -> None:
+        super().__init__(data, queue, patience)
+        self.place, self.slot, self.settings = f"node {slot.node[:8]}", slot, settings
+
+    def keep_one(self, name: str) -> str | None:
+        hand: Any = None
+        try:
+            here = NodeAffinitySchedulingStrategy(node_id=self.slot.node, soft=False)
+            hand = (
+                ray.remote(Hand)
+                .options(num_gpus=int(self.slot.gpu), num_cpus=1, max_concurrency=4, scheduling_strategy=here)
+                .remote(self.settings)
+            )
+            return self.work(hand, name)
+        except GetTimeoutError:
+            return f"gave no sign of life for {self.patience.silence:g} s"
+        except RayTaskError as error:
+            return f"failed: {one_line(error.cause)[:300]}"
+        except RayError as error:
+            return f"is gone with its process or its node ({type(error).__name__})"
+        finally:
+            if hand is not None:
+                ray.kill(hand)
+
+    def work(self, hand: Any, name: str) -> str | None:
+        """Keep it at work; what is wrong with it, or None if it was asked to go."""
+        task, job = hand.warm.remote(), None
+        limit, beat, asked, last = START + self.patience.silence, 0.0, 0.0, Look(memory=0)
+        ready = False
+        while True:
+            now: Look = ray.get(hand.look.remote(last.pictured), timeout=limit)
+            limit = self.patience.silence
+            if time.monotonic() - beat > BEAT:
+                beat = time.monotonic()
+                self.queue.beat(name, ready=ready, memory=now.memory)
+                if (trouble := self.stalled(name)) is not None:
+                    return trouble
+            if job is not None and now.number > last.number and not self.tell(job, now):
+                hand.stop.remote()
+                job = None
+            last = now
+            if task is not None and ray.wait([task], timeout=LOOK)[0]:
+                result: Any = ray.get(task)
+                task = None
+                if isinstance(result, str):
+                    ready = True
+                    if result != __version__:
+                        return f"has linnet {result}, and this is {__version__}"
+                elif job is not None:
+                    self.deliver(job, result)
+                job = None
+            if self.leave.is_set():
+                asked = asked or time.monotonic()
+                if task is None or self.hurry.is_set() or time.monotonic() - asked > self.patience.grace:
+                    return None
+            elif task is None:
+                job, last = self.queue.claim(name), Look(memory=0)
+                if job is None:
+                    time.sleep(IDLE)
+                else:
+                    task = hand.render.remote(job.request.to_json())
+
+    def tell(self, job: Job, now: Look) -> bool:
+        """Whether anybody still wants to know."""
+        try:
+            self.queue.report(job, now.stage, now.done, now.total, now.preview)
+        except NotThis:
+            return False
+        return True
+
+    def deliver(self, job: Job, made: Made) -> None:
+        """Put a job's files on the disk, then say so."""
+        try:
+            if made.code:
+                self.queue.fail(job, made.code, made.words)
+                return
+            for variant, content in made.files.items():
+                put(file_of(self.data, job.id, variant), content)
+            self.queue.complete(job, size=files_bytes(self.data, job.id), seconds=made.seconds)
+        except NotThis:
+            forget(self.data, self.queue, job.id)
+        except Exception as error:
+            code, words = told(error)
+            remove_files(self.data, job.id)
+            if not code:
+                raise
+            self.queue.fail(job, code, words)
+
+
+class Cluster(Member):
+    """Keeps an actor at work in every slot of the nodes that there are."""
+
+    def __init__(
+        self, address: str, settings: RenderSettings, data: Path, queue: Queue, patience: Patience
+    ) -> None:
+        super().__init__(data, queue, patience)
+        self.settings = settings
+        try:
+            if ":" in address:  # Ray itself would wait for most of a minute
+                host, _, port = address.rpartition(":")
+                socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+            # Before whoever starts us says what signals mean: Ray says it, too.
+            ray.init(address=address, namespace="linnet", logging_level=logging.ERROR, log_to_driver=False)
+        except (OSError, ValueError, RuntimeError) as error:
+            remedy = "give HOST:PORT of its head, and `ray start` this machine as one of its nodes"
+            raise InvalidInput(
+                "ray", address, f"no cluster answers ({one_line(error)[:200]})", remedy
+            ) from None
+
+    def run(self) -> None:
+        keepers: dict[Slot, ActorKeeper] = {}
+        while not self.leave.is_set():
+            try:
+                slots = slots_of(ray.nodes(), gpus=self.settings.device != "cpu")
+            except Exception:
+                log.exception("the cluster does not say which nodes it has")
+                slots = set(keepers)
+            for slot in keepers.keys() - slots:
+                keepers.pop(slot).leave.set()
+            for slot in slots - keepers.keys():
+                keepers[slot] = ActorKeeper(slot, self.settings, self.data, self.queue, self.patience)
+                keepers[slot].start()
+            self.leave.wait(CENSUS)
+        for keeper in keepers.values():
+            keeper.leave.set()
+        while any(keeper.is_alive() for keeper in keepers.values()):
+            if self.hurry.is_set():
+                for keeper in keepers.values():
+                    keeper.hurry.set()
+            time.sleep(LOOK)
+        ray.shutdown()
+
+
+def slots_of(nodes: list[dict[str, Any]], *, gpus: bool) -> set[Slot]:
+    """Every GPU of every node that is alive; without any, every node that has a processor to give."""
+    alive = [(node["NodeID"], node["Resources"]) for node in nodes if node["Alive"]]
+    cards = {Slot(name, index, True) for name, has in alive for index in range(int(has.get("GPU", 0)))}
+    return (cards if gpus else set()) or {
+        Slot(name, 0, False) for name, has in alive if has.get("CPU", 0) >= 1
+    }
