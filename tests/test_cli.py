@@ -223,7 +223,7 @@ def test_a_prompt_that_is_too_long_is_cut_with_a_warning_that_names_the_words(ti
     [
         ([""], 'prompt "": is empty; '),
         ([PROMPT, "--seconds", "2.1"], 'seconds "2.1": .*; the nearest is 2.167'),
-        ([PROMPT, "--seconds", "9"], 'seconds "9.0": .*; the nearest is 5'),
+        ([PROMPT, "--seconds", "301"], 'seconds "301.0": .*; the nearest is 300'),
         ([PROMPT, "--seconds", "soon"], 'seconds "soon": is not a number'),
         ([PROMPT, "--size", "360p"], 'size "640x360": .*; use 128x72'),
         ([PROMPT, "--size", "big"], 'size "big": '),

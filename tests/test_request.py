@@ -106,7 +106,7 @@ def test_what_is_given_wins_over_like_and_like_over_defaults() -> None:
     longer = make_request(LINUM, like=first, seconds=2)
     assert (longer.prompt, longer.seed, longer.size) == ("a red star", 7, LINUM.sizes[0])
     assert (longer.steps, longer.guidance_method) == (LINUM.steps, "apg")
-    with pytest.raises(InvalidInput, match=r'^frames "13": linum-v2-360p makes 2 to 5 seconds'):
+    with pytest.raises(InvalidInput, match=r'^frames "13": linum-v2-360p makes 2 to 300 seconds'):
         make_request(LINUM, like=first)
 
 
@@ -116,13 +116,17 @@ def test_what_is_given_wins_over_like_and_like_over_defaults() -> None:
         ({"prompt": " \n"}, 'prompt "": is empty; describe'),
         ({"prompt": "a\udc80"}, 'prompt "a?": is not valid UTF-8; '),
         ({"seconds": 2.1}, 'seconds "2.1": is between two frames .*; the nearest is 2.167, then 2$'),
-        ({"seconds": 5.1}, 'seconds "5.1": linum-v2-360p makes 2 to 5 seconds .*; the nearest is 5$'),
+        ({"seconds": 301}, 'seconds "301": linum-v2-360p makes 2 to 300 seconds .*; the nearest is 300$'),
         ({"seconds": 0}, 'seconds "0": .*; the nearest is 2$'),
         ({"seconds": math.nan}, 'seconds "nan": '),
         ({"seconds": math.inf}, 'seconds "inf": '),
         ({"seconds": 2, "frames": 53}, 'frames "53": is not 2 s, which is 49 frames; '),
         ({"frames": 51}, 'frames "51": is not 1 plus a multiple of 4; the nearest is (49|53)$'),
-        ({"frames": 125}, 'frames "125": .*; the nearest is 121$'),
+        ({"frames": 7205}, 'frames "7205": .*; the nearest is 7201$'),
+        ({"frames": 125, "window": 0}, 'window "0": linum-v2-360p does not see over 121 frames at once; '),
+        ({"window": 125}, 'window "125": is not a length .*; use 121'),
+        ({"frames": 125, "overlap": 6}, 'overlap "6": is not a part of a window of 121 frames; '),
+        ({"overlap": 8}, 'overlap "8": is of windows, of which there are none; '),
         ({"size": "large"}, 'size "large": is not a size; write 360p'),
         ({"size": "0x360"}, 'size "0x360": is not a size; '),
         ({"size": "720p"}, 'size "1280x720": is not a size that linum-v2-360p can make; use 640x360'),

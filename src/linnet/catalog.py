@@ -19,6 +19,7 @@ class ModelSpec:
     size whose sides are multiples of it, with half to all of the largest trained size's pixels and neither
     side over 2.5 times the other; 0 allows `sizes` alone. Paths are relative to `repository` on the Hub
     or, when `source` is "package", to the folder inside the package that is named after the model.
+    A clip over `max_frames` is made in windows of `window` frames that share `overlap` (see sampling.windows).
     `profiles` are settings of a request that trade fidelity for time; the model's other defaults are "exact".
     """
 
@@ -29,6 +30,8 @@ class ModelSpec:
     min_frames: int
     max_frames: int
     default_frames: int
+    window: int
+    overlap: int
     fps: int = FPS
     steps: int
     guidance: float
@@ -83,6 +86,8 @@ def linum(lines: int, size: Size) -> ModelSpec:
         min_frames=49,
         max_frames=121,
         default_frames=49,
+        window=121,
+        overlap=60,
         steps=50,
         guidance=10.0,
         apg_rescale=20.0,
@@ -110,6 +115,8 @@ SEEDLING = ModelSpec(
     min_frames=1,
     max_frames=121,
     default_frames=49,
+    window=49,  # as it was trained
+    overlap=24,
     steps=20,
     guidance=3.0,
     apg_rescale=0.0,

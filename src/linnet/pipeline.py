@@ -19,7 +19,7 @@ from torch import Tensor
 from linnet import __version__, media
 from linnet.catalog import ModelSpec
 from linnet.clip import Clip
-from linnet.geometry import latent_grid
+from linnet.geometry import FRAMES_PER_LATENT, latent_grid
 from linnet.models.latents import LatentSpace, linum_v2_latents
 from linnet.models.tae import TAE, TAEConfig
 from linnet.models.text import Encoded, Tokenizer
@@ -37,6 +37,7 @@ from linnet.sampling import flow
 from linnet.sampling.denoise import Guidance, GuidedVelocity, Step, denoise, levels_between
 from linnet.sampling.reuse import Reuse
 from linnet.sampling.solvers import SOLVERS
+from linnet.sampling.windows import Windowed, Windows, free_noise, in_a_ring, in_a_row
 from linnet.weights.files import Header
 from linnet.weights.load import fill, fingerprint, load_into, matched, read_config, read_latent_scale
 from linnet.weights.names import TRANSFORMER_PREFIX
@@ -45,6 +46,8 @@ from linnet.weights.store import ModelFiles
 Latents = Float[Tensor, "B C T H W"]
 Frames = UInt8[np.ndarray, "f H W 3"]
 Image = UInt8[np.ndarray, "H W 3"]
+
+LOOP_LEAD = 4  # latent frames from a loop's end that its decoder sees before the first
 
 
 @dataclass(frozen=True)
@@ -178,9 +181,13 @@ class Pipeline:
 
     def noise(self, request: Request, seeds: Sequence[int]) -> Latents:
         """Each seed's own noise, whatever its neighbours."""
-        grid = latent_grid(request.frames, request.size)
-        shape = (self.transformer.config.channels, *grid)
-        return torch.stack([flow.noise(seed, shape, self.device) for seed in seeds])
+        grid, windows = latent_grid(request.frames, request.size), windows_of(request)
+        frames = windows.frames if windows else grid.frames
+        seen = min(frames, latents_in(request.window)) if request.window else frames
+        shape = (self.transformer.config.channels, seen, grid.height, grid.width)
+        shift = max(1, seen - request.overlap // FRAMES_PER_LATENT)
+        each = ((flow.noise(seed, shape, self.device), seed) for seed in seeds)
+        return torch.stack([free_noise(noise, frames, shift, seed) for noise, seed in each])
 
     def velocity(self, request: Request, sigmas: Float[Tensor, " levels"]) -> GuidedVelocity | Reuse:
         """What the request's prompts, guidance and reuse make of the transformer, for one run over `sigmas`."""
@@ -188,8 +195,10 @@ class Pipeline:
         with torch.inference_mode():
             model = self.transformer
             prompt, negative = (model.encode_text([state], blocks=self._blocks) for state in states)
+        whole = partial(model, blocks=self._blocks, token_chunk=self.knobs.token_chunk)
+        windows = windows_of(request)
         guided = GuidedVelocity(
-            model=partial(model, blocks=self._blocks, token_chunk=self.knobs.token_chunk),
+            model=Windowed(whole, windows) if windows else whole,
             prompt=prompt,
             negative=negative,
             guidance=Guidance(
@@ -267,6 +276,18 @@ class Pipeline:
             if frames is None:
                 return
             yield to_pixels(frames)
+
+    def decode_loop(self, latents: Float[Tensor, "1 C T H W"], *, lower: bool = False) -> Iterator[Frames]:
+        """The frames of a clip whose last latent frame meets its first: four for every latent frame.
+
+        The decoder, which looks back in time, first sees the end of the loop, and those frames are dropped.
+        """
+        lead = min(LOOP_LEAD, latents.shape[2])
+        late = FRAMES_PER_LATENT * (lead - 1) + 1
+        for frames in self.decode(torch.cat([latents[:, :, -lead:], latents], 2), lower=lower):
+            kept, late = frames[late:], max(0, late - len(frames))
+            if len(kept):
+                yield kept
 
     # --- the whole way --------------------------------------------------------------------------------------------
 
@@ -363,7 +384,8 @@ class Pipeline:
             metadata=clip.metadata(),
             overwrite=overwrite,
         ) as writer:
-            for frames in self.decode(latents, lower=request.decoder_dtype == "bfloat16"):
+            decode = self.decode_loop if request.loop else self.decode
+            for frames in decode(latents, lower=request.decoder_dtype == "bfloat16"):
                 writer.write(frames)
                 done += len(frames)
                 watch(Progress("decode", done, request.frames))
@@ -371,6 +393,21 @@ class Pipeline:
     def preview(self, step: Step) -> Image:
         """The first frame of what the model expects at this step."""
         return next(self.decode(step.clean[:1, :, :1]))[0]
+
+
+def latents_in(frames: int) -> int:
+    return (frames - 1) // FRAMES_PER_LATENT + 1
+
+
+def windows_of(request: Request) -> Windows | None:
+    """In which windows a request's latent frames are denoised; None where the model sees them all at once."""
+    if not (request.window or request.loop):
+        return None
+    frames = latents_in(request.frames)
+    window = latents_in(request.window) if request.window else frames
+    overlap = request.overlap // FRAMES_PER_LATENT if request.window else window // 2
+    # A loop has no frame that stands alone, as a clip's first does: it is one latent frame shorter.
+    return in_a_ring(frames - 1, window, overlap) if request.loop else in_a_row(frames, window, overlap)
 
 
 def to_pixels(frames: Float[Tensor, "1 3 f H W"]) -> Frames:

@@ -8,8 +8,9 @@ from typing import Any, Literal, Self
 
 from linnet.catalog import ModelSpec
 from linnet.errors import InvalidInput
-from linnet.geometry import Size, check_frames, format_seconds, frames_for, seconds_of
+from linnet.geometry import FRAMES_PER_LATENT, Size, check_frames, format_seconds, frames_for, seconds_of
 
+LONGEST_SECONDS = 300  # of a clip made in windows
 SEEDS = 2**32  # the noise generator is seeded modulo this: larger seeds would repeat smaller ones
 
 # field: (least, most), both allowed
@@ -27,6 +28,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "shift": (0.1, 100.0),
     "guidance_from": (0.0, 1.0),
     "guidance_until": (0.0, 1.0),
+    "window": (0, 100_000),
+    "overlap": (0, 100_000),
 }
 CHOICES = {
     "guidance_method": ("apg", "cfg"),
@@ -54,7 +57,9 @@ class Request:
     What has a default came later than the first clips, whose records lack it; the default is what made those.
     Of n steps, counted from 0, step i is guided where guidance_from <= i/n < guidance_until. `reuse` is "none", the
     steps (from 1) that do without the model, as "6,8,9", or the change, as "0.05", that steps may add up to before it
-    is asked again (see sampling.reuse).
+    is asked again (see sampling.reuse). `window` and `overlap` are frames of the windows that a long clip is made in,
+    multiples of 4 but for the one that begins a window; 0: the model sees the clip at once (see sampling.windows). A
+    `loop` has one frame less than `frames`: the last would be the first again.
     """
 
     prompt: str
@@ -78,6 +83,9 @@ class Request:
     guidance_until: float = 1.0
     reuse: str = "none"
     decoder_dtype: Literal["auto", "float32", "bfloat16"] = "float32"
+    window: int = 0
+    overlap: int = 0
+    loop: bool = False
 
     @property
     def size(self) -> Size:
@@ -131,6 +139,9 @@ def make_request(
     guidance_until: float | None = None,
     reuse: str | None = None,
     decoder_dtype: Literal["auto", "float32", "bfloat16"] | None = None,
+    window: int | None = None,
+    overlap: int | None = None,
+    loop: bool | None = None,
     profile: Literal["exact", "fast", "draft"] | None = None,
     like: Request | None = None,
 ) -> Request:
@@ -160,6 +171,9 @@ def make_request(
         "guidance_until": guidance_until,
         "reuse": reuse,
         "decoder_dtype": decoder_dtype,
+        "window": window,
+        "overlap": overlap,
+        "loop": loop,
     }
     if size is not None:
         size = Size.parse(size) if isinstance(size, str) else size
@@ -177,6 +191,7 @@ def make_request(
         "apg_eta": spec.apg_eta,
         "shift": spec.shift,
         "dtype": "auto",
+        "loop": False,
         **EXACT,
         "steps": spec.steps,
     }
@@ -184,10 +199,42 @@ def make_request(
     settings = defaults | inherited(spec, like) | chosen | {k: v for k, v in given.items() if v is not None}
     settings |= {"model": spec.name, "fps": spec.fps}
     settings.setdefault("seed", secrets.randbelow(SEEDS))
-    request = Request(**check_fields(settings))
+    if window is None and (like is None or settings["frames"] != like.frames or "window" not in settings):
+        settings |= usual_windows(spec, settings["frames"], overlap)
+    request = Request(**check_fields({"window": 0, "overlap": 0} | settings))
     spec.check_size(request.size)
     check_length(spec, request.frames, "frames", request.frames)
+    check_windows(spec, request)
     return request
+
+
+def usual_windows(spec: ModelSpec, frames: int, overlap: int | None) -> dict[str, int]:
+    """For a clip of so many frames: windows where it is longer than the model's own."""
+    if frames <= spec.max_frames:
+        return {"window": 0} | ({"overlap": 0} if overlap is None else {})
+    return {"window": spec.window} | ({"overlap": spec.overlap} if overlap is None else {})
+
+
+def check_windows(spec: ModelSpec, request: Request) -> None:
+    """Refuse windows that the model cannot do, or that do not fit together."""
+    window, overlap = request.window, request.overlap
+    if not window:
+        if overlap:
+            raise InvalidInput(
+                "overlap", overlap, "is of windows, of which there are none", "give --window too"
+            )
+        if request.frames > spec.max_frames:
+            problem = f"{spec.name} does not see over {spec.max_frames} frames at once"
+            raise InvalidInput("window", window, problem, f"use {spec.window}")
+        return
+    if window % FRAMES_PER_LATENT != 1 or not max(spec.min_frames, 5) <= window <= spec.max_frames:
+        problem = "is not a length in frames that the model can make"
+        raise InvalidInput(
+            "window", window, problem, f"use {spec.window}, or another 4k+1 up to {spec.max_frames}"
+        )
+    if overlap % FRAMES_PER_LATENT or not 0 < overlap < window:
+        problem = f"is not a part of a window of {window} frames"
+        raise InvalidInput("overlap", overlap, problem, "use a multiple of 4 above 0 and below the window")
 
 
 def profile_settings(spec: ModelSpec, name: str) -> dict[str, Any]:
@@ -229,15 +276,12 @@ def given_length(spec: ModelSpec, seconds: float | None, frames: int | None) -> 
 def check_length(spec: ModelSpec, frames: float, field: str, value: object) -> None:
     """Refuse a clip that is too short or too long for the model; `field` is what the user gave."""
     slack = 0.02  # of a frame: seconds are read to the millisecond
-    if spec.min_frames - slack <= frames <= spec.max_frames + slack:
+    most = LONGEST_SECONDS * spec.fps + 1
+    if spec.min_frames - slack <= frames <= most + slack:
         return
-    shortest, longest = (
-        format_seconds(seconds_of(count, spec.fps)) for count in (spec.min_frames, spec.max_frames)
-    )
-    problem = (
-        f"{spec.name} makes {shortest} to {longest} seconds ({spec.min_frames} to {spec.max_frames} frames)"
-    )
-    nearest = spec.min_frames if frames < spec.min_frames else spec.max_frames
+    shortest, longest = (format_seconds(seconds_of(count, spec.fps)) for count in (spec.min_frames, most))
+    problem = f"{spec.name} makes {shortest} to {longest} seconds ({spec.min_frames} to {most} frames)"
+    nearest = spec.min_frames if frames < spec.min_frames else most
     number = format_seconds(seconds_of(nearest, spec.fps)) if field == "seconds" else nearest
     raise InvalidInput(field, value, problem, f"the nearest is {number}")
 
@@ -251,6 +295,9 @@ def check_fields(settings: dict[str, Any]) -> dict[str, Any]:
                 raise InvalidInput(name, value, "is not known", f"use {' or '.join(CHOICES[name])}")
         elif field.type is str:
             check_text(name, value)
+        elif field.type is bool:
+            if not isinstance(value, bool):
+                raise InvalidInput(name, value, "is neither true nor false", "use one of the two")
         else:
             settings[name] = check_number(name, value, whole=field.type is int)
     check_frames(settings["frames"])

@@ -41,7 +41,7 @@ def generate(
         option("model", "A name from `linnet models`; by default a Linum v2 that is here.", metavar="NAME"),
     ] = None,
     size: Annotated[str | None, option("size", "360p, 720p or WIDTHxHEIGHT.", metavar="SIZE")] = None,
-    seconds: Annotated[float | None, number("seconds", "Length, in steps of 1/6 s.")] = None,
+    seconds: Annotated[float | None, number("seconds", "Length, in steps of 1/6 s; up to 300.")] = None,
     seed: Annotated[
         list[int] | None, whole("seed", "Which of the possible videos; give several for a clip each.")
     ] = None,
@@ -71,6 +71,11 @@ def generate(
             metavar="WHAT",
         ),
     ] = None,
+    window: Annotated[
+        int | None, whole("window", "Frames that the model sees at once, of a clip longer than its own.")
+    ] = None,
+    overlap: Annotated[int | None, whole("overlap", "Frames that two windows share.")] = None,
+    loop: Annotated[bool, option("loop", "The last frame meets the first.")] = False,
     output: Annotated[
         Path | None,
         option(
@@ -137,6 +142,9 @@ def generate(
         "solver": solver,
         **interval(guidance_interval),
         "reuse": reuse,
+        "window": window,
+        "overlap": overlap,
+        "loop": loop or None,
         "like": earlier.request if earlier else None,
     }
     requests = [make_request(spec, seed=one, **settings) for one in each_once(seed)]

@@ -268,7 +268,7 @@ def predict(
         shape,
         dtype,
         knobs,
-        tokens=token_count(request.frames, request.size) * batch,
+        tokens=token_count(request.window or request.frames, request.size) * batch,
         grid=grid,
         clips=clips,
         text_rows=2 * (spec.max_prompt_tokens + 1),

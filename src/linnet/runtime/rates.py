@@ -40,17 +40,27 @@ class Rates:
 
     def of(self, spec: ModelSpec, shape: Shape, request: Request, *, clips: int = 1) -> dict[str, float]:
         """Seconds by stage."""
-        tokens = token_count(request.frames, request.size)
+        tokens, windows = token_count(request.window or request.frames, request.size), window_count(request)
         together = spec.source == "package"
         seconds = 0.0
         for passes in forwards(request):
             calls, batch = (1, passes * clips) if together else (passes, clips)
             block = self.block + batch * tokens * (self.token + tokens * self.pair)
-            seconds += calls * (shape.layers * block + batch * tokens * self.step)
+            seconds += windows * calls * (shape.layers * block + batch * tokens * self.step)
         grid = latent_grid(request.frames, request.size)
         decode = clips * grid.frames * (self.frame + grid.height * grid.width * self.cell)
         known = {"denoise": seconds, "decode": decode}
         return known if self.prompt is None else {"text": self.prompt, **known}
+
+
+def window_count(request: Request) -> int:
+    """Passes of the model in the place of one, where the clip is made in windows (see sampling.windows)."""
+    if not request.window:
+        return 2 if request.loop else 1
+    frames, step = request.frames - 1, request.window - request.overlap
+    if request.loop:
+        return max(2, -(-frames // step))
+    return -(-max(0, request.frames - request.window) // step) + 1
 
 
 def forwards(request: Request) -> list[int]:

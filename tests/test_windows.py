@@ -1,0 +1,104 @@
+"""Long clips: windows that share their say, and are the plain way where there is but one."""
+
+import math
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import linnet
+from linnet import media
+from linnet.catalog import SEEDLING
+from linnet.models.transformer import TextContext
+from linnet.request import make_request
+from linnet.sampling.windows import Windowed, free_noise, in_a_ring, in_a_row
+
+NO_TEXT = TextContext((), (), torch.zeros(1, 1))
+
+
+@st.composite
+def layouts(draw: st.DrawFn) -> tuple[int, int, int]:
+    window = draw(st.integers(2, 31))
+    return draw(st.integers(1, 400)), window, draw(st.integers(1, window - 1))
+
+
+@given(layouts(), st.sampled_from([in_a_row, in_a_ring]))
+def test_the_windows_say_adds_up_to_one_in_every_frame(layout, arrange) -> None:
+    frames, window, overlap = layout
+    windows = arrange(frames, window, overlap)
+    total = torch.zeros(frames)
+    for place, weight in zip(windows.places, windows.weights(), strict=True):
+        assert len(place) <= window
+        assert (weight > 0).all()
+        total.index_add_(0, torch.tensor(place), weight)
+    assert torch.allclose(total, torch.ones(frames), atol=1e-5)
+
+
+@given(layouts())
+def test_neighbours_overlap_as_asked(layout) -> None:
+    frames, window, overlap = layout
+    places = in_a_row(frames, window, overlap).places
+    assert places[0][0] == 0
+    assert places[-1][-1] == frames - 1
+    for one, next_ in pairwise(places):
+        assert one[-1] - next_[0] + 1 >= overlap
+
+
+def test_one_window_is_plain_denoising_exactly(tiny_model) -> None:
+    pipeline = linnet.load("seedling", weights=tiny_model, device="cpu")
+    plain = make_request(SEEDLING, prompt="a red star", frames=25, steps=3, seed=1)
+    windowed = make_request(SEEDLING, like=plain, window=25, overlap=12)
+    (*_, one), (*_, other) = pipeline.sample(plain), pipeline.sample(windowed)
+    assert torch.equal(one.latents, other.latents)
+
+
+def test_windows_of_a_model_without_regard_for_time_are_the_model() -> None:
+    def model(latents, timestep, text):
+        assert latents.shape[2] <= 5
+        return latents.sin()
+
+    latents = torch.randn(1, 4, 23, 2, 2)
+    for arrange in (in_a_row, in_a_ring):
+        velocity = Windowed(model, arrange(23, 5, 2))(latents, torch.ones(1), NO_TEXT)
+        assert torch.allclose(velocity, latents.sin(), atol=1e-6)
+
+
+def test_noise_repeats_in_another_order() -> None:
+    first = torch.randn(4, 6, 2, 2)
+    noise = free_noise(first, 40, 3, seed=0)
+    assert torch.equal(noise[:, :6], first)
+    assert all(any(torch.equal(frame, known) for known in first.unbind(1)) for frame in noise.unbind(1))
+    for start in range(0, 34, 3):  # what a window sees is the first one's, in another order
+        seen = noise[:, start : start + 6].flatten(2).sum((0, 2)).sort().values
+        assert torch.allclose(seen, first.flatten(2).sum((0, 2)).sort().values)
+
+
+@pytest.mark.parametrize(("settings", "frames"), [({"frames": 133}, 133), ({"frames": 33, "loop": True}, 32)])
+def test_long_clips_and_loops_are_written_recorded_and_repeated(
+    settings, frames, tiny_model, tmp_path: Path
+) -> None:
+    pipeline = linnet.load("seedling", weights=tiny_model, device="cpu")
+    request = make_request(SEEDLING, prompt="a red star", steps=2, seed=1, **settings)
+    clip = pipeline.generate(request, tmp_path / "one.mp4")
+    assert media.probe(clip.path).frames == frames
+    again = make_request(SEEDLING, like=clip.request)
+    assert again == clip.request
+    assert pipeline.generate(again, tmp_path / "two.mp4").path.read_bytes() == clip.path.read_bytes()
+
+
+def test_a_loops_decoder_has_seen_its_end(tiny_model) -> None:
+    pipeline = linnet.load("seedling", weights=tiny_model, device="cpu")
+    latents = torch.randn(1, 16, 9, 9, 16)
+    once = [frame for frames in pipeline.decode_loop(latents) for frame in frames]
+    twice = [frame for frames in pipeline.decode_loop(torch.cat([latents, latents], 2)) for frame in frames]
+    assert len(once) == 36
+    assert max(abs(a.astype(int) - b).max() for a, b in zip(once, twice[36:], strict=True)) <= 1
+
+
+def test_the_longest_clip_takes_no_more_windows_at_once() -> None:
+    request = make_request(SEEDLING, prompt="a red star", seconds=300)
+    assert (request.window, request.frames) == (SEEDLING.window, 7201)
+    assert math.isclose(request.seconds, 300)
