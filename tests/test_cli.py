@@ -182,9 +182,9 @@ def test_ctrl_c_leaves_no_half_written_file(
 ) -> None:
     from linnet.pipeline import Pipeline
 
-    def decode(self: Any, latents: Any) -> Any:
+    def decode(self: Any, latents: Any, **settings: Any) -> Any:
         second = bool(names(here))
-        yield from honest(self, latents)
+        yield from honest(self, latents, **settings)
         if second:  # while its file is open
             raise KeyboardInterrupt
 
