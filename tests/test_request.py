@@ -125,8 +125,11 @@ def test_what_is_given_wins_over_like_and_like_over_defaults() -> None:
         ({"frames": 7205}, 'frames "7205": .*; the nearest is 7201$'),
         ({"frames": 125, "window": 0}, 'window "0": linum-v2-360p does not see over 121 frames at once; '),
         ({"window": 125}, 'window "125": is not a length .*; use 121'),
-        ({"frames": 125, "overlap": 6}, 'overlap "6": is not a part of a window of 121 frames; '),
-        ({"overlap": 8}, 'overlap "8": is of windows, of which there are none; '),
+        (
+            {"frames": 125, "window_overlap": 6},
+            'window_overlap "6": is not a part of a window of 121 frames; ',
+        ),
+        ({"window_overlap": 8}, 'window_overlap "8": is of windows, of which there are none; '),
         ({"size": "large"}, 'size "large": is not a size; write 360p'),
         ({"size": "0x360"}, 'size "0x360": is not a size; '),
         ({"size": "720p"}, 'size "1280x720": is not a size that linum-v2-360p can make; use 640x360'),

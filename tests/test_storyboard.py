@@ -231,7 +231,7 @@ REFUSED = [
     (ONE + "  - a\n", r"film\.yaml:3: shot 2: shots .*is not a shot"),
     (ONE + "    seconds: 2.1\n", r'film\.yaml:3: shot 1: seconds "2\.1".*nearest is 2\.167'),
     (ONE + "    steps: many\n", r'film\.yaml:3: shot 1: steps "many": is not a whole number'),
-    ("seconds: 50\n" + ONE, r'film\.yaml:1: seconds "50"'),
+    ("seconds: 500\n" + ONE, r'film\.yaml:1: seconds "500"'),
     ("subject: [a]\n" + ONE, r"film\.yaml:1: subject .*is a list or a mapping"),
     (ONE + "    prompt2: &a [*a]\n", r"film\.yaml:3: shot 1: key"),
     ("shots: &a [*a]\n", r"film\.yaml:1: shot 1: shots .*is not a shot"),

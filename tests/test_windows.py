@@ -50,7 +50,7 @@ def test_neighbours_overlap_as_asked(layout) -> None:
 def test_one_window_is_plain_denoising_exactly(tiny_model) -> None:
     pipeline = linnet.load("seedling", weights=tiny_model, device="cpu")
     plain = make_request(SEEDLING, prompt="a red star", frames=25, steps=3, seed=1)
-    windowed = make_request(SEEDLING, like=plain, window=25, overlap=12)
+    windowed = make_request(SEEDLING, like=plain, window=25, window_overlap=12)
     (*_, one), (*_, other) = pipeline.sample(plain), pipeline.sample(windowed)
     assert torch.equal(one.latents, other.latents)
 

@@ -185,7 +185,7 @@ class Pipeline:
         frames = windows.frames if windows else grid.frames
         seen = min(frames, latents_in(request.window)) if request.window else frames
         shape = (self.transformer.config.channels, seen, grid.height, grid.width)
-        shift = max(1, seen - request.overlap // FRAMES_PER_LATENT)
+        shift = max(1, seen - request.window_overlap // FRAMES_PER_LATENT)
         each = ((flow.noise(seed, shape, self.device), seed) for seed in seeds)
         return torch.stack([free_noise(noise, frames, shift, seed) for noise, seed in each])
 
@@ -405,7 +405,7 @@ def windows_of(request: Request) -> Windows | None:
         return None
     frames = latents_in(request.frames)
     window = latents_in(request.window) if request.window else frames
-    overlap = request.overlap // FRAMES_PER_LATENT if request.window else window // 2
+    overlap = request.window_overlap // FRAMES_PER_LATENT if request.window else window // 2
     # A loop has no frame that stands alone, as a clip's first does: it is one latent frame shorter.
     return in_a_ring(frames - 1, window, overlap) if request.loop else in_a_row(frames, window, overlap)
 

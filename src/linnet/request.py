@@ -29,7 +29,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "guidance_from": (0.0, 1.0),
     "guidance_until": (0.0, 1.0),
     "window": (0, 100_000),
-    "overlap": (0, 100_000),
+    "window_overlap": (0, 100_000),
 }
 CHOICES = {
     "guidance_method": ("apg", "cfg"),
@@ -57,9 +57,8 @@ class Request:
     What has a default came later than the first clips, whose records lack it; the default is what made those.
     Of n steps, counted from 0, step i is guided where guidance_from <= i/n < guidance_until. `reuse` is "none", the
     steps (from 1) that do without the model, as "6,8,9", or the change, as "0.05", that steps may add up to before it
-    is asked again (see sampling.reuse). `window` and `overlap` are frames of the windows that a long clip is made in,
-    multiples of 4 but for the one that begins a window; 0: the model sees the clip at once (see sampling.windows). A
-    `loop` has one frame less than `frames`: the last would be the first again.
+    is asked again (see sampling.reuse). `window` (4k+1) and `window_overlap` (4k) are frames of the windows that a long
+    clip is made in; 0: the model sees the clip at once (see sampling.windows). A `loop` has one frame less than `frames`: the last would be the first again.
     """
 
     prompt: str
@@ -84,7 +83,7 @@ class Request:
     reuse: str = "none"
     decoder_dtype: Literal["auto", "float32", "bfloat16"] = "float32"
     window: int = 0
-    overlap: int = 0
+    window_overlap: int = 0
     loop: bool = False
 
     @property
@@ -140,7 +139,7 @@ def make_request(
     reuse: str | None = None,
     decoder_dtype: Literal["auto", "float32", "bfloat16"] | None = None,
     window: int | None = None,
-    overlap: int | None = None,
+    window_overlap: int | None = None,
     loop: bool | None = None,
     profile: Literal["exact", "fast", "draft"] | None = None,
     like: Request | None = None,
@@ -172,7 +171,7 @@ def make_request(
         "reuse": reuse,
         "decoder_dtype": decoder_dtype,
         "window": window,
-        "overlap": overlap,
+        "window_overlap": window_overlap,
         "loop": loop,
     }
     if size is not None:
@@ -200,8 +199,8 @@ def make_request(
     settings |= {"model": spec.name, "fps": spec.fps}
     settings.setdefault("seed", secrets.randbelow(SEEDS))
     if window is None and (like is None or settings["frames"] != like.frames or "window" not in settings):
-        settings |= usual_windows(spec, settings["frames"], overlap)
-    request = Request(**check_fields({"window": 0, "overlap": 0} | settings))
+        settings |= usual_windows(spec, settings["frames"], window_overlap)
+    request = Request(**check_fields({"window": 0, "window_overlap": 0} | settings))
     spec.check_size(request.size)
     check_length(spec, request.frames, "frames", request.frames)
     check_windows(spec, request)
@@ -211,17 +210,17 @@ def make_request(
 def usual_windows(spec: ModelSpec, frames: int, overlap: int | None) -> dict[str, int]:
     """For a clip of so many frames: windows where it is longer than the model's own."""
     if frames <= spec.max_frames:
-        return {"window": 0} | ({"overlap": 0} if overlap is None else {})
-    return {"window": spec.window} | ({"overlap": spec.overlap} if overlap is None else {})
+        return {"window": 0} | ({"window_overlap": 0} if overlap is None else {})
+    return {"window": spec.window} | ({"window_overlap": spec.overlap} if overlap is None else {})
 
 
 def check_windows(spec: ModelSpec, request: Request) -> None:
     """Refuse windows that the model cannot do, or that do not fit together."""
-    window, overlap = request.window, request.overlap
+    window, overlap = request.window, request.window_overlap
     if not window:
         if overlap:
             raise InvalidInput(
-                "overlap", overlap, "is of windows, of which there are none", "give --window too"
+                "window_overlap", overlap, "is of windows, of which there are none", "give --window too"
             )
         if request.frames > spec.max_frames:
             problem = f"{spec.name} does not see over {spec.max_frames} frames at once"
@@ -234,7 +233,9 @@ def check_windows(spec: ModelSpec, request: Request) -> None:
         )
     if overlap % FRAMES_PER_LATENT or not 0 < overlap < window:
         problem = f"is not a part of a window of {window} frames"
-        raise InvalidInput("overlap", overlap, problem, "use a multiple of 4 above 0 and below the window")
+        raise InvalidInput(
+            "window_overlap", overlap, problem, "use a multiple of 4 above 0 and below the window"
+        )
 
 
 def profile_settings(spec: ModelSpec, name: str) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def generate(
     window: Annotated[
         int | None, whole("window", "Frames that the model sees at once, of a clip longer than its own.")
     ] = None,
-    overlap: Annotated[int | None, whole("overlap", "Frames that two windows share.")] = None,
+    window_overlap: Annotated[int | None, whole("window-overlap", "Frames that two windows share.")] = None,
     loop: Annotated[bool, option("loop", "The last frame meets the first.")] = False,
     output: Annotated[
         Path | None,
@@ -143,7 +143,7 @@ def generate(
         **interval(guidance_interval),
         "reuse": reuse,
         "window": window,
-        "overlap": overlap,
+        "window_overlap": window_overlap,
         "loop": loop or None,
         "like": earlier.request if earlier else None,
     }
