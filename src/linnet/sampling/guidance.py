@@ -6,9 +6,10 @@ Axes: B batch, C channels, T frames, H and W rows and columns of the latents.
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
 
 Velocity = Float[Tensor, "B C T H W"]
+
+SMALLEST = 1e-24  # squared length below which a velocity has no direction
 
 
 def cfg(cond: Velocity, null: Velocity, scale: float) -> Velocity:
@@ -31,16 +32,18 @@ def apg(
     Sadat et al., arXiv 2410.02416, as Linum applies it: to velocities, the norm taken frame by frame and
     bounded by `rescale` (0: unbounded), a scale of 0 giving `cond`. `eta` is the share kept of what points
     along `cond`, the part that oversaturates; a negative `momentum` damps what repeats. The first step's
-    `running` is None.
+    `running` is None. Computed in the tensors' dtype: float32 is enough (benchmarks/guidance.py).
     """
     running = cond - null if running is None else cond - null + momentum * running
     difference = running
     if rescale > 0:
-        norm = torch.linalg.vector_norm(difference, dim=(1, 3, 4), keepdim=True)
+        norm = difference.square().sum((1, 3, 4), keepdim=True).sqrt()
         difference = difference * (rescale / norm).clamp(max=1)
-    # One number a sample, summed over millions: float64, where the device has it.
-    wide = torch.float32 if cond.device.type == "mps" else torch.float64
-    along = F.normalize(cond.to(wide).flatten(1), dim=1).view_as(cond)
-    parallel = (difference * along).flatten(1).sum(1).view(-1, 1, 1, 1, 1) * along
+    parallel = dot(difference, cond) / dot(cond, cond).clamp(min=SMALLEST) * cond
     orthogonal = difference - parallel
-    return cond + scale * (orthogonal + eta * parallel).to(cond.dtype), running
+    return cond + scale * (orthogonal + eta * parallel), running
+
+
+def dot(a: Velocity, b: Velocity) -> Float[Tensor, "B 1 1 1 1"]:
+    """Of each sample. Torch sums in pairs, so that float32 loses nothing over millions of numbers, as its norms do."""
+    return (a * b).flatten(1).sum(1).view(-1, 1, 1, 1, 1)
