@@ -4,9 +4,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from typer.testing import CliRunner
 
 from linnet.catalog import SEEDLING
+from linnet.cli import app
 from linnet.errors import InvalidInput
+from linnet.models.transformer import Block
 from linnet.pipeline import Pipeline
 from linnet.request import make_request
 from linnet.runtime.knobs import Knobs, Tiling
@@ -17,7 +21,8 @@ REQUEST = make_request(SEEDLING, prompt="a red star spins", frames=5, steps=2, s
 
 def clip(folder: Path, output: Path, knobs: Knobs) -> bytes:
     pipeline = Pipeline.open(SEEDLING, resolve(SEEDLING, weights=folder), knobs=knobs)
-    return pipeline.generate(REQUEST, output, overwrite=True).path.read_bytes()
+    content = pipeline.generate(REQUEST, output, overwrite=True).path.read_bytes()
+    return content[content.index(b"mdat") :]  # what it tells of itself comes first
 
 
 @pytest.mark.parametrize(
@@ -31,6 +36,47 @@ def clip(folder: Path, output: Path, knobs: Knobs) -> bytes:
 )
 def test_the_clip_is_the_same(tiny_model: Path, tmp_path: Path, knobs: Knobs) -> None:
     assert clip(tiny_model, tmp_path / "a.mp4", knobs) == clip(tiny_model, tmp_path / "b.mp4", Knobs())
+
+
+def test_what_changes_the_bits_is_told_and_repeated(tiny_model: Path, tmp_path: Path) -> None:
+    knobs = Knobs(text_format="int8", transformer_format="float8", token_chunk=16, resident_blocks=1)
+    pipeline = Pipeline.open(SEEDLING, resolve(SEEDLING, weights=tiny_model), knobs=knobs)
+    made = pipeline.generate(REQUEST, tmp_path / "a.mp4")
+    told = {"text_format": "int8", "transformer_format": "float8", "token_chunk": 16}
+    assert made.choices["knobs"] == told
+    same = ["generate", "--like", str(tmp_path / "a.mp4"), "--weights", str(tiny_model), "--output"]
+    result = CliRunner().invoke(app, [*same, str(tmp_path / "b.mp4")])
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "b.mp4").read_bytes() == (tmp_path / "a.mp4").read_bytes()
+
+
+@pytest.mark.parametrize("held", [None, 0])
+def test_blocks_are_compiled_wherever_they_are(
+    tiny_model: Path, tmp_path: Path, held: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[object] = []
+    monkeypatch.setattr(Block, "compile", lambda block, **settings: compiled.append(block))
+    monkeypatch.setattr("linnet.pipeline.check_compiler", lambda device: None)
+    used: list[object] = []
+    forward = Block.forward
+    monkeypatch.setattr(Block, "forward", lambda block, *x: used.append(block) or forward(block, *x))
+    files = resolve(SEEDLING, weights=tiny_model)
+    pipeline = Pipeline.open(SEEDLING, files, knobs=Knobs(resident_blocks=held), compiled=True)
+    assert pipeline.generate(REQUEST, tmp_path / "a.mp4").choices["compiled"] is True
+    assert {id(block) for block in used} == {id(block) for block in compiled}
+
+
+def test_a_format_that_a_device_lacks_is_refused_before_a_weight_is_read(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_float8(*given: object, dtype: torch.dtype, **more: object) -> torch.Tensor:
+        raise TypeError("Trying to convert Float8_e4m3fn to the MPS backend but it does not have support")
+
+    files = resolve(SEEDLING, weights=tiny_model)
+    monkeypatch.setattr("linnet.runtime.device.torch.ones", no_float8)
+    monkeypatch.setattr("linnet.pipeline.fill", None)
+    with pytest.raises(InvalidInput, match=r'^format "float8": is not one that cpu has; use int8, or'):
+        Pipeline.open(SEEDLING, files, knobs=Knobs(transformer_format="float8"))
 
 
 @pytest.mark.parametrize("make", [lambda: Knobs(token_chunk=0), lambda: Knobs(resident_blocks=-1)])

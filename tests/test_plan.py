@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,11 +21,13 @@ from linnet.models.tae import TAE, TAEConfig
 from linnet.models.text import T5Config, T5Encoder
 from linnet.models.transformer import Transformer, TransformerConfig
 from linnet.request import Request, make_request
+from linnet.runtime.knobs import decided
 from linnet.runtime.memory import LINUM_V2, shape_of
-from linnet.runtime.plan import Budget, Stage, budget_of, every, make_plan, parse_bytes
+from linnet.runtime.plan import STAGES, Budget, Stage, budget_of, every, make_plan, parse_bytes, smaller
 from linnet.runtime.rates import Rates, forwards, key_of, known, remember
 from linnet.runtime.simulate import simulate
 from linnet.weights.load import load_into
+from linnet.weights.quantise import quantise_files
 from linnet.weights.store import ModelFiles
 
 LINUM = CATALOG["linum-v2-360p"]
@@ -63,6 +66,54 @@ def test_weights_are_counted_as_the_loader_will_hold_them(files: ModelFiles, dty
     assert shape.autoencoder.bytes("float32") == held(load_into(lambda: TAE(TINY), files.autoencoder))
     assert (shape.dim, shape.ffn_dim, shape.layers) == (CONFIG.dim, CONFIG.ffn_dim, CONFIG.num_layers)
     assert (shape.text_dim, shape.text_ffn, shape.text_heads) == (TEXT.d_model, TEXT.d_ff, TEXT.num_heads)
+
+
+def test_weights_in_8_bits_are_counted_as_stored(files: ModelFiles, tmp_path: Path) -> None:
+    narrow = replace(
+        files, transformer=tmp_path / "narrow.safetensors", text_encoder=tmp_path / "narrow-text.safetensors"
+    )
+    quantise_files(
+        lambda: Transformer(CONFIG), files.transformer, narrow.transformer, "int8", prefix="model."
+    )
+    quantise_files(lambda: T5Encoder(TEXT), files.text_encoder, narrow.text_encoder, "float8")
+    shape = shape_of(narrow)
+    for build, file, prefix, count in (
+        (lambda: Transformer(CONFIG), narrow.transformer, "model.", shape.transformer),
+        (lambda: T5Encoder(TEXT), narrow.text_encoder, "", shape.text),
+    ):
+        module = load_into(build, file, dtype=torch.bfloat16, prefix=prefix)
+        assert count.bytes("bfloat16") == pytest.approx(sum(p.nbytes for p in module.parameters()), rel=0.05)
+    assert (shape.text_dim, shape.text_ffn, shape.layers) == (TEXT.d_model, TEXT.d_ff, CONFIG.num_layers)
+
+
+def test_less_is_taken_where_what_was_planned_was_too_much() -> None:
+    request = make_request(LINUM, prompt="a fox", seconds=5, dtype="bfloat16")
+    budget = Budget(device=8 * GB, system=12 * GB)
+    plan = make_plan(LINUM, LINUM_V2, request, device="cuda", budget=budget, fixed={"text_format": "int8"})
+    for stage in STAGES[1:]:
+        less = smaller(plan, LINUM_V2, stage)
+        (before,), (after,) = ([s.device_bytes for s in p.stages if s.stage == stage] for p in (plan, less))
+        assert after - plan.allowance.device <= 0.8 * (before - plan.allowance.device)
+        assert less.fits()
+        assert less.knobs.text_format == "int8"
+
+
+def test_what_an_earlier_clip_decided_is_not_decided_again() -> None:
+    request = make_request(LINUM, prompt="a fox", seconds=5, dtype="bfloat16")
+    roomy, tight = Budget(device=80 * GB, system=80 * GB), Budget(device=6 * GB, system=12 * GB)
+    way: dict[str, Any] = {"device": "cuda"}
+    frugal = make_plan(LINUM, LINUM_V2, request, budget=tight, **way)
+    record = frugal.knobs.record()
+    assert record == {"token_chunk": 4096, "tiling": {"rows": 15, "columns": 20, "chunk": 4}}
+    again = make_plan(
+        LINUM, LINUM_V2, request, budget=roomy, fixed=decided(json.loads(json.dumps(record))), **way
+    )
+    assert again.knobs == frugal.knobs
+    with pytest.raises(InvalidInput, match="is free on cuda"):
+        make_plan(LINUM, LINUM_V2, request, budget=Budget(device=4 * GB), fixed=decided({}), **way)
+    for spoilt in ({"resident_blocks": 3}, {"chunks": 4}, {"tiling": {"rows": 0}}, {"text_format": "int4"}):
+        with pytest.raises(InvalidInput):
+            decided(spoilt)
 
 
 def test_a_file_of_another_kind_is_refused_by_name(files: ModelFiles) -> None:

@@ -28,6 +28,10 @@ class WeightsError(InvalidInput):
     """A weight file is missing, damaged, or not of the model it is loaded into."""
 
 
+class DeviceLost(LinnetError):
+    """The device stopped answering in the middle; a new process may find it again."""
+
+
 def one_line(value: object) -> str:
     """Text without line breaks or other characters that a terminal would act on."""
     return " ".join("".join(c if c.isprintable() else " " for c in str(value)).split())

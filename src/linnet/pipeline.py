@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
 import torch
@@ -19,17 +19,22 @@ from torch import Tensor
 from linnet import __version__, media
 from linnet.catalog import ModelSpec
 from linnet.clip import Clip
-from linnet.geometry import FRAMES_PER_LATENT, latent_grid
+from linnet.errors import DeviceLost, InvalidInput
+from linnet.geometry import FRAMES_PER_LATENT, latent_grid, token_count
+from linnet.models.attention import Attend, attend
 from linnet.models.latents import LatentSpace, linum_v2_latents
 from linnet.models.tae import TAE, TAEConfig
 from linnet.models.text import Encoded, Tokenizer
-from linnet.models.transformer import Transformer
+from linnet.models.transformer import TextContext, Transformer
 from linnet.models.vae import VAE, VAEConfig
 from linnet.request import Request, parse_reuse
+from linnet.runtime.attention import Work, choose, way_of
 from linnet.runtime.compile import check_compiler, compile_blocks
+from linnet.runtime.device import check_format
 from linnet.runtime.knobs import Knobs
 from linnet.runtime.memory import shape_of
-from linnet.runtime.plan import Budget, budget_of, make_plan
+from linnet.runtime.plan import Budget, Plan, Stage, budget_of, make_plan, smaller
+from linnet.runtime.recover import is_gone, let_go, out_of_memory
 from linnet.runtime.stream import BlockStream, stream_into, transformer_of
 from linnet.runtime.text import TextStates
 from linnet.runtime.tiles import decode_tiled
@@ -39,7 +44,15 @@ from linnet.sampling.reuse import Reuse
 from linnet.sampling.solvers import SOLVERS
 from linnet.sampling.windows import Windowed, Windows, free_noise, in_a_ring, in_a_row
 from linnet.weights.files import Header
-from linnet.weights.load import fill, fingerprint, load_into, matched, read_config, read_latent_scale
+from linnet.weights.load import (
+    fill,
+    fingerprint,
+    load_into,
+    matched,
+    read_config,
+    read_latent_scale,
+    stored_format,
+)
 from linnet.weights.names import TRANSFORMER_PREFIX
 from linnet.weights.store import ModelFiles
 
@@ -52,14 +65,17 @@ LOOP_LEAD = 4  # latent frames from a loop's end that its decoder sees before th
 
 @dataclass(frozen=True)
 class Progress:
-    """`done` of `total` parts of a stage; while denoising, `preview` decodes what the first frame will look like."""
+    """`done` of `total` parts of a stage; while denoising, `preview` decodes what the first frame will look like.
+    With a `note`, words for a person, it tells of that alone."""
 
     stage: Literal["text", "denoise", "decode"]
     done: int
     total: int
     preview: Callable[[], Image] | None = None
+    note: str = ""
 
 
+T = TypeVar("T")
 Watch = Callable[[Progress], None]
 
 
@@ -86,8 +102,10 @@ class Pipeline:
         budget: Budget | None = None,
     ) -> None:
         self.knobs, self.budget = knobs or Knobs(), budget
-        self.compiled = False
-        self._planned = knobs is not None
+        self.compiled, self.attention = False, ""
+        self.plan: Plan | None = None
+        self._fixed = {} if knobs is None else vars(knobs)
+        self._shrunk: Stage | None = None
         self.spec, self.files, self.device, self.dtype = spec, files, torch.device(device), dtype
         self.tokenizer = Tokenizer.open(files.tokenizer)
         self.text = TextStates(
@@ -112,10 +130,12 @@ class Pipeline:
         knobs: Knobs | None = None,
         budget: Budget | None = None,
         compiled: bool = False,
+        attention: str = "",
     ) -> Self:
         """Read the tokenizer and the headers of the weights; `threads` of the CPU, torch's own choice when None.
 
-        `compiled`: fuse the transformer's blocks when they first run, where they all stay in memory as they are.
+        `knobs`: how to run, which is otherwise planned for each first request. `compiled`: fuse the transformer's
+        blocks when they first run. `attention`: the way to attend that an earlier clip tells, otherwise the fastest.
         WeightsError if the files do not hold exactly this model, known before a weight is read.
         """
         if threads:
@@ -124,8 +144,11 @@ class Pipeline:
         if compiled:
             check_compiler(device)
             pipeline.compiled = True
-        _ = pipeline.text.matched
-        pipeline._matched_transformer()
+        pipeline.attention = attention
+        for headers in (pipeline.text.matched[1], pipeline._matched_transformer()[1]):
+            check_format(stored_format(headers), pipeline.device)
+        for asked in (pipeline.knobs.transformer_format, pipeline.knobs.text_format):
+            check_format(asked, pipeline.device)
         matched(pipeline._autoencoder_model, files.autoencoder)
         return pipeline
 
@@ -164,8 +187,6 @@ class Pipeline:
             model, headers = self._matched_transformer()
             if self.knobs.resident_blocks is None:
                 fill(model, headers, device=self.device, dtype=self.dtype, prefix=TRANSFORMER_PREFIX)
-                if self.compiled:
-                    compile_blocks(model)
             else:
                 self._blocks = stream_into(
                     model,
@@ -176,8 +197,21 @@ class Pipeline:
                     blocks_from=self.knobs.blocks_from,
                     prefix=TRANSFORMER_PREFIX,
                 )
+            if self.compiled:
+                compile_blocks(self._blocks.real if self._blocks else model.blocks)
             self._transformer = model.eval()
         return self._transformer
+
+    def _attend(self, request: Request) -> Attend:
+        """How tokens attend to each other: as was asked, where this device can, else the fastest way."""
+        config = self._matched_transformer()[0].config
+        batch, seen = 2 if self.spec.source == "package" else 1, request.window or request.frames
+        tokens = token_count(min(seen, request.frames), request.size)
+        work = Work(batch, config.num_heads, tokens, config.dim // config.num_heads)
+        asked = way_of(self.attention, work, self.device)
+        if asked is None:
+            self.attention = choose(work, self.device, self.dtype)
+        return asked or way_of(self.attention, work, self.device) or attend
 
     def noise(self, request: Request, seeds: Sequence[int]) -> Latents:
         """Each seed's own noise, whatever its neighbours."""
@@ -189,13 +223,27 @@ class Pipeline:
         each = ((flow.noise(seed, shape, self.device), seed) for seed in seeds)
         return torch.stack([free_noise(noise, frames, shift, seed) for noise, seed in each])
 
-    def velocity(self, request: Request, sigmas: Float[Tensor, " levels"]) -> GuidedVelocity | Reuse:
+    def velocity(
+        self, request: Request, sigmas: Float[Tensor, " levels"], watch: Watch = ignore
+    ) -> GuidedVelocity | Reuse:
         """What the request's prompts, guidance and reuse make of the transformer, for one run over `sigmas`."""
         states = self.text_states(request.prompt, request.negative)
-        with torch.inference_mode():
-            model = self.transformer
-            prompt, negative = (model.encode_text([state], blocks=self._blocks) for state in states)
-        whole = partial(model, blocks=self._blocks, token_chunk=self.knobs.token_chunk)
+        way = self._attend(request)
+
+        def contexts() -> list[TextContext]:
+            with torch.inference_mode():
+                model = self.transformer
+                return [model.encode_text([state], blocks=self._blocks) for state in states]
+
+        def ask(latents: Latents, timestep: Float[Tensor, "B"], text: TextContext) -> Latents:
+            model, chunk = self.transformer, self.knobs.token_chunk
+            return model(latents, timestep, text, blocks=self._blocks, token_chunk=chunk, attend=way)
+
+        prompt, negative = self._sparing("denoise", contexts, watch)
+
+        def whole(latents: Latents, timestep: Float[Tensor, "B"], text: TextContext) -> Latents:
+            return self._sparing("denoise", partial(ask, latents, timestep, text), watch)
+
         windows = windows_of(request)
         guided = GuidedVelocity(
             model=Windowed(whole, windows) if windows else whole,
@@ -218,15 +266,20 @@ class Pipeline:
         return Reuse(velocity=guided, count=request.steps, threshold=reuse) if reuse else guided
 
     def sample(
-        self, request: Request, seeds: Sequence[int] | None = None, skipped: list[int] | None = None
+        self,
+        request: Request,
+        seeds: Sequence[int] | None = None,
+        skipped: list[int] | None = None,
+        watch: Watch = ignore,
     ) -> Iterator[Step]:
         """Denoise one clip for each seed (the request's own when None), all in one batch.
 
-        `skipped`, if given, is filled with the steps (from 0) that did without the model.
+        `skipped`, if given, is filled with the steps (from 0) that did without the model; `watch` hears only of what
+        the steps do not tell.
         """
         seeds = [request.seed] if seeds is None else seeds
         sigmas = flow.sigmas(request.steps, request.shift)
-        velocity = self.velocity(request, sigmas)
+        velocity = self.velocity(request, sigmas, watch)
         if skipped is not None and isinstance(velocity, Reuse):
             velocity.skipped = skipped
         yield from denoise(velocity, self.noise(request, seeds), sigmas, SOLVERS[request.solver])
@@ -316,17 +369,17 @@ class Pipeline:
         request = self.settled(request)
         for path in outputs.values():
             media.check_target(path, size=request.size, overwrite=overwrite)
+        self._shrunk = None
         if self._transformer is None:  # what is loaded already is no longer free
             device, shape = str(self.device), shape_of(self.files)
-            budget = self.budget or budget_of(device)
-            plan = make_plan(self.spec, shape, request, device=device, budget=budget, clips=len(outputs))
-            self.text.held = plan.text_resident
-            self.knobs = self.knobs if self._planned else plan.knobs
+            way = {"device": device, "budget": self.budget or budget_of(device), "fixed": self._fixed}
+            self._follow(make_plan(self.spec, shape, request, clips=len(outputs), **way))
         seconds: dict[str, float] = {}
 
         with timed(seconds, "text"):
             watch(Progress("text", 0, 1))
-            self.text_states(request.prompt, request.negative, watch=watch)
+            prompts = request.prompt, request.negative
+            self._sparing("text", lambda: self.text_states(*prompts, watch=watch), watch)
             watch(Progress("text", 1, 1))
 
         with timed(seconds, "denoise"):
@@ -335,23 +388,72 @@ class Pipeline:
         clips = []
         for index, (seed, path) in enumerate(outputs.items()):
             own = replace(request, seed=seed)
-            clip = Clip(
-                path=path,
-                request=own,
-                model_hash=self.model_hash,
-                version=__version__,
-                choices={
-                    "device": self.device.type,
-                    "threads": torch.get_num_threads(),
-                    **({} if request.reuse == "none" else {"reused": skipped[index]}),
-                    **({"compiled": True} if self.compiled else {}),
-                },
-                seconds=dict(seconds),
-            )
-            with timed(clip.seconds, "decode"):
-                self._write(clip, latents[index : index + 1], overwrite, watch)
-            clips.append(clip)
+
+            def write(own: Request = own, path: Path = path, index: int = index) -> Clip:
+                clip = Clip(
+                    path=path,
+                    request=own,
+                    model_hash=self.model_hash,
+                    version=__version__,
+                    choices={
+                        **self._choices(),
+                        **({} if request.reuse == "none" else {"reused": skipped[index]}),
+                    },
+                    seconds=dict(seconds),
+                )
+                with timed(clip.seconds, "decode"):
+                    self._write(clip, latents[index : index + 1], overwrite, watch)
+                return clip
+
+            clips.append(self._sparing("decode", write, watch))
         return clips
+
+    def _choices(self) -> dict[str, Any]:
+        """What was decided here and changes a clip's bits, if only the last ones."""
+        knobs = self.knobs.record()
+        return {
+            "device": self.device.type,
+            "threads": torch.get_num_threads(),
+            "attention": self.attention,
+            **({"compiled": True} if self.compiled else {}),
+            **({"knobs": knobs} if knobs else {}),
+            **({"shrunk": self._shrunk} if self._shrunk else {}),
+        }
+
+    # --- when memory runs out all the same ------------------------------------------------------------------------
+
+    def _follow(self, plan: Plan) -> None:
+        self.plan, self.knobs, self.text.held = plan, plan.knobs, plan.text_resident
+
+    def _sparing(self, stage: Stage, run: Callable[[], T], watch: Watch) -> T:
+        """`run()`, and once more by a smaller plan if memory runs out in it. What was done before is kept."""
+        while True:
+            try:
+                return run()
+            except Exception as error:
+                if is_gone(error):
+                    raise DeviceLost(
+                        f"{self.device} stopped working in the {stage} stage: {error}"
+                    ) from error
+                if self.plan is None or not out_of_memory(error):
+                    raise
+                if self._shrunk:
+                    problem = f"ran out of memory in the {stage} stage, with less in it than before, too"
+                    remedy = "close other programs, or make a shorter or smaller clip"
+                    raise InvalidInput("device", self.device, problem, remedy) from error
+            # Here, since the error held all that the failed try had made.
+            self._shrunk = stage
+            self._shrink(self.plan, stage, watch)
+
+    def _shrink(self, plan: Plan, stage: Stage, watch: Watch) -> None:
+        """Drop all that can be read again, and go on by a plan that takes less in this stage."""
+        self._transformer = self._blocks = self._autoencoder = None
+        self.text.let_go()
+        let_go(self.device)
+        self._follow(smaller(plan, shape_of(self.files), stage))
+        self._fixed = vars(self.knobs)
+        words = f"ran out of memory in the {stage} stage; going on by a smaller plan, with all that is done"
+        watch(Progress(stage, 0, 1, note=words))
 
     def _denoise(
         self, request: Request, seeds: Sequence[int], watch: Watch
@@ -365,7 +467,7 @@ class Pipeline:
         for number, group in enumerate(groups):
             left_out: list[int] = []
             latents = None
-            for step in self.sample(request, group, left_out):
+            for step in self.sample(request, group, left_out, watch):
                 latents, done = step.latents, number * request.steps + step.index + 1
                 watch(Progress("denoise", done, total, lambda step=step: self.preview(step)))
             assert latents is not None  # a request has at least one step

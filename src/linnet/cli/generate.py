@@ -19,6 +19,7 @@ from linnet.clip import Clip, default_name
 from linnet.errors import InvalidInput, WeightsError
 from linnet.geometry import format_seconds
 from linnet.request import Request, make_request
+from linnet.runtime.knobs import decided
 from linnet.runtime.plan import Plan
 from linnet.weights.store import default_model, model_in, resolve
 
@@ -165,7 +166,15 @@ def generate(
     choices = earlier.choices if earlier else {}
     where = device if device and dry_run else device_to_use(device, choices.get("device"))
     count = threads or choices.get("threads")
-    plan = plan_for(spec, files, requests[0], where, vram=vram, ram=ram, threads=count)
+    ways = {"vram": vram, "ram": ram, "threads": count}
+    fixed = earlier_knobs(earlier, spec)
+    try:
+        plan = plan_for(spec, files, requests[0], where, fixed=fixed, **ways)
+    except InvalidInput:
+        if not fixed:
+            raise
+        plan, fixed = plan_for(spec, files, requests[0], where, **ways), {}
+        note(f"warning: {like} was made in more memory than there is, so this clip may differ in rounding")
     requests = [replace(request, dtype=plan.request.dtype) for request in requests]
     first = requests[0]
     if vram is not None and not dry_run:
@@ -176,8 +185,10 @@ def generate(
         device=where,
         dtype=getattr(torch, first.dtype),
         threads=count or default_threads(),
+        knobs=plan.knobs if fixed else None,
         budget=plan.budget if plan.budget.asked else None,
         compiled=compiled or bool(choices.get("compiled")),
+        attention=str(choices.get("attention", "")),
     )
     if spec.source == "package" and not anyway:
         check_words(pipeline.tokenizer, first.prompt)
@@ -248,6 +259,16 @@ def choose_model(
     return default_model(weights)
 
 
+def earlier_knobs(earlier: Clip | None, spec: ModelSpec) -> dict[str, Any]:
+    """What of an earlier clip's way to run decides its last bits; nothing if it was another model's."""
+    if earlier is None or earlier.request.model != spec.name:
+        return {}
+    record = earlier.choices.get("knobs", {})
+    if not isinstance(record, Mapping):
+        raise InvalidInput("file", earlier.path, "tells no knobs", "use a clip that linnet generated")
+    return decided(record)
+
+
 def device_to_use(asked: str | None, earlier: str | None) -> str:
     """As asked; else that of the earlier clip, so that its bytes repeat, where it is here; else the fastest."""
     from linnet.runtime.device import resolve_device
@@ -313,6 +334,9 @@ def watching(show: Show, place: str, sheet: Path | None) -> Iterator[Callable[["
     tiles: list[Any] = []
 
     def watch(progress: "Progress") -> None:
+        if progress.note:
+            note(progress.note)
+            return
         now = time.monotonic()
         pace = (now - begun.setdefault(progress.stage, now)) / max(progress.done, 1)
         words = f"{pace:.2f} s/step" if progress.stage == "denoise" and progress.done else ""

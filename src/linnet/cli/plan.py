@@ -1,6 +1,7 @@
 """`linnet plan`"""
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +17,7 @@ from linnet.request import Request, make_request
 from linnet.runtime import rates
 from linnet.runtime.host import may_have_gpu
 from linnet.runtime.memory import LINUM_V2, shape_of
-from linnet.runtime.plan import Plan, budget_of, kind_of, make_plan
+from linnet.runtime.plan import NOTHING, Plan, budget_of, kind_of, make_plan
 from linnet.weights.files import read_config
 from linnet.weights.store import ModelFiles, default_model, locate, resolve
 
@@ -96,6 +97,7 @@ def plan_for(
     ram: int | None = None,
     threads: int | None = None,
     measure: bool = False,
+    fixed: Mapping[str, Any] = NOTHING,
 ) -> Plan:
     """The plan, with device and dtype decided; torch is not imported where something is refused that can be known
     without it."""
@@ -108,11 +110,11 @@ def plan_for(
     budget = budget_of(where, vram=vram, ram=ram)
     if request.dtype == "auto":
         smallest = replace(request, dtype="bfloat16")
-        frugal = make_plan(spec, shape, smallest, device=where, budget=budget)
+        frugal = make_plan(spec, shape, smallest, device=where, budget=budget, fixed=fixed)
         if kind_of(where) == "cuda" and not may_have_gpu():
             return frugal  # for a card that multiplies bfloat16, as all since 2020 do
     if kind_of(where) != "cpu" and not may_have_gpu():
-        return make_plan(spec, shape, request, device=where, budget=budget)
+        return make_plan(spec, shape, request, device=where, budget=budget, fixed=fixed)
 
     from linnet.runtime.device import default_dtype, default_threads
     from linnet.runtime.doctor import title
@@ -130,7 +132,8 @@ def plan_for(
         torch.set_num_threads(count)
         tiny = read_config(files.autoencoder) if files else None
         rates.remember(key, measure_rates(spec, shape, dtype=request.dtype, device=where, autoencoder=tiny))
-    return make_plan(spec, shape, request, device=where, budget=budget, rates=rates.known(key))
+    way = {"device": where, "budget": budget, "fixed": fixed}
+    return make_plan(spec, shape, request, rates=rates.known(key), **way)
 
 
 def show_plan(plan: Plan) -> None:

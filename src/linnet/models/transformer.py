@@ -219,12 +219,14 @@ class Transformer(nn.Module):
         blocks: Iterable[Block] | None = None,
         token_chunk: int | None = None,
         share: Callable[[int], Share] | None = None,
+        attend: Attend = attend,
     ) -> Float[Tensor, "B C T H W"]:
         """The float32 velocity, noise - data, at `timestep` = 1000 * sigma. Text of batch 1 serves all.
 
         `blocks` are the model's own, in turn, where they are not all in memory: each is used before the next one is
-        asked for. `token_chunk` bounds memory, not the result: see `Block`. Processes that `share` the tokens, told
-        their number, all call this with the same inputs and all get the whole.
+        asked for. `token_chunk` bounds memory, not the result: see `Block`. `attend` is one of several ways that give
+        the same. Processes that `share` the tokens, told their number, all call this with the same inputs and all get
+        the whole.
         """
         height, width = latents.shape[-2:]
         padded = F.pad(latents, (0, width % PATCH, 0, height % PATCH))

@@ -2,10 +2,11 @@
 
 import os
 import shutil
+from collections.abc import Iterable
 from importlib.util import find_spec
 
 from linnet.errors import InvalidInput
-from linnet.models.transformer import Transformer
+from linnet.models.transformer import Block
 
 
 def check_compiler(device: str) -> None:
@@ -19,7 +20,7 @@ def check_compiler(device: str) -> None:
         raise InvalidInput("compile", device, "needs a C++ compiler", "install g++, or leave --compile out")
 
 
-def compile_blocks(model: Transformer) -> None:
+def compile_blocks(blocks: Iterable[Block]) -> None:
     """Blocks are alike, so the first one's compilation, in the first step of each new size, serves them all."""
-    for block in model.blocks:
+    for block in blocks:
         block.compile(dynamic=False)

@@ -5,6 +5,7 @@ import math
 import torch
 
 from linnet.errors import InvalidInput
+from linnet.models.quantised import STORED, Format
 from linnet.runtime.host import cgroup_folders, host_memory, processors
 
 
@@ -22,6 +23,18 @@ def resolve_device(name: str = "auto") -> str:
     known = name.partition(":")[0] in ("cuda", "mps")
     problem = "this machine, or this build of torch, has none" if known else "is not a device linnet knows"
     raise InvalidInput("device", name, problem, f"use auto or {' or '.join(there)}")
+
+
+def check_format(format: Format | None, device: torch.device) -> None:
+    """InvalidInput where the device has no numbers of that 8-bit format."""
+    if format is None:
+        return
+    try:
+        torch.ones(1, dtype=STORED[format], device=device).to(torch.float32)
+    except (RuntimeError, TypeError):  # MPS says the second
+        others = [other for other in STORED if other != format]
+        remedy = f"use {' or '.join(others)}, or the weights as published"
+        raise InvalidInput("format", format, f"is not one that {device} has", remedy) from None
 
 
 def default_dtype(device: str) -> torch.dtype:

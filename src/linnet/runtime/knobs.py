@@ -4,12 +4,16 @@ everything in memory at once.
 Imports no torch, so that a plan is made, or refused, at once.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from linnet.errors import InvalidInput
 
 Format = Literal["int8", "float8"]
+FORMATS: tuple[Format, ...] = ("int8", "float8")
+# The knobs that can change a clip's bits, be it in rounding alone. Where a block waits changes none.
+DECIDING = ("token_chunk", "transformer_format", "text_format", "tiling", "autoencoder_dtype")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,3 +54,34 @@ class Knobs:
         ):
             if value is not None and value < least:
                 raise InvalidInput(name, value, "is out of range", f"use {least} or more, or None")
+        for name, value, known in (
+            ("transformer format", self.transformer_format, (None, *FORMATS)),
+            ("text format", self.text_format, (None, *FORMATS)),
+            ("autoencoder dtype", self.autoencoder_dtype, ("float32", "bfloat16")),
+        ):
+            if value not in known:
+                raise InvalidInput(name, value, "is not known", f"use {' or '.join(filter(None, known))}")
+
+    def record(self) -> dict[str, Any]:
+        """Of the deciding ones those that are not as usual, in plain JSON values: what a clip says of them."""
+        usual = Knobs()
+        found = {
+            name: getattr(self, name) for name in DECIDING if getattr(self, name) != getattr(usual, name)
+        }
+        return {name: asdict(value) if isinstance(value, Tiling) else value for name, value in found.items()}
+
+
+def decided(record: Mapping[str, Any]) -> dict[str, Any]:
+    """All deciding knobs, as a clip's `record` has them; InvalidInput if it cannot have come from there."""
+    usual, given = Knobs(), dict(record)
+    try:
+        if given.get("tiling") is not None:
+            given["tiling"] = Tiling(**given["tiling"])
+        Knobs(**given)
+        unknown = set(given) - set(DECIDING)
+    except TypeError:
+        unknown = set(given)
+    if unknown:
+        problem = "are not those of this version of linnet"
+        raise InvalidInput("knobs", ", ".join(sorted(unknown)), problem, "update linnet, or leave --like out")
+    return {name: given.get(name, getattr(usual, name)) for name in DECIDING}

@@ -20,6 +20,7 @@ from linnet.weights.files import Header, read_header, shards
 from linnet.weights.names import FLOAT32_PARTS, NOT_WEIGHTS, TRANSFORMER_PREFIX
 from linnet.weights.store import ModelFiles
 
+EIGHT_BITS = frozenset({"I8", "F8_E4M3"})  # as files call them
 BYTES = {"float32": 4, "bfloat16": 2, "int8": 1, "float8": 1}
 LOADING = 256 * 2**20  # bytes: the stretch of a file that is mapped while it is converted
 SMALL_TEXT = 2**30  # bytes: text encoders up to this size stay in memory; larger ones stream from their files
@@ -30,13 +31,15 @@ HEAD_PAIRS = 64  # of channels in a head, each with a cosine and a sine
 
 
 class Parameters(NamedTuple):
-    """Numbers of weights: those of matrix products, stored in the chosen dtype, and the float32 rest."""
+    """Numbers of weights: those of matrix products, stored in the chosen dtype, the float32 rest, and those that a
+    file holds in 8 bits."""
 
     products: int
     others: int
+    narrow: int = 0
 
     def bytes(self, dtype: str) -> int:
-        return self.products * BYTES[dtype] + self.others * 4
+        return self.products * BYTES[dtype] + self.others * 4 + self.narrow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +83,7 @@ def shape_of(files: ModelFiles) -> Shape:
         raise WeightsError("weights", files.transformer, "is not a video transformer of linnet's", remedy)
     text = [read_header(path) for path in shards(files.text_encoder)]
     first = {name: entry.shape for one in text for name, entry in one.tensors.items() if ".block.0." in name}
-    inner = [shape for name, shape in first.items() if "wi" in name.split(".")[-2]]
+    inner = [s for name, s in first.items() if "wi" in name.split(".")[-2] and name.endswith(".weight")]
     biases = [shape for name, shape in first.items() if "relative_attention_bias" in name]
     return Shape(
         text=count(text),
@@ -107,16 +110,18 @@ def largest_block(headers: Sequence[Header]) -> Parameters:
 def count(headers: Iterable[Header], prefix: str = "") -> Parameters:
     """Weights whose names begin with `prefix`, told apart by name and shape (biases count as float32, a thousandth
     too much)."""
-    products = others = 0
+    products = others = narrow = 0
     for header in headers:
         for name, entry in header.tensors.items():
             if name in NOT_WEIGHTS or not name.startswith(prefix):
                 continue
-            if len(entry.shape) > 1 and FLOAT32_TABLES.isdisjoint(name.split(".")):
+            if entry.dtype in EIGHT_BITS:
+                narrow += math.prod(entry.shape)
+            elif len(entry.shape) > 1 and FLOAT32_TABLES.isdisjoint(name.split(".")):
                 products += math.prod(entry.shape)
             else:
                 others += math.prod(entry.shape)
-    return Parameters(products, others)
+    return Parameters(products, others, narrow)
 
 
 # --- text -------------------------------------------------------------------------------------------------------------
@@ -127,12 +132,13 @@ def text_weights(shape: Shape, dtype: str, knobs: Knobs) -> int:
     return shape.text.bytes(knobs.text_format or dtype)
 
 
-def text_working(shape: Shape, dtype: str, tokens: int) -> int:
+def text_working(shape: Shape, dtype: str, knobs: Knobs, tokens: int) -> int:
     """What encoding `tokens` takes: the feed-forward net's three inner tensors, the stream and two copies, and the
     bias of every head, in float32 and in the products' dtype."""
     item = BYTES[dtype]
     inner = tokens * (3 * item * shape.text_ffn + 12 * shape.text_dim)
-    return inner + tokens * tokens * shape.text_heads * (4 + item)
+    whole = 2 * item * shape.text_dim * shape.text_ffn if knobs.text_format or shape.text_block.narrow else 0
+    return whole + inner + tokens * tokens * shape.text_heads * (4 + item)
 
 
 # --- denoising --------------------------------------------------------------------------------------------------------
@@ -158,7 +164,9 @@ def denoise_working(
     latents = 4 * CHANNELS * math.prod(grid) * clips
     tables = tokens // max(1, clips) * 2 * HEAD_PAIRS * 4
     texts = shape.layers * 2 * text_rows * shape.dim * item
-    return block_working(shape, item, tokens, knobs.token_chunk) + 4 * latents + tables + texts
+    # An 8-bit weight is made whole for the time of its product, and once more while it is scaled.
+    whole = 2 * item * shape.dim * shape.ffn_dim if knobs.transformer_format or shape.block.narrow else 0
+    return whole + block_working(shape, item, tokens, knobs.token_chunk) + 4 * latents + tables + texts
 
 
 def block_working(shape: Shape, item: int, tokens: int, chunk: int | None) -> int:

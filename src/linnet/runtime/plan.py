@@ -6,8 +6,9 @@ unasked. Imports no torch and reads no weights.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from linnet.catalog import CATALOG, SEEDLING, ModelSpec
@@ -29,10 +30,12 @@ from linnet.runtime.memory import (
 )
 from linnet.runtime.rates import Rates
 
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 Stage = Literal["text", "denoise", "decode"]
 STAGES: tuple[Stage, ...] = ("text", "denoise", "decode")
 
 UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+LESS = 0.8  # of what was predicted, where that was too much
 TOKEN_CHUNKS = (None, 16_384, 4_096)
 TILINGS = (None, Tiling(rows=45, columns=80), Tiling(rows=30, columns=40), Tiling(rows=15, columns=20))
 
@@ -156,14 +159,17 @@ def make_plan(
     budget: Budget,
     clips: int = 1,
     rates: Rates | None = None,
+    fixed: Mapping[str, Any] = NOTHING,
 ) -> Plan:
-    """The first way to run that fits, of those that cost least. The request's dtype must be decided.
+    """The first way to run that fits, of those that cost least; `fixed` are knobs that are decided already. The
+    request's dtype must be decided.
 
     InvalidInput, with the nearest request that would fit, if there is none.
     """
-    found = fitting(spec, shape, request, device=device, budget=budget, clips=clips, rates=rates)
+    way = {"device": device, "budget": budget, "clips": clips, "fixed": fixed}
+    found = fitting(spec, shape, request, rates=rates, **way)
     if found is None:
-        raise too_large(spec, shape, request, device=device, budget=budget, clips=clips)
+        raise too_large(spec, shape, request, **way)
     return found
 
 
@@ -183,11 +189,12 @@ def fitting(
     budget: Budget,
     clips: int = 1,
     rates: Rates | None = None,
+    fixed: Mapping[str, Any] = NOTHING,
 ) -> Plan | None:
     """The first way that fits, or None."""
     way = {"device": device, "budget": budget, "clips": clips, "rates": rates}
     small = text_weights(shape, request.dtype, Knobs()) <= SMALL_TEXT
-    for knobs in ways(spec, shape, device):
+    for knobs in ways(spec, shape, device, fixed):
         plan = predict(spec, shape, request, knobs=knobs, text_resident=small, **way)
         if plan.fits():
             if small:
@@ -198,8 +205,30 @@ def fitting(
     return None
 
 
-def ways(spec: ModelSpec, shape: Shape, device: str) -> Iterator[Knobs]:
-    """From the fastest to the one that takes the least memory."""
+def smaller(plan: Plan, shape: Shape, stage: Stage) -> Plan:
+    """For a stage that ran out of memory all the same: the first way that takes a fifth less there than `plan` said, or
+    the one that takes least. Weights are stored as they were."""
+
+    def taken(plan: Plan) -> int:
+        (found,) = (found for found in plan.stages if found.stage == stage)
+        if kind_of(plan.device) == "cpu":
+            return found.system_bytes - plan.allowance.system
+        return found.device_bytes - plan.allowance.device
+
+    kept = {name: getattr(plan.knobs, name) for name in ("transformer_format", "text_format")}
+    plans = every(
+        plan.spec, shape, plan.request, device=plan.device, budget=plan.budget, clips=plan.clips, fixed=kept
+    )
+    enough = (one for one in plans if one.fits() and taken(one) <= LESS * taken(plan))
+    return next(enough, None) or min(plans, key=taken)
+
+
+def ways(spec: ModelSpec, shape: Shape, device: str, fixed: Mapping[str, Any] = NOTHING) -> Iterable[Knobs]:
+    """From the fastest to the one that takes the least memory, with these knobs fixed."""
+    return dict.fromkeys(replace(knobs, **fixed) for knobs in free_ways(spec, shape, device))
+
+
+def free_ways(spec: ModelSpec, shape: Shape, device: str) -> Iterator[Knobs]:
     tilings = TILINGS if spec.autoencoder == "wan" else (None,)
     parts = [None, *(round(shape.layers * eighths / 8) for eighths in range(7, -1, -1))]
     waits = ("file",) if kind_of(device) == "cpu" else ("memory", "file")
@@ -259,7 +288,7 @@ def predict(
     on_cpu, allowance = kind_of(device) == "cpu", ALLOWANCES[kind_of(device)]
     text = text_weights(shape, dtype, knobs)
     kept = text if text_resident else 0
-    spoken = text if text_resident else shape.text_block.bytes(dtype)
+    spoken = text if text_resident else shape.text_block.bytes(knobs.text_format or dtype)
     # Both guidance passes go as one batch where a model ships with the package, one by one elsewhere.
     batch = clips * (2 if spec.source == "package" else 1)
     stay, waiting = transformer_weights(shape, dtype, knobs)
@@ -276,7 +305,7 @@ def predict(
     decoder, parked = decode_working(spec.autoencoder, knobs, grid)
     decoder += sum(shape.autoencoder) * BYTES[knobs.autoencoder_dtype]
     working: dict[Stage, int] = {
-        "text": spoken + text_working(shape, dtype, spec.max_prompt_tokens),
+        "text": spoken + text_working(shape, dtype, knobs, spec.max_prompt_tokens),
         "denoise": kept + stay + forward,
         "decode": kept + stay + decoder,
     }
@@ -322,8 +351,7 @@ def choices(
         every = "all tokens at once", "they fit"
         some = f"{chunk:,} tokens at a time" if chunk else "", "all at once do not fit; same result"
         yield Choice("tokens", *(some if chunk else every))
-        backend = "flash" if kind_of(device) == "cuda" and request.dtype == "bfloat16" else "fused"
-        yield Choice("attention", backend, "PyTorch's own, in memory that grows with the tokens alone")
+        yield Choice("attention", "the fastest here", "found by measuring at first use, in no more memory")
         return
     if knobs.autoencoder_dtype == "float32":
         yield Choice("dtype", "float32", "as trained; it fits")
@@ -358,22 +386,36 @@ def blocks_place(shape: Shape, knobs: Knobs) -> tuple[str, str]:
 
 
 def every(
-    spec: ModelSpec, shape: Shape, request: Request, *, device: str, budget: Budget, clips: int = 1
+    spec: ModelSpec,
+    shape: Shape,
+    request: Request,
+    *,
+    device: str,
+    budget: Budget,
+    clips: int = 1,
+    fixed: Mapping[str, Any] = NOTHING,
 ) -> list[Plan]:
     """All ways to run, whether they fit or not."""
     small = text_weights(shape, request.dtype, Knobs()) <= SMALL_TEXT
     way = {"device": device, "budget": budget, "clips": clips, "text_resident": small}
-    return [predict(spec, shape, request, knobs=knobs, **way) for knobs in ways(spec, shape, device)]
+    return [predict(spec, shape, request, knobs=knobs, **way) for knobs in ways(spec, shape, device, fixed)]
 
 
 # --- what does not fit ------------------------------------------------------------------------------------------------
 
 
 def too_large(
-    spec: ModelSpec, shape: Shape, request: Request, *, device: str, budget: Budget, clips: int
+    spec: ModelSpec,
+    shape: Shape,
+    request: Request,
+    *,
+    device: str,
+    budget: Budget,
+    clips: int,
+    fixed: Mapping[str, Any] = NOTHING,
 ) -> InvalidInput:
     """Which memory is short, which stage is to blame, and the nearest request that would fit."""
-    plans = every(spec, shape, request, device=device, budget=budget, clips=clips)
+    plans = every(spec, shape, request, device=device, budget=budget, clips=clips, fixed=fixed)
     least = min(plans, key=lambda plan: plan.peak_device_bytes)
     short = budget.device is not None and least.peak_device_bytes > budget.device
     if not short:
@@ -386,7 +428,7 @@ def too_large(
     many = f"{clips} clips like " if clips > 1 else ""
     clip = f"{many}a {format_seconds(request.seconds)} s {request.size} clip in {request.dtype}"
     takes = f"the {stage} stage of {clip} takes about {gigabytes(need)}"
-    change = nearest(spec, shape, request, device=device, budget=budget, clips=clips)
+    change = nearest(spec, shape, request, device=device, budget=budget, clips=clips, fixed=fixed)
     if option in budget.asked:
         words = f"use --{option} {gigabytes(need).replace(' ', '')}" + (f", or {change}" if change else "")
         return InvalidInput(option, gigabytes(have), f"is too little: {takes} at least", words)
@@ -398,10 +440,17 @@ def too_large(
 
 
 def nearest(
-    spec: ModelSpec, shape: Shape, request: Request, *, device: str, budget: Budget, clips: int
+    spec: ModelSpec,
+    shape: Shape,
+    request: Request,
+    *,
+    device: str,
+    budget: Budget,
+    clips: int,
+    fixed: Mapping[str, Any] = NOTHING,
 ) -> str | None:
     """The fewest changes that make the request fit, as options to give; the longest clip if it must be shorter."""
-    way = {"device": device, "budget": budget}
+    way = {"device": device, "budget": budget, "fixed": fixed}
     smaller = [("", request)]
     if request.dtype != "bfloat16":
         smaller.append(("--dtype bfloat16", replace(request, dtype="bfloat16")))
@@ -423,7 +472,7 @@ def nearest(
             if fitting(other, shape, changed, **way):
                 return f"--model {other.name}"
     if kind_of(device) != "cpu" and fitting(
-        spec, shape, request, device="cpu", budget=replace(budget, device=None)
+        spec, shape, request, device="cpu", budget=replace(budget, device=None), fixed=fixed
     ):
         return "--device cpu"
     return None

@@ -5,19 +5,13 @@ square, and the autoencoder on one latent frame of two sizes. A device that nobo
 then gives no seconds.
 """
 
-import json
-import os
-from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from tempfile import mkstemp
-from typing import Any
 
 from linnet.catalog import ModelSpec
 from linnet.geometry import latent_grid, token_count
 from linnet.request import Request, parse_reuse
-from linnet.runtime.host import cache_folder
+from linnet.runtime import notes
 from linnet.runtime.memory import Shape
 
 
@@ -84,29 +78,11 @@ def key_of(title: str, dtype: str, threads: int, shape: Shape, kind: str) -> str
 def known(key: str, folder: Path | None = None) -> Rates | None:
     """What was measured earlier."""
     try:
-        return Rates(**read(folder)[key])
-    except (KeyError, TypeError):
+        return Rates(**notes.recall("rates", key, folder))
+    except TypeError:
         return None
 
 
 def remember(key: str, rates: Rates, folder: Path | None = None) -> None:
     """Keep them, if the disk lets it."""
-    place = place_of(folder)
-    with suppress(OSError):
-        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle, part = mkstemp(dir=place.parent, suffix=".part")
-        with os.fdopen(handle, "w") as file:
-            json.dump({**read(folder), key: asdict(rates)}, file, indent=1)
-        Path(part).replace(place)
-
-
-def read(folder: Path | None) -> Mapping[str, Any]:
-    try:
-        found = json.loads(place_of(folder).read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def place_of(folder: Path | None) -> Path:
-    return (folder or cache_folder()) / "rates.json"
+    notes.keep("rates", key, asdict(rates), folder)

@@ -116,6 +116,12 @@ class BlockStream:
         self._turns = 0
 
     @property
+    def real(self) -> list[Block]:
+        """What computes: the blocks that stay, and the slots."""
+        away = set(self.absent)
+        return [*self.slots, *(block for i, block in enumerate(self.blocks) if i not in away)]
+
+    @property
     def slot_bytes(self) -> int:
         """Of one of the two slots."""
         return sum(tensor.nbytes for tensor in self.slots[0].state_dict().values()) if self.slots else 0

@@ -58,6 +58,11 @@ class TextStates:
     def small(self) -> bool:
         return self.bytes <= SMALL_TEXT
 
+    def let_go(self) -> None:
+        """Of the encoder, which streams from now on unless it is small. What it has said stays."""
+        self._resident, self.held = None, False
+        self.__dict__.pop("matched", None)  # it was filled in place
+
     def of(
         self,
         prompts: Sequence[Sequence[int]],

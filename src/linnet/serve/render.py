@@ -1,6 +1,7 @@
 """What every worker does, wherever it runs: hold a model, make a clip and its pictures, show it meanwhile."""
 
 import io
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -97,6 +98,9 @@ def previewing(report: Report) -> Callable[[Progress], None]:
 
     def watch(progress: Progress) -> None:
         nonlocal spent, shown
+        if progress.note:
+            print(progress.note, file=sys.stderr, flush=True)
+            return
         now, image = time.monotonic(), None
         due = shown == 0.0 or (now - shown >= PREVIEW_EVERY and spent <= PREVIEW_SHARE * (now - began))
         if progress.preview and due:

@@ -1,0 +1,42 @@
+"""What was found out on this machine and need not be found out again: small JSON files in the cache folder.
+
+Imports no torch.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from tempfile import mkstemp
+from typing import Any
+
+from linnet.runtime.host import cache_folder
+
+
+def recall(name: str, key: str, folder: Path | None = None) -> Any:
+    """What was kept under the key in the file of that name; None if nothing was, or the file is spoilt."""
+    return read(place_of(name, folder)).get(key)
+
+
+def keep(name: str, key: str, value: Any, folder: Path | None = None) -> None:
+    """Keep a JSON value, if the disk lets it."""
+    place = place_of(name, folder)
+    with suppress(OSError):
+        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle, part = mkstemp(dir=place.parent, suffix=".part")
+        with os.fdopen(handle, "w") as file:
+            json.dump({**read(place), key: value}, file, indent=1)
+        Path(part).replace(place)
+
+
+def read(place: Path) -> Mapping[str, Any]:
+    try:
+        found = json.loads(place.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def place_of(name: str, folder: Path | None) -> Path:
+    return (folder or cache_folder()) / f"{name}.json"

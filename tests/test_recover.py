@@ -1,0 +1,128 @@
+"""Memory that runs out in the middle costs one more try and nothing that was done."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from linnet.catalog import SEEDLING
+from linnet.cli import app
+from linnet.errors import DeviceLost, InvalidInput
+from linnet.models.tae import TAE
+from linnet.models.text import T5Encoder
+from linnet.models.transformer import Transformer
+from linnet.pipeline import Pipeline, Progress
+from linnet.request import make_request
+from linnet.weights.store import resolve
+
+REQUEST = make_request(SEEDLING, prompt="a red star spins", frames=5, steps=4, seed=3)
+FULL = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+class Failing:
+    """A method that raises instead of its `at`-th call, and of those after it `times` in all."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, owner: type, name: str, at: int, error: Exception, times=1):
+        self.calls, self.failures = 0, range(at, at + times)
+        original: Callable[..., Any] = getattr(owner, name)
+
+        def call(*given: Any, **more: Any) -> Any:
+            self.calls += 1
+            if self.calls in self.failures:
+                raise error
+            return original(*given, **more)
+
+        patch.setattr(owner, name, call)
+
+
+def made(folder: Path, output: Path) -> tuple[bytes, dict[str, Any], list[Progress]]:
+    """The file but for what it tells of itself, what it tells, and what was said meanwhile."""
+    pipeline = Pipeline.open(SEEDLING, resolve(SEEDLING, weights=folder))
+    said: list[Progress] = []
+    clip = pipeline.generate(REQUEST, output, watch=said.append)
+    content = clip.path.read_bytes()
+    return content[content.index(b"mdat") :], dict(clip.choices), said
+
+
+@pytest.mark.parametrize(
+    ("stage", "owner", "name", "at"),
+    [
+        ("text", T5Encoder, "forward", 1),
+        ("denoise", Transformer, "forward", 3),
+        ("denoise", Transformer, "encode_text", 1),
+        ("decode", TAE, "decode_stream", 1),
+    ],
+)
+def test_a_stage_without_memory_has_another_try(
+    tiny_model: Path,
+    tmp_path: Path,
+    stage: str,
+    owner: type,
+    name: str,
+    at: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    expected, choices, _ = made(tiny_model, tmp_path / "a.mp4")
+    with monkeypatch.context() as patch:
+        count = Failing(patch, owner, name, 10**9, FULL)
+        made(tiny_model, tmp_path / "b.mp4")
+    fault = Failing(monkeypatch, owner, name, at, FULL)
+    content, told, said = made(tiny_model, tmp_path / "c.mp4")
+    assert content == expected
+    assert told == choices | {"shrunk": stage}
+    assert fault.calls == count.calls + 1  # what was done is not done again
+    (note,) = [progress.note for progress in said if progress.note]
+    assert note.startswith(f"ran out of memory in the {stage} stage; going on")
+
+
+def test_main_memory_says_it_in_other_words(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(RuntimeError) as full:
+        torch.empty(2**58)
+    Failing(monkeypatch, Transformer, "forward", 2, full.value)
+    assert made(tiny_model, tmp_path / "a.mp4")[1]["shrunk"] == "denoise"
+
+
+def test_the_second_time_it_is_said_plainly_and_nothing_is_written(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Failing(monkeypatch, TAE, "decode_stream", 1, FULL, times=9)
+    with pytest.raises(
+        InvalidInput, match=r'^device "cpu": ran out of memory in the decode stage, with less'
+    ):
+        made(tiny_model, tmp_path / "a.mp4")
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_error_is_not_taken_for_it(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fault = Failing(monkeypatch, Transformer, "forward", 2, RuntimeError("shapes differ"))
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        made(tiny_model, tmp_path / "a.mp4")
+    assert fault.calls == 2
+
+
+def test_a_device_that_is_gone_is_said_in_one_line(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = torch.AcceleratorError(
+        "CUDA error: unspecified launch failure\nCUDA kernel errors might be reported"
+    )
+    Failing(monkeypatch, Transformer, "forward", 2, gone)
+    with pytest.raises(DeviceLost, match="cpu stopped working in the denoise stage: CUDA error"):
+        made(tiny_model, tmp_path / "a.mp4")
+
+
+def test_the_command_says_so(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Failing(monkeypatch, Transformer, "forward", 3, FULL)
+    words = ["generate", "a red star", "--weights", str(tiny_model), "--seconds", "0", "--json", "--output"]
+    result = CliRunner().invoke(app, [*words, str(tmp_path / "a.mp4")])
+    assert result.exit_code == 0, result.output
+    assert "ran out of memory in the denoise stage; going on by a smaller plan" in result.stderr
+    assert json.loads(result.stdout)["choices"]["shrunk"] == "denoise"
