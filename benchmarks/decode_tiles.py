@@ -22,10 +22,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from linnet.geometry import PIXELS_PER_LATENT, Size
-from linnet.models.vae import VAE, Upsample, VAEConfig
+from linnet.models.vae import VAE, VAEConfig
 from linnet.runtime import transfer
 from linnet.runtime.knobs import Tiling
-from linnet.runtime.tiles import Tile, decode_sizes, decode_tiled, halves, scale, tiles_of
+from linnet.runtime.tile_sizes import Tile, decode_sizes, tiles_of, wan_decoder
+from linnet.runtime.tiles import decode_tiled, described, halves
 
 AWAY = torch.device("meta")  # stands for system memory
 
@@ -66,10 +67,11 @@ def measure(size: Size, tiling: Tiling, latents: int) -> dict[str, Any]:
             for frames in decode_tiled(vae, z, tiling, parked=AWAY):
                 del frames
     weights = sum(2 * weight.numel() for weight in vae.parameters())
-    sizes = decode_sizes(vae, rows, columns, tiling, torch.bfloat16, steps=latents)
+    sizes = decode_sizes(wan_decoder(), rows, columns, tiling, 2, steps=min(latents, tiling.chunk))
     layers = halves(vae)[1]
+    records = [described(layer) for layer in layers]
     whole, tiles = (
-        tiles_of(layers, rows, columns, way) for way in (Tiling(rows=rows, columns=columns), tiling)
+        tiles_of(records, rows, columns, way) for way in (Tiling(rows=rows, columns=columns), tiling)
     )
     return {
         "tiles": f"{tiling.rows}x{tiling.columns}",
@@ -88,8 +90,9 @@ def work(layers: list[nn.Module], tile: Tile) -> int:
     frames, total = 1, 0
     for i, layer in enumerate(layers):
         convs = [conv for conv in layer.modules() if isinstance(conv, nn.Conv2d | nn.Conv3d)]
-        frames *= 2 if isinstance(layer, Upsample) and layer.time_conv else 1
-        area = tile.rows[i].length * tile.columns[i].length * scale(layer) ** 2
+        record = described(layer)
+        frames *= 2 if record.doubles else 1
+        area = tile.rows[i].length * tile.columns[i].length * record.scale**2
         total += frames * area * sum(conv.weight.numel() for conv in convs)
     return total
 
