@@ -88,7 +88,11 @@ class Renderer:
 
 
 def plain(report: Report) -> Callable[[Progress], None]:
-    return lambda progress: report(progress.stage, progress.done, progress.total, None)
+    def watch(progress: Progress) -> None:
+        if not progress.note:
+            report(progress.stage, progress.done, progress.total, None)
+
+    return watch
 
 
 def previewing(report: Report) -> Callable[[Progress], None]:
