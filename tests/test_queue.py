@@ -117,6 +117,30 @@ def test_jobs_outlive_the_process_and_a_later_version_is_refused(tmp_path: Path)
         Queue(tmp_path)
 
 
+def test_a_folder_of_an_earlier_version_is_brought_up_to_date(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for version in range(1, len(MIGRATIONS)):
+        data = tmp_path / str(version)
+        data.mkdir()
+        with monkeypatch.context() as then:
+            then.setattr("linnet.serve.queue.MIGRATIONS", MIGRATIONS[:version])
+            old = Queue(data)
+            waiting, running = old.add(request()), old.add(request())
+            was = claimed(old, "old")
+        new = Queue(data)  # while the old one still has the file open
+        assert new.path.exists()
+        with sqlite3.connect(data / "linnet.db") as db:
+            assert db.execute("PRAGMA user_version").fetchone()[0] == len(MIGRATIONS)
+        assert new.ids() == {waiting.id, running.id}
+        old.complete(was, size=1, seconds={"denoise": 1.0})
+        told = new.add(request(), notice=True)
+        new.fail(claimed(new), "x", "y")
+        new.cancel(told.id)
+        assert [(job.id, tries) for job, tries in new.due_notices()] == [(told.id, 0)]
+        assert new.check() == []
+
+
 def test_a_backup_serves_in_place_of_the_original(tmp_path: Path) -> None:
     data, copy = tmp_path / "data", tmp_path / "copy"
     clips_folder(data).mkdir(parents=True)

@@ -197,6 +197,16 @@ def test_other_sites_get_no_answer_out_of_a_local_server(client: TestClient) -> 
     assert "access-control-allow-origin" not in answer.headers
 
 
+def test_behind_a_proxy_it_answers_to_that_name_and_to_keys(client: TestClient, service: Service) -> None:
+    service.local, service.name = False, "linnet.example"
+    _, key = make_key(service.queue, "ann")
+    there = {"host": "linnet.example", "authorization": f"Bearer {key}", "x-forwarded-proto": "https"}
+    refused(client.get("/v1/videos", headers=there | {"host": "evil.example"}), 403, "wrong_host")
+    refused(client.get("/v1/videos"), 401, "invalid_api_key")
+    assert client.get("/v1/videos", headers=there | {"origin": "https://linnet.example"}).status_code == 200
+    assert "Secure" in client.post("/v1/session", json={"key": key}, headers=there).headers["set-cookie"]
+
+
 def test_the_page_asks_nobody_else(client: TestClient) -> None:
     for address in PAGE:
         text = client.get(address).text.replace("http://www.w3.org/2000/svg", "")

@@ -29,6 +29,10 @@ def serve(
         str, option("host", "Where to listen; elsewhere than on 127.0.0.1 needs keys.", metavar="NAME")
     ] = "127.0.0.1",
     port: Annotated[int, whole("port", "By default 8000.", least=0)] = 8000,
+    name: Annotated[
+        str | None,
+        option("name", "Name of the proxy in front, such as linnet.example; needs keys.", metavar="NAME"),
+    ] = None,
     data: Annotated[Path, option("data", "Folder of all that is kept.", metavar="DIR")] = DATA,
     model: Annotated[
         str | None, option("model", "The one that runs when a request names none.", metavar="NAME")
@@ -50,6 +54,10 @@ def serve(
     longest: Annotated[float | None, number("longest", "Most seconds of a clip.")] = None,
     keep_days: Annotated[float | None, number("keep-days", "Delete clips that are older.")] = None,
     quota: Annotated[float | None, number("quota", "Most gigabytes of clips; the oldest go.")] = None,
+    webhook: Annotated[
+        str | None,
+        option("webhook", "Told, signed, of each job that ends; the secret is in --data.", metavar="URL"),
+    ] = None,
     grace: Annotated[float, number("grace", "Seconds that a running job has when the server stops.")] = 30.0,
 ) -> None:
     """Serve the models: an API, a queue, and a page.
@@ -73,6 +81,8 @@ def serve(
             data=data,
             host=host,
             port=port,
+            name=name,
+            webhook=webhook,
             crew=Crew(
                 model=model or default_model(weights)[0].name,
                 weights=weights,

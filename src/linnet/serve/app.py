@@ -81,13 +81,16 @@ WIRE = {
 
 @dataclass(kw_only=True)
 class Service:
-    """What the handlers share. `local`: only this machine can reach us, so other names for us are a trick."""
+    """What the handlers share. `local`: only this machine can reach us, so other names for us are a trick; behind a
+    proxy, so are others than `name`. `notices`: the end of each job is to be told."""
 
     data: Path
     queue: Queue
     models: Models
     limits: Limits = field(default_factory=Limits)
     local: bool = True
+    name: str | None = None
+    notices: bool = False
     body_bytes: int = 8 * 2**20
     longest_seconds: float | None = None
     keep_seconds: float | None = None
@@ -212,6 +215,7 @@ def create_app(service: Service) -> FastAPI:
                 remixed_from=source.id if source else None,
                 repeat_key=repeat_key,
                 digest=hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest(),
+                notice=service.notices,
             )
         except QueueFull as error:
             raise Refused(429, "queue_full", str(error), headers={"Retry-After": "10"}) from error
@@ -657,8 +661,11 @@ class Edge:
         if length.isdecimal() and int(length) > self.service.body_bytes:
             raise too_large(self.service.body_bytes)
         host = headers.get(b"host", "")
-        if self.service.local and name_in(f"//{host}") not in LOCAL_NAMES:
-            raise Refused(403, "wrong_host", "this server answers to localhost alone")
+        known = LOCAL_NAMES | {self.service.name}
+        if (self.service.local or self.service.name) and name_in(f"//{host}") not in known:
+            raise Refused(
+                403, "wrong_host", f"this server answers to {self.service.name or 'localhost'} alone"
+            )
         origin = headers.get(b"origin")
         if origin is not None and urlsplit(origin).netloc != host:
             raise Refused(403, "wrong_origin", "pages of other sites may not ask this server")

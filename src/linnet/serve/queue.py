@@ -85,6 +85,14 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             PRIMARY KEY (model, width, height, frames)
         )""",
     ),
+    (
+        # Who is to be told of a job's end, from its beginning: so none is forgotten, whoever dies when.
+        """CREATE TABLE notices (
+            job TEXT PRIMARY KEY REFERENCES jobs (id) ON DELETE CASCADE,
+            tries INTEGER NOT NULL DEFAULT 0,
+            due REAL NOT NULL DEFAULT 0
+        )""",
+    ),
 )
 
 
@@ -172,10 +180,12 @@ class Queue:
         remixed_from: str | None = None,
         repeat_key: str | None = None,
         digest: str = "",
+        notice: bool = False,
     ) -> Job:
         """A new job, on the disk when this returns; or the one that `repeat_key` already stands for.
 
-        QueueFull at a limit; KeyReused if the key stands for a request of another `digest`.
+        `notice`: its end is to be told, see `due_notices`. QueueFull at a limit; KeyReused if the key stands for a
+        request of another `digest`.
         """
         with self._writing() as db:
             if repeat_key is not None:
@@ -205,6 +215,8 @@ class Queue:
             ).fetchone()
             if repeat_key is not None:
                 db.execute("INSERT INTO repeats VALUES (?, ?, ?, ?)", (owner, repeat_key, digest, row["id"]))
+            if notice:
+                db.execute("INSERT INTO notices (job) VALUES (?)", (row["id"],))
             count(db, "jobs_accepted", request.model)
             return as_job(row)
 
@@ -390,6 +402,28 @@ class Queue:
         rows = self._rows("SELECT reported FROM jobs WHERE worker = ? AND status = 'in_progress'", worker)
         return time.time() - rows[0]["reported"] if rows else None
 
+    # --- telling --------------------------------------------------------------------------------------------------
+
+    def due_notices(self) -> list[tuple[Job, int]]:
+        """Jobs that have ended and whose end is to be told now, with how often that was tried in vain."""
+        rows = self._rows(
+            "SELECT jobs.*, notices.tries AS told FROM jobs JOIN notices ON job = id "
+            "WHERE status IN ('completed', 'failed') AND due <= ? ORDER BY ended LIMIT 100",
+            time.time(),
+        )
+        records = [dict(row) for row in rows]
+        tries = [record.pop("told") for record in records]
+        return [(as_job(record), count) for record, count in zip(records, tries, strict=True)]
+
+    def told(self, job: str) -> None:
+        """Its end is told, or nobody wants to hear of it."""
+        with self._writing() as db:
+            db.execute("DELETE FROM notices WHERE job = ?", (job,))
+
+    def tell_later(self, job: str, due: float) -> None:
+        with self._writing() as db:
+            db.execute("UPDATE notices SET tries = tries + 1, due = ? WHERE job = ?", (due, job))
+
     # --- looking --------------------------------------------------------------------------------------------------
 
     def statistics(self) -> dict[str, Any]:
@@ -471,7 +505,7 @@ class Queue:
             copy.close()
 
 
-def as_job(row: sqlite3.Row) -> Job:
+def as_job(row: sqlite3.Row | dict[str, Any]) -> Job:
     return Job(**{**dict(row), "request": Request.from_json(json.loads(row["request"]))})
 
 

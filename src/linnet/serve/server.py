@@ -24,6 +24,7 @@ from linnet.serve.crew import Crew
 from linnet.serve.keeper import Member
 from linnet.serve.models import Models
 from linnet.serve.queue import Limits, Queue
+from linnet.serve.webhook import Teller, open_webhook
 
 log = logging.getLogger("linnet.serve")
 
@@ -32,12 +33,15 @@ TIDY = 30.0  # seconds between two looks for clips that are past their time
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """`keep_days` and `quota_bytes` bound what is kept."""
+    """`name`: that of the proxy in front. `webhook`: where to tell of jobs that ended. `keep_days` and `quota_bytes`
+    bound what is kept."""
 
     data: Path
     crew: Crew
     host: str = "127.0.0.1"
     port: int = 8000
+    name: str | None = None
+    webhook: str | None = None
     limits: Limits = field(default_factory=Limits)
     longest_seconds: float | None = None
     keep_days: float | None = None
@@ -47,22 +51,27 @@ class Settings:
 
 def serve(settings: Settings) -> None:
     """Until SIGTERM or Ctrl-C."""
-    local = is_local(settings.host)
+    local = is_local(settings.host) and settings.name is None
     with alone(settings.data):
         queue = Queue(settings.data)
         if not local and not any(key["revoked"] is None for key in queue.all_keys()):
             remedy = f"make a key with `linnet keys add NAME --data {settings.data}`, or listen on 127.0.0.1"
-            raise InvalidInput("host", settings.host, "can be reached by others, and there is no key", remedy)
+            field, value = ("name", settings.name) if settings.name else ("host", settings.host)
+            raise InvalidInput(field, value, "can be reached by others, and there is no key", remedy)
         crew = settings.crew
         models = Models(crew.model, crew.weights, crew.devices[0])
         queue.recover()
         tidy(settings.data, queue)
+        if settings.webhook is not None:
+            Teller(open_webhook(settings.data, settings.webhook), queue).start()
         service = Service(
             data=settings.data,
             queue=queue,
             models=models,
             limits=settings.limits,
             local=local,
+            name=settings.name,
+            notices=settings.webhook is not None,
             longest_seconds=settings.longest_seconds,
             keep_seconds=settings.keep_days * 86400 if settings.keep_days else None,
             quota_bytes=settings.quota_bytes,

@@ -1,0 +1,108 @@
+"""Tells one address that a job has ended, signed, until it is heard.
+
+The form is that of Standard Webhooks (standardwebhooks.com), which the clients of the Videos format can check:
+`webhook-signature` is the base64 of HMAC-SHA256 over "ID.TIMESTAMP.BODY". The address is the operator's own, never a
+client's. What it is told is which job ended and how; the rest it may ask for.
+"""
+
+import base64
+import hashlib
+import hmac
+import json
+import logging
+import secrets
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+from urllib.parse import urlsplit
+from urllib.request import HTTPRedirectHandler, Request, build_opener
+
+from linnet.errors import InvalidInput
+from linnet.serve.queue import Job, Queue
+
+log = logging.getLogger("linnet.serve")
+
+PREFIX = "whsec_"
+SECRET_FILE = "webhook.secret"
+LOOK = 0.5  # seconds between two looks for what is to be told
+PATIENCE = 10.0  # seconds for an answer
+PAUSES = (5, 30, 120, 600, 3600, 7200, 14400, 28800)  # seconds until the next try; then it is given up
+
+
+@dataclass(frozen=True, kw_only=True)
+class Webhook:
+    """Where to, and the secret of both sides."""
+
+    url: str
+    secret: str
+
+
+def open_webhook(data: Path, url: str) -> Webhook:
+    """With the secret of this folder, made when it is first asked for."""
+    if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+        raise InvalidInput("webhook", url, "is not an address", "give one such as https://example.org/hook")
+    path = data / SECRET_FILE
+    if not path.exists():
+        path.touch(mode=0o600)
+        path.write_text(PREFIX + base64.b64encode(secrets.token_bytes(32)).decode() + "\n")
+    return Webhook(url=url, secret=path.read_text().strip())
+
+
+class Straight(HTTPRedirectHandler):
+    """Follows nobody elsewhere."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> None:
+        return None
+
+
+class Teller(threading.Thread):
+    """Tells what is to be told, now and then again, and the oldest first."""
+
+    def __init__(self, webhook: Webhook, queue: Queue) -> None:
+        super().__init__(daemon=True)
+        self.webhook, self.queue = webhook, queue
+        self.leave = threading.Event()
+
+    def run(self) -> None:
+        while not self.leave.wait(LOOK):
+            try:
+                for job, tries in self.queue.due_notices():
+                    self.tell(job, tries)
+            except Exception:  # a full disk, say
+                log.exception("could not tell of a job's end")
+
+    def tell(self, job: Job, tries: int) -> None:
+        body = json.dumps(
+            {
+                "id": f"evt_{job.id}",
+                "object": "event",
+                "type": f"video.{job.status}",
+                "created_at": int(job.ended or 0),
+                "data": {"id": job.id},
+            }
+        ).encode()
+        request = Request(self.webhook.url, body, headers=headers(self.webhook, f"evt_{job.id}", body))
+        try:
+            build_opener(Straight).open(request, timeout=PATIENCE).close()
+        except (URLError, OSError, ValueError) as error:  # an answer of another kind than 2xx, too
+            if tries < len(PAUSES):
+                self.queue.tell_later(job.id, time.time() + PAUSES[tries])
+                return
+            log.warning("gave up telling of %s: %s", job.id, error)
+        self.queue.told(job.id)
+
+
+def headers(webhook: Webhook, name: str, body: bytes) -> dict[str, str]:
+    """What lets the other side know that it is us, that it is all, and that it is new."""
+    stamp = str(int(time.time()))
+    key = base64.b64decode(webhook.secret.removeprefix(PREFIX))
+    signed = hmac.new(key, f"{name}.{stamp}.".encode() + body, hashlib.sha256).digest()
+    return {
+        "Content-Type": "application/json",
+        "webhook-id": name,
+        "webhook-timestamp": stamp,
+        "webhook-signature": f"v1,{base64.b64encode(signed).decode()}",
+    }
