@@ -79,7 +79,7 @@ def test_a_killed_batch_goes_on_and_makes_every_clip_once(tmp_path: Path, tiny_m
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ('{"prompt": "a red star", "seconds": 99}', 'line 2 of p.jsonl: seconds "99"'),
+        ('{"prompt": "a red star", "seconds": 1e9}', 'line 2 of p.jsonl: seconds "1000000000.0"'),
         ('{"prompt": "a red star", "colour": "red"}', "is not known; use prompt"),
         ('{"prompt": ', "is not JSON"),
         ("a red fox", "does not know: fox"),
