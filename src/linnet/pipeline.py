@@ -373,7 +373,7 @@ class Pipeline:
         if self._transformer is None:  # what is loaded already is no longer free
             device, shape = str(self.device), shape_of(self.files)
             way = {"device": device, "budget": self.budget or budget_of(device), "fixed": self._fixed}
-            self._follow(make_plan(self.spec, shape, request, clips=len(outputs), **way))
+            self.follow(make_plan(self.spec, shape, request, clips=len(outputs), **way))
         seconds: dict[str, float] = {}
 
         with timed(seconds, "text"):
@@ -396,7 +396,7 @@ class Pipeline:
                     model_hash=self.model_hash,
                     version=__version__,
                     choices={
-                        **self._choices(),
+                        **self.choices(),
                         **({} if request.reuse == "none" else {"reused": skipped[index]}),
                     },
                     seconds=dict(seconds),
@@ -408,7 +408,7 @@ class Pipeline:
             clips.append(self._sparing("decode", write, watch))
         return clips
 
-    def _choices(self) -> dict[str, Any]:
+    def choices(self) -> dict[str, Any]:
         """What was decided here and changes a clip's bits, if only the last ones."""
         knobs = self.knobs.record()
         return {
@@ -422,7 +422,8 @@ class Pipeline:
 
     # --- when memory runs out all the same ------------------------------------------------------------------------
 
-    def _follow(self, plan: Plan) -> None:
+    def follow(self, plan: Plan) -> None:
+        """Run by this plan from now on; before the transformer is first read."""
         self.plan, self.knobs, self.text.held = plan, plan.knobs, plan.text_resident
 
     def _sparing(self, stage: Stage, run: Callable[[], T], watch: Watch) -> T:
@@ -450,7 +451,7 @@ class Pipeline:
         self._transformer = self._blocks = self._autoencoder = None
         self.text.let_go()
         let_go(self.device)
-        self._follow(smaller(plan, shape_of(self.files), stage))
+        self.follow(smaller(plan, shape_of(self.files), stage))
         self._fixed = vars(self.knobs)
         words = f"ran out of memory in the {stage} stage; going on by a smaller plan, with all that is done"
         watch(Progress(stage, 0, 1, note=words))

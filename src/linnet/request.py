@@ -58,7 +58,8 @@ class Request:
     Of n steps, counted from 0, step i is guided where guidance_from <= i/n < guidance_until. `reuse` is "none", the
     steps (from 1) that do without the model, as "6,8,9", or the change, as "0.05", that steps may add up to before it
     is asked again (see sampling.reuse). `window` (4k+1) and `window_overlap` (4k) are frames of the windows that a long
-    clip is made in; 0: the model sees the clip at once (see sampling.windows). A `loop` has one frame less than `frames`: the last would be the first again.
+    clip is made in; 0: the model sees the clip at once (see sampling.windows). A `loop` has one frame less than
+    `frames`: the last would be the first again.
     """
 
     prompt: str
