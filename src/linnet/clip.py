@@ -23,7 +23,8 @@ def default_name(request: Request) -> str:
 @dataclass(frozen=True, kw_only=True)
 class Clip:
     """`model_hash` is the fingerprint of the weights; `choices` is whatever the run decided by itself and
-    must repeat to give the same bytes; `seconds` is the time each stage took and is never written into
+    must repeat to give the same bytes; `direction` is what it was made from beside its prompt, such as an image, if
+    there was anything; `seconds` is the time each stage took and is never written into
     the file, so that the same request gives the same bytes."""
 
     path: Path
@@ -31,6 +32,7 @@ class Clip:
     model_hash: str
     version: str
     choices: dict[str, Any] = field(default_factory=dict)
+    direction: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
     def metadata(self) -> dict[str, Any]:
@@ -42,12 +44,14 @@ class Clip:
             "weights": self.model_hash,
             "request": self.request.to_json(),
             "choices": self.choices,
+            **({"direction": self.direction} if self.direction else {}),
         }
 
     @classmethod
     def from_metadata(cls, path: Path, metadata: Mapping[str, Any] | None) -> Self:
         """The clip at `path`, from the record inside it; InvalidInput when there is none or a bad one."""
         record = metadata or {}
+        direction = record.get("direction")
         if not isinstance(record.get("request"), Mapping) or not isinstance(record.get("choices"), Mapping):
             raise InvalidInput("file", path, "holds no linnet request", "use a clip that linnet generated")
         return cls(
@@ -56,4 +60,5 @@ class Clip:
             model_hash=str(record.get("weights", "")),
             version=str(record.get("linnet", "")),
             choices=dict(record["choices"]),
+            direction=dict(direction) if isinstance(direction, Mapping) else {},
         )

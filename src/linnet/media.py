@@ -102,6 +102,11 @@ def open_writer(
     return kind(path, Size(width, height), fps, metadata, overwrite)
 
 
+def as_note(metadata: dict[str, Any]) -> str:
+    """The record of a clip as its file carries it."""
+    return json.dumps(metadata, sort_keys=True, ensure_ascii=False)
+
+
 class Writer(ABC):
     """Takes frames. If the `with` block ends well the clip stands complete under its name; if not, nothing does.
 
@@ -110,7 +115,7 @@ class Writer(ABC):
 
     def __init__(self, path: Path, size: Size, fps: int, metadata: dict[str, Any], overwrite: bool) -> None:
         self.path, self.size, self.fps, self.metadata, self.overwrite = path, size, fps, metadata, overwrite
-        self.note = json.dumps(metadata, sort_keys=True, ensure_ascii=False)
+        self.note = as_note(metadata)
         self.part = path.absolute().parent / f".{path.name}.{os.getpid()}.part"
         self.count = 0
         self.check()

@@ -4,7 +4,7 @@ Axes: B clips, C latent channels, T latent frames, H and W latent rows and colum
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -39,7 +39,7 @@ from linnet.runtime.stream import BlockStream, stream_into, transformer_of
 from linnet.runtime.text import TextStates
 from linnet.runtime.tiles import decode_tiled
 from linnet.sampling import flow
-from linnet.sampling.denoise import Guidance, GuidedVelocity, Step, denoise, levels_between
+from linnet.sampling.denoise import Course, Guidance, GuidedVelocity, Step, denoise, levels_between
 from linnet.sampling.reuse import Reuse
 from linnet.sampling.solvers import SOLVERS
 from linnet.sampling.windows import Windowed, Windows, free_noise, in_a_ring, in_a_row
@@ -271,18 +271,19 @@ class Pipeline:
         seeds: Sequence[int] | None = None,
         skipped: list[int] | None = None,
         watch: Watch = ignore,
+        course: Course = denoise,
     ) -> Iterator[Step]:
         """Denoise one clip for each seed (the request's own when None), all in one batch.
 
         `skipped`, if given, is filled with the steps (from 0) that did without the model; `watch` hears only of what
-        the steps do not tell.
+        the steps do not tell; `course` goes the way from noise to clip.
         """
         seeds = [request.seed] if seeds is None else seeds
         sigmas = flow.sigmas(request.steps, request.shift)
         velocity = self.velocity(request, sigmas, watch)
         if skipped is not None and isinstance(velocity, Reuse):
             velocity.skipped = skipped
-        yield from denoise(velocity, self.noise(request, seeds), sigmas, SOLVERS[request.solver])
+        yield from course(velocity, self.noise(request, seeds), sigmas, SOLVERS[request.solver])
 
     # --- pixels ---------------------------------------------------------------------------------------------------
 
@@ -310,6 +311,16 @@ class Pipeline:
             stored = read_latent_scale(self.files.transformer)
             self._space = LatentSpace(*stored) if stored else linum_v2_latents()
         return self._space
+
+    def encode_frames(self, frames: Iterable[Image]) -> Float[Tensor, "1 C T h w"]:
+        """The latents of 4k+1 frames, read a few at a time: the first stands for the first frame alone."""
+        pixels = (
+            torch.tensor(frame, device=self.device).permute(2, 0, 1)[None, :, None].float() / 127.5 - 1
+            for frame in frames
+        )
+        with torch.inference_mode():
+            latents = torch.cat(list(self.autoencoder.encode_stream(pixels)), 2).float()
+            return self.latent_space.enter(latents)
 
     def decode(self, latents: Float[Tensor, "1 C T H W"], *, lower: bool = False) -> Iterator[Frames]:
         """One clip's frames, a few at a time; the whole video never exists at once. `lower`: convolved in bfloat16."""
@@ -350,11 +361,36 @@ class Pipeline:
         decoder = usual if request.decoder_dtype == "auto" else request.decoder_dtype
         return replace(request, dtype=usual, decoder_dtype=decoder)
 
+    def settle(self, request: Request, *, clips: int = 1) -> None:
+        """Decide where everything goes, before the transformer is read; InvalidInput if the request cannot fit."""
+        if self._transformer is not None:  # what is loaded already is no longer free
+            return
+        device, shape = str(self.device), shape_of(self.files)
+        way = {"device": device, "budget": self.budget or budget_of(device), "fixed": self._fixed}
+        self.follow(make_plan(self.spec, shape, request, clips=clips, **way))
+
     def generate(
-        self, request: Request, output: Path, *, overwrite: bool = False, watch: Watch = ignore
+        self,
+        request: Request,
+        output: Path,
+        *,
+        overwrite: bool = False,
+        watch: Watch = ignore,
+        course: Course = denoise,
+        direction: Mapping[str, Any] | None = None,
     ) -> Clip:
-        """Make the request's clip at `output`, which appears there when it is complete."""
-        (clip,) = self.generate_batch(request, {request.seed: output}, overwrite=overwrite, watch=watch)
+        """Make the request's clip at `output`, which appears there when it is complete.
+
+        Another `course` than plain denoising is said in `direction`, for the clip's record (see direct.conditions).
+        """
+        (clip,) = self.generate_batch(
+            request,
+            {request.seed: output},
+            overwrite=overwrite,
+            watch=watch,
+            course=course,
+            direction=direction,
+        )
         return clip
 
     def generate_batch(
@@ -364,16 +400,15 @@ class Pipeline:
         *,
         overwrite: bool = False,
         watch: Watch = ignore,
+        course: Course = denoise,
+        direction: Mapping[str, Any] | None = None,
     ) -> list[Clip]:
         """One clip for each seed of `outputs`, denoised together: faster than one by one where they are small."""
         request = self.settled(request)
         for path in outputs.values():
             media.check_target(path, size=request.size, overwrite=overwrite)
         self._shrunk = None
-        if self._transformer is None:  # what is loaded already is no longer free
-            device, shape = str(self.device), shape_of(self.files)
-            way = {"device": device, "budget": self.budget or budget_of(device), "fixed": self._fixed}
-            self.follow(make_plan(self.spec, shape, request, clips=len(outputs), **way))
+        self.settle(request, clips=len(outputs))
         seconds: dict[str, float] = {}
 
         with timed(seconds, "text"):
@@ -383,7 +418,7 @@ class Pipeline:
             watch(Progress("text", 1, 1))
 
         with timed(seconds, "denoise"):
-            latents, skipped = self._denoise(request, list(outputs), watch)
+            latents, skipped = self._denoise(request, list(outputs), watch, course)
 
         clips = []
         for index, (seed, path) in enumerate(outputs.items()):
@@ -399,6 +434,7 @@ class Pipeline:
                         **self.choices(),
                         **({} if request.reuse == "none" else {"reused": skipped[index]}),
                     },
+                    direction=dict(direction or {}),
                     seconds=dict(seconds),
                 )
                 with timed(clip.seconds, "decode"):
@@ -457,7 +493,7 @@ class Pipeline:
         watch(Progress(stage, 0, 1, note=words))
 
     def _denoise(
-        self, request: Request, seeds: Sequence[int], watch: Watch
+        self, request: Request, seeds: Sequence[int], watch: Watch, course: Course = denoise
     ) -> tuple[Latents, list[list[int]]]:
         """Each seed's clean latents, and the steps (from 1) of it that did without the model."""
         # Clips that decide for themselves which steps to leave out go one by one: none decides for its neighbours.
@@ -468,8 +504,9 @@ class Pipeline:
         for number, group in enumerate(groups):
             left_out: list[int] = []
             latents = None
-            for step in self.sample(request, group, left_out, watch):
-                latents, done = step.latents, number * request.steps + step.index + 1
+            for step in self.sample(request, group, left_out, watch, course):
+                latents, done = step.latents, number * step.count + step.index + 1
+                total = step.count * len(groups)
                 watch(Progress("denoise", done, total, lambda step=step: self.preview(step)))
             assert latents is not None  # a request has at least one step
             found.append(latents)

@@ -77,6 +77,15 @@ def generate(
     ] = None,
     window_overlap: Annotated[int | None, whole("window-overlap", "Frames that two windows share.")] = None,
     loop: Annotated[bool, option("loop", "The last frame meets the first.")] = False,
+    image: Annotated[Path | None, option("image", "The first frame.", metavar="FILE")] = None,
+    last_image: Annotated[Path | None, option("last-image", "The last frame.", metavar="FILE")] = None,
+    video: Annotated[Path | None, option("video", "A clip to make another of.", metavar="FILE")] = None,
+    strength: Annotated[
+        float | None, number("strength", "How far from the --video: a share of the steps, 0.6 by default.")
+    ] = None,
+    fit: Annotated[
+        str | None, option("fit", "crop or pad an image or video of another shape.", metavar="HOW")
+    ] = None,
     output: Annotated[
         Path | None,
         option(
@@ -160,9 +169,17 @@ def generate(
     import torch
 
     from linnet.data.known import check_words
+    from linnet.direct.beginning import Beginning, check_fit
     from linnet.pipeline import Pipeline
     from linnet.runtime.device import default_threads, limit_memory
 
+    beginning = Beginning(
+        image=image, last_image=last_image, video=video, strength=strength, fit=check_fit(fit)
+    )
+    if earlier and not beginning:
+        beginning = Beginning.from_record(earlier.path, earlier.direction)
+    for request in requests if beginning else ():
+        beginning.check(request)
     choices = earlier.choices if earlier else {}
     where = device if device and dry_run else device_to_use(device, choices.get("device"))
     count = threads or choices.get("threads")
@@ -214,7 +231,13 @@ def generate(
             place = f"{len(made) + 1}/{len(requests)} " if len(requests) > 1 else ""
             sheet = preview_name(path) if preview else None
             with bars(quiet=quiet or as_json) as show, watching(show, place, sheet) as watch:
-                clip = pipeline.generate(request, path, overwrite=overwrite, watch=watch)
+                begun = {}
+                if beginning:
+                    way = beginning.way(pipeline, pipeline.settled(request))
+                    for line in () if quiet or made else way.notes:
+                        note(f"note: {line}")
+                    begun = {"course": way.course, "direction": way.direction}
+                clip = pipeline.generate(request, path, overwrite=overwrite, watch=watch, **begun)
             made.append(clip)
             print_clip(clip, quiet, as_json)
     except KeyboardInterrupt:

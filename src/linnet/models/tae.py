@@ -5,7 +5,7 @@ images, so that one convolution sees them all. Every layer keeps causality: a fr
 The published weights (`taew2_1`, MIT) hold the layout of the two Sequentials below; seedling's are a smaller set.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from linnet.models.vae import regroup
 
 Images = Float[Tensor, "N C H W"]
 
@@ -150,6 +152,16 @@ class TAE(nn.Module):
         short = -(video.shape[1] + lead) % 4
         end = video[:, -1:].expand(-1, short, -1, -1, -1)
         return _run(self.encoder, torch.cat((front, video, end), 1), Memory())
+
+    def encode_stream(
+        self, chunks: Iterable[Float[Tensor, "B 3 _ H W"]]
+    ) -> Iterator[Float[Tensor, "B C 1 h w"]]:
+        """Latent frames one by one, of chunks of any length in -1..1; equal to `encode` with a `lead` of 3."""
+        memory = Memory()
+        for group in regroup(chunks):
+            frames = group.transpose(1, 2).add(1).div(2)
+            four = frames.expand(-1, 4, -1, -1, -1) if frames.shape[1] == 1 else frames
+            yield _run(self.encoder, four, memory).transpose(1, 2)
 
     def decode(self, latents: Float[Tensor, "B T C h w"]) -> Float[Tensor, "B F 3 H W"]:
         """All frames of a clip, F = 4T - 3, clamped to 0..1."""

@@ -1,0 +1,87 @@
+"""What the commands share that start from a clip: the clip's own request, the model, the run."""
+
+import json
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from linnet.catalog import ModelSpec, find
+from linnet.cli import fail
+from linnet.cli.generate import watching
+from linnet.cli.terminal import bars, note
+from linnet.clip import Clip
+from linnet.errors import InvalidInput
+from linnet.request import Request
+from linnet.weights.store import default_model
+
+if TYPE_CHECKING:
+    from linnet.pipeline import Pipeline, Watch
+
+
+def earlier_clip(file: Path) -> Clip | None:
+    """The record inside a clip, if it is one of linnet's; a file that is no clip is refused."""
+    from linnet.media import read_metadata
+
+    record = read_metadata(file)
+    with suppress(InvalidInput):
+        return Clip.from_metadata(file, record)
+    return None
+
+
+def model_for(name: str | None, earlier: Clip | None, weights: Path | None) -> ModelSpec:
+    """As asked, else the one that made the clip, else what is here."""
+    if name is None and earlier:
+        return find(earlier.request.model)
+    return find(name) if name else default_model(weights)[0]
+
+
+def needs_prompt(file: Path) -> InvalidInput:
+    return InvalidInput(
+        "prompt", "", f"is not in {file}, which linnet did not make", "say what it shows with --prompt"
+    )
+
+
+def opened(
+    spec: ModelSpec,
+    requests: Sequence[Request],
+    *,
+    weights: Path | None,
+    device: str,
+    threads: int | None,
+    anyway: bool,
+) -> "Pipeline":
+    """The model, which knows the words of the requests."""
+    from linnet import load
+    from linnet.data.known import check_words
+
+    pipeline = load(spec.name, weights=weights, device=device, threads=threads)
+    if spec.source == "package" and not anyway:
+        for request in requests:
+            check_words(pipeline.tokenizer, request.prompt)
+    return pipeline
+
+
+def run(
+    make: Callable[["Watch"], object], output: Path, *, notes: Sequence[str], quiet: bool, as_json: bool
+) -> None:
+    """Make the clip behind bars, and say where it is."""
+    for line in () if quiet else notes:
+        note(f"note: {line}")
+    try:
+        with bars(quiet=quiet or as_json) as show, watching(show, "", None) as watch:
+            make(watch)
+    except KeyboardInterrupt:
+        fail("stopped; nothing was written", 130)
+    print(json.dumps({"path": str(output), **record_of(output)}) if as_json else output)
+
+
+def record_of(output: Path) -> dict[str, Any]:
+    from linnet.media import read_metadata
+
+    return read_metadata(output) or {}
+
+
+def beside(file: Path, word: str) -> Path:
+    """The usual name of what is made from a clip."""
+    return file.with_name(f"{file.stem}-{word}.mp4")

@@ -1,0 +1,71 @@
+"""`linnet edit`"""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from linnet.cli.direct import beside, earlier_clip, model_for, opened, run
+from linnet.cli.options import number, option, whole
+from linnet.request import make_request
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.command()
+def edit(
+    file: Annotated[Path, typer.Argument(help="A clip to change.", metavar="FILE", show_default=False)],
+    shown: Annotated[str, option("from", "What the clip shows.", metavar="TEXT")],
+    wanted: Annotated[str, option("to", "What it is to show.", metavar="TEXT")],
+    strength: Annotated[
+        float | None, number("strength", "Share of the steps in which it changes; 0.85 by default.")
+    ] = None,
+    fit: Annotated[str | None, option("fit", "crop or pad a clip of another shape.", metavar="HOW")] = None,
+    seed: Annotated[int | None, whole("seed", "Which of the possible videos; by default a new one.")] = None,
+    steps: Annotated[int | None, whole("steps", "Denoising steps.")] = None,
+    guidance: Annotated[float | None, number("guidance", "How closely to follow the prompt.")] = None,
+    output: Annotated[Path | None, option("output", "By default FILE-edited.mp4.", metavar="PATH")] = None,
+    model: Annotated[
+        str | None, option("model", "A name from `linnet models`; by default the clip's own.", metavar="NAME")
+    ] = None,
+    weights: Annotated[Path | None, option("weights", "Folder of a downloaded model.", metavar="DIR")] = None,
+    device: Annotated[
+        str, option("device", "cpu, cuda or mps; by default the fastest here.", metavar="NAME")
+    ] = "auto",
+    threads: Annotated[int | None, whole("threads", "CPU threads; by default all cores.", least=1)] = None,
+    overwrite: Annotated[bool, option("overwrite", "Replace a file that exists.")] = False,
+    anyway: Annotated[bool, option("anyway", "Go on with words that the model does not know.")] = False,
+    quiet: Annotated[bool, option("quiet", "Print nothing but the path and errors.")] = False,
+    as_json: Annotated[bool, option("json", "Print one JSON line.")] = False,
+) -> None:
+    """Change what a clip shows, and keep its motion."""
+    earlier = earlier_clip(file)
+    spec = model_for(model, earlier, weights)
+    output = output or beside(file, "edited")
+    like = earlier.request if earlier and earlier.request.model == spec.name else None
+
+    from linnet.direct import edit as editing  # it and what follows take seconds to import
+    from linnet.direct.beginning import check_fit
+    from linnet.direct.conditions import check_strength
+    from linnet.direct.footage import on_the_grid, open_source
+
+    share = check_strength(editing.STRENGTH if strength is None else strength)
+    settings: dict[str, Any] = {"steps": steps, "guidance": guidance, "loop": False}
+    first = make_request(spec, prompt=wanted, like=like, seed=seed, frames=spec.default_frames, **settings)
+    source = open_source(file, first.size, spec.fps, check_fit(fit))
+    frames = on_the_grid(len(source.order))
+    request = make_request(spec, prompt=wanted, like=like, frames=frames, **settings, seed=first.seed)
+    before = make_request(spec, prompt=shown, frames=frames, seed=0)
+    pipeline = opened(spec, [request, before], weights=weights, device=device, threads=threads, anyway=anyway)
+    way = editing.edit(pipeline, pipeline.settled(request), source, shown, strength=share)
+    left = len(source.order) - frames
+    cut = (f"its last {left} frames are left out: the model makes 4k+1",) if left else ()
+    run(
+        lambda watch: pipeline.generate(
+            request, output, overwrite=overwrite, watch=watch, course=way.course, direction=way.direction
+        ),
+        output,
+        notes=(*way.notes, *cut),
+        quiet=quiet,
+        as_json=as_json,
+    )

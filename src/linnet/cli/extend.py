@@ -1,0 +1,85 @@
+"""`linnet extend`"""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from linnet.cli.direct import beside, earlier_clip, model_for, needs_prompt, opened, run
+from linnet.cli.options import number, option, whole
+from linnet.errors import InvalidInput
+from linnet.geometry import FRAMES_PER_LATENT, format_seconds, frames_for
+from linnet.request import make_request
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.command()
+def extend(
+    file: Annotated[
+        Path,
+        typer.Argument(help="A .mp4 with H.264 of the model's size.", metavar="FILE", show_default=False),
+    ],
+    seconds: Annotated[float, number("seconds", "How much is added, in steps of 1/6 s; 2 by default.")] = 2.0,
+    prompt: Annotated[
+        str | None, option("prompt", "What goes on; by default the clip's own.", metavar="TEXT")
+    ] = None,
+    seed: Annotated[int | None, whole("seed", "Which of the possible videos; by default a new one.")] = None,
+    steps: Annotated[int | None, whole("steps", "Denoising steps.")] = None,
+    guidance: Annotated[float | None, number("guidance", "How closely to follow the prompt.")] = None,
+    output: Annotated[Path | None, option("output", "By default FILE-extended.mp4.", metavar="PATH")] = None,
+    model: Annotated[
+        str | None, option("model", "A name from `linnet models`; by default the clip's own.", metavar="NAME")
+    ] = None,
+    weights: Annotated[Path | None, option("weights", "Folder of a downloaded model.", metavar="DIR")] = None,
+    device: Annotated[
+        str, option("device", "cpu, cuda or mps; by default the fastest here.", metavar="NAME")
+    ] = "auto",
+    threads: Annotated[int | None, whole("threads", "CPU threads; by default all cores.", least=1)] = None,
+    overwrite: Annotated[bool, option("overwrite", "Replace a file that exists.")] = False,
+    anyway: Annotated[bool, option("anyway", "Go on with words that the model does not know.")] = False,
+    quiet: Annotated[bool, option("quiet", "Print nothing but the path and errors.")] = False,
+    as_json: Annotated[bool, option("json", "Print one JSON line.")] = False,
+) -> None:
+    """Go on from a clip's last frames.
+
+    Its own packets are copied, not encoded again, and so is its sound; the new frames follow them.
+    """
+    earlier = earlier_clip(file)
+    if prompt is None and earlier is None:
+        raise needs_prompt(file)
+    spec = model_for(model, earlier, weights)
+    output = output or beside(file, "extended")
+    like = earlier.request if earlier and earlier.request.model == spec.name else None
+    added = frames_for(seconds, spec.fps) - 1
+    if added < FRAMES_PER_LATENT:
+        raise InvalidInput("seconds", seconds, "adds nothing", "give at least 0.167")
+
+    from linnet.direct.extend import extend as go_on  # it and what follows take seconds to import
+    from linnet.direct.extend import open_old, seen_of
+
+    words = prompt if prompt is not None or earlier is None else earlier.request.prompt
+    settings: dict[str, Any] = {
+        "prompt": words,
+        "steps": steps,
+        "guidance": guidance,
+        "like": like,
+        "loop": False,
+    }
+    usual = make_request(spec, **settings, seed=seed, frames=spec.default_frames)
+    seen = seen_of(open_old(file, usual))
+    frames = max(seen + added, spec.min_frames)
+    if frames > seen + added:
+        shortest = format_seconds((spec.min_frames - seen) / spec.fps)
+        raise InvalidInput(
+            "seconds", seconds, f"is less than {spec.name} can add here", f"give {shortest} or more"
+        )
+    request = make_request(spec, **settings, seed=usual.seed, frames=frames)
+    pipeline = opened(spec, [request], weights=weights, device=device, threads=threads, anyway=anyway)
+    run(
+        lambda watch: go_on(pipeline, request, file, output, overwrite=overwrite, watch=watch),
+        output,
+        notes=(),
+        quiet=quiet,
+        as_json=as_json,
+    )

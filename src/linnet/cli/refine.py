@@ -1,0 +1,84 @@
+"""`linnet refine`"""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from linnet.cli.direct import beside, earlier_clip, model_for, needs_prompt, opened, run
+from linnet.cli.options import number, option, whole
+from linnet.request import make_request
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.command()
+def refine(
+    file: Annotated[Path, typer.Argument(help="A draft.", metavar="FILE", show_default=False)],
+    strength: Annotated[
+        float | None, number("strength", "Share of the steps that are taken again; 0.4 by default.")
+    ] = None,
+    prompt: Annotated[
+        str | None, option("prompt", "What it shows; by default the clip's own.", metavar="TEXT")
+    ] = None,
+    size: Annotated[str | None, option("size", "360p, 720p or WIDTHxHEIGHT.", metavar="SIZE")] = None,
+    fit: Annotated[str | None, option("fit", "crop or pad a clip of another shape.", metavar="HOW")] = None,
+    seed: Annotated[int | None, whole("seed", "Which of the possible videos; by default a new one.")] = None,
+    steps: Annotated[int | None, whole("steps", "Denoising steps.")] = None,
+    guidance: Annotated[float | None, number("guidance", "How closely to follow the prompt.")] = None,
+    output: Annotated[Path | None, option("output", "By default FILE-refined.mp4.", metavar="PATH")] = None,
+    model: Annotated[
+        str | None, option("model", "A name from `linnet models`; by default the clip's own.", metavar="NAME")
+    ] = None,
+    weights: Annotated[Path | None, option("weights", "Folder of a downloaded model.", metavar="DIR")] = None,
+    device: Annotated[
+        str, option("device", "cpu, cuda or mps; by default the fastest here.", metavar="NAME")
+    ] = "auto",
+    threads: Annotated[int | None, whole("threads", "CPU threads; by default all cores.", least=1)] = None,
+    overwrite: Annotated[bool, option("overwrite", "Replace a file that exists.")] = False,
+    anyway: Annotated[bool, option("anyway", "Go on with words that the model does not know.")] = False,
+    quiet: Annotated[bool, option("quiet", "Print nothing but the path and errors.")] = False,
+    as_json: Annotated[bool, option("json", "Print one JSON line.")] = False,
+) -> None:
+    """Finish a draft at the model's size, by the last steps.
+
+    It is scaled up and taken through them again. Choose a seed among drafts of linum-v2-360p, and finish that one with
+    `--model linum-v2-720p`.
+    """
+    earlier = earlier_clip(file)
+    if prompt is None and earlier is None:
+        raise needs_prompt(file)
+    spec = model_for(model, earlier, weights)
+    output = output or beside(file, "refined")
+
+    from linnet.direct.beginning import check_fit  # it and what follows take seconds to import
+    from linnet.direct.conditions import check_strength
+    from linnet.direct.edit import refine as finish
+    from linnet.direct.footage import on_the_grid, open_source
+
+    share = check_strength(0.4 if strength is None else strength)
+    settings: dict[str, Any] = {
+        "prompt": prompt,
+        "steps": steps,
+        "guidance": guidance,
+        "size": size,
+        "loop": False,
+    }
+    like = earlier.request if earlier else None
+    first = make_request(spec, like=like, seed=seed, frames=spec.default_frames, **settings)
+    source = open_source(file, first.size, spec.fps, check_fit(fit))
+    frames = on_the_grid(len(source.order))
+    request = make_request(spec, like=like, frames=frames, **settings, seed=first.seed)
+    pipeline = opened(spec, [request], weights=weights, device=device, threads=threads, anyway=anyway)
+    way = finish(pipeline, pipeline.settled(request), source, strength=share)
+    left = len(source.order) - frames
+    cut = (f"its last {left} frames are left out: the model makes 4k+1",) if left else ()
+    run(
+        lambda watch: pipeline.generate(
+            request, output, overwrite=overwrite, watch=watch, course=way.course, direction=way.direction
+        ),
+        output,
+        notes=(*way.notes, *cut),
+        quiet=quiet,
+        as_json=as_json,
+    )

@@ -1,0 +1,149 @@
+"""What a clip begins from beside its prompt: an image, a last image, a clip; and the record of it in the file."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+from linnet import media
+from linnet.direct.conditions import Held, Renoised, check_strength
+from linnet.direct.footage import Fit, Frame, open_source, read_image
+from linnet.errors import InvalidInput
+from linnet.pipeline import Pipeline
+from linnet.request import Request
+from linnet.sampling.denoise import Course
+
+STRENGTH = 0.6
+STILL = (
+    13  # frames for which a last image is held before it is encoded, so that its latent frame knows no motion
+)
+FILES = ("image", "last_image", "video")
+
+
+class Way(NamedTuple):
+    """How to go, what to write of it into the clip, and what to tell the person."""
+
+    course: Course
+    direction: dict[str, Any]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beginning:
+    """Files that a clip starts from, ends with, or follows. `strength` is for the video; `fit` for what has another
+    shape than the clip."""
+
+    image: Path | None = None
+    last_image: Path | None = None
+    video: Path | None = None
+    strength: float | None = None
+    fit: Fit | None = None
+
+    def __post_init__(self) -> None:
+        check_fit(self.fit)
+        if self.strength is not None:
+            check_strength(self.strength)
+            if self.video is None:
+                raise InvalidInput(
+                    "strength", self.strength, "is of a video, and there is none", "give --video"
+                )
+        if self.video and (self.image or self.last_image):
+            raise InvalidInput("video", self.video, "does not go with an image", "give one of the two")
+
+    def __bool__(self) -> bool:
+        return any(getattr(self, name) for name in FILES)
+
+    @classmethod
+    def from_record(cls, clip: Path, direction: Mapping[str, Any]) -> Self:
+        """That of an earlier clip; its files are looked for here and beside it, and must be the same."""
+        found: dict[str, Any] = {}
+        for name in FILES:
+            if isinstance(record := direction.get(name), Mapping):
+                found[name] = the_same(clip, name, record)
+        if not found:
+            return cls()
+        given = {name: direction[name] for name in ("strength", "fit") if name in direction}
+        return cls(**found, **given)
+
+    def check(self, request: Request) -> None:
+        """Refuse a request that cannot begin so."""
+        if request.loop:
+            raise InvalidInput(
+                "loop", "true", "has no beginning that could be given", "leave out --loop or the files"
+            )
+        check_whole(request, "an image or a video")
+        if self.image and self.last_image and request.frames < 9:
+            raise InvalidInput("frames", request.frames, "leaves none between the images", "use 9 or more")
+
+    def way(self, pipeline: Pipeline, request: Request) -> Way:
+        """Read and encode the files."""
+        self.check(request)
+        pipeline.settle(pipeline.settled(request))
+        return self.along(pipeline, request) if self.video else self.between(pipeline, request)
+
+    def between(self, pipeline: Pipeline, request: Request) -> Way:
+        held, direction = {}, self.record()
+        if self.image:
+            picture = read_image(self.image, request.size, self.fit)
+            held[0] = pipeline.encode_frames([picture])[:, :, 0]
+        if self.last_image:
+            picture = read_image(self.last_image, request.size, self.fit, field="last-image")
+            held[-1] = pipeline.encode_frames(still(picture))[:, :, -1]
+        return Way(Held(frames=held, seed=request.seed), direction, ())
+
+    def along(self, pipeline: Pipeline, request: Request) -> Way:
+        assert self.video is not None
+        source = open_source(self.video, request.size, request.fps, self.fit)
+        if len(source.order) < request.frames:
+            problem = f"has {len(source.order)} frames at {request.fps} a second, fewer than {request.frames}"
+            raise InvalidInput("video", self.video, problem, "ask for fewer seconds")
+        latents = pipeline.encode_frames(islice(source.frames(), request.frames))
+        strength = STRENGTH if self.strength is None else self.strength
+        return Way(
+            Renoised(clip=latents, strength=strength), self.record() | {"strength": strength}, source.notes
+        )
+
+    def record(self) -> dict[str, Any]:
+        files = {name: path for name in FILES if (path := getattr(self, name))}
+        return {name: fingerprint(path) for name, path in files.items()} | (
+            {"fit": self.fit} if self.fit else {}
+        )
+
+
+def check_fit(fit: str | None) -> Fit | None:
+    if fit is None or fit == "crop" or fit == "pad":
+        return fit
+    raise InvalidInput("fit", fit, "is not known", "use crop or pad")
+
+
+def check_whole(request: Request, what: str) -> None:
+    """Steps that do without the model are counted from pure noise."""
+    if request.reuse != "none":
+        raise InvalidInput("reuse", request.reuse, f"does not go with {what}", "leave it out")
+
+
+def still(picture: Frame) -> list[Frame]:
+    return [picture] * STILL
+
+
+def fingerprint(path: Path) -> dict[str, str]:
+    """A file's name and hash: where it lies is nobody's business."""
+    with media.legibly(path), path.open("rb") as file:
+        return {"file": path.name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def the_same(clip: Path, name: str, record: Mapping[str, Any]) -> Path:
+    """The file that the record tells of."""
+    file, option = Path(str(record.get("file", ""))).name, name.replace("_", "-")
+    for path in (Path(file), clip.parent / file):
+        if file and path.is_file():
+            if fingerprint(path)["sha256"] == record.get("sha256"):
+                return path
+            raise InvalidInput(
+                option, path, f"is not what {clip.name} was made from", f"give it with --{option}"
+            )
+    raise InvalidInput(
+        option, file, f"is what {clip.name} was made from, and is not here", f"give it with --{option}"
+    )

@@ -1,0 +1,55 @@
+"""What a clip shows becomes something else, and its motion stays (see `conditions.Edited`)."""
+
+from dataclasses import replace
+from itertools import islice
+
+from linnet.direct.beginning import Way, check_whole, fingerprint
+from linnet.direct.conditions import Edited, Renoised, check_strength
+from linnet.direct.footage import Source
+from linnet.pipeline import Pipeline
+from linnet.request import Request
+from linnet.sampling import flow
+
+STRENGTH = (
+    0.85  # share of the steps: as much noise as leaves the place of things (arXiv 2412.08629 skips 4 of 28)
+)
+
+
+def edit(
+    pipeline: Pipeline,
+    request: Request,
+    source: Source,
+    shown: str,
+    *,
+    strength: float = STRENGTH,
+    guidance: float | None = None,
+) -> Way:
+    """The way from what `source` shows, `shown` in words, to what the request's prompt says.
+
+    `guidance` is how closely `shown` is followed: less than the request's own, by default a third.
+    """
+    check_strength(strength)
+    check_whole(request, "an edit")
+    pipeline.settle(request)
+    sigmas = flow.sigmas(request.steps, request.shift)
+    followed = request.guidance / 3 if guidance is None else guidance
+    velocity = pipeline.velocity(replace(request, prompt=shown, guidance=followed), sigmas)
+    latents = pipeline.encode_frames(islice(source.frames(), request.frames))
+    course = Edited(clip=latents, source=velocity, strength=strength, seed=request.seed)
+    direction = {
+        "edits": fingerprint(source.path),
+        "from": shown,
+        "strength": strength,
+        "from_guidance": followed,
+    }
+    return Way(course, direction, source.notes)
+
+
+def refine(pipeline: Pipeline, request: Request, source: Source, *, strength: float) -> Way:
+    """The way from a draft, scaled up to the request's size, through the last `strength` of the steps."""
+    check_strength(strength)
+    check_whole(request, "a draft to refine")
+    pipeline.settle(request)
+    latents = pipeline.encode_frames(islice(source.frames(), request.frames))
+    direction = {"refines": fingerprint(source.path), "strength": strength}
+    return Way(Renoised(clip=latents, strength=strength), direction, source.notes)

@@ -1,0 +1,193 @@
+"""A clip goes on: its own packets are copied as they are, and new ones follow them in the same stream.
+
+The last frames of the old clip are encoded and held, as an image is, at the beginning of a clip that the model
+finishes; the frames after them are what is added.
+"""
+
+import os
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from jaxtyping import UInt8
+
+from linnet import media
+from linnet.clip import GENERATED
+from linnet.direct.beginning import check_whole, fingerprint
+from linnet.direct.conditions import Held
+from linnet.direct.footage import Source, on_the_grid, open_source
+from linnet.errors import InvalidInput
+from linnet.pipeline import Pipeline, Progress, Watch, ignore
+from linnet.request import Request
+
+Frames = UInt8[np.ndarray, "f H W 3"]
+
+SEEN = 25  # frames of the old clip that the model sees: half of the shortest clip that all models make
+
+
+def open_old(path: Path, request: Request) -> Source:
+    """The clip to go on from; InvalidInput for one whose packets new ones could not follow."""
+    if path.suffix.lower() != ".mp4":
+        raise InvalidInput("file", path, "is no .mp4", "extend a .mp4, whose packets can be kept")
+    with media.legibly(path), media.opened_video(path) as container:
+        context = container.streams.video[0].codec_context
+        if context.name != "h264":
+            remedy = "extend one with H.264; `linnet generate --video` makes one"
+            raise InvalidInput("file", path, f"holds {context.name} video", remedy)
+        if (context.width, context.height) != request.size:
+            problem = f"is {context.width}x{context.height}, and {request.model} makes {request.size} here"
+            raise InvalidInput(
+                "file", path, problem, "frames that are kept cannot be scaled: name another model or size"
+            )
+    source = open_source(path, request.size, request.fps, "crop")
+    if list(source.order) != list(range(len(source.order))):
+        problem = f"does not run at {request.fps} frames a second"
+        raise InvalidInput(
+            "file", path, problem, "frames that are kept cannot be resampled: extend a clip that does"
+        )
+    return source
+
+
+def seen_of(source: Source) -> int:
+    return on_the_grid(min(SEEN, len(source.order)))
+
+
+def extend(
+    pipeline: Pipeline,
+    request: Request,
+    path: Path,
+    output: Path,
+    *,
+    overwrite: bool = False,
+    watch: Watch = ignore,
+) -> None:
+    """Write `path`'s clip to `output` with frames after its last.
+
+    `request.frames` counts the frames that the model sees of the old clip (`seen_of`) and the new ones.
+    """
+    check_whole(request, "a clip to extend")
+    request = pipeline.settled(request)
+    media.check_target(output, size=request.size, overwrite=overwrite)
+    source = open_old(path, request)
+    pipeline.settle(request)
+    seen = seen_of(source)
+    known = pipeline.encode_frames(source.frames(len(source.order) - seen))
+    course = Held(frames=dict(enumerate(known.unbind(2))), seed=request.seed)
+    latents = None
+    for step in pipeline.sample(request, course=course):
+        latents = step.latents
+        watch(Progress("denoise", step.index + 1, step.count, lambda step=step: pipeline.preview(step)))
+    assert latents is not None  # a request has at least one step
+    new = later(pipeline.decode(latents, lower=request.decoder_dtype == "bfloat16"), seen)
+    record = {
+        "linnet": (media.read_metadata(path) or {}).get("linnet", ""),
+        "generated": GENERATED,
+        "model": request.model,
+        "weights": pipeline.model_hash,
+        "request": request.to_json(),
+        "choices": pipeline.choices(),
+        "direction": {"extends": fingerprint(path), "kept": len(source.order), "seen": seen},
+    }
+    tail = output.absolute().parent / f".{output.stem}.{os.getpid()}.new.mp4"
+    try:
+        with media.open_writer(
+            tail, width=request.width, height=request.height, fps=request.fps, metadata={}, overwrite=True
+        ) as writer:
+            for frames in new:
+                writer.write(frames)
+                watch(Progress("decode", writer.count, request.frames - seen))
+        join(path, tail, output, metadata=record, overwrite=overwrite)
+    finally:
+        tail.unlink(missing_ok=True)
+
+
+def later(frames: Iterator[Frames], skip: int) -> Iterator[Frames]:
+    """All but the first `skip`."""
+    for chunk in frames:
+        kept, skip = chunk[skip:], max(0, skip - len(chunk))
+        if len(kept):
+            yield kept
+
+
+def join(first: Path, second: Path, output: Path, *, metadata: dict[str, Any], overwrite: bool) -> None:
+    """One .mp4 of the packets of both, none of them encoded again; the sound, if any, is the first one's.
+
+    InvalidInput if the two were encoded with other settings, so that one stream cannot hold both.
+    """
+    with media.legibly(first), media.opened_video(first) as old, media.opened_video(second) as new:
+        before, after = old.streams.video[0], new.streams.video[0]
+        if before.codec_context.extradata != after.codec_context.extradata:
+            problem = "was encoded with other settings than linnet's, so new packets cannot follow its own"
+            raise InvalidInput(
+                "file", first, problem, "bring it to them first, with `linnet generate --video`"
+            )
+        joint = Joint(output, metadata, overwrite)
+        with joint as container:
+            copies = {
+                stream.index: container.add_stream_from_template(stream)
+                for stream in old.streams
+                if keeps(stream)
+            }
+            ends = Fraction(0)
+            last_dts: Fraction | None = None
+            for packet in old.demux([stream for stream in old.streams if keeps(stream)]):
+                if packet.dts is None:  # the demuxer's word that it is done
+                    continue
+                if packet.stream.index == before.index:
+                    ends = max(ends, (packet.pts + (packet.duration or 0)) * packet.time_base)
+                    last_dts = packet.dts * packet.time_base
+                packet.stream = copies[packet.stream.index]
+                container.mux_one(packet)
+            for packet in new.demux(after):
+                if packet.dts is None:
+                    continue
+                base = packet.time_base
+                shift = round(ends / base)
+                if last_dts is not None and (packet.dts + shift) * base <= last_dts:
+                    problem = "has packets in an order after which new ones cannot come"
+                    raise InvalidInput(
+                        "file", first, problem, "bring it to linnet's with `linnet generate --video`"
+                    )
+                packet.pts, packet.dts, last_dts = packet.pts + shift, packet.dts + shift, None
+                packet.stream = copies[before.index]
+                container.mux_one(packet)
+
+
+def keeps(stream: Any) -> bool:
+    """Picture and sound; a player misses nothing else."""
+    return stream.type in ("video", "audio") and (
+        stream.type == "audio" or stream.index == first_video(stream)
+    )
+
+
+def first_video(stream: Any) -> int:
+    return stream.container.streams.video[0].index
+
+
+class Joint:
+    """An output container that stands under its name when it is complete, and not before."""
+
+    def __init__(self, path: Path, metadata: dict[str, Any], overwrite: bool) -> None:
+        self.path, self.metadata, self.overwrite = path, metadata, overwrite
+        self.part = path.absolute().parent / f".{path.name}.{os.getpid()}.part"
+
+    def __enter__(self) -> Any:
+        self.container = av.open(str(self.part), "w", format="mp4", options=media.CONTAINER_OPTIONS[".mp4"])
+        self.container.metadata["comment"] = media.as_note(self.metadata)
+        return self.container
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        try:
+            if error is None:
+                with media.plainly(self.path):
+                    self.container.close()
+                    media.flush(self.part)
+                    self.part.replace(self.path)
+                    media.flush_folder(self.path.absolute().parent)
+            else:
+                self.container.close()
+        finally:
+            media.remove(self.part)

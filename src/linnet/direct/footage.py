@@ -1,0 +1,148 @@
+"""Pictures and clips that people bring: turned upright, brought to the model's size and pace, and what was done said.
+
+Axes: H rows, W columns; RGB, 0..255.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageOps
+
+from linnet import media
+from linnet.errors import InvalidInput
+from linnet.geometry import FRAMES_PER_LATENT, Size
+
+Frame = UInt8[np.ndarray, "H W 3"]
+Fit = Literal["crop", "pad"]
+
+ASPECT_SLACK = 0.02  # of a side: what rounding to a grid may cost unseen
+PACE_SLACK = 0.01  # of a frame's time
+
+
+def read_image(path: Path, size: Size, fit: Fit | None = None, *, field: str = "image") -> Frame:
+    """The image, upright (EXIF) and at this size. Another shape is cropped or padded as `fit` says."""
+    with media.legibly(path):
+        if path.is_dir():
+            raise InvalidInput(field, path, "is a folder", "give an image")
+        with Image.open(path) as opened:
+            upright = ImageOps.exif_transpose(opened)
+            image = upright.convert("RGBA") if "transparency" in opened.info else upright
+            if image.mode in ("RGBA", "LA"):
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+            picture = np.asarray(image.convert("RGB"))
+    return fitted(picture, size, fit, field=field, value=path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A clip as it will be used: `frames` gives them anew each time; `notes` say in words what was changed."""
+
+    path: Path
+    size: Size
+    fps: int
+    fit: Fit | None
+    order: Sequence[int]  # which of the file's frames each one is, in rising order
+    notes: tuple[str, ...]
+
+    def frames(self, start: int = 0) -> Iterator[Frame]:
+        """From the frame numbered `start` on, at the model's size."""
+        wanted = iter(self.order[start:])
+        number = next(wanted, None)
+        for index, frame in enumerate(upright_frames(self.path)):
+            shown: Frame | None = None
+            while number == index:
+                shown = (
+                    fitted(frame, self.size, self.fit, field="video", value=self.path)
+                    if shown is None
+                    else shown
+                )
+                yield shown
+                number = next(wanted, None)
+            if number is None:
+                return
+
+
+def open_source(path: Path, size: Size, fps: int, fit: Fit | None = None) -> Source:
+    """A clip to begin from. InvalidInput where it is broken, has no frame, or another shape than `fit` allows for."""
+    notes: list[str] = []
+    times, audio = frame_times(path, fps)
+    if not times:
+        raise InvalidInput("video", path, "holds no frame", "give a clip with frames in it")
+    fitted(next(iter(upright_frames(path))), size, fit, field="video", value=path)
+    order = paced(times, fps)
+    if order != list(range(len(times))):
+        notes.append(
+            f"{path.name} does not run at {fps} frames a second: resampled, {len(times)} frames to {len(order)}"
+        )
+    if audio:
+        notes.append(f"the sound of {path.name} is left out")
+    return Source(path=path, size=size, fps=fps, fit=fit, order=order, notes=tuple(notes))
+
+
+def on_the_grid(count: int) -> int:
+    """The most frames, of so many, that the model can make."""
+    return (count - 1) // FRAMES_PER_LATENT * FRAMES_PER_LATENT + 1
+
+
+def frame_times(path: Path, fps: int) -> tuple[list[float], bool]:
+    """When each frame of a clip is shown, in seconds from its first, and whether there is sound."""
+    if path.is_dir() or path.suffix.lower() in media.IMAGES:
+        found = media.probe(path)
+        pace = found.fps or fps
+        return [index / pace for index in range(found.frames)], False
+    with media.legibly(path), media.opened_video(path) as container:
+        stamps = [frame.time for frame in container.decode(video=0)]
+        known = [stamp for stamp in stamps if stamp is not None]
+        if len(known) < len(stamps):
+            rate = float(container.streams.video[0].average_rate or fps)
+            known = [index / rate for index in range(len(stamps))]
+        start = known[0] if known else 0.0
+        return [stamp - start for stamp in known], bool(container.streams.audio)
+
+
+def paced(times: Sequence[float], fps: int) -> list[int]:
+    """At every 1/fps seconds, which frame is shown then; the last one stands as long as the one before it did."""
+    last = times[-1] + (times[-1] - times[-2] if len(times) > 1 else 1 / fps)
+    order, shown = [], 0
+    for tick in range(max(1, round(last * fps))):
+        while shown + 1 < len(times) and times[shown + 1] <= (tick + PACE_SLACK) / fps:
+            shown += 1
+        order.append(shown)
+    return order
+
+
+def upright_frames(path: Path) -> Iterator[Frame]:
+    """Every frame as a player shows it: turned as the file's display matrix says."""
+    if path.is_dir() or path.suffix.lower() in media.IMAGES:
+        yield from media.read_frames(path)
+        return
+    with media.legibly(path), media.opened_video(path) as container:
+        turns = (round(frame.rotation / 90) % 4 for frame in islice(container.decode(video=0), 1))
+        quarter = next(turns, 0)
+    for frame in media.read_frames(path):
+        yield np.ascontiguousarray(np.rot90(frame, quarter)) if quarter else frame
+
+
+def fitted(picture: Frame, size: Size, fit: Fit | None, *, field: str, value: object) -> Frame:
+    """The picture at this size. Another shape is cropped about its middle, or padded with black, as `fit` says."""
+    height, width = picture.shape[:2]
+    if (width, height) == size:
+        return picture
+    wide, high = size.width / width, size.height / height
+    image = Image.fromarray(picture)
+    if abs(wide / high - 1) <= ASPECT_SLACK:
+        return np.asarray(image.resize(size, Image.Resampling.LANCZOS))
+    if fit is None:
+        side, lost = ("height", 1 - high / wide) if wide > high else ("width", 1 - wide / high)
+        problem = f"is {width}x{height}, of another shape than {size}"
+        remedy = (
+            f"use --fit crop, which cuts off {100 * lost:.0f} % of its {side}, or --fit pad, which adds bars"
+        )
+        raise InvalidInput(field, value, problem, remedy)
+    method = ImageOps.fit if fit == "crop" else ImageOps.pad
+    return np.asarray(method(image, size, Image.Resampling.LANCZOS))

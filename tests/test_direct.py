@@ -1,0 +1,286 @@
+"""Clips that begin from pictures and from other clips: what is given is kept, and what cannot be is refused."""
+
+import re
+import struct
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+import linnet
+from linnet import media
+from linnet.catalog import SEEDLING
+from linnet.cli import app
+from linnet.data.playground import Scene, render
+from linnet.direct.beginning import Beginning
+from linnet.direct.conditions import Edited, Held, Renoised, noisier
+from linnet.direct.footage import open_source, paced, read_image
+from linnet.geometry import Size
+from linnet.models.tae import TAE, TAEConfig
+from linnet.pipeline import Pipeline
+from linnet.request import make_request
+from linnet.sampling.denoise import denoise
+from linnet.sampling.flow import TIMESTEPS, sigmas
+from linnet.sampling.solvers import SOLVERS, euler
+
+SCENE = Scene(shape="star", colour="red", size="large", background="blue", motion="left", x=96, y=36)
+PROMPT = "a large red star moves left on a blue background"
+SIZE = Size(128, 72)
+
+
+@pytest.fixture(scope="module")
+def pipeline(tiny_model: Path) -> Pipeline:
+    return linnet.load("seedling", weights=tiny_model, device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("drawn") / "drawn.mp4"
+    write(path, render(SCENE, 29))
+    return path
+
+
+def write(path: Path, frames: Any, size: Size = SIZE) -> None:
+    with media.open_writer(path, width=size.width, height=size.height, fps=24, metadata={}) as writer:
+        writer.write(frames)
+
+
+def command(*words: object) -> Any:
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def swirl(latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+    """A velocity that depends on everything."""
+    return latents.roll(1, 2).sin() + timestep.view(-1, 1, 1, 1, 1) / TIMESTEPS
+
+
+# --- ways from noise to a clip --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_what_is_held_is_reached_exactly_whatever_the_solver(solver: str) -> None:
+    shown = {0: torch.randn(1, 4, 3, 3), -1: torch.randn(1, 4, 3, 3)}
+    noise, levels = torch.randn(2, 4, 5, 3, 3), sigmas(8, 3.0)
+    *_, last = Held(frames=shown, seed=1)(swirl, noise, levels, SOLVERS[solver])
+    for frame, known in shown.items():
+        assert torch.allclose(last.latents[:, :, frame], known.expand(2, -1, -1, -1), atol=1e-5)
+    assert (last.index, last.count) == (7, 8)
+
+
+def test_what_is_held_is_as_noisy_as_the_rest_when_the_model_sees_it() -> None:
+    shown, noise, seen = torch.zeros(1, 4, 3, 3), torch.randn(1, 4, 50, 30, 30), []
+
+    def model(latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        seen.append((float(timestep) / TIMESTEPS, latents[:, :, 0].std().item()))
+        return swirl(latents, timestep)
+
+    shown = torch.zeros(1, 4, 30, 30)
+    list(Held(frames={0: shown}, seed=1, turns=3)(model, noise, sigmas(6, 3.0), euler))
+    assert len(seen) > 6
+    assert all(spread == pytest.approx(level, rel=0.1) for level, spread in seen)
+
+
+def test_noise_that_comes_back_has_the_level_of_where_it_came_from() -> None:
+    x = 0.3 * torch.randn(1, 1, 20, 50, 50)
+    assert noisier(x, 0.3, 0.8, torch.Generator()).std().item() == pytest.approx(0.8, rel=0.02)
+
+
+def test_all_of_the_steps_from_a_clip_are_plain_denoising() -> None:
+    clip, noise, levels = torch.randn(1, 4, 5, 3, 3), torch.randn(1, 4, 5, 3, 3), sigmas(6, 3.0)
+    *_, plain = denoise(swirl, noise, levels)
+    *_, from_clip = Renoised(clip=clip, strength=1.0)(swirl, noise, levels, euler)
+    assert torch.equal(plain.latents, from_clip.latents)
+    assert len(list(Renoised(clip=clip, strength=0.5)(swirl, noise, levels, euler))) == 3
+
+
+def test_an_edit_to_what_is_there_already_changes_nothing() -> None:
+    clip, noise = torch.randn(1, 4, 5, 3, 3), torch.randn(1, 4, 5, 3, 3)
+    *_, last = Edited(clip=clip, source=swirl, strength=0.8, seed=1)(swirl, noise, sigmas(6, 3.0), euler)
+    assert torch.allclose(last.latents, clip, atol=1e-5)
+
+
+# --- pictures in ----------------------------------------------------------------------------------------------
+
+
+def test_frames_encoded_one_by_one_are_those_of_the_whole_clip() -> None:
+    model = TAE(TAEConfig(encoder_width=8, decoder_widths=(8, 8, 8, 8)))
+    video = torch.rand(1, 13, 3, 16, 24)
+    with torch.no_grad():
+        whole = model.encode(video, lead=3)
+        parts = (part.transpose(1, 2) * 2 - 1 for part in video.split(5, 1))
+        stream = torch.cat(list(model.encode_stream(parts)), 2)
+    assert torch.allclose(stream.transpose(1, 2), whole, atol=1e-5)
+
+
+def test_the_first_frame_is_the_images(pipeline: Pipeline, tmp_path: Path) -> None:
+    Image.fromarray(render(SCENE, 1)[0]).save(tmp_path / "first.png")
+    request = make_request(SEEDLING, prompt=PROMPT, frames=13, steps=4, seed=1)
+    way = Beginning(image=tmp_path / "first.png").way(pipeline, request)
+    *_, last = pipeline.sample(request, course=way.course)
+    known = pipeline.encode_frames([read_image(tmp_path / "first.png", SIZE)])
+    alone = next(pipeline.decode(known))[0].astype(int)
+    assert np.abs(next(pipeline.decode(last.latents))[0] - alone).max() <= 1
+
+
+def test_a_clip_remembers_its_image_and_finds_it_again(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(render(SCENE, 1)[0]).save("first.png")
+    common = ("--model", "seedling", "--weights", tiny_model, "--quiet")
+    first = command(
+        *("generate", PROMPT, *common, "--seconds", 1, "--steps", 2, "--seed", 1),
+        *("--image", "first.png", "--output", "one.mp4"),
+    )
+    assert first.exit_code == 0, first.output
+    assert command("generate", *common, "--like", "one.mp4", "--output", "two.mp4").exit_code == 0
+    assert Path("one.mp4").read_bytes() == Path("two.mp4").read_bytes()
+    Image.fromarray(render(SCENE, 9)[8]).save("first.png")
+    other = command("generate", *common, "--like", "one.mp4", "--output", "three.mp4")
+    assert other.exit_code == 2
+    assert "image" in other.stderr
+
+
+def test_images_and_clips_are_turned_upright(tmp_path: Path) -> None:
+    upright = np.zeros((72, 128, 3), np.uint8)
+    upright[:36, :64] = 255  # its top left corner
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown a quarter turn clockwise
+    Image.fromarray(np.rot90(upright).copy()).save(tmp_path / "a.png", exif=exif)
+    assert np.array_equal(read_image(tmp_path / "a.png", SIZE), upright)
+
+    write(tmp_path / "a.mp4", np.rot90(upright)[None].copy().repeat(3, 0), Size(72, 128))
+    data = (tmp_path / "a.mp4").read_bytes()
+    place = data.index(b"tkhd") + 44  # the matrix of the track: a quarter turn clockwise
+    turn = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 72 << 16, 0, 1 << 30)
+    (tmp_path / "a.mp4").write_bytes(data[:place] + turn + data[place + 36 :])
+    shown = next(open_source(tmp_path / "a.mp4", SIZE, 24).frames())
+    assert np.abs(shown.astype(int) - upright).mean() < 4
+
+
+def test_frames_that_stand_for_different_times_are_resampled_and_it_is_said(tmp_path: Path) -> None:
+    assert paced([0, 1 / 24, 2 / 24], 24) == [0, 1, 2]
+    assert paced([0, 1 / 12, 2 / 12], 24) == [0, 0, 1, 1, 2, 2]
+    assert paced([0, 1 / 48, 2 / 48, 3 / 48], 24) == [0, 2]
+    with av.open(str(tmp_path / "odd.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=24)
+        stream.width, stream.height, stream.pix_fmt = 128, 72, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 24)
+        for frame, when in zip(render(SCENE, 6), (0, 1, 2, 5, 6, 9), strict=True):
+            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
+            picture.pts, picture.time_base = when, Fraction(1, 24)
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+    source = open_source(tmp_path / "odd.mp4", SIZE, 24)
+    assert list(source.order[:10]) == [0, 1, 2, 2, 2, 3, 4, 4, 4, 5]
+    assert "resampled" in source.notes[0]
+
+
+# --- going on -------------------------------------------------------------------------------------------------
+
+
+def packets(path: Path) -> list[bytes]:
+    with av.open(str(path)) as container:
+        return [bytes(packet) for packet in container.demux(video=0) if packet.size]
+
+
+def test_extending_keeps_every_packet_and_adds_frames(drawn: Path, tiny_model: Path, tmp_path: Path) -> None:
+    result = command(
+        *("extend", drawn, "--prompt", PROMPT, "--seconds", 1, "--steps", 2, "--seed", 1),
+        *("--model", "seedling", "--weights", tiny_model, "--output", tmp_path / "longer.mp4", "--quiet"),
+    )
+    assert result.exit_code == 0, result.output
+    old, new = packets(drawn), packets(tmp_path / "longer.mp4")
+    assert new[: len(old)] == old
+    assert len(new) == len(old) + 24
+    frames = list(media.read_frames(tmp_path / "longer.mp4"))
+    assert len(frames) == 29 + 24
+    assert all(np.array_equal(a, b) for a, b in zip(frames, media.read_frames(drawn), strict=False))
+    direction = (media.read_metadata(tmp_path / "longer.mp4") or {})["direction"]
+    assert direction["kept"] == 29
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["longer.mp4"]
+
+
+@pytest.mark.parametrize(("name", "extra"), [("edit", ("--from", PROMPT, "--to", PROMPT)), ("refine", ())])
+def test_clips_are_edited_and_refined(
+    name: str, extra: tuple[str, ...], drawn: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    result = command(
+        *(name, drawn, *extra, *(() if extra else ("--prompt", PROMPT)), "--steps", 2, "--seed", 1),
+        *("--model", "seedling", "--weights", tiny_model, "--output", tmp_path / "other.mp4", "--quiet"),
+    )
+    assert result.exit_code == 0, result.output
+    assert media.probe(tmp_path / "other.mp4").frames == 29
+    assert "direction" in (media.read_metadata(tmp_path / "other.mp4") or {})
+
+
+# --- what cannot be -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bad(tmp_path: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (100, 100)).save("square.png")
+    Path("broken.mp4").write_bytes(drawn.read_bytes()[:900])
+    Path("text.png").write_text("no image")
+    Path("drawn.mp4").write_bytes(drawn.read_bytes())
+    write(Path("wide.mp4"), np.zeros((3, 64, 128, 3), np.uint8), Size(128, 64))
+    write(Path("clip.webm"), render(SCENE, 3))
+    with av.open("silent.mkv", "w") as container:  # a stream without a frame
+        container.add_stream("libx264", rate=24, width=128, height=72, pix_fmt="yuv420p")
+        container.start_encoding()
+    with av.open("foreign.mp4", "w") as container:
+        stream = container.add_stream("libx264", rate=24, options={"preset": "ultrafast", "refs": "1"})
+        stream.width, stream.height, stream.pix_fmt = 128, 72, "yuv420p"
+        for frame in render(SCENE, 5):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (
+            "--image square.png",
+            'image "square.png": is 100x100, of another shape than 128x72; .*44 % of its height',
+        ),
+        ("--image text.png", 'file "text.png": cannot be read'),
+        ("--image none.png", 'file "none.png": is missing'),
+        ("--last-image square.png --fit stretch", 'fit "stretch": is not known; use crop or pad'),
+        ("--video broken.mp4", 'file "broken.mp4": cannot be read'),
+        ("--video silent.mkv", '(video|file) "silent.mkv": (holds no frame|cannot be read)'),
+        ("--video wide.mp4", 'video "wide.mp4": is 128x64, of another shape'),
+        ("--video drawn.mp4 --seconds 2", 'video "drawn.mp4": has 29 frames at 24 a second, fewer than 49'),
+        ("--video drawn.mp4 --strength 1.5", 'strength "1.5": is out of range'),
+        ("--video drawn.mp4 --strength 0", 'strength "0.0": is out of range'),
+        ("--strength 0.5", 'strength "0.5": is of a video, and there is none'),
+        ("--video drawn.mp4 --image square.png", 'video "drawn.mp4": does not go with an image'),
+        ("--image square.png --loop", 'loop "true": has no beginning'),
+        ("--image square.png --reuse 0.1", 'reuse "0.1": does not go with'),
+        ("extend wide.mp4", 'file "wide.mp4": is 128x64, and seedling makes 128x72'),
+        ("extend clip.webm", 'file "clip.webm": is no .mp4'),
+        ("extend foreign.mp4 --seconds 0.167", 'file "foreign.mp4": was encoded with other settings'),
+        ("extend drawn.mp4 --seconds 0", 'seconds "0.0": adds nothing'),
+        ("refine broken.mp4", 'file "broken.mp4": cannot be read'),
+    ],
+)
+@pytest.mark.usefixtures("bad")
+def test_what_cannot_be_is_refused_in_one_line(words: str, line: str, tiny_model: Path) -> None:
+    first, *rest = words.split()
+    name, rest = (first, rest) if not first.startswith("-") else ("generate", [first, *rest])
+    prompt = (PROMPT,) if name == "generate" else ("--prompt", PROMPT)
+    length = ("--seconds", 1) if name == "generate" and "--seconds" not in rest else ()
+    result = command(
+        *(name, *rest, *prompt, *length, "--steps", 2, "--seed", 1, "--quiet"),
+        *("--model", "seedling", "--weights", tiny_model, "--output", "out.mp4"),
+    )
+    assert result.exit_code == 2, result.output
+    (said,) = result.stderr.splitlines()
+    assert re.match(f"error: {line}", said), said
+    assert not Path("out.mp4").exists()
