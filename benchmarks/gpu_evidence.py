@@ -9,7 +9,7 @@ the steps, and of guided steps, that seedling's profile has; that its quality ho
 - "load": from opening the files, dropped from the page cache first, to weights on the card.
 - "exact", "fast": a whole clip of 640x360, 2 s, compiled; the time is that of its stages, loading and compiling apart.
 - "step ...": one step of a 1280x720 clip, the median of three after one to warm up; a clip is 50 of them.
-- "... in N GB": no more than that can be taken of the card, whatever it has; two steps, and the decoding of three latent
+- "... in N GB": no more than that can be taken of the card, whatever it has; two steps and the decoding of three latent
   frames (of the whole clip's size), `reserved` with the allowance for the driver beside what the plan said.
 
 --rehearse runs every row with seedling (or the model in DIR) in place of Linum, on a CPU too: a test of this script,

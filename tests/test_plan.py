@@ -215,6 +215,18 @@ def test_seconds_are_those_measured_or_none(tmp_path: Path) -> None:
     assert key_of("a", "float32", 1, LINUM_V2, "wan") != key_of("a", "float32", 2, LINUM_V2, "wan")
 
 
+def test_this_device_is_measured_and_remembered(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LINNET_CACHE", str(tmp_path))
+    for name, less in (("LONG", 0.0), ("REPEATS", 1), ("ATTENDED", 64)):
+        monkeypatch.setattr(f"linnet.runtime.measure.{name}", less)
+    words = ("--model", "seedling", "--weights", tiny_model, "--device", "cpu", "--threads", 1, "--json")
+    measured, remembered = (json.loads(plan(*words, *more)[1]) for more in (["--measure"], []))
+    assert all(stage["seconds"] > 0 for stage in measured["stages"])
+    assert remembered["stages"] == measured["stages"]
+
+
 def test_steps_that_do_less_are_counted_as_less() -> None:
     request = make_request(LINUM, prompt="a fox", steps=10, dtype="float32")
     assert forwards(request) == [2] * 10

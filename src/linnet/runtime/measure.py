@@ -13,7 +13,7 @@ from torch import nn
 
 from linnet.catalog import ModelSpec
 from linnet.models.attention import attend
-from linnet.models.tae import TAE, TAEConfig
+from linnet.models.tae import STRETCH, TAE, TAEConfig
 from linnet.models.text import T5Config, T5Encoder
 from linnet.models.transformer import Transformer, TransformerConfig
 from linnet.models.vae import VAE, VAEConfig
@@ -111,14 +111,14 @@ def forward_seconds(model: Transformer, tokens: int, device: str) -> tuple[float
 
 
 def frame_seconds(spec: ModelSpec, side: int, device: str, config: Any) -> float:
-    """Of a latent frame that follows others."""
-    count = 4
+    """Of a latent frame that follows others; small ones are decoded several at a time."""
     if spec.autoencoder == "wan":
-        count = 3
+        count = 1
         decoder: VAE | TAE = VAE(VAEConfig()).eval().to(device)
     else:
+        count = max(1, STRETCH // side**2)
         decoder = TAE(TAEConfig.from_json(config) if config else TAEConfig()).eval().to(device)
-    latents = torch.randn(1, 16, count, side, side, device=device)
+    latents = torch.randn(1, 16, 3 * count, side, side, device=device)
     times = []
     with torch.inference_mode():
         start = time.perf_counter()
@@ -126,7 +126,7 @@ def frame_seconds(spec: ModelSpec, side: int, device: str, config: Any) -> float
             frames.cpu()
             times.append(time.perf_counter() - start)
             start = time.perf_counter()
-    return min(times[1:])
+    return min(times[1:]) / count
 
 
 def prompt_seconds(spec: ModelSpec, shape: Shape, dtype: torch.dtype, device: str) -> float | None:

@@ -1,0 +1,102 @@
+"""Predicted seconds against measured ones: seedling's stages, and one step of a transformer of Linum's true width.
+
+    python benchmarks/plan_seconds.py [--weights DIR] [--threads N] [--seconds 2] [--layers 40] [--cpu-time]
+
+The device is measured as `linnet plan --measure` does; then a clip of seedling is made twice, of which the second
+counts, and one guidance pass of Linum's transformer, random weights, takes a 360p clip of two latent frames. --cpu-time
+counts this process's CPU seconds in both, for a machine that is not quiet. Ends with one line of JSON.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import patch
+
+import torch
+
+from linnet import pipeline
+from linnet.catalog import CATALOG, SEEDLING
+from linnet.models.transformer import Transformer, linum_v2
+from linnet.request import make_request
+from linnet.runtime import measure
+from linnet.runtime.bench import invented
+from linnet.runtime.device import default_dtype
+from linnet.runtime.memory import LINUM_V2, shape_of
+from linnet.weights.files import read_config
+from linnet.weights.store import resolve
+
+PROMPT = "a red star spins on a blue background"
+
+
+def seedling(weights: Path | None, seconds: float, dtype: str) -> dict[str, tuple[float, float]]:
+    """Of each stage, what was predicted and what was measured."""
+    files = resolve(SEEDLING, weights=weights)
+    shape, tiny = shape_of(files), read_config(files.autoencoder)
+    rates = measure.measure_rates(SEEDLING, shape, dtype=dtype, device="cpu", autoencoder=tiny)
+    request = make_request(SEEDLING, prompt=PROMPT, seconds=seconds, seed=1)
+    one = pipeline.Pipeline.open(SEEDLING, files, dtype=getattr(torch, dtype))
+    with tempfile.TemporaryDirectory() as folder:
+        one.generate(request, Path(folder) / "warm.mp4")
+        clip = one.generate(request, Path(folder) / "clip.mp4")
+    predicted = rates.of(SEEDLING, shape, request)
+    return {stage: (predicted[stage], clip.seconds[stage]) for stage in ("denoise", "decode")}
+
+
+def true_width(layers: int, dtype: str) -> tuple[float, float]:
+    """One pass, predicted and measured."""
+    spec, kind = CATALOG["linum-v2-360p"], getattr(torch, dtype)
+    rates = measure.measure_rates(spec, LINUM_V2, dtype=dtype, device="cpu")
+    config = replace(linum_v2(), num_layers=layers)
+    model = invented(lambda: Transformer(config), torch.device("cpu"), kind)
+    latents = torch.randn(1, config.channels, 2, 45, 80)
+    with torch.inference_mode():
+        text = model.encode_text([torch.randn(32, config.text_dim)])
+        model(latents[..., :8, :8], torch.tensor([500.0]), text)
+        start = measure.time.perf_counter()
+        model(latents, torch.tensor([500.0]), text)
+        took = measure.time.perf_counter() - start
+    tokens = 2 * 23 * 40
+    block = rates.block + tokens * (rates.token + tokens * rates.pair)
+    return layers * block + tokens * rates.step, took
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--weights", type=Path)
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--layers", type=int, default=40)
+    parser.add_argument("--cpu-time", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads or torch.get_num_threads())
+    clock = time.process_time if options.cpu_time else time.perf_counter
+    clocks = SimpleNamespace(perf_counter=clock, monotonic=clock)
+    dtype = str(default_dtype("cpu")).removeprefix("torch.")
+    with patch.object(measure, "time", clocks), patch.object(pipeline, "time", clocks):
+        found = {
+            f"seedling, {name}": pair
+            for name, pair in seedling(options.weights, options.seconds, dtype).items()
+        }
+        found[f"true width, {options.layers} layers, one pass"] = true_width(options.layers, dtype)
+    rows = [
+        {"what": name, "predicted": guess, "measured": took, "difference": guess / took - 1}
+        for name, (guess, took) in found.items()
+    ]
+    for row in rows:
+        print(f"{row['what']:>35} {row['predicted']:8.2f} {row['measured']:8.2f} s {row['difference']:+7.1%}")
+    facts = {
+        "dtype": dtype,
+        "threads": torch.get_num_threads(),
+        "clock": "cpu" if options.cpu_time else "wall",
+    }
+    print(json.dumps({**facts, "rows": rows}))
+
+
+if __name__ == "__main__":
+    main()
