@@ -63,6 +63,9 @@ def test_a_person_makes_watches_cancels_reloads_and_deletes(page: Page) -> None:
     expect(prompt).to_have_value("a red star spins on a blue background")
     expect(page.locator("#plan")).to_contain_text("GB of memory")
 
+    page.get_by_role("button", name="a small white moon bounces").click()
+    expect(prompt).to_have_value("a small white moon bounces on a green background")
+
     prompt.fill("a red fox")
     page.get_by_role("button", name="Make it").click()
     expect(page.get_by_role("alert").first).to_contain_text("does not know: fox")

@@ -1,5 +1,5 @@
-"""The interface does what its OpenAPI document says, whatever comes. FUZZ=1000 in the environment tries more cases; with
-`pytest -s` they are counted. Some operations have but few: there is one way to ask for /healthz, and no wrong one."""
+"""The interface does what its OpenAPI document says, whatever comes. FUZZ=1000 in the environment tries more cases;
+`pytest -s` counts them. Some operations have but few: there is one way to ask for /healthz, and no wrong one."""
 
 import json
 import os
@@ -63,7 +63,7 @@ def map_body(context: Any, body: Any) -> Any:
     """Half of the prompts are such as the model knows; of random words it knows none."""
     prompt = body.get("prompt") if isinstance(body, dict) else None
     if isinstance(prompt, str) and 0 < len(prompt) <= 4000 and len(prompt) % 2:
-        return body | {"prompt": EXAMPLES["package"]}
+        return body | {"prompt": EXAMPLES["package"][0]}
     return body
 
 

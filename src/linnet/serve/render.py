@@ -2,6 +2,7 @@
 
 import io
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from PIL import Image
 from linnet.catalog import find
 from linnet.media import probe, read_frames
 from linnet.pipeline import Pipeline, Progress
-from linnet.request import Request
+from linnet.request import Request, make_request
 from linnet.weights.store import resolve
 
 Frame = UInt8[np.ndarray, "H W 3"]
@@ -67,10 +68,12 @@ class Renderer:
         return self._pipeline
 
     def warm(self) -> None:
-        """Read what the first job would wait for."""
-        pipeline = self.pipeline(self.settings.model)
-        if pipeline.spec.source == "package":
-            _ = pipeline.transformer, pipeline.autoencoder, pipeline.model_hash
+        """Read what the first job would wait for; a small model makes one frame, so that all is in its place."""
+        spec = self.pipeline(self.settings.model).spec
+        if spec.source == "package":
+            request = make_request(spec, prompt="a", seed=0, frames=1, steps=1)
+            with tempfile.TemporaryDirectory(prefix="linnet-") as folder:
+                self.make(request, Path(folder) / "first.mp4", lambda *what: None)
 
     def make(self, request: Request, path: Path, report: Report) -> tuple[dict[str, bytes], dict[str, float]]:
         """The clip at `path`, its pictures by variant, and the seconds of each stage.

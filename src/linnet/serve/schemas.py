@@ -16,8 +16,18 @@ LONGEST_PROMPT = 4000  # characters
 SHARES = {"text": (0, 5), "denoise": (5, 85), "decode": (90, 8), "finish": (98, 1)}  # of the percentage
 
 EXAMPLES = {
-    "package": "a red star spins on a blue background",
-    "hub": "a red fox runs through a snowy forest at dawn, the camera follows low and close",
+    "package": (
+        "a red star spins on a blue background",
+        "a small white moon bounces on a green background",
+        "a large green heart grows on a black background",
+        "a yellow triangle moves left on a brown background",
+        "a pink square shrinks on a white background",
+    ),
+    "hub": (
+        "a red fox runs through a snowy forest at dawn, the camera follows low and close",
+        "waves break on black sand under a low sun, seen from above, slowly drifting",
+        "a paper boat sails down a rainy gutter, close to the water, reflections of street lamps",
+    ),
 }
 
 
@@ -43,7 +53,7 @@ def within(name: str) -> dict[str, Any]:
 class VideoRequest(Strict):
     """What is left out is the model's own default; a seed is drawn. Give `seconds` or `num_frames`."""
 
-    prompt: str = Field(min_length=1, max_length=LONGEST_PROMPT, examples=[EXAMPLES["package"]])
+    prompt: str = Field(min_length=1, max_length=LONGEST_PROMPT, examples=[EXAMPLES["package"][0]])
     model: str | None = Field(default=None, max_length=100)
     seconds: str | float | None = Field(
         default=None, description='Length, such as "2"; the model\'s own when left out.'
@@ -61,7 +71,7 @@ class VideoRequest(Strict):
 class RemixRequest(Strict):
     """The same video with another prompt."""
 
-    prompt: str = Field(min_length=1, max_length=LONGEST_PROMPT, examples=[EXAMPLES["package"]])
+    prompt: str = Field(min_length=1, max_length=LONGEST_PROMPT, examples=[EXAMPLES["package"][0]])
 
 
 class KeyGiven(Strict):
@@ -133,6 +143,7 @@ class Model(BaseModel):
     default_steps: int
     default_guidance: float
     example: str
+    examples: list[str]
 
 
 class ModelList(BaseModel):
@@ -235,6 +246,7 @@ def video(job: Job, keep_seconds: float | None = None) -> Video:
 def model(spec: ModelSpec) -> Model:
     lengths = (spec.min_frames, spec.max_frames, spec.default_frames)
     shortest, longest, usual = (format_seconds((frames - 1) / spec.fps) for frames in lengths)
+    examples = EXAMPLES["package" if spec.source == "package" else "hub"]
     return Model(
         id=spec.name,
         title=spec.title,
@@ -246,5 +258,6 @@ def model(spec: ModelSpec) -> Model:
         default_seconds=usual,
         default_steps=spec.steps,
         default_guidance=spec.guidance,
-        example=EXAMPLES["package" if spec.source == "package" else "hub"],
+        example=examples[0],
+        examples=list(examples),
     )

@@ -82,6 +82,16 @@ function fillModel() {
   $("size-field").hidden = model.sizes.length < 2;
   $("steps").placeholder = model.default_steps;
   $("guidance").placeholder = model.default_guidance;
+  $("ideas").replaceChildren(...model.examples.slice(1).map((words) => {
+    const idea = Object.assign(document.createElement("button"), { type: "button", textContent: words });
+    idea.onclick = () => {
+      $("prompt").value = words;
+      complain();
+      plan();
+      $("prompt").focus();
+    };
+    return idea;
+  }));
 }
 
 const option = (select, value, words) => {
@@ -147,7 +157,8 @@ function plan() {
       if (found.seconds_needed !== null) words.push(`${found.measured ? "takes" : "takes roughly"} ${duration(found.seconds_needed * count)}`);
       words.push(`needs about ${gigabytes(found.memory_bytes)} of memory` + (found.memory_free_bytes === null ? "" : ` (${gigabytes(found.memory_free_bytes)} free)`));
       if (found.jobs_waiting) words.push(`${found.jobs_waiting} before it`);
-      $("plan").textContent = words.join(", ");
+      const line = words.join(", ");
+      $("plan").textContent = line[0].toUpperCase() + line.slice(1);
     } catch {
       $("plan").textContent = "";
     }
@@ -334,6 +345,7 @@ function drawClip(job) {
   const called = (selector, words) => {
     const one = element.querySelector(selector);
     one.setAttribute("aria-label", `${words}: ${job.prompt}, seed ${job.seed}`);
+    one.title = one.textContent.trim();
     return one;
   };
   called(".again", "Again with other words").onclick = () => fill(job);
