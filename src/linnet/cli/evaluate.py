@@ -1,8 +1,9 @@
 """`linnet evaluate`"""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -10,6 +11,7 @@ from linnet.catalog import find
 from linnet.cli import fail
 from linnet.cli.options import number, option, whole
 from linnet.cli.terminal import bars, note, print_table
+from linnet.errors import InvalidInput
 from linnet.geometry import format_seconds
 from linnet.request import make_request
 
@@ -104,3 +106,83 @@ def adherence(
     print_table(report.HEADS, report.rows(examination))
     if not quiet:
         note(f"report.json, confusion.png, sheet.png and mistakes.png are in {folder}")
+
+
+@app.command()
+def continuity(
+    model: Annotated[
+        str, option("model", "A name from `linnet models`; seedling by default.", metavar="NAME")
+    ] = "seedling",
+    n: Annotated[int, whole("n", "How many trials of each kind; 20 by default.", least=1)] = 20,
+    only: Annotated[
+        list[str] | None,
+        option(
+            "only", "long, extend, image, loop, video or edit; may be given several times.", metavar="KIND"
+        ),
+    ] = None,
+    profile: Annotated[
+        str | None, option("profile", "exact, fast or draft: fidelity for time.", metavar="NAME")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        option("output", "Folder for clips and report; by default continuity-MODEL.", metavar="DIR"),
+    ] = None,
+    weights: Annotated[Path | None, option("weights", "Folder of a downloaded model.", metavar="DIR")] = None,
+    device: Annotated[
+        str, option("device", "cpu, cuda or mps; by default the fastest here.", metavar="NAME")
+    ] = "auto",
+    threads: Annotated[int | None, whole("threads", "CPU threads; by default all cores.", least=1)] = None,
+    quiet: Annotated[bool, option("quiet", "Print nothing but the table and errors.")] = False,
+    as_json: Annotated[bool, option("json", "Print one JSON line instead of the table.")] = False,
+) -> None:
+    """Measure long clips, and those that begin from pictures or from other clips, beside the naive ways to make them.
+
+    Everything is read from the pixels of the files. A run that was stopped goes on where it was.
+    """
+    spec = find(model)
+    settings: dict[str, Any] = {"profile": profile}
+    usual = make_request(spec, prompt="any", seed=0, **settings).to_json()
+
+    from linnet import load  # it and what follows take seconds to import
+    from linnet.evaluate import continuity as measuring
+    from linnet.evaluate.adherence import claim
+
+    for name in only or ():
+        if name not in measuring.TRIALS:
+            raise InvalidInput("only", name, "is not known", f"use {', '.join(measuring.TRIALS)}")
+    pipeline = load(spec.name, weights=weights, device=device, threads=threads)
+    folder = output or Path(f"continuity-{spec.name}")
+    sampling = {name: value for name, value in usual.items() if name not in ("prompt", "seed", "dtype")}
+    subject = {"model": spec.name, "weights": pipeline.model_hash, "device": pipeline.device.type}
+    claim(folder, {"subject": subject, "request": sampling})
+    names = [name for name in measuring.TRIALS if not only or name in only]
+    try:
+        with bars(quiet=quiet or as_json) as show:
+            rows = measuring.examine(
+                measuring.Bench(pipeline=pipeline, settings=settings),
+                folder=folder,
+                n=n,
+                names=names,
+                watch=lambda name, done, total: show(name, f"{done} of {total}", done, total),
+            )
+    except KeyboardInterrupt:
+        fail(f"stopped; the clips in {folder} are kept, and the same command goes on", 130)
+    report = {"subject": subject, "request": sampling, "n": n, "rows": [asdict(row) for row in rows]}
+    (folder / "report.json").write_text(json.dumps(report, indent=1))
+    if as_json:
+        print(json.dumps({"output": str(folder), **report}))
+        return
+    print_table(
+        ("what", "aim", "linnet", "naive", "naive way", "trials"),
+        [
+            (
+                row.words,
+                f"{'at most' if row.most else 'at least'} {row.aim:g}",
+                f"{row.ours:.3g}",
+                f"{row.naive:.3g}",
+                row.naive_way,
+                str(row.trials),
+            )
+            for row in rows
+        ],
+    )

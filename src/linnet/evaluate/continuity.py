@@ -1,0 +1,397 @@
+"""Examines what goes beyond one clip: long clips, and those that begin from pictures or from other clips.
+
+Every trial is a scene of the playground, worded in full, and is made twice: as linnet makes it, and in the naive way
+that it is to beat. What is measured comes from the pixels of the files alone, read as in `parse`.
+
+Axes: T frames, H rows, W columns; RGB, 0..255.
+"""
+
+import math
+import random
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image
+
+from linnet import media
+from linnet.data import playground
+from linnet.data.playground import COLOURS, FPS, SPEED, TRAINED, Scene
+from linnet.direct.beginning import Beginning
+from linnet.direct.edit import edit
+from linnet.direct.extend import extend, open_old, seen_of
+from linnet.direct.footage import open_source
+from linnet.evaluate.adherence import SEED, draw
+from linnet.evaluate.parse import Track, cover, find_paint, find_solid, follow, measure_motion, parse
+from linnet.pipeline import Pipeline, latents_in, windows_of
+from linnet.request import SEEDS, Request, make_request
+
+Clip = UInt8[np.ndarray, "T H W 3"]
+
+LONG = 241  # frames: 10 s
+SHORT = 49  # what seedling was trained on, and the playground's motions are made for
+ADDED = 24
+FAR = 1e3  # pixels: the path of an object that was not found
+MOVERS = tuple(triple for triple in TRAINED if triple[2] in SPEED)
+
+
+class Aim(NamedTuple):
+    """What a measure is called and ought to reach; `share`: it is the share of the trials in which something holds,
+    else the median over them. `most`: the aim is not to be exceeded."""
+
+    words: str
+    aim: float
+    share: bool = True
+    most: bool = False
+
+
+AIMS: dict[str, Mapping[str, Aim]] = {
+    "long": {
+        "right": Aim("10 s: shape and colour right in every second", 0.9),
+        "seam": Aim("10 s: largest change at a border over inside", 1.2, share=False, most=True),
+        "creep": Aim("10 s: background from first to last second, of 255", 4.0, share=False, most=True),
+        "frozen": Aim("10 s: movers that stand still or go elsewhere", 0.1, most=True),
+    },
+    "extend": {
+        "packets": Aim("extend: the old packets are the same", 1.0),
+        "direction": Aim("extend: goes on in its direction", 0.85),
+    },
+    "image": {
+        "psnr": Aim("image: first frame, dB", 28.0, share=False),
+        "kept": Aim("image: colour and shape kept to the end", 0.85),
+        "motion": Aim("image: moves as prompted", 0.75),
+    },
+    "loop": {"seam": Aim("loop: last to first over the median change", 1.5, share=False, most=True)},
+    "video": {
+        "colour": Aim("video, strength 0.5: colour of the prompt", 0.9),
+        "path": Aim("video, strength 0.5: farthest from the path, pixels", 6.0, share=False, most=True),
+    },
+    "edit": {
+        "colour": Aim("edit: new colour", 0.9),
+        "path": Aim("edit: farthest from the path, pixels", 6.0, share=False, most=True),
+    },
+}
+NAIVE = {
+    "long": "hard cuts of 2 s clips",
+    "extend": "from the last frame only",
+    "image": "no image",
+    "loop": "no loop",
+    "video": "no video",
+    "edit": "video in, same strength",
+}
+
+Values = dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """A scene, its wording, the seed for the model, and a folder for its files."""
+
+    scene: Scene
+    seed: int
+    folder: Path
+
+    @cached_property
+    def prompt(self) -> str:
+        return self.worded(self.scene)
+
+    @cached_property
+    def other(self) -> Scene:
+        """The same, in another colour."""
+        rng = random.Random(self.seed)
+        colours = [name for name in COLOURS if name not in (self.scene.colour, self.scene.background)]
+        return replace(self.scene, colour=rng.choice(colours))
+
+    def worded(self, scene: Scene) -> str:
+        return playground.caption(scene, random.Random(self.seed))
+
+    @cached_property
+    def drawn(self) -> Path:
+        path = self.folder / "drawn.mp4"
+        if not path.exists():
+            draw(self.scene, SHORT, path)
+        return path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """What makes the clips: a model and the settings of its requests. A file that is there is not made again."""
+
+    pipeline: Pipeline
+    settings: Mapping[str, Any]
+
+    def request(
+        self, trial: Trial, *, prompt: str | None = None, seed: int | None = None, **more: Any
+    ) -> Request:
+        seed = trial.seed if seed is None else seed
+        made = make_request(
+            self.pipeline.spec, prompt=prompt or trial.prompt, seed=seed, **{**self.settings, **more}
+        )
+        return self.pipeline.settled(made)
+
+    def clip(self, trial: Trial, name: str, request: Request, way: Callable[[], Any] | None = None) -> Clip:
+        path = trial.folder / f"{name}.mp4"
+        if not path.exists():
+            begun = way() if way else None
+            more = {"course": begun.course, "direction": begun.direction} if begun else {}
+            self.pipeline.generate(request, path, **more)
+        return read(path)
+
+
+# --- the trials -------------------------------------------------------------------------------------------------------
+
+
+def try_long(bench: Bench, trial: Trial) -> tuple[Values, Values]:
+    request = bench.request(trial, frames=LONG)
+    ours = bench.clip(trial, "long", request)
+    parts = [
+        bench.clip(trial, f"part{part}", bench.request(trial, frames=SHORT, seed=(trial.seed + part) % SEEDS))
+        for part in range(-(-LONG // SHORT))
+    ]
+    naive = np.concatenate(parts)[:LONG]
+    return (
+        long_values(ours, trial.scene, borders_of(request)),
+        long_values(naive, trial.scene, range(SHORT, LONG, SHORT)),
+    )
+
+
+def long_values(clip: Clip, scene: Scene, borders: Iterable[int]) -> Values:
+    seconds = [clip[start : start + FPS] for start in range(0, len(clip) - FPS + 1, FPS)]
+    seen = [parse(second) for second in seconds]
+    right = all((one.shape, one.colour) == (scene.shape, scene.colour) for one in seen)
+    change = changes(clip)
+    at_border = np.zeros(len(change), bool)
+    for border in borders:
+        at_border[max(0, border - 2) : border + 2] = True
+    values = {
+        "right": float(right),
+        "seam": float(change[at_border].max() / max(change[~at_border].max(), 1e-6)),
+        "creep": float(np.abs(backdrop(seconds[0]) - backdrop(seconds[-1])).mean()),
+    }
+    if scene.motion in SPEED:
+        halves = [
+            direction_of(clip[start : start + SHORT]) for start in range(0, len(clip) - SHORT + 1, SHORT)
+        ]
+        values["frozen"] = float(sum(half != scene.motion for half in halves) > len(halves) / 2)
+    return values
+
+
+def borders_of(request: Request) -> list[int]:
+    """The frames at which a window of the request begins or ends."""
+    windows = windows_of(request)
+    ends = {end for place in windows.places for end in (place[0], place[-1] + 1)} if windows else set()
+    return sorted(4 * (end - 1) + 1 for end in ends if 0 < end < latents_in(request.frames))
+
+
+def try_extend(bench: Bench, trial: Trial) -> tuple[Values, Values]:
+    usual = bench.request(trial, frames=SHORT)
+    seen = seen_of(open_old(trial.drawn, usual))
+    request, path = bench.request(trial, frames=seen + ADDED), trial.folder / "extended.mp4"
+    if not path.exists():
+        extend(bench.pipeline, request, trial.drawn, path)
+    last = trial.folder / "last.png"
+    Image.fromarray(read(trial.drawn)[-1]).save(last)
+    from_last = bench.request(trial, frames=ADDED + 1)
+    naive = bench.clip(
+        trial, "from-last", from_last, lambda: Beginning(image=last).way(bench.pipeline, from_last)
+    )
+    old, new = packets(trial.drawn), packets(path)
+
+    def goes_on(clip: Clip) -> float:
+        return float(direction_of(clip) == trial.scene.motion)
+
+    ours = {"packets": float(new[: len(old)] == old), "direction": goes_on(read(path)[SHORT:])}
+    return ours, {"packets": 1.0, "direction": goes_on(naive[1:])}
+
+
+def try_image(bench: Bench, trial: Trial) -> tuple[Values, Values]:
+    image = playground.render(trial.scene, 1)[0]
+    path = trial.folder / "first.png"
+    Image.fromarray(image).save(path)
+    request = bench.request(trial, frames=SHORT)
+    ours = bench.clip(trial, "image", request, lambda: Beginning(image=path).way(bench.pipeline, request))
+
+    def values(clip: Clip) -> Values:
+        whole, end = parse(clip), parse(clip[-FPS:])
+        asked = trial.scene.shape, trial.scene.colour
+        kept = all((sight.shape, sight.colour) == asked for sight in (whole, end))
+        motion = float(whole.motion == trial.scene.motion)
+        return {"psnr": psnr(clip[0], image), "kept": float(kept), "motion": motion}
+
+    return values(ours), values(bench.clip(trial, "plain", request))
+
+
+def try_loop(bench: Bench, trial: Trial) -> tuple[Values, Values]:
+    def values(clip: Clip) -> Values:
+        closing = float(np.abs(clip[0].astype(float) - clip[-1]).mean())
+        return {"seam": closing / max(float(np.median(changes(clip))), 1e-6)}
+
+    loop = bench.clip(trial, "loop", bench.request(trial, frames=SHORT, loop=True))
+    return values(loop), values(bench.clip(trial, "plain", bench.request(trial, frames=SHORT)))
+
+
+def try_video(bench: Bench, trial: Trial) -> tuple[Values, Values]:
+    request = bench.request(trial, prompt=trial.worded(trial.other), frames=SHORT)
+    start = Beginning(video=trial.drawn, strength=0.5)
+    ours = bench.clip(trial, "video", request, lambda: start.way(bench.pipeline, request))
+    naive = bench.clip(trial, "plain-other", request)
+    return recoloured(ours, trial), recoloured(naive, trial)
+
+
+def try_edit(bench: Bench, trial: Trial) -> tuple[Values, Values]:
+    request = bench.request(trial, prompt=trial.worded(trial.other), frames=SHORT)
+    source = open_source(trial.drawn, request.size, request.fps)
+    ours = bench.clip(trial, "edit", request, lambda: edit(bench.pipeline, request, source, trial.prompt))
+    start = Beginning(video=trial.drawn, strength=0.85)
+    naive = bench.clip(trial, "renoised", request, lambda: start.way(bench.pipeline, request))
+    return recoloured(ours, trial), recoloured(naive, trial)
+
+
+def recoloured(clip: Clip, trial: Trial) -> Values:
+    return {
+        "colour": float(parse(clip).colour == trial.other.colour),
+        "path": apart(tracked(clip), tracked(read(trial.drawn))),
+    }
+
+
+TRIALS: dict[str, Callable[[Bench, Trial], tuple[Values, Values]]] = {
+    "long": try_long,
+    "extend": try_extend,
+    "image": try_image,
+    "loop": try_loop,
+    "video": try_video,
+    "edit": try_edit,
+}
+MOVING = ("extend", "video", "edit")  # what is asked about a direction or a path takes movers
+
+
+# --- what is seen -----------------------------------------------------------------------------------------------------
+
+
+def read(path: Path) -> Clip:
+    return np.stack(list(media.read_frames(path)))
+
+
+def packets(path: Path) -> list[bytes]:
+    with media.opened_video(path) as container:
+        return [bytes(packet) for packet in container.demux(video=0) if packet.size]
+
+
+def changes(clip: Clip) -> Float[np.ndarray, "t"]:
+    """Mean absolute difference of each frame to the next."""
+    return np.array([np.abs(a.astype(np.float32) - b).mean() for a, b in pairwise(clip)])
+
+
+def backdrop(clip: Clip) -> Float[np.ndarray, "H 3"]:
+    """The empty scene, a colour for each row."""
+    return np.median(clip.astype(np.float32), axis=(0, 2))
+
+
+def psnr(a: UInt8[np.ndarray, "H W 3"], b: UInt8[np.ndarray, "H W 3"]) -> float:
+    """In dB, no more than 99."""
+    error = float(np.square(a.astype(np.float64) - b).mean())
+    return 99.0 if error == 0 else min(99.0, 10 * math.log10(255**2 / error))
+
+
+def tracked(clip: Clip) -> Track | None:
+    """Where the object is, or None where nothing stands out."""
+    frames = clip.astype(np.float32)
+    empty = backdrop(clip[:: max(1, len(clip) // 16)])
+    solid, behind = find_solid(frames, empty)
+    if not len(solid):
+        return None
+    track = follow(cover(frames, empty, find_paint(solid, behind)))
+    return track if len(track.frames) else None
+
+
+def direction_of(clip: Clip) -> str | None:
+    """Which way the object goes at half the playground's speed or more, if it does."""
+    track = tracked(clip)
+    if track is None or len(track.frames) < len(clip) / 2:
+        return None
+    strengths = {name: value for name, value in measure_motion(track).items() if name in SPEED}
+    best = max(strengths, key=strengths.__getitem__, default=None)
+    return best if best and strengths[best] >= 0.5 else None
+
+
+def apart(one: Track | None, other: Track | None) -> float:
+    """The median over frames of the distance of two objects, around the frame's edges; FAR where one is not seen."""
+    if one is None or other is None:
+        return FAR
+    _, first, second = np.intersect1d(one.frames, other.frames, return_indices=True)
+    if len(first) < 12:
+        return FAR
+    dx = (one.x[first] - other.x[second] + playground.WIDTH / 2) % playground.WIDTH - playground.WIDTH / 2
+    dy = (one.y[first] - other.y[second] + playground.HEIGHT / 2) % playground.HEIGHT - playground.HEIGHT / 2
+    return float(np.median(np.hypot(dx, dy)))
+
+
+# --- all of it --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A measure over `trials`, linnet's way and the naive one's."""
+
+    words: str
+    aim: float
+    most: bool
+    ours: float
+    naive: float
+    naive_way: str
+    trials: int
+
+    @property
+    def reached(self) -> bool:
+        return self.ours <= self.aim if self.most else self.ours >= self.aim
+
+
+def trials_of(name: str, folder: Path, n: int, seed: int = SEED) -> list[Trial]:
+    """The first `n` scenes of a kind; fewer are always the beginning of more."""
+    made = []
+    for index in range(n):
+        rng = random.Random(f"continuity {seed} {name in MOVING} {index}")
+        scene = playground.sample_scene(rng, triples=MOVERS if name in MOVING else TRAINED)
+        place = folder / f"{'moving' if name in MOVING else 'any'}-{index:03}"
+        place.mkdir(parents=True, exist_ok=True)
+        made.append(Trial(scene=scene, seed=rng.randrange(SEEDS), folder=place))
+    return made
+
+
+def examine(
+    bench: Bench,
+    *,
+    folder: Path,
+    n: int,
+    names: Sequence[str] = tuple(TRIALS),
+    watch: Callable[[str, int, int], None] = lambda name, done, total: None,
+) -> list[Row]:
+    """Make `n` trials of each kind in `folder` and measure them. Clips that are there already are not made again."""
+    rows: list[Row] = []
+    for name in names:
+        results = []
+        for trial in trials_of(name, folder, n):
+            watch(name, len(results), n)
+            results.append(TRIALS[name](bench, trial))
+        watch(name, n, n)
+        rows += summed(name, results)
+    return rows
+
+
+def summed(name: str, results: Sequence[tuple[Values, Values]]) -> list[Row]:
+    rows = []
+    for key, (words, aim, share, most) in AIMS[name].items():
+        pairs = [(ours[key], naive[key]) for ours, naive in results if key in ours]
+        if not pairs:
+            continue
+        over = statistics.mean if share else statistics.median
+        ours, naive = (over(values) for values in zip(*pairs, strict=True))
+        row = {"words": words, "aim": aim, "most": most, "trials": len(pairs), "naive_way": NAIVE[name]}
+        rows.append(Row(ours=ours, naive=naive, **row))
+    return rows
