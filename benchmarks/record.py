@@ -71,7 +71,8 @@ def main() -> None:
         last = line.strip() or last
     if process.wait():
         raise SystemExit(process.returncode)
-    print(keep(title, " ".join(["python", f"benchmarks/{name}.py", *words]), json.loads(last)))
+    shown = ["DIR" if Path(word).is_absolute() else word for word in words]
+    print(keep(title, " ".join(["python", f"benchmarks/{name}.py", *shown]), json.loads(last)))
 
 
 if __name__ == "__main__":

@@ -39,3 +39,10 @@ def test_every_row_runs_and_is_shown(script: ModuleType, tiny_model: Path) -> No
 def test_a_row_that_cannot_be_run_says_why(script: ModuleType, tmp_path: Path) -> None:
     row = script.run(script.CASES[0], tmp_path, "cpu", True)
     assert "not there" in row["problem"] or "missing" in row["problem"] or "weights" in row["problem"]
+
+
+def test_the_documented_figures_are_those_on_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPT.parent.parent / "scripts"))
+    import performance  # pyright: ignore[reportMissingImports]
+
+    assert performance.PAGE.read_text("utf-8") == performance.page(), "run `python scripts/performance.py`"

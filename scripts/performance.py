@@ -1,0 +1,211 @@
+"""Write docs/performance.md from what is in benchmarks/results/. A test compares the two."""
+
+import json
+import sys
+from pathlib import Path
+from textwrap import fill
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+PAGE, RESULTS = ROOT / "docs" / "performance.md", ROOT / "benchmarks" / "results"
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+NOT_MEASURED = "not measured"
+
+
+def record(name: str) -> dict[str, Any] | None:
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def section(title: str, name: str, rows: Any, heads: str, words: str) -> str:
+    """A table, what it was found on and by which command; `rows` makes its lines of the record's result."""
+    found = record(name)
+    lines = [f"| {heads} |", f"|{'---|' * (heads.count('|') + 1)}"]
+    if found is None:
+        lines.append(f"| {NOT_MEASURED} |{' |' * heads.count('|')}")
+        said = f"By `python benchmarks/record.py {name}`."
+    else:
+        lines += [f"| {' | '.join(map(str, row))} |" for row in rows(found["result"])]
+        cores = f"{found['cores']} core{'s' if found['cores'] > 1 else ''}"
+        said = (
+            f"`{found['command']}`: {found['device']}, {cores}, torch {found['torch']}, {found['revision']}."
+        )
+        if weights := found["result"].get("weights") if isinstance(found["result"], dict) else None:
+            said += f" Weights {weights[:12]}."
+    return "\n".join([f"## {title}\n", wrapped(words), *lines, "", wrapped(said)])
+
+
+def forward(result: dict[str, Any]) -> Any:
+    for name in ("plain", "eager", "compiled"):
+        row = result[name]
+        yield name, f"{row['seconds']:.2f}", f"{row['ratio']:.2f}", f"{row['error']:.2%}"
+
+
+def plans(result: list[dict[str, Any]]) -> Any:
+    for row in result:
+        clip = f"{row['model'][-4:]}, {row['seconds']:g} s"
+        differ = row["plan"] / row["fake"] - 1
+        yield (
+            clip,
+            row["vram"],
+            f"{row['plan']:.2f}",
+            f"{row['fake']:.2f}",
+            f"{differ:+.1%}",
+            f"{row['worst']:+.1%}",
+        )
+
+
+def seconds(result: dict[str, Any]) -> Any:
+    for row in result["rows"]:
+        yield row["what"], f"{row['predicted']:.2f}", f"{row['measured']:.2f}", f"{row['difference']:+.1%}"
+
+
+def tiles(result: dict[str, Any]) -> Any:
+    for row in result["rows"]:
+        sizes = (f"{row[name]:.2f}" for name in ("peak", "predicted", "parked", "work"))
+        yield f"{row['tiles']}, {row['latents']} latent frames", *sizes
+
+
+def streams(result: dict[str, Any]) -> Any:
+    for row in result["rows"]:
+        yield row["way"], row["held"], row["mapped"], f"{row['cpu ratio']:.2f}", f"`{row['output']}`"
+
+
+def bits(result: dict[str, Any]) -> Any:
+    for row in result["rows"]:
+        size = f"{row['bytes'] / 1e6:.0f}"
+        yield f"{row['part']}, {row['stored']}", size, f"{row['cosine']:.5f}", f"{row['error']:.2%}"
+
+
+def guidance(result: dict[str, Any]) -> Any:
+    for row in result["runs"]:
+        yield (
+            f"seedling, {row['dtype']}, whole run",
+            f"{row['differ']:.1e}",
+            f"{row['chunks_differ']:.1e}",
+            "",
+        )
+    step = result["step"]
+    times = step["cpu_seconds"]
+    yield (
+        f"{step['size']}, one step",
+        f"{step['differ']:.1e}",
+        "",
+        f"{times['float64'] / times['float32']:.1f}",
+    )
+
+
+def quality(result: dict[str, Any]) -> Any:
+    exact = next((row["cpu_seconds"] for row in result["rows"] if row["way"] == "exact"), None)
+    for row in result["rows"]:
+        times = f"{exact / row['cpu_seconds']:.1f}" if exact and row["cpu_seconds"] else ""
+        least, most = row["interval"]
+        right = f"{row['rate']:.0%} of {row['of']} ({least:.0%} to {most:.0%})"
+        yield row["way"], times, right, "" if row["psnr"] is None else f"{row['psnr']:.1f}"
+
+
+def cpu(result: dict[str, Any]) -> Any:
+    for stage, took in result["seconds"].items():
+        yield stage, f"{took:.0f} s"
+    for name, words in (("held", "anonymous and shared memory"), ("mapped", "mapped from files")):
+        yield f"peak, {words}", f"{result['peak_bytes'][name] / 1e9:.2f} GB"
+
+
+def card() -> str:
+    from gpu_evidence import table  # pyright: ignore[reportMissingImports]
+
+    found = record("gpu_evidence")
+    words = "Nobody has measured linnet on a card yet; `python benchmarks/record.py gpu_evidence` fills this table."
+    said = words if found is None else f"{found['device']}, torch {found['torch']}, {found['revision']}."
+    published = "Published figures are the model's authors', of their own script."
+    return (
+        f"## On a graphics card\n\n{said} {published}\n\n{table(found['result']['rows'] if found else {})}\n"
+    )
+
+
+SECTIONS = (
+    (
+        "The transformer beside a plain one",
+        "forward",
+        forward,
+        "way | CPU seconds | times faster | relative error",
+        """One pass at Linum's width, 2 layers, 3,680 tokens: linnet's in bfloat16, against a plain implementation
+        with float32 weights under autocast that runs beside it.""",
+    ),
+    (
+        "Plans against simulated runs",
+        "plan",
+        plans,
+        "clip | card | plan | simulated | differ | worst stage",
+        """Peaks of tensors on the card in GB, with 12 GB of main memory: as planned, and as counted while the whole
+        run is done on fake tensors. The last column is the stage that is furthest off.""",
+    ),
+    (
+        "Predicted seconds",
+        "plan_seconds",
+        seconds,
+        "what | predicted | measured | differ",
+        "What `linnet plan` predicts after `--measure`, against what was then measured.",
+    ),
+    (
+        "Decoding in tiles",
+        "decode_tiles",
+        tiles,
+        "tile, in latent cells | peak | predicted | parked | work",
+        """1280x720 in bfloat16, simulated, weights included: GB on the device, GB that wait in main memory, and the
+        work for one of whole frames. The last tiling is a whole frame.""",
+    ),
+    (
+        "Blocks that pass through memory",
+        "streaming",
+        streams,
+        "way | held, MB | mapped, MB | time | output",
+        """Six layers of Linum's width on the CPU: MB above what the process had before; CPU time to the first row's.
+        The same output is the same to the last bit.""",
+    ),
+    (
+        "8-bit weights",
+        "eight_bits",
+        bits,
+        "part, stored as | MB a block | cosine | relative error",
+        "Two layers of T5-XXL's and of Linum's true width, random weights, against float32.",
+    ),
+    (
+        "Guidance in float32",
+        "guidance",
+        guidance,
+        "what | differ | token chunks differ | times slower",
+        """Against the same in float64: relative difference of the final latents. For scale, what another order of the
+        same sums does to them (64 tokens at a time), and how much longer float64 takes.""",
+    ),
+    (
+        "What ways to save cost in quality",
+        "profiles",
+        quality,
+        "way | times faster | all right | PSNR, dB",
+        """Seedling, clips of 2 s, the same questions and seeds for all: clips that are right in everything (95 %
+        interval), and the median PSNR against exact. Rows that are not here were not measured with these weights.""",
+    ),
+    (
+        "Linum's size on a CPU",
+        "linum_cpu",
+        cpu,
+        "what | measured",
+        "640x360, 5 frames, random weights of the true size; T5-XXL streams from its file.",
+    ),
+)
+
+
+def page() -> str:
+    words = """Written by `python scripts/performance.py` from `benchmarks/results/`. Each table says by which
+    command, on what and at which revision it was measured. Where other programs shared the processor, CPU seconds are counted."""
+    return "\n".join(["# Performance\n", wrapped(words), card(), *(section(*one) for one in SECTIONS)])
+
+
+def wrapped(words: str) -> str:
+    return fill(" ".join(words.split()), 118) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), "utf-8")
