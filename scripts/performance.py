@@ -199,7 +199,8 @@ SECTIONS = (
 
 def page() -> str:
     words = """Written by `python scripts/performance.py` from `benchmarks/results/`. Each table says by which
-    command, on what and at which revision it was measured. Where other programs shared the processor, CPU seconds are counted."""
+    command, on what and at which revision it was measured. Where other programs shared
+    the processor, CPU seconds are counted."""
     return "\n".join(["# Performance\n", wrapped(words), card(), *(section(*one) for one in SECTIONS)])
 
 
