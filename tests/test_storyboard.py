@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
@@ -22,9 +23,11 @@ from linnet.cli import app
 from linnet.clip import Clip
 from linnet.direct.film import Take, joined, render, takes_of
 from linnet.direct.grid import draft, parse_seeds
+from linnet.direct.morph import Scenes, joined_noise, scenes_of
 from linnet.direct.sheet import Cell, draw_sheet
-from linnet.direct.storyboard import MOST_SHOTS, Storyboard, read_storyboard
+from linnet.direct.storyboard import MOST_SHOTS, OVERLAP, Storyboard, read_storyboard
 from linnet.errors import InvalidInput
+from linnet.models.transformer import TextContext
 from linnet.pipeline import Pipeline
 from linnet.request import make_request
 
@@ -180,7 +183,7 @@ def test_a_dissolve_fades_from_take_to_take(board: Board, pipeline: Pipeline, tm
 
 
 SHOTS = st.lists(
-    st.tuples(st.integers(5, 9), st.sampled_from(["cut", "dissolve"]), st.integers(0, 2)),
+    st.tuples(st.integers(5, 9), st.sampled_from(sorted(OVERLAP)), st.integers(0, 2)),
     min_size=1,
     max_size=5,
 )
@@ -199,19 +202,106 @@ def test_spans_count_the_films_frames(
     path.write_text("shots:\n" + "".join(lines))
     film = read_storyboard(path, model="seedling")
     takes = [
-        Take(shots=numbers, frames=film.shots[numbers.start].request.frames, made_by={}, path=path / "none")
+        Take(shots=numbers, frames=film.ends_in_take(numbers[-1]), made_by={}, path=path / "none")
         for numbers in film.takes()
     ]
     spans = film.spans()
     assert sum(1 for _ in joined(film, takes)) == spans[-1].stop
     for (before, after), shot in zip(pairwise(spans), film.shots[1:], strict=True):
-        assert before.stop - after.start == shot.overlap
+        assert before.stop - after.start == (0 if shot.begin == "continue" else shot.overlap)
+        assert len(after) == shot.request.frames - (shot.overlap if shot.begin == "continue" else 0)
+
+
+def test_a_shot_that_continues_is_made_again_with_what_it_continues(
+    board: Board, pipeline: Pipeline, passes: list[int], tmp_path: Path
+) -> None:
+    text = FILM.replace("rises\n    begin: dissolve", "rises\n    begin: continue")
+    film = board(text)
+    output = render(film, pipeline, tmp_path / "film.mkv").path
+    takes = [frames_of(take.path) for take in takes_of(film, pipeline, tmp_path / "film.shots")]
+    count = film.shots[2].overlap
+    assert np.array_equal(frames_of(output), np.concatenate([*takes[:2], takes[2][count:], takes[3]]))
+    passes.clear()
+    assert render(board(text.replace("spins", "grows")), pipeline, output).made == (1, 2)
+    assert len(passes) == 2 * STEPS
+    back = text.replace("moves left", "moves left\n    name: first").replace(
+        "begin: continue", "begin: continue\n    from: first"
+    )
+    assert render(board(back), pipeline, output).made == (2,)
+
+
+def test_shots_that_morph_are_one_take(
+    board: Board, pipeline: Pipeline, passes: list[int], tmp_path: Path
+) -> None:
+    film = board(FILM.replace("dissolve", "morph"))
+    assert [take.frames for take in takes_of(film, pipeline, tmp_path)] == [13, 13 + 13 - 5, 13]
+    done = render(film, pipeline, tmp_path / "film.mkv")
+    # A window for each shot and one for their overlap, with the prompt and without, apart.
+    assert len(passes) == STEPS * (1 + 3 * 2 + 1)
+    assert len(frames_of(done.path)) == film.spans()[-1].stop
+    assert render(
+        board(FILM.replace("dissolve", "morph").replace("rises", "grows")), pipeline, done.path
+    ).made == (1, 2)
+
+
+def test_one_text_blended_with_itself_is_that_text(tiny_model: Path) -> None:
+    pipeline = linnet.load("seedling", weights=tiny_model, device="cpu", dtype="float32", threads=1)
+    one, other = pipeline.contexts("a red star spins", "a small blue moon")
+    x, t = torch.randn(1, 16, 3, 4, 4), torch.tensor([500.0])
+    with torch.inference_mode():
+        said, other_said, twice, nearly = (
+            pipeline.transformer(x, t, text)
+            for text in (one, other, one.blend(one, 0.3), one.blend(other, 1 - 1e-6))
+        )
+    assert torch.allclose(twice, said, atol=1e-5)
+    assert torch.allclose(nearly, other_said, atol=1e-5)
+    assert not torch.allclose(said, other_said, atol=1e-5)
+
+
+@given(data=st.data(), lengths=st.lists(st.integers(2, 9), min_size=1, max_size=5))
+def test_scenes_cover_every_frame(data: st.DataObject, lengths: list[int]) -> None:
+    overlaps = [data.draw(st.integers(1, min(pair) // 2)) for pair in pairwise(lengths)]
+    scenes = scenes_of([[range(length)] for length in lengths], overlaps)
+    whole = Scenes(lambda latents, timestep, text: torch.ones_like(latents), scenes)
+    assert whole.windows.frames == sum(lengths) - sum(overlaps)
+    text = TextContext((), (), torch.zeros(len(scenes), 1))
+    assert torch.allclose(
+        whole(x := torch.zeros(1, 2, whole.windows.frames, 1, 1), torch.zeros(1), text), x + 1
+    )
+    places = [scene.place for scene in scenes if len(scene.shots) == 1]
+    for pair in (scene for scene in scenes if len(scene.shots) == 2):
+        before, after = (places[shot] for shot in pair.shots)
+        assert set(before) & set(after) & set(pair.place)
+        assert set(pair.place) <= {*before, *after}
+
+
+def test_joined_noise_is_each_shots_own_and_of_one_strength() -> None:
+    first, second = torch.randn(1, 16, 8, 20, 20), torch.randn(1, 16, 9, 20, 20)
+    whole = joined_noise([first, second], [4])
+    assert whole.shape[2] == 13
+    assert torch.equal(whole[:, :, :4], first[:, :, :4])
+    assert torch.equal(whole[:, :, 8:], second[:, :, 4:])
+    assert whole[:, :, 4:8].var((0, 1, 3, 4)) == pytest.approx(1, abs=0.1)
 
 
 # --- what is wrong ----------------------------------------------------------------------------------------------------
 
 ONE = "shots:\n  - prompt: a red star spins\n"
 TWO = ONE + "  - prompt: it falls\n"
+
+CYCLE = """\
+shots:
+  - prompt: a
+    name: first
+    begin: continue
+    from: third
+  - prompt: b
+    begin: morph
+  - prompt: c
+    name: third
+    begin: continue
+    from: first
+"""
 
 REFUSED = [
     ("", r"film\.yaml:1: file .*is not a storyboard.*write `shots:`"),
@@ -250,6 +340,19 @@ REFUSED = [
     (
         TWO + "    begin: dissolve\n    overlap: 0.5\n    seconds: 0.5\n",
         r"film\.yaml:6: shot 2: seconds .*make it longer",
+    ),
+    (ONE + "    begin: continue\n", r"film\.yaml:3: shot 1: begin .*no shot before it"),
+    (TWO + "    from: a\n", r'film\.yaml:4: shot 2: from "a": does not go with cut'),
+    (TWO + "    begin: continue\n    from: a\n", r"film\.yaml:5: shot 2: from .*is no shot's name"),
+    (
+        TWO + "    name: a\n    begin: continue\n    from: a\n",
+        r"film\.yaml:6: shot 2: from .*shot 2 continues shot 2",
+    ),
+    (CYCLE, r"film\.yaml:5: shot 1: from .*shot 1 continues shot 3 continues shot 1"),
+    (TWO + "    begin: morph\n    steps: 3\n", r'film\.yaml:5: shot 2: steps "3".*use the same'),
+    (
+        TWO + "    begin: continue\n    reuse: 0.1\n",
+        r'film\.yaml:5: shot 2: reuse "0\.1": does not go with continue',
     ),
     ("[" * 5000, r"nested too deeply"),
     ("shots: \0", r"is not YAML"),

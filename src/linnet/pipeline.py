@@ -39,7 +39,7 @@ from linnet.runtime.stream import BlockStream, stream_into, transformer_of
 from linnet.runtime.text import TextStates
 from linnet.runtime.tiles import decode_tiled
 from linnet.sampling import flow
-from linnet.sampling.denoise import Course, Guidance, GuidedVelocity, Step, denoise, levels_between
+from linnet.sampling.denoise import Course, Guidance, GuidedVelocity, Model, Step, denoise, levels_between
 from linnet.sampling.reuse import Reuse
 from linnet.sampling.solvers import SOLVERS
 from linnet.sampling.windows import Windowed, Windows, free_noise, in_a_ring, in_a_row
@@ -223,30 +223,55 @@ class Pipeline:
         each = ((flow.noise(seed, shape, self.device), seed) for seed in seeds)
         return torch.stack([free_noise(noise, frames, shift, seed) for noise, seed in each])
 
-    def velocity(
-        self, request: Request, sigmas: Float[Tensor, " levels"], watch: Watch = ignore
-    ) -> GuidedVelocity | Reuse:
-        """What the request's prompts, guidance and reuse make of the transformer, for one run over `sigmas`."""
-        states = self.text_states(request.prompt, request.negative)
-        way = self._attend(request)
+    def contexts(self, *prompts: str, watch: Watch = ignore) -> list[TextContext]:
+        """Each prompt as the transformer's blocks see it."""
+        states = self.text_states(*prompts)
 
         def contexts() -> list[TextContext]:
             with torch.inference_mode():
                 model = self.transformer
                 return [model.encode_text([state], blocks=self._blocks) for state in states]
 
+        return self._sparing("denoise", contexts, watch)
+
+    def model(self, request: Request, watch: Watch = ignore) -> Model:
+        """The transformer, run as the plan says: for clips or windows of the request's length."""
+        way = self._attend(request)
+
         def ask(latents: Latents, timestep: Float[Tensor, "B"], text: TextContext) -> Latents:
             model, chunk = self.transformer, self.knobs.token_chunk
             return model(latents, timestep, text, blocks=self._blocks, token_chunk=chunk, attend=way)
 
-        prompt, negative = self._sparing("denoise", contexts, watch)
-
         def whole(latents: Latents, timestep: Float[Tensor, "B"], text: TextContext) -> Latents:
             return self._sparing("denoise", partial(ask, latents, timestep, text), watch)
 
-        windows = windows_of(request)
+        return whole
+
+    def velocity(
+        self, request: Request, sigmas: Float[Tensor, " levels"], watch: Watch = ignore
+    ) -> GuidedVelocity | Reuse:
+        """What the request's prompts, guidance and reuse make of the transformer, for one run over `sigmas`."""
+        prompt, negative = self.contexts(request.prompt, request.negative, watch=watch)
+        model, windows = self.model(request, watch), windows_of(request)
+        # Both passes at once where a step is so short that launching it costs; apart where memory counts.
+        batched = self.spec.source == "package"
+        return self.steered(
+            request, sigmas, Windowed(model, windows) if windows else model, prompt, negative, batched=batched
+        )
+
+    def steered(
+        self,
+        request: Request,
+        sigmas: Float[Tensor, " levels"],
+        model: Model,
+        prompt: TextContext,
+        negative: TextContext,
+        *,
+        batched: bool,
+    ) -> GuidedVelocity | Reuse:
+        """`model` under the request's guidance and reuse."""
         guided = GuidedVelocity(
-            model=Windowed(whole, windows) if windows else whole,
+            model=model,
             prompt=prompt,
             negative=negative,
             guidance=Guidance(
@@ -257,8 +282,7 @@ class Pipeline:
                 eta=request.apg_eta,
                 levels=levels_between(sigmas, request.guidance_from, request.guidance_until),
             ),
-            # Both passes at once where a step is so short that launching it costs; apart where memory counts.
-            batched=self.spec.source == "package",
+            batched=batched,
         )
         reuse = parse_reuse(request.reuse)
         if isinstance(reuse, frozenset):

@@ -20,11 +20,14 @@ from jaxtyping import UInt8
 
 from linnet import __version__, media
 from linnet.clip import GENERATED
+from linnet.direct.conditions import Held
+from linnet.direct.morph import sample
 from linnet.direct.sheet import Cell, draw_sheet, moments, write_image
 from linnet.direct.storyboard import Storyboard
 from linnet.errors import InvalidInput
 from linnet.geometry import format_seconds
-from linnet.pipeline import Pipeline, Watch, ignore
+from linnet.pipeline import Pipeline, Progress, Watch, ignore
+from linnet.sampling.denoise import Course, denoise
 
 Frame = UInt8[np.ndarray, "H W 3"]
 
@@ -35,12 +38,17 @@ UNMADE = 96  # the grey of a take that is not there yet
 
 @dataclass(frozen=True, kw_only=True)
 class Take:
-    """`made_by` is all that decides its frames, `path` its file; `frames` counts those of the file."""
+    """`made_by` is all that decides its frames, `path` its file; `frames` counts those of the file.
+
+    `continues` is the take whose frames `held` are the first of this one.
+    """
 
     shots: range
     frames: int
     made_by: dict[str, Any]
     path: Path
+    continues: "Take | None" = None
+    held: range = range(0)
 
     @property
     def made(self) -> bool:
@@ -53,20 +61,37 @@ class Take:
 
 def takes_of(board: Storyboard, pipeline: Pipeline, folder: Path) -> list[Take]:
     """The film's takes in its order, made or not; their files are in `folder`."""
-    return [take_of(board, pipeline, folder, shots) for shots in board.takes()]
+    ranges = board.takes()
+    home = {number: index for index, shots in enumerate(ranges) for number in shots}
+    found: dict[int, Take] = {}
 
+    def take(index: int) -> Take:
+        shots = [board.shots[number] for number in ranges[index]]
+        requests = [pipeline.settled(shot.request) for shot in shots]
+        overlaps = [shot.overlap for shot in shots[1:]]
+        made_by: dict[str, Any] = {
+            "method": METHOD,
+            "weights": pipeline.model_hash,
+            "device": pipeline.device.type,
+            "requests": [request.to_json() for request in requests],
+            "overlaps": overlaps,
+        }
+        source, held = None, range(0)
+        if shots[0].after is not None:
+            source = found[home[shots[0].after]]
+            end = board.ends_in_take(shots[0].after)
+            held = range(end - shots[0].overlap, end)
+            made_by |= {"continues": source.path.stem, "held": [held.start, held.stop]}
+        key = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()[:24]
+        frames = sum(request.frames for request in requests) - sum(overlaps)
+        path = folder / f"{key}.mkv"
+        return Take(
+            shots=ranges[index], frames=frames, made_by=made_by, path=path, continues=source, held=held
+        )
 
-def take_of(board: Storyboard, pipeline: Pipeline, folder: Path, shots: range) -> Take:
-    requests = [pipeline.settled(board.shots[number].request) for number in shots]
-    made_by: dict[str, Any] = {
-        "method": METHOD,
-        "weights": pipeline.model_hash,
-        "device": pipeline.device.type,
-        "requests": [request.to_json() for request in requests],
-    }
-    key = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()[:24]
-    frames = requests[0].frames
-    return Take(shots=shots, frames=frames, made_by=made_by, path=folder / f"{key}.mkv")
+    for index in board.order():
+        found[index] = take(index)
+    return [found[index] for index in range(len(ranges))]
 
 
 # --- making -------------------------------------------------------------------------------------------------------
@@ -104,17 +129,46 @@ def render(
     sweep(folder)
     takes = takes_of(board, pipeline, folder)
     made: list[int] = []
-    for take in takes:
+    for take in (takes[index] for index in board.order()):
         if not take.made:
             make(board, pipeline, take, watch(take.shots))
             made += take.shots
     write_film(board, pipeline, takes, output, overwrite=overwrite)
     write_sheet(board, takes, sheet)
-    return Film(path=output, sheet=sheet, shots=len(board.shots), made=tuple(made))
+    return Film(path=output, sheet=sheet, shots=len(board.shots), made=tuple(sorted(made)))
 
 
 def make(board: Storyboard, pipeline: Pipeline, take: Take, watch: Watch) -> None:
-    pipeline.generate(board.shots[take.shots.start].request, take.path, overwrite=True, watch=watch)
+    shots = [board.shots[number] for number in take.shots]
+    requests = [pipeline.settled(shot.request) for shot in shots]
+    if len(shots) == 1 and take.continues is None:  # what `linnet generate` would make, byte by byte
+        pipeline.generate(requests[0], take.path, overwrite=True, watch=watch)
+        return
+    request = requests[0]
+    pipeline.settle(max(requests, key=lambda request: request.frames))
+    course = continuing(pipeline, take.continues, take.held, request.seed) if take.continues else denoise
+    latents = None
+    for step in sample(pipeline, requests, [shot.overlap for shot in shots[1:]], course):
+        latents = step.latents
+        watch(Progress("denoise", step.index + 1, step.count, lambda step=step: pipeline.preview(step)))
+    assert latents is not None  # a request has at least one step
+    with media.open_writer(
+        take.path,
+        width=request.width,
+        height=request.height,
+        fps=request.fps,
+        metadata={"linnet": __version__, "generated": GENERATED, "take": take.made_by},
+        overwrite=True,
+    ) as writer:
+        for part in pipeline.decode(latents, lower=request.decoder_dtype == "bfloat16"):
+            writer.write(part)
+            watch(Progress("decode", writer.count, take.frames))
+
+
+def continuing(pipeline: Pipeline, source: Take, frames: range, seed: int) -> Course:
+    """A way from noise to a clip whose first frames are those frames of another take."""
+    known = pipeline.encode_frames(islice(media.read_frames(source.path), frames.start, frames.stop))
+    return Held(frames=dict(enumerate(known.unbind(2))), seed=seed)
 
 
 def tidy(board: Storyboard, pipeline: Pipeline, folder: Path | None = None) -> int:
@@ -194,6 +248,8 @@ def joined(board: Storyboard, takes: Sequence[Take]) -> Iterator[Frame]:
         if first.begin == "dissolve":
             yield from dissolved(before, frames, first.overlap)
             left -= first.overlap
+        elif first.begin == "continue":  # what it continues has been seen already
+            left -= sum(1 for _ in islice(frames, first.overlap))
         if following and board.shots[following.shots.start].begin == "dissolve":
             left -= board.shots[following.shots.start].overlap
         yield from islice(frames, left)

@@ -4,7 +4,7 @@ At the top stand `model`, `size`, and what holds for every shot that says nothin
 `prompt` and whatever it changes. The model is told `subject`, `prompt` and `style` in one sentence. `begin` says how a
 shot follows the one before: `cut`; `dissolve`, where pixels blend; `morph`, where both are denoised as one and their
 prompts blend; or `continue`, where it goes on from the last frames of the shot before, or of the one named in `from`.
-All but a cut share `overlap` seconds with that shot.
+All but a cut share some seconds with that shot: as many as `overlap` says.
 
 What is wrong is said with its place: `film.yaml:7: shot 2: seconds "2.1": is between two frames...`.
 """
@@ -30,12 +30,11 @@ Begin = Literal["cut", "dissolve", "morph", "continue"]
 
 MOST_SHOTS = 1000
 MOST_BYTES = 2**20  # of the file: a thousand shots with long prompts
-OVERLAP = {"cut": 0.0, "dissolve": 0.5}  # seconds, where the file says nothing
+OVERLAP = {"cut": 0.0, "dissolve": 0.5, "morph": 0.5, "continue": 0.5}  # seconds, where the file says nothing
 
 WHOLE_FILM = ("size", "dtype")  # of a request's settings, those that no shot has of its own
-SETTINGS = tuple(
-    name for name in inspect.signature(make_request).parameters if name not in ("spec", "like", *WHOLE_FILM)
-)
+NOT_HERE = ("spec", "like", "loop", *WHOLE_FILM)  # a loop neither follows nor leads on
+SETTINGS = tuple(name for name in inspect.signature(make_request).parameters if name not in NOT_HERE)
 SHOT_KEYS = ("name", "from", "subject", "style", "begin", "overlap", *SETTINGS)
 FILM_KEYS = (
     "shots",
@@ -91,6 +90,34 @@ class Storyboard:
         starts = [number for number, shot in enumerate(self.shots) if shot.begin != "morph"]
         return [range(*pair) for pair in zip(starts, [*starts[1:], len(self.shots)], strict=True)]
 
+    def ends_in_take(self, shot: int) -> int:
+        """The frame of its take before which a shot ends."""
+        take = next(take for take in self.takes() if shot in take)
+        shots = self.shots[take.start : shot + 1]
+        return sum(one.request.frames for one in shots) - sum(one.overlap for one in shots[1:])
+
+    def order(self) -> list[int]:
+        """The takes, counted from 0, each after the one that it continues; InvalidInput where none can be first."""
+        takes = self.takes()
+        home = {number: index for index, take in enumerate(takes) for number in take}
+        order: dict[int, None] = {}
+        for index in range(len(takes)):
+            way: list[int] = []
+            at: int | None = index
+            while at is not None and at not in order:
+                if at in way:
+                    self._refuse_ring([takes[one].start for one in way[way.index(at) :]])
+                way.append(at)
+                after = self.shots[takes[at].start].after
+                at = None if after is None else home[after]
+            order |= dict.fromkeys(reversed(way))
+        return list(order)
+
+    def _refuse_ring(self, ring: list[int]) -> NoReturn:
+        section = self.sections[next(shot for shot in ring if "from" in self.sections[shot].values)]
+        shown = " continues ".join(f"shot {shot + 1}" for shot in (*ring, ring[0]))
+        section.refuse("from", section.values["from"], f"goes round: {shown}", "begin one of them with a cut")
+
 
 # --- the file -----------------------------------------------------------------------------------------------------
 
@@ -141,7 +168,7 @@ def read_storyboard(path: Path, *, model: str | None = None, weights: Path | Non
     check_overlaps(shots, sections)
     check_morphs(shots, sections)
     board = Storyboard(path=path, spec=spec, shots=tuple(shots), sections=tuple(sections))
-    check_cycles(board)
+    board.order()
     return board
 
 
@@ -275,6 +302,8 @@ def shot_of(number: int, request: Request, film: Section, sections: Sequence[Sec
     overlap = frames_of_overlap(section, seconds, request.fps)
     if begin != "continue":
         return Shot(request=request, begin=begin, overlap=overlap)
+    if request.reuse != "none":  # its steps are counted from pure noise, each taken once
+        section.refuse("reuse", request.reuse, "does not go with continue", "leave it out of this shot")
     after = number - 1 if source is None else shot_named(source, section, sections)
     return Shot(request=request, begin=begin, overlap=overlap, after=after)
 
@@ -341,29 +370,3 @@ def check_overlaps(shots: Sequence[Shot], sections: Sequence[Section]) -> None:
             section.refuse(
                 "seconds", format_seconds(shot.request.seconds), problem, "make it longer, or overlap less"
             )
-
-
-def check_cycles(board: Storyboard) -> None:
-    """Of takes that continue one another, one comes first."""
-    takes = board.takes()
-    home = {number: index for index, take in enumerate(takes) for number in take}
-    done: set[int] = set()
-    for index in range(len(takes)):
-        way: list[int] = []
-        while index not in done and index not in way:
-            way.append(index)
-            after = board.shots[takes[index].start].after
-            if after is None:
-                break
-            index = home[after]
-        else:
-            if index in way:
-                ring = [takes[at].start for at in way[way.index(index) :]]
-                section = board.sections[
-                    next(number for number in ring if "from" in board.sections[number].values)
-                ]
-                shown = " continues ".join(f"shot {number + 1}" for number in (*ring, ring[0]))
-                section.refuse(
-                    "from", section.values["from"], f"goes round: {shown}", "begin one of them with a cut"
-                )
-        done |= set(way)

@@ -78,6 +78,26 @@ class TextContext:
             torch.cat([F.pad(x, (0, rows - x.shape[1]), value=-math.inf) for x in (self.bias, other.bias)]),
         )
 
+    def row(self, index: int) -> "TextContext":
+        """One prompt of the batch."""
+        at = slice(index, index + 1)
+        return TextContext(
+            tuple(key[at] for key in self.keys), tuple(value[at] for value in self.values), self.bias[at]
+        )
+
+    def blend(self, other: "TextContext", share: float) -> "TextContext":
+        """Both texts at once: every row of `other` weighs `share` in the softmax, every row of this one the rest.
+
+        What the tokens look at then moves evenly from one text to the other, whatever their lengths; the states of two
+        prompts have no common order in which they could be averaged. `share` lies between 0 and 1.
+        """
+        bias = torch.cat((self.bias + math.log(1 - share), other.bias + math.log(share)), 1)
+        return TextContext(
+            tuple(torch.cat(pair, 2) for pair in zip(self.keys, other.keys, strict=True)),
+            tuple(torch.cat(pair, 2) for pair in zip(self.values, other.values, strict=True)),
+            bias,
+        )
+
 
 def modulate(
     x: Float[Tensor, "B L D"], scale: Float[Tensor, "B 1 D"], shift: Float[Tensor, "B 1 D"]
