@@ -20,6 +20,7 @@ from linnet.cli import app
 from linnet.data.playground import Scene, render
 from linnet.direct.beginning import Beginning
 from linnet.direct.conditions import Edited, Held, Renoised, noisier
+from linnet.direct.extend import join
 from linnet.direct.footage import open_source, paced, read_image
 from linnet.geometry import Size
 from linnet.models.tae import TAE, TAEConfig
@@ -185,9 +186,9 @@ def test_frames_that_stand_for_different_times_are_resampled_and_it_is_said(tmp_
 # --- going on -------------------------------------------------------------------------------------------------
 
 
-def packets(path: Path) -> list[bytes]:
+def packets(path: Path, kind: str = "video") -> list[bytes]:
     with av.open(str(path)) as container:
-        return [bytes(packet) for packet in container.demux(video=0) if packet.size]
+        return [bytes(packet) for packet in container.demux(**{kind: 0}) if packet.size]
 
 
 def test_extending_keeps_every_packet_and_adds_frames(drawn: Path, tiny_model: Path, tmp_path: Path) -> None:
@@ -205,6 +206,31 @@ def test_extending_keeps_every_packet_and_adds_frames(drawn: Path, tiny_model: P
     direction = (media.read_metadata(tmp_path / "longer.mp4") or {})["direction"]
     assert direction["kept"] == 29
     assert sorted(path.name for path in tmp_path.iterdir()) == ["longer.mp4"]
+    again = command(
+        "generate", "--like", tmp_path / "longer.mp4", "--weights", tiny_model, "--model", "seedling"
+    )
+    assert "by `linnet extend`; give that command again" in again.stderr
+
+
+def test_sound_is_kept_where_packets_are_and_else_left_out_with_a_word(drawn: Path, tmp_path: Path) -> None:
+    with av.open(str(drawn)) as old, av.open(str(tmp_path / "loud.mp4"), "w") as container:
+        picture = container.add_stream_from_template(old.streams.video[0])
+        sound = container.add_stream("aac", rate=48000, layout="mono")
+        for packet in old.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = picture
+                container.mux(packet)
+        for index in range(20):
+            samples = np.zeros((1, 1024), np.float32)
+            frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
+            frame.sample_rate, frame.pts = 48000, 1024 * index
+            container.mux(sound.encode(frame))
+        container.mux(sound.encode())
+    join(tmp_path / "loud.mp4", drawn, tmp_path / "twice.mp4", metadata={"a": 1}, overwrite=False)
+    assert packets(tmp_path / "twice.mp4") == packets(drawn) * 2
+    assert packets(tmp_path / "twice.mp4", "audio") == packets(tmp_path / "loud.mp4", "audio") != []
+    assert media.probe(tmp_path / "twice.mp4").fps == pytest.approx(24)
+    assert open_source(tmp_path / "loud.mp4", SIZE, 24).notes == ("the sound of loud.mp4 is left out",)
 
 
 @pytest.mark.parametrize(("name", "extra"), [("edit", ("--from", PROMPT, "--to", PROMPT)), ("refine", ())])

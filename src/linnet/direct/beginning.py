@@ -20,6 +20,11 @@ STILL = (
     13  # frames for which a last image is held before it is encoded, so that its latent frame knows no motion
 )
 FILES = ("image", "last_image", "video")
+COMMANDS = {
+    "extends": "extend",
+    "edits": "edit",
+    "refines": "refine",
+}  # by what they leave in a clip's record
 
 
 class Way(NamedTuple):
@@ -58,6 +63,10 @@ class Beginning:
     @classmethod
     def from_record(cls, clip: Path, direction: Mapping[str, Any]) -> Self:
         """That of an earlier clip; its files are looked for here and beside it, and must be the same."""
+        for done, command in COMMANDS.items():
+            if isinstance(record := direction.get(done), Mapping):
+                problem = f"was made from {record.get('file')} by `linnet {command}`"
+                raise InvalidInput("like", clip, problem, "give that command again")
         found: dict[str, Any] = {}
         for name in FILES:
             if isinstance(record := direction.get(name), Mapping):
