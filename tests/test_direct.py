@@ -148,6 +148,15 @@ def test_a_clip_remembers_its_image_and_finds_it_again(
     assert "image" in other.stderr
 
 
+def test_a_clip_that_follows_a_video_is_as_long(drawn: Path, tiny_model: Path, tmp_path: Path) -> None:
+    result = command(
+        *("generate", PROMPT, "--video", drawn, "--strength", 0.5, "--steps", 2, "--seed", 1, "--quiet"),
+        *("--model", "seedling", "--weights", tiny_model, "--output", tmp_path / "other.mp4"),
+    )
+    assert result.exit_code == 0, result.output
+    assert media.probe(tmp_path / "other.mp4").frames == media.probe(drawn).frames
+
+
 def test_images_and_clips_are_turned_upright(tmp_path: Path) -> None:
     upright = np.zeros((72, 128, 3), np.uint8)
     upright[:36, :64] = 255  # its top left corner

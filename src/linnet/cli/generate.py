@@ -157,6 +157,10 @@ def generate(
         "loop": loop or None,
         "like": earlier.request if earlier else None,
     }
+    if video and seconds is None:
+        from linnet.direct.footage import frames_in
+
+        settings["frames"] = frames_in(video, spec.fps)
     requests = [make_request(spec, seed=one, **settings) for one in each_once(seed)]
     outputs = output_names(output, requests)
     files = resolve(spec, weights=weights, **single_files)

@@ -2,14 +2,14 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from linnet import media
 from linnet.direct.conditions import Held, Renoised, check_strength
-from linnet.direct.footage import Fit, Frame, open_source, read_image
+from linnet.direct.footage import Fit, Frame, Source, open_source, read_image
 from linnet.errors import InvalidInput
 from linnet.pipeline import Pipeline
 from linnet.request import Request
@@ -77,7 +77,7 @@ class Beginning:
         return cls(**found, **given)
 
     def check(self, request: Request) -> None:
-        """Refuse a request that cannot begin so."""
+        """Refuse a request that cannot begin so, and files that cannot be used."""
         if request.loop:
             raise InvalidInput(
                 "loop", "true", "has no beginning that could be given", "leave out --loop or the files"
@@ -85,6 +85,11 @@ class Beginning:
         check_whole(request, "an image or a video")
         if self.image and self.last_image and request.frames < 9:
             raise InvalidInput("frames", request.frames, "leaves none between the images", "use 9 or more")
+        for name, path in (("image", self.image), ("last-image", self.last_image)):
+            if path:
+                read_image(path, request.size, self.fit, field=name)
+        if self.video:
+            self.source(request)
 
     def way(self, pipeline: Pipeline, request: Request) -> Way:
         """Read and encode the files."""
@@ -103,16 +108,22 @@ class Beginning:
         return Way(Held(frames=held, seed=request.seed), direction, ())
 
     def along(self, pipeline: Pipeline, request: Request) -> Way:
-        assert self.video is not None
-        source = open_source(self.video, request.size, request.fps, self.fit)
-        if len(source.order) < request.frames:
-            problem = f"has {len(source.order)} frames at {request.fps} a second, fewer than {request.frames}"
-            raise InvalidInput("video", self.video, problem, "ask for fewer seconds")
+        source = self.source(request)
         latents = pipeline.encode_frames(islice(source.frames(), request.frames))
         strength = STRENGTH if self.strength is None else self.strength
         return Way(
             Renoised(clip=latents, strength=strength), self.record() | {"strength": strength}, source.notes
         )
+
+    def source(self, request: Request) -> Source:
+        assert self.video is not None
+        source = open_source(self.video, request.size, request.fps, self.fit)
+        count = len(source.order)
+        if count < request.frames:
+            problem = f"has {count} frames at {request.fps} a second, fewer than {request.frames}"
+            raise InvalidInput("video", self.video, problem, "ask for fewer seconds")
+        unused = (f"the last {count - request.frames} frames of {self.video.name} are left out",)
+        return replace(source, notes=source.notes + unused) if count > request.frames else source
 
     def record(self) -> dict[str, Any]:
         files = {name: path for name in FILES if (path := getattr(self, name))}

@@ -84,6 +84,12 @@ def open_source(path: Path, size: Size, fps: int, fit: Fit | None = None) -> Sou
     return Source(path=path, size=size, fps=fps, fit=fit, order=order, notes=tuple(notes))
 
 
+def frames_in(path: Path, fps: int) -> int:
+    """The most frames that a clip can give the model."""
+    times, _ = frame_times(path, fps)
+    return on_the_grid(len(paced(times, fps))) if times else 1
+
+
 def on_the_grid(count: int) -> int:
     """The most frames, of so many, that the model can make."""
     return (count - 1) // FRAMES_PER_LATENT * FRAMES_PER_LATENT + 1
