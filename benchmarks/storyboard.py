@@ -63,10 +63,9 @@ def seam(film: Film, join: range) -> float:
     change = np.abs(np.diff(film.astype(np.float32), axis=0)).mean((1, 2, 3))  # change[i]: from i to i + 1
     zone = change[join.start - 1 : join.stop]
     elsewhere = [change[: join.start - 1], change[join.stop :]]
-    stretches = [
-        part[i : i + len(zone)].max() for part in elsewhere for i in range(0, len(part) - len(zone) + 1, 3)
-    ]
-    return float(zone.max() / np.median(stretches)) if stretches else float("nan")
+    long = min(len(zone), *map(len, elsewhere))  # a long join may leave less than its length
+    stretches = [part[i : i + long].max() for part in elsewhere for i in range(0, len(part) - long + 1, 3)]
+    return float(zone.max() / np.median(stretches))
 
 
 def jump(film: Film, join: range) -> float:

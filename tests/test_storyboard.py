@@ -1,5 +1,6 @@
 """Films of several shots: what a change costs, what a kill leaves, and where in the file something is wrong."""
 
+import json
 import os
 import re
 import signal
@@ -423,6 +424,29 @@ def test_the_readmes_film_is_made(tmp_path: Path, tiny_model: Path, monkeypatch:
         "film.shots",
         "film.yaml",
     ]
+
+
+def test_takes_that_no_film_uses_can_be_thrown_away_and_the_rest_be_looked_at(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def linnet(*words: str) -> str:
+        result = CliRunner().invoke(app, [*words, "--weights", str(tiny_model), "--model", "seedling"])
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    monkeypatch.chdir(tmp_path)
+    path = Path("film.yaml")
+    path.write_text(TWO.replace("it", "a red moon") + "seconds: 0.5\nsteps: 2\n")
+    assert linnet("storyboard", "sheet", "film.yaml").strip() == "film.png"
+    linnet("storyboard", "render", "film.yaml")
+    path.write_text(path.read_text().replace("moon", "heart"))
+    rows = json.loads(linnet("storyboard", "check", "film.yaml", "--json"))["shots"]
+    assert [row["made"] for row in rows] == ["yes", "no"]
+    done = json.loads(linnet("storyboard", "render", "film.yaml", "--tidy", "--json"))
+    assert done["made"] == [2]
+    assert len(list(Path("film.shots").iterdir())) == 2
+    seen = CliRunner().invoke(app, ["inspect", "film.mp4"]).stdout.splitlines()
+    assert [line.split("\t")[-1] for line in seen[1:]] == ["a red star spins", "a red heart falls"]
 
 
 # --- sheets and grids -------------------------------------------------------------------------------------------------

@@ -2,11 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from linnet.cli.options import option
+from linnet.cli.terminal import print_table
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -22,7 +23,11 @@ def inspect(
     from linnet.clip import Clip
     from linnet.media import read_metadata
 
-    clip = Clip.from_metadata(file, read_metadata(file))
+    found = read_metadata(file)
+    if found and isinstance(found.get("shots"), list):
+        show_film(file, found, as_json)
+        return
+    clip = Clip.from_metadata(file, found)
     record = clip.metadata()
     if as_json:
         print(json.dumps({"path": str(file)} | record))
@@ -32,3 +37,16 @@ def inspect(
     width = max(map(len, rows))
     for name, value in rows.items():
         print(f"{name:<{width}}  {value}")
+
+
+def show_film(file: Path, record: dict[str, Any], as_json: bool) -> None:
+    """A line for each shot of a storyboard's film."""
+    if as_json:
+        print(json.dumps({"path": str(file)} | record))
+        return
+    heads = ("shot", "begin", "frames", "seed", "prompt")
+    shots = [(number, shot, shot["request"]) for number, shot in enumerate(record["shots"], 1)]
+    print_table(
+        heads,
+        [[str(n), shot["begin"], *(str(request[key]) for key in heads[2:])] for n, shot, request in shots],
+    )

@@ -49,7 +49,8 @@ ALIASES = {
     "frames": ("seconds",),
 }
 BLENDS = ("dissolve", "morph")  # both shots are seen in the overlap
-OWN_IN_MORPH = ("prompt", "negative", "seed", "frames")  # that shots which are denoised as one need not share
+# What shots that are denoised as one need not share.
+OWN_IN_MORPH = ("prompt", "negative", "seed", "frames", "window", "window_overlap")
 
 
 @dataclass(frozen=True, kw_only=True)
