@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from linnet.serve.keys import make_key
@@ -107,6 +108,28 @@ def test_a_person_makes_watches_cancels_reloads_and_deletes(page: Page) -> None:
     expect(video).to_have_count(1)
     delete.click()
     page.reload()  # does not wait for the time to undo, and means it all the same
+    expect(page.locator("#empty")).to_be_visible()
+
+
+def test_a_video_begins_from_an_image_that_is_cut_to_its_shape(page: Page, tmp_path: Path) -> None:
+    Image.new("RGB", (300, 300), "green").save(tmp_path / "green.png")
+    (tmp_path / "not.png").write_text("no image")
+    settings(page, steps=2)
+    page.get_by_label("Length").select_option("1")
+    page.get_by_label("Begin from an image").set_input_files(tmp_path / "not.png")
+    expect(page.get_by_role("alert").first).to_contain_text("not an image")
+    page.get_by_label("Begin from an image").set_input_files(tmp_path / "green.png")
+    shown = page.get_by_alt_text("What the video begins with")
+    expect(shown).to_be_visible()
+    assert shown.evaluate(
+        "image => image.decode().then(() => [image.naturalWidth, image.naturalHeight])"
+    ) == [128, 72]
+    page.get_by_role("button", name="Make it").click()
+    expect(page.locator("video")).to_have_count(1)
+    page.get_by_role("button", name="Leave it out").click()
+    expect(shown).to_be_hidden()
+    page.get_by_role("button", name="Delete: ").click()
+    page.reload()
     expect(page.locator("#empty")).to_be_visible()
 
 

@@ -84,6 +84,11 @@ def refused(answer: Any, status: int, code: str, param: str | None = None) -> st
         ({"prompt": 5}, "prompt"),
         ({"colour": "red"}, "colour"),
         ({"input_reference": {"image_url": "http://169.254.169.254/"}}, "input_reference"),
+        ({"input_reference": {"image_url": "file:///etc/passwd"}}, "input_reference"),
+        ({"input_reference": {"image_url": "data:image/png;base64,????"}}, "input_reference"),
+        ({"input_reference": {"image_url": "data:image/png;base64,PHN2Zz4="}}, "input_reference"),
+        ({"input_reference": {"file_id": "file_1"}}, "input_reference"),
+        ({"fit": "crop"}, "fit"),
     ],
 )
 def test_what_cannot_be_done_is_said_and_leaves_nothing(
@@ -104,7 +109,7 @@ def test_bodies_of_the_wrong_kind(client: TestClient) -> None:
     broken = {"content-type": "multipart/form-data; boundary=x"}
     refused(client.post("/v1/videos", content=b"--x\r\nnonsense", headers=broken), 400,
             "invalid_request", "prompt")  # fmt: skip
-    image = {"input_reference": ("a.png", b"\x89PNG" + bytes(100), "image/png")}
+    image = {"input_reference": ("a.svg", b"<svg>" + bytes(100), "image/png")}
     form = {name: str(value) for name, value in STILL.items()}
     refused(client.post("/v1/videos", data=form, files=image), 400, "invalid_value", "input_reference")
     refused(client.post("/v1/videos", data=form, files={"prompt2": image["input_reference"]}), 400,

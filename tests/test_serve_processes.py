@@ -1,11 +1,15 @@
 """The service as it runs: an existing client speaks to it, and it is killed."""
 
+import base64
+import hashlib
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
+from PIL import Image
 
 from linnet.media import probe, read_metadata
 from linnet.serve.clips import clips_folder, file_of
@@ -17,6 +21,12 @@ SHORT = {"prompt": PROMPT, "num_frames": 5, "num_inference_steps": 2}
 LONG = {"prompt": PROMPT, "num_frames": 121, "num_inference_steps": 1000}  # of the tiny model: seconds
 
 pytestmark = pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning")
+
+
+def png(width: int, height: int, colour: tuple[int, int, int] = (0, 0, 0)) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (width, height), colour).save(file, "PNG")
+    return file.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +57,32 @@ def test_the_official_client_does_all_that_it_can(server: Server, tmp_path: Path
         assert client.videos.delete(one.id).deleted
     with pytest.raises(openai.NotFoundError):
         client.videos.retrieve(video.id)
-    with pytest.raises(openai.BadRequestError, match="begins from an image"):
+    with pytest.raises(openai.BadRequestError, match="is no image"):
         client.videos.create(**asked, input_reference=("a.png", b"\x89PNG", "image/png"))
+    green = png(256, 144, (20, 200, 30))
+    begun = client.videos.create_and_poll(
+        **asked, input_reference=("a.png", green, "image/png"), extra_body=extra
+    )
+    assert (begun.status, begun.error) == ("completed", None)
+    client.videos.download_content(begun.id).write_to_file(clip)
+    picture = (read_metadata(clip) or {})["direction"]["image"]
+    assert picture["sha256"] == hashlib.sha256(green).hexdigest()
+    for bad, words in (
+        (png(99, 99), "of another shape than 128x72; use fit=crop"),
+        (png(9000, 9000), "has over 40 million pixels"),
+        (green[:40], "cannot be read"),
+    ):
+        failed = client.videos.create_and_poll(
+            **asked, input_reference=("a.png", bad, "image/png"), extra_body=extra
+        )
+        assert failed.error is not None
+        assert (failed.status, failed.error.code) == ("failed", "invalid_input_reference")
+        assert words in failed.error.message
+    square = {"image_url": f"data:image/png;base64,{base64.b64encode(png(99, 99)).decode()}"}
+    fitted = client.videos.create(**asked, extra_body={**extra, "input_reference": square, "fit": "crop"})
+    assert client.videos.poll(fitted.id).status == "completed"
+    for one in (begun, fitted):
+        client.videos.delete(one.id)
     assert "seedling" in [model.id for model in client.models.list()]
 
 

@@ -36,8 +36,8 @@ from linnet.request import Request as ClipRequest
 from linnet.serve import schemas
 from linnet.serve.clips import file_of, remove_files
 from linnet.serve.keys import find_owner
-from linnet.serve.models import Models, no_reference
-from linnet.serve.queue import Job, KeyReused, Limits, Queue, QueueFull
+from linnet.serve.models import Models
+from linnet.serve.queue import Given, Job, KeyReused, Limits, Queue, QueueFull
 from linnet.serve.schemas import Refused
 
 Body = TypeVar("Body", bound=BaseModel)
@@ -205,8 +205,13 @@ def create_app(service: Service) -> FastAPI:
         if service.draining:
             raise Refused(503, "draining", "the server is about to stop", headers={"Retry-After": "30"})
         request = checked(asked, source.request if source else None)
+        content = asked.image()
+        if asked.fit and not content:
+            raise InvalidInput("fit", asked.fit, "is of an image, and there is none", "leave it out")
+        image = Given(content, asked.fit) if content else service.queue.image(source.id) if source else None
         service.check_room()
-        said = json.dumps([asked.model_dump(), source.id if source else None], sort_keys=True)
+        sent = hashlib.sha256(content or b"").hexdigest()
+        said = json.dumps([asked.model_dump(), source.id if source else None, sent], sort_keys=True)
         try:
             return service.queue.add(
                 request,
@@ -216,6 +221,7 @@ def create_app(service: Service) -> FastAPI:
                 repeat_key=repeat_key,
                 digest=hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest(),
                 notice=service.notices,
+                image=image,
             )
         except QueueFull as error:
             raise Refused(429, "queue_full", str(error), headers={"Retry-After": "10"}) from error
@@ -416,17 +422,33 @@ async def read_body(request: Request, kind: type[Body]) -> Body:
         if sort in ("multipart/form-data", "application/x-www-form-urlencoded"):
             form = await request.form(max_files=1, max_fields=32, max_part_size=FIELD_BYTES)
             names = [name for name, _ in form.multi_items()]
-            for name, value in form.multi_items():
+            for name in names:
                 if names.count(name) > 1:
                     raise Refused(400, "invalid_request", f"{name[:100]} is given twice", param=name[:100])
-                if isinstance(value, UploadFile) and name == "input_reference":
-                    raise no_reference()
-                if isinstance(value, UploadFile):
-                    raise Refused(400, "invalid_request", f"{name[:100]} is no file", param=name[:100])
-            return kind.model_validate(dict(form))
+            files = {name: value for name, value in form.items() if isinstance(value, UploadFile)}
+            for name in files.keys() - ({"input_reference"} if kind is schemas.VideoRequest else set()):
+                raise Refused(400, "invalid_request", f"{name[:100]} is no file", param=name[:100])
+            asked = kind.model_validate(nested({n: v for n, v in form.items() if n not in files}))
+            if isinstance(asked, schemas.VideoRequest):
+                for file in files.values():
+                    asked._file = await file.read()
+            return asked
     except ValidationError as error:
         raise refusal_of(error.errors()) from None
     raise Refused(415, "unsupported_media_type", "send application/json or multipart/form-data")
+
+
+def nested(fields: dict[str, Any]) -> dict[str, Any]:
+    """`a[b]` is how a form says the field b of a."""
+    found: dict[str, Any] = {}
+    for name, value in fields.items():
+        outer, bracket, inner = name.partition("[")
+        within = found.setdefault(outer, {}) if bracket and inner.endswith("]") else None
+        if isinstance(within, dict):
+            within[inner[:-1]] = value
+        else:
+            found[name] = value
+    return found
 
 
 def refusal_of(found: Any) -> Refused:
@@ -690,7 +712,8 @@ def body_of(kind: type[BaseModel]) -> dict[str, Any]:
     schema = kind.model_json_schema(ref_template="#/components/schemas/{model}")
     schema.pop("$defs", None)
     form = schema | {"properties": {name: plain(of) for name, of in schema["properties"].items()}}
-    form["properties"].pop("input_reference", None)
+    if "input_reference" in form["properties"]:
+        form["properties"]["input_reference"] = BINARY["schema"]
     contents = {"application/json": {"schema": schema}, "multipart/form-data": {"schema": form}}
     return {"requestBody": {"required": True, "content": contents}}
 

@@ -42,8 +42,6 @@ class Models:
     def request(self, asked: VideoRequest, like: Request | None = None) -> Request:
         """What was asked for, checked; InvalidInput for what no model here can do."""
         spec = self.spec(asked.model or (like.model if like else None))
-        if asked.input_reference is not None:
-            raise no_reference()
         if asked.fps not in (None, spec.fps):
             raise InvalidInput(
                 "fps", asked.fps, f"{spec.name} makes {spec.fps} frames a second", "leave it out"
@@ -102,8 +100,3 @@ def seconds(given: str | float) -> float:
         return float(given)
     except ValueError:
         raise InvalidInput("seconds", given, "is not a number", 'give a number such as "2"') from None
-
-
-def no_reference() -> InvalidInput:
-    remedy = "leave it out; what the video shows is said in the prompt"
-    return InvalidInput("input_reference", "image", "no model here begins from an image", remedy)

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from linnet.errors import InvalidInput, LinnetError
 from linnet.request import Request
@@ -93,6 +93,14 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             due REAL NOT NULL DEFAULT 0
         )""",
     ),
+    (
+        # The image that a clip begins from, as it was sent: nobody has looked into it yet.
+        """CREATE TABLE images (
+            job TEXT PRIMARY KEY REFERENCES jobs (id) ON DELETE CASCADE,
+            content BLOB NOT NULL,
+            fit TEXT CHECK (fit IN ('crop', 'pad'))
+        )""",
+    ),
 )
 
 
@@ -119,6 +127,13 @@ class Job:
     done: int
     total: int
     bytes: int
+
+
+class Given(NamedTuple):
+    """An image to begin from, and how one of another shape than the clip is brought to it; None: not at all."""
+
+    content: bytes
+    fit: Literal["crop", "pad"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,6 +196,7 @@ class Queue:
         repeat_key: str | None = None,
         digest: str = "",
         notice: bool = False,
+        image: Given | None = None,
     ) -> Job:
         """A new job, on the disk when this returns; or the one that `repeat_key` already stands for.
 
@@ -215,6 +231,8 @@ class Queue:
             ).fetchone()
             if repeat_key is not None:
                 db.execute("INSERT INTO repeats VALUES (?, ?, ?, ?)", (owner, repeat_key, digest, row["id"]))
+            if image is not None:
+                db.execute("INSERT INTO images VALUES (?, ?, ?)", (row["id"], *image))
             if notice:
                 db.execute("INSERT INTO notices (job) VALUES (?)", (row["id"],))
             count(db, "jobs_accepted", request.model)
@@ -253,6 +271,11 @@ class Queue:
         """The number and the image of the newest preview, if there is one behind number `after`."""
         rows = self._rows("SELECT number, image FROM previews WHERE job = ? AND number > ?", job, after)
         return (rows[0]["number"], rows[0]["image"]) if rows else None
+
+    def image(self, job: str) -> Given | None:
+        """What its clip begins from."""
+        rows = self._rows("SELECT content, fit FROM images WHERE job = ?", job)
+        return Given(*rows[0]) if rows else None
 
     def cancel(self, job: str) -> bool:
         """Whether there was something to stop. The worker learns of it at its next report."""

@@ -22,7 +22,7 @@ from linnet.errors import InvalidInput, one_line
 from linnet.request import Request
 from linnet.serve.clips import file_of, files_bytes, forget, put, remove_files, told
 from linnet.serve.keeper import LOOK, START, Keeper, Member, Patience
-from linnet.serve.queue import Job, NotThis, Queue
+from linnet.serve.queue import Given, Job, NotThis, Queue
 from linnet.serve.render import Renderer, RenderSettings
 from linnet.serve.worker import BEAT, IDLE, resident_bytes
 
@@ -81,13 +81,13 @@ class Hand:
     def stop(self) -> None:
         self.stopped = True
 
-    def render(self, record: dict[str, Any]) -> Made:
+    def render(self, record: dict[str, Any], image: Given | None) -> Made:
         self.stopped, self.now = False, Look(memory=0)
         request = Request.from_json(record)
         with tempfile.TemporaryDirectory(prefix="linnet-") as folder:
             path = Path(folder) / "clip.mp4"
             try:
-                made, seconds = self.renderer.make(request, path, self.report)
+                made, seconds = self.renderer.make(request, path, self.report, image)
                 return Made(files={"video": path.read_bytes(), **made}, seconds=seconds)
             except Stopped:
                 return Made()
@@ -178,7 +178,7 @@ class ActorKeeper(Keeper):
                 if job is None:
                     time.sleep(IDLE)
                 else:
-                    task = hand.render.remote(job.request.to_json())
+                    task = hand.render.remote(job.request.to_json(), self.queue.image(job.id))
 
     def tell(self, job: Job, now: Look) -> bool:
         """Whether anybody still wants to know."""

@@ -14,9 +14,12 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from linnet.catalog import find
-from linnet.media import probe, read_frames
+from linnet.direct.beginning import Beginning
+from linnet.errors import InvalidInput
+from linnet.media import plainly, probe, read_frames
 from linnet.pipeline import Pipeline, Progress
 from linnet.request import Request, make_request
+from linnet.serve.queue import Given
 from linnet.weights.store import resolve
 
 Frame = UInt8[np.ndarray, "H W 3"]
@@ -25,6 +28,8 @@ Report = Callable[[str, int, int, bytes | None], None]
 PREVIEW_EVERY = 0.25  # seconds
 PREVIEW_SHARE = 0.1  # at most, of the time that rendering takes
 SHEET = (4, 4)  # tiles of a sprite sheet, across and down
+MOST_PIXELS = 40_000_000  # of an image that somebody sent
+IMAGES = ("PNG", "JPEG", "WEBP")
 TILE = 320  # pixels, at most, of a tile's or thumbnail's longer side
 
 
@@ -75,19 +80,55 @@ class Renderer:
             with tempfile.TemporaryDirectory(prefix="linnet-") as folder:
                 self.make(request, Path(folder) / "first.mp4", lambda *what: None)
 
-    def make(self, request: Request, path: Path, report: Report) -> tuple[dict[str, bytes], dict[str, float]]:
-        """The clip at `path`, its pictures by variant, and the seconds of each stage.
+    def make(
+        self, request: Request, path: Path, report: Report, image: Given | None = None
+    ) -> tuple[dict[str, bytes], dict[str, float]]:
+        """The clip at `path`, from `image` on if there is one; its pictures by variant, and the seconds of each stage.
 
         `report` gets the stage, what is done, of how much, and now and then a preview; what it raises ends the work.
         """
-        watched = self.settings.watched
-        clip = self.pipeline(request.model).generate(
-            request, path, overwrite=True, watch=previewing(report) if watched else plain(report)
+        watched, pipeline = self.settings.watched, self.pipeline(request.model)
+        clip = pipeline.generate(
+            request,
+            path,
+            overwrite=True,
+            watch=previewing(report) if watched else plain(report),
+            **({} if image is None else beginning(pipeline, request, image)),
         )
         report("finish", 0, 1, None)
         begun = time.monotonic()
         made = pictures(path) if watched else {}
         return made, clip.seconds | {"finish": time.monotonic() - begun}
+
+
+def beginning(pipeline: Pipeline, request: Request, image: Given) -> dict[str, Any]:
+    """What `Pipeline.generate` takes to begin from it; InvalidInput if it is too large, of another shape, or none."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="linnet-") as folder:
+            path = Path(folder) / "input_reference"
+            with plainly(path):
+                path.write_bytes(image.content)
+            check_image(path)
+            way = Beginning(image=path, fit=image.fit).way(pipeline, pipeline.settled(request))
+    except InvalidInput as error:
+        if error.field != "image":
+            raise
+        remedy = error.remedy.replace("--fit ", "fit=")
+        raise InvalidInput("input_reference", "image", error.problem, remedy) from None
+    return {"course": way.course, "direction": way.direction}
+
+
+def check_image(path: Path) -> None:
+    """Its kind and its number of pixels, before one of them is decoded."""
+    problem = "cannot be read as an image"
+    try:
+        with Image.open(path, formats=IMAGES) as found:
+            if found.width * found.height <= MOST_PIXELS:
+                return
+            problem = f"has over {MOST_PIXELS // 10**6} million pixels"
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        pass
+    raise InvalidInput("image", path, problem, "send a smaller PNG, JPEG or WebP")
 
 
 def plain(report: Report) -> Callable[[Progress], None]:

@@ -3,15 +3,18 @@
 The names of fields and their odd types (`seconds` is a string) are that format's.
 """
 
+import base64
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from linnet.catalog import ModelSpec
+from linnet.errors import InvalidInput
 from linnet.geometry import format_seconds
 from linnet.request import RANGES
 from linnet.serve.queue import Job, Status
 
+SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF")
 LONGEST_PROMPT = 4000  # characters
 SHARES = {"text": (0, 5), "denoise": (5, 85), "decode": (90, 8), "finish": (98, 1)}  # of the percentage
 
@@ -38,9 +41,9 @@ class Strict(BaseModel):
 
 
 class Reference(Strict):
-    """An image to begin from, by address; refused, since no address is ever fetched."""
+    """An image to begin from, as a `data:` address; any other is refused, since no address is ever fetched."""
 
-    image_url: str | None = Field(default=None, max_length=4000)
+    image_url: str | None = None
     file_id: str | None = Field(default=None, max_length=200)
 
 
@@ -60,12 +63,36 @@ class VideoRequest(Strict):
     )
     size: str | None = Field(default=None, max_length=20, description="WIDTHxHEIGHT")
     input_reference: Reference | None = None
+    fit: Literal["crop", "pad"] | None = Field(
+        default=None, description="What to do with an image of another shape; it is refused when left out."
+    )
     negative_prompt: str | None = Field(default=None, max_length=LONGEST_PROMPT)
     num_frames: int | None = Field(default=None, json_schema_extra=within("frames"))
     fps: int | None = Field(default=None, description="The model's own; no other is possible.")
     num_inference_steps: int | None = Field(default=None, json_schema_extra=within("steps"))
     guidance_scale: float | None = Field(default=None, json_schema_extra=within("guidance"))
     seed: int | None = Field(default=None, json_schema_extra=within("seed"))
+    _file: bytes | None = PrivateAttr(None)  # the form's, which JSON cannot carry
+
+    def image(self) -> bytes | None:
+        """What it is to begin from, still in its file's form; InvalidInput for what is none."""
+        if self._file is None and self.input_reference is None:
+            return None
+        content = self._file if self._file is not None else decoded(self.input_reference)
+        if content.startswith(SIGNATURES) and (content[:4] != b"RIFF" or content[8:12] == b"WEBP"):
+            return content
+        raise InvalidInput("input_reference", "image", "is no image", "send a PNG, JPEG or WebP")
+
+
+def decoded(reference: Reference | None) -> bytes:
+    address = reference.image_url or "" if reference else ""
+    if not address.startswith("data:image/"):
+        remedy = "send the image itself, as the file `input_reference` or as data:image/png;base64,..."
+        raise InvalidInput("input_reference", address[:100], "is not fetched from anywhere", remedy)
+    try:
+        return base64.b64decode(address.partition(";base64,")[2], validate=True)
+    except ValueError:
+        raise InvalidInput("input_reference", address[:50], "is not base64", "encode it so") from None
 
 
 class RemixRequest(Strict):

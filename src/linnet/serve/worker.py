@@ -74,7 +74,10 @@ class Worker:
         starts afresh, and the job has another try."""
         try:
             pictures, seconds = self.renderer.make(
-                job.request, file_of(self.data, job.id), lambda *what: self.queue.report(job, *what)
+                job.request,
+                file_of(self.data, job.id),
+                lambda *what: self.queue.report(job, *what),
+                self.queue.image(job.id),
             )
             for variant, picture in pictures.items():
                 put(file_of(self.data, job.id, variant), picture)

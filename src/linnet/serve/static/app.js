@@ -68,6 +68,7 @@ function request() {
     settings[field] = Number(text);
   }
   if ($("negative").value.trim()) settings.negative_prompt = $("negative").value;
+  if (beginning) settings.input_reference = { image_url: beginning };
   return settings;
 }
 
@@ -117,7 +118,38 @@ function fill(job) {
   $("prompt").select();
 }
 
-const fields = { prompt: "prompt", seed: "seed", num_inference_steps: "steps", guidance_scale: "guidance", negative_prompt: "negative" };
+// The image that the video begins with, cut here to the video's shape, so that what is seen is what is sent.
+
+let beginning = null, picture = null;
+
+async function begins(file) {
+  try {
+    picture = file ? await createImageBitmap(file) : null;
+    complain();
+  } catch {
+    picture = null;
+    complain({ message: "This file is not an image that can be read here.", field: "input_reference" });
+  }
+  cut();
+}
+
+function cut() {
+  beginning = null;
+  if (picture) {
+    const [width, height] = $("size").value.split("x").map(Number);
+    const canvas = Object.assign(document.createElement("canvas"), { width, height });
+    const scale = Math.max(width / picture.width, height / picture.height);
+    const [wide, high] = [picture.width * scale, picture.height * scale];
+    const pen = canvas.getContext("2d");
+    pen.imageSmoothingQuality = "high";
+    pen.drawImage(picture, (width - wide) / 2, (height - high) / 2, wide, high);
+    beginning = canvas.toDataURL("image/png");
+    $("begin").querySelector("img").src = beginning;
+  } else $("image").value = "";
+  $("begin").hidden = !beginning;
+}
+
+const fields = { input_reference: "image", prompt: "prompt", seed: "seed", num_inference_steps: "steps", guidance_scale: "guidance", negative_prompt: "negative" };
 
 function complain(error) {
   for (const id of Object.values(fields)) $(id).removeAttribute("aria-invalid");
@@ -152,7 +184,7 @@ function plan() {
   clearTimeout(planning);
   planning = setTimeout(async () => {
     try {
-      const found = await post("/v1/plan", request()), count = Number($("count").value);
+      const found = await post("/v1/plan", { ...request(), input_reference: undefined }), count = Number($("count").value);
       const words = [];
       if (found.seconds_needed !== null) words.push(`${found.measured ? "takes" : "takes roughly"} ${duration(found.seconds_needed * count)}`);
       words.push(`needs about ${gigabytes(found.memory_bytes)} of memory` + (found.memory_free_bytes === null ? "" : ` (${gigabytes(found.memory_free_bytes)} free)`));
@@ -420,8 +452,11 @@ async function begin() {
   $("ask").addEventListener("submit", make);
   $("prompt").addEventListener("keydown", (event) => event.key === "Enter" && (event.ctrlKey || event.metaKey) && make(event));
   $("ask").addEventListener("input", () => (complain(), plan()));
-  $("model").addEventListener("change", fillModel);
   $("undo").addEventListener("click", undo);
+  $("image").addEventListener("change", () => begins($("image").files[0]));
+  $("unbegin").addEventListener("click", () => (begins(null), $("image").focus()));
+  $("size").addEventListener("change", cut);
+  $("model").addEventListener("change", () => (fillModel(), cut()));
   $("older").addEventListener("click", async () => {
     const last = [...jobs.keys()].at(-1);
     older.push(await ask(`/v1/videos?limit=${PAGE}&after=${last}`));
