@@ -61,7 +61,8 @@ def psnr(path: Path, reference: Path) -> float:
 
 
 def measure(name: str, pipeline: Any, arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    settings = {"seconds": arguments.seconds, **WAYS[name]}
+    steps = {"steps": arguments.steps} if arguments.steps else {}
+    settings = {"seconds": arguments.seconds, **steps, **WAYS[name]}
     if knobs := settings.pop("knobs", None):
         pipeline = Pipeline.open(
             SEEDLING,
@@ -126,6 +127,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--n", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--steps", type=int, help="of each row that says no other number")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--only", help="rows, separated by semicolons")
