@@ -1,6 +1,6 @@
 """Guidance in float32 against the same in float64: what it changes in the latents of a whole run, and what it saves.
 
-    python benchmarks/guidance.py [--weights DIR] [--clips 3] [--size 1280x720] [--seconds 2]
+    python benchmarks/guidance.py [--weights DIR] [--clips 3] [--steps N] [--size 1280x720] [--seconds 2]
 
 First seedling: clips of two seconds, in float32 and in bfloat16, with only the guidance's arithmetic changed; `differ`
 is the relative difference of the final latents. Beside it stands what another source of rounding does to the same clip,
@@ -45,12 +45,12 @@ def latents(pipeline: Any, request: Request) -> Tensor:
     return last.latents
 
 
-def whole_runs(weights: Path | None, clips: int) -> list[dict[str, Any]]:
+def whole_runs(weights: Path | None, clips: int, steps: int | None) -> list[dict[str, Any]]:
     rows = []
     for dtype in ("float32", "bfloat16"):
         pipeline = linnet.load("seedling", weights=weights, device="cpu", dtype=dtype)
         for question in questions(clips, held_out=False):
-            request = make_request(SEEDLING, prompt=question.prompt, seed=question.seed)
+            request = make_request(SEEDLING, prompt=question.prompt, seed=question.seed, steps=steps)
             narrow = latents(pipeline, request)
             with patch.object(denoise, "apg", wide):
                 reference = latents(pipeline, request)
@@ -93,11 +93,12 @@ def main() -> None:
     )
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--clips", type=int, default=3)
+    parser.add_argument("--steps", type=int)
     parser.add_argument("--size", type=Size.parse, default=Size(1280, 720))
     parser.add_argument("--seconds", type=float, default=2.0)
     options = parser.parse_args()
     with torch.inference_mode():
-        rows = whole_runs(options.weights, options.clips)
+        rows = whole_runs(options.weights, options.clips, options.steps)
         step = one_step(options.size, options.seconds)
     print(json.dumps({"runs": rows, "step": step}))
 
