@@ -22,7 +22,7 @@ from linnet import __version__, media
 from linnet.clip import GENERATED
 from linnet.direct.conditions import Held
 from linnet.direct.morph import sample
-from linnet.direct.sheet import Cell, draw_sheet, moments, write_image
+from linnet.direct.sheet import Cell, draw_sheet, moments, small, write_image
 from linnet.direct.storyboard import Storyboard
 from linnet.errors import InvalidInput
 from linnet.geometry import format_seconds
@@ -282,7 +282,7 @@ def write_sheet(board: Storyboard, takes: Sequence[Take], path: Path) -> None:
     spans = board.spans()
     places = [moments(span) for span in spans]
     wanted = {place for row in places for place in row}
-    seen = {place: frame for place, frame in enumerate(joined(board, takes)) if place in wanted}
+    seen = {place: small(frame) for place, frame in enumerate(joined(board, takes)) if place in wanted}
     cells = []
     for number, (shot, span, row) in enumerate(zip(board.shots, spans, places, strict=True)):
         request = shot.request

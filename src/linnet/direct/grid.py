@@ -8,7 +8,7 @@ from typing import Any
 
 from linnet import __version__, media
 from linnet.clip import GENERATED, Clip
-from linnet.direct.sheet import Cell, draw_sheet, moments, mosaic, mosaic_size, write_image
+from linnet.direct.sheet import Cell, draw_sheet, moments, mosaic, mosaic_size, small, write_image
 from linnet.errors import InvalidInput
 from linnet.pipeline import Pipeline, Watch, ignore
 from linnet.request import Request
@@ -93,7 +93,9 @@ def write_sheet(grid: Grid) -> None:
     cells = []
     for clip in grid.clips:
         places = moments(range(clip.request.frames))
-        seen = {place: frame for place, frame in enumerate(media.read_frames(clip.path)) if place in places}
+        seen = {
+            place: small(frame) for place, frame in enumerate(media.read_frames(clip.path)) if place in places
+        }
         words = f"linnet generate --like {clip.path} --profile exact"
         cells.append(
             Cell(

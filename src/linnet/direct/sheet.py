@@ -50,13 +50,19 @@ def draw_sheet(cells: Sequence[Cell]) -> Image.Image:
             for place, side in zip((number % columns, number // columns), cell, strict=True)
         )
         for index, picture in enumerate(content.frames):
-            small = Image.fromarray(picture).resize(frame, Image.Resampling.LANCZOS)
-            sheet.paste(small, (x + index * (frame[0] + GAP), y))
+            sheet.paste(Image.fromarray(small(picture)), (x + index * (frame[0] + GAP), y))
         pen = ImageDraw.Draw(sheet)
         lines = [(content.title, FAINT), *((line, INK) for line in wrapped(pen, content.words, across))]
         for index, (line, colour) in enumerate(lines):
             pen.text((x, y + frame[1] + 4 + index * LINE), line, colour, font())
     return sheet
+
+
+def small(frame: Frame) -> UInt8[np.ndarray, "h w 3"]:
+    """As large as on the sheet: what is kept of a long film until its sheet is drawn."""
+    height, width, _ = frame.shape
+    size = fitted(width, height, WIDEST)
+    return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS))
 
 
 def wrapped(pen: ImageDraw.ImageDraw, words: str, width: int) -> list[str]:
