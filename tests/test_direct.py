@@ -52,6 +52,14 @@ def write(path: Path, frames: Any, size: Size = SIZE) -> None:
         writer.write(frames)
 
 
+def turn(path: Path, *matrix: int) -> None:
+    """Have players turn the clip."""
+    data = path.read_bytes()
+    place = data.index(b"tkhd") + 44  # of the track's matrix
+    a, b, c, d = (value << 16 for value in matrix)
+    path.write_bytes(data[:place] + struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30) + data[place + 36 :])
+
+
 def command(*words: object) -> Any:
     return CliRunner().invoke(app, [str(word) for word in words])
 
@@ -166,10 +174,7 @@ def test_images_and_clips_are_turned_upright(tmp_path: Path) -> None:
     assert np.array_equal(read_image(tmp_path / "a.png", SIZE), upright)
 
     write(tmp_path / "a.mp4", np.rot90(upright)[None].copy().repeat(3, 0), Size(72, 128))
-    data = (tmp_path / "a.mp4").read_bytes()
-    place = data.index(b"tkhd") + 44  # the matrix of the track: a quarter turn clockwise
-    turn = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 72 << 16, 0, 1 << 30)
-    (tmp_path / "a.mp4").write_bytes(data[:place] + turn + data[place + 36 :])
+    turn(tmp_path / "a.mp4", 0, 1, -1, 0)  # a quarter turn clockwise
     shown = next(open_source(tmp_path / "a.mp4", SIZE, 24).frames())
     assert np.abs(shown.astype(int) - upright).mean() < 4
 
@@ -267,6 +272,8 @@ def bad(tmp_path: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("drawn.mp4").write_bytes(drawn.read_bytes())
     write(Path("wide.mp4"), np.zeros((3, 64, 128, 3), np.uint8), Size(128, 64))
     write(Path("clip.webm"), render(SCENE, 3))
+    Path("turned.mp4").write_bytes(drawn.read_bytes())
+    turn(Path("turned.mp4"), -1, 0, 0, -1)
     with av.open("silent.mkv", "w") as container:  # a stream without a frame
         container.add_stream("libx264", rate=24, width=128, height=72, pix_fmt="yuv420p")
         container.start_encoding()
@@ -299,6 +306,7 @@ def bad(tmp_path: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("--image square.png --loop", 'loop "true": has no beginning'),
         ("--image square.png --reuse 0.1", 'reuse "0.1": does not go with'),
         ("extend wide.mp4", 'file "wide.mp4": is 128x64, and seedling makes 128x72'),
+        ("extend turned.mp4", 'file "turned.mp4": is turned by its player'),
         ("extend clip.webm", 'file "clip.webm": is no .mp4'),
         ("extend foreign.mp4 --seconds 0.167", 'file "foreign.mp4": was encoded with other settings'),
         ("extend drawn.mp4 --seconds 0", 'seconds "0.0": adds nothing'),

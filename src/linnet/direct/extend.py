@@ -18,7 +18,7 @@ from linnet import media
 from linnet.clip import GENERATED
 from linnet.direct.beginning import check_whole, fingerprint
 from linnet.direct.conditions import Held
-from linnet.direct.footage import Source, on_the_grid, open_source
+from linnet.direct.footage import Source, on_the_grid, open_source, quarter_turns
 from linnet.errors import InvalidInput
 from linnet.pipeline import Pipeline, Progress, Watch, ignore
 from linnet.request import Request
@@ -42,7 +42,12 @@ def open_old(path: Path, request: Request) -> Source:
             raise InvalidInput(
                 "file", path, problem, "frames that are kept cannot be scaled: name another model or size"
             )
-    source = open_source(path, request.size, request.fps, "crop")
+    if quarter_turns(path):
+        problem = "is turned by its player, and frames that are kept cannot be turned"
+        raise InvalidInput(
+            "file", path, problem, "bring it to linnet's way first, with `linnet generate --video`"
+        )
+    source = open_source(path, request.size, request.fps)
     if list(source.order) != list(range(len(source.order))):
         problem = f"does not run at {request.fps} frames a second"
         raise InvalidInput(

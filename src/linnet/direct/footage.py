@@ -127,11 +127,16 @@ def upright_frames(path: Path) -> Iterator[Frame]:
     if path.is_dir() or path.suffix.lower() in media.IMAGES:
         yield from media.read_frames(path)
         return
-    with media.legibly(path), media.opened_video(path) as container:
-        turns = (round(frame.rotation / 90) % 4 for frame in islice(container.decode(video=0), 1))
-        quarter = next(turns, 0)
+    quarter = quarter_turns(path)
     for frame in media.read_frames(path):
         yield np.ascontiguousarray(np.rot90(frame, quarter)) if quarter else frame
+
+
+def quarter_turns(path: Path) -> int:
+    """How many times a player turns the frames of a video file, counterclockwise."""
+    with media.legibly(path), media.opened_video(path) as container:
+        turns = (round(frame.rotation / 90) % 4 for frame in islice(container.decode(video=0), 1))
+        return next(turns, 0)
 
 
 def fitted(picture: Frame, size: Size, fit: Fit | None, *, field: str, value: object) -> Frame:
