@@ -74,7 +74,7 @@ def streams(result: dict[str, Any]) -> Any:
 
 def bits(result: dict[str, Any]) -> Any:
     for row in result["rows"]:
-        size = f"{row['bytes'] / 1e6:.0f}"
+        size = f"{row['bytes'] / 1e6:.3g}"
         yield f"{row['part']}, {row['stored']}", size, f"{row['cosine']:.5f}", f"{row['error']:.2%}"
 
 
@@ -154,7 +154,7 @@ SECTIONS = (
         tiles,
         "tile, in latent cells | peak | predicted | parked | work",
         """1280x720 in bfloat16, simulated, weights included: GB on the device, GB that wait in main memory, and the
-        work for one of whole frames. The last tiling is a whole frame.""",
+        work for one of whole frames.""",
     ),
     (
         "Blocks that pass through memory",
@@ -170,6 +170,13 @@ SECTIONS = (
         bits,
         "part, stored as | MB a block | cosine | relative error",
         "Two layers of T5-XXL's and of Linum's true width, random weights, against float32.",
+    ),
+    (
+        "8-bit weights, trained",
+        "eight_bits_seedling",
+        bits,
+        "part, stored as | MB a block | cosine | relative error",
+        "Seedling's own text encoder on one prompt: its states against those of float32.",
     ),
     (
         "Guidance in float32",
