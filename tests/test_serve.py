@@ -112,6 +112,7 @@ def test_bodies_of_the_wrong_kind(client: TestClient) -> None:
     image = {"input_reference": ("a.svg", b"<svg>" + bytes(100), "image/png")}
     form = {name: str(value) for name, value in STILL.items()}
     refused(client.post("/v1/videos", data=form, files=image), 400, "invalid_value", "input_reference")
+    refused(client.post("/v1/plan", data=form, files=image), 400, "invalid_value", "input_reference")
     refused(client.post("/v1/videos", data=form, files={"prompt2": image["input_reference"]}), 400,
             "invalid_request", "prompt2")  # fmt: skip
 

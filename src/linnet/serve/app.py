@@ -193,6 +193,8 @@ def create_app(service: Service) -> FastAPI:
 
     def checked(asked: schemas.VideoRequest, like: ClipRequest | None = None) -> ClipRequest:
         request = service.models.request(asked, like)
+        if asked.image() is None and asked.fit:
+            raise InvalidInput("fit", asked.fit, "is of an image, and there is none", "leave it out")
         longest = service.longest_seconds
         if longest is not None and request.seconds > longest:
             problem = f"this server makes clips of up to {longest:g} s"
@@ -206,8 +208,6 @@ def create_app(service: Service) -> FastAPI:
             raise Refused(503, "draining", "the server is about to stop", headers={"Retry-After": "30"})
         request = checked(asked, source.request if source else None)
         content = asked.image()
-        if asked.fit and not content:
-            raise InvalidInput("fit", asked.fit, "is of an image, and there is none", "leave it out")
         image = Given(content, asked.fit) if content else service.queue.image(source.id) if source else None
         service.check_room()
         sent = hashlib.sha256(content or b"").hexdigest()
