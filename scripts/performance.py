@@ -192,8 +192,8 @@ SECTIONS = (
         quality,
         "way | times faster | all right | PSNR, dB",
         """Seedling, the same questions and seeds for all: clips that are right in everything (95 % interval), and the
-        median PSNR against exact. The command says how long the clips are and in how many steps they were made. Rows that
-        are not here were not measured with these weights.""",
+        median PSNR against exact. The command says how long the clips are and in how many steps they were made. Rows
+        that are not here were not measured with these weights.""",
     ),
     (
         "Linum's size on a CPU",
