@@ -83,7 +83,7 @@ def test_a_node_that_dies_gives_its_job_back(nodes: Nodes, tmp_path: Path, tiny_
     with Server(data, tiny_model, "--ray", nodes.address) as server:
         until(lambda: len(ready(data)) == 2)
         long = [
-            server.create(prompt=PROMPT, num_frames=121, num_inference_steps=100, seed=seed)
+            server.create(prompt=PROMPT, num_frames=121, num_inference_steps=500, seed=seed)
             for seed in (1, 2)
         ]
         until(lambda: all(server.video(job)["progress"] > 5 for job in long))  # one on each
