@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from linnet.cli import fail
-from linnet.cli.options import option, whole
+from linnet.cli.options import Anyway, Model, Weights, option, whole
 from linnet.cli.terminal import bars, note
 
 if TYPE_CHECKING:
@@ -27,11 +27,8 @@ def batch(
         ),
     ],
     out: Annotated[Path, option("out", "Folder for the clips and manifest.jsonl.", metavar="DIR")],
-    model: Annotated[
-        str | None,
-        option("model", "A name from `linnet models`; by default a Linum v2 that is here.", metavar="NAME"),
-    ] = None,
-    weights: Annotated[Path | None, option("weights", "Folder of a downloaded model.", metavar="DIR")] = None,
+    model: Model = None,
+    weights: Weights = None,
     device: Annotated[
         list[str] | None,
         option("device", "cpu, cuda:0, ...; give several to work at once.", metavar="NAME"),
@@ -43,7 +40,7 @@ def batch(
     ray: Annotated[
         str | None, option("ray", "A Ray cluster whose nodes do the work; auto finds it.", metavar="ADDRESS")
     ] = None,
-    anyway: Annotated[bool, option("anyway", "Go on with words that the model does not know.")] = False,
+    anyway: Anyway = False,
     quiet: Annotated[bool, option("quiet", "Print nothing but the manifest's path and errors.")] = False,
     as_json: Annotated[bool, option("json", "Print a JSON line at the end.")] = False,
 ) -> None:

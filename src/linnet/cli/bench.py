@@ -1,13 +1,12 @@
 """`linnet bench`"""
 
 import json
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from linnet.catalog import find
-from linnet.cli.options import number, option, whole
+from linnet.cli.options import Device, Dimensions, Dtype, Profile, Threads, Weights, number, option, whole
 from linnet.cli.terminal import gigabytes, note, print_table
 from linnet.geometry import format_seconds
 from linnet.request import make_request
@@ -21,23 +20,16 @@ def bench(
     model: Annotated[
         str, option("model", "A name from `linnet models`; seedling by default.", metavar="NAME")
     ] = "seedling",
-    size: Annotated[str | None, option("size", "360p, 720p or WIDTHxHEIGHT.", metavar="SIZE")] = None,
+    size: Dimensions = None,
     seconds: Annotated[float | None, number("seconds", "Length of the clip.")] = None,
-    profile: Annotated[
-        str | None, option("profile", "exact, fast or draft: fidelity for time.", metavar="NAME")
-    ] = None,
+    profile: Profile = None,
     layers: Annotated[
         int | None, whole("layers", "Run so many of the transformer's layers, count them for all.", least=1)
     ] = None,
-    device: Annotated[
-        str, option("device", "cpu, cuda or mps; by default the fastest here.", metavar="NAME")
-    ] = "auto",
-    dtype: Annotated[
-        str | None,
-        option("dtype", "Of the matrix products: float32 or bfloat16; by default auto.", metavar="NAME"),
-    ] = None,
-    threads: Annotated[int | None, whole("threads", "CPU threads; by default all cores.", least=1)] = None,
-    weights: Annotated[Path | None, option("weights", "Folder of a downloaded model.", metavar="DIR")] = None,
+    device: Device = "auto",
+    dtype: Dtype = None,
+    threads: Threads = None,
+    weights: Weights = None,
     as_json: Annotated[bool, option("json", "Print the JSON line alone.")] = False,
 ) -> None:
     """Measure how fast this device makes a clip.

@@ -16,6 +16,7 @@ from linnet.request import Request
 from linnet.weights.store import default_model
 
 if TYPE_CHECKING:
+    from linnet.direct.beginning import Way
     from linnet.pipeline import Pipeline, Watch
 
 
@@ -60,6 +61,30 @@ def opened(
         for request in requests:
             check_words(pipeline.tokenizer, request.prompt)
     return pipeline
+
+
+def go(
+    pipeline: "Pipeline",
+    request: Request,
+    way: "Way",
+    output: Path,
+    *,
+    left_out: int,
+    overwrite: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Take a clip that way, of which the last `left_out` frames do not fit the model's grid."""
+    cut = (f"its last {left_out} frames are left out: the model makes 4k+1",) if left_out else ()
+    run(
+        lambda watch: pipeline.generate(
+            request, output, overwrite=overwrite, watch=watch, course=way.course, direction=way.direction
+        ),
+        output,
+        notes=(*way.notes, *cut),
+        quiet=quiet,
+        as_json=as_json,
+    )
 
 
 def run(

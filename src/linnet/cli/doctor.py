@@ -1,11 +1,11 @@
 """`linnet doctor`"""
 
 import json
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
-from linnet.cli.options import option
+from linnet.cli.options import AsJson
 from linnet.cli.terminal import gigabytes
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -13,7 +13,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 @app.command()
 def doctor(
-    as_json: Annotated[bool, option("json", "Print one JSON line.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show what this machine can run.
 

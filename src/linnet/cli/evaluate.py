@@ -9,7 +9,7 @@ import typer
 
 from linnet.catalog import find
 from linnet.cli import fail
-from linnet.cli.options import number, option, whole
+from linnet.cli.options import Device, GuidanceScale, Profile, Steps, Threads, Weights, number, option, whole
 from linnet.cli.terminal import bars, note, print_table
 from linnet.errors import InvalidInput
 from linnet.geometry import format_seconds
@@ -41,13 +41,11 @@ def adherence(
         option("output", "Folder for clips and report; by default adherence-MODEL.", metavar="DIR"),
     ] = None,
     seed: Annotated[int | None, whole("seed", "Draws other questions than the usual ones.")] = None,
-    steps: Annotated[int | None, whole("steps", "Denoising steps.")] = None,
-    guidance: Annotated[float | None, number("guidance", "How closely to follow the prompt.")] = None,
-    weights: Annotated[Path | None, option("weights", "Folder of a downloaded model.", metavar="DIR")] = None,
-    device: Annotated[
-        str, option("device", "cpu, cuda or mps; by default the fastest here.", metavar="NAME")
-    ] = "auto",
-    threads: Annotated[int | None, whole("threads", "CPU threads; by default all cores.", least=1)] = None,
+    steps: Steps = None,
+    guidance: GuidanceScale = None,
+    weights: Weights = None,
+    device: Device = "auto",
+    threads: Threads = None,
     quiet: Annotated[bool, option("quiet", "Print nothing but the table and errors.")] = False,
     as_json: Annotated[bool, option("json", "Print one JSON line instead of the table.")] = False,
 ) -> None:
@@ -120,18 +118,14 @@ def continuity(
             "only", "long, extend, image, loop, video or edit; may be given several times.", metavar="KIND"
         ),
     ] = None,
-    profile: Annotated[
-        str | None, option("profile", "exact, fast or draft: fidelity for time.", metavar="NAME")
-    ] = None,
+    profile: Profile = None,
     output: Annotated[
         Path | None,
         option("output", "Folder for clips and report; by default continuity-MODEL.", metavar="DIR"),
     ] = None,
-    weights: Annotated[Path | None, option("weights", "Folder of a downloaded model.", metavar="DIR")] = None,
-    device: Annotated[
-        str, option("device", "cpu, cuda or mps; by default the fastest here.", metavar="NAME")
-    ] = "auto",
-    threads: Annotated[int | None, whole("threads", "CPU threads; by default all cores.", least=1)] = None,
+    weights: Weights = None,
+    device: Device = "auto",
+    threads: Threads = None,
     quiet: Annotated[bool, option("quiet", "Print nothing but the table and errors.")] = False,
     as_json: Annotated[bool, option("json", "Print one JSON line instead of the table.")] = False,
 ) -> None:

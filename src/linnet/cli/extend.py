@@ -6,7 +6,21 @@ from typing import Annotated, Any
 import typer
 
 from linnet.cli.direct import beside, earlier_clip, model_for, needs_prompt, opened, run
-from linnet.cli.options import number, option, whole
+from linnet.cli.options import (
+    Anyway,
+    AsJson,
+    ClipsModel,
+    Device,
+    GuidanceScale,
+    NewSeed,
+    Overwrite,
+    Quiet,
+    Steps,
+    Threads,
+    Weights,
+    number,
+    option,
+)
 from linnet.errors import InvalidInput
 from linnet.geometry import FRAMES_PER_LATENT, format_seconds, frames_for
 from linnet.request import make_request
@@ -24,22 +38,18 @@ def extend(
     prompt: Annotated[
         str | None, option("prompt", "What goes on; by default the clip's own.", metavar="TEXT")
     ] = None,
-    seed: Annotated[int | None, whole("seed", "Which of the possible videos; by default a new one.")] = None,
-    steps: Annotated[int | None, whole("steps", "Denoising steps.")] = None,
-    guidance: Annotated[float | None, number("guidance", "How closely to follow the prompt.")] = None,
+    seed: NewSeed = None,
+    steps: Steps = None,
+    guidance: GuidanceScale = None,
     output: Annotated[Path | None, option("output", "By default FILE-extended.mp4.", metavar="PATH")] = None,
-    model: Annotated[
-        str | None, option("model", "A name from `linnet models`; by default the clip's own.", metavar="NAME")
-    ] = None,
-    weights: Annotated[Path | None, option("weights", "Folder of a downloaded model.", metavar="DIR")] = None,
-    device: Annotated[
-        str, option("device", "cpu, cuda or mps; by default the fastest here.", metavar="NAME")
-    ] = "auto",
-    threads: Annotated[int | None, whole("threads", "CPU threads; by default all cores.", least=1)] = None,
-    overwrite: Annotated[bool, option("overwrite", "Replace a file that exists.")] = False,
-    anyway: Annotated[bool, option("anyway", "Go on with words that the model does not know.")] = False,
-    quiet: Annotated[bool, option("quiet", "Print nothing but the path and errors.")] = False,
-    as_json: Annotated[bool, option("json", "Print one JSON line.")] = False,
+    model: ClipsModel = None,
+    weights: Weights = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    overwrite: Overwrite = False,
+    anyway: Anyway = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Go on from a clip's last frames.
 

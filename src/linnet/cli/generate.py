@@ -12,7 +12,22 @@ import typer
 
 from linnet.catalog import ModelSpec, find
 from linnet.cli import fail
-from linnet.cli.options import amount, number, option, whole
+from linnet.cli.options import (
+    Anyway,
+    Dimensions,
+    Dtype,
+    GuidanceScale,
+    Model,
+    Overwrite,
+    Profile,
+    Steps,
+    Threads,
+    Weights,
+    amount,
+    number,
+    option,
+    whole,
+)
 from linnet.cli.plan import plan_for, show_plan
 from linnet.cli.terminal import Show, bars, gigabytes, note
 from linnet.clip import Clip, default_name
@@ -37,26 +52,21 @@ def generate(
     prompt: Annotated[
         str | None, typer.Argument(help="What the video shows.", metavar="PROMPT", show_default=False)
     ] = None,
-    model: Annotated[
-        str | None,
-        option("model", "A name from `linnet models`; by default a Linum v2 that is here.", metavar="NAME"),
-    ] = None,
-    size: Annotated[str | None, option("size", "360p, 720p or WIDTHxHEIGHT.", metavar="SIZE")] = None,
+    model: Model = None,
+    size: Dimensions = None,
     seconds: Annotated[float | None, number("seconds", "Length, in steps of 1/6 s; up to 300.")] = None,
     seed: Annotated[
         list[int] | None, whole("seed", "Which of the possible videos; give several for a clip each.")
     ] = None,
-    steps: Annotated[int | None, whole("steps", "Denoising steps.")] = None,
-    guidance: Annotated[float | None, number("guidance", "How closely to follow the prompt.")] = None,
+    steps: Steps = None,
+    guidance: GuidanceScale = None,
     negative: Annotated[
         str | None, option("negative", "What the video must not show.", metavar="TEXT")
     ] = None,
     apg_rescale: Annotated[
         float | None, number("apg-rescale", "Longest guidance step of a latent frame; 0 is no limit.")
     ] = None,
-    profile: Annotated[
-        str | None, option("profile", "exact, fast or draft: fidelity for time.", metavar="NAME")
-    ] = None,
+    profile: Profile = None,
     solver: Annotated[
         str | None, option("solver", "euler, dpm++ or unipc; the last two need fewer steps.", metavar="NAME")
     ] = None,
@@ -103,14 +113,11 @@ def generate(
     device: Annotated[
         str | None, option("device", "cpu, cuda or mps; by default the fastest here.", metavar="NAME")
     ] = None,
-    dtype: Annotated[
-        str | None,
-        option("dtype", "Of the matrix products: float32 or bfloat16; by default auto.", metavar="NAME"),
-    ] = None,
-    threads: Annotated[int | None, whole("threads", "CPU threads; by default all cores.", least=1)] = None,
+    dtype: Dtype = None,
+    threads: Threads = None,
     vram: Annotated[int | None, amount("vram", "Memory of the card that may be used, such as 8GB.")] = None,
     ram: Annotated[int | None, amount("ram", "Main memory that may be used, such as 12GB.")] = None,
-    weights: Annotated[Path | None, option("weights", "Folder of a downloaded model.", metavar="DIR")] = None,
+    weights: Weights = None,
     transformer: Annotated[
         Path | None, option("transformer", "The transformer's own file.", metavar="FILE")
     ] = None,
@@ -124,8 +131,8 @@ def generate(
     compiled: Annotated[
         bool, option("compile", "Compile the transformer first: the first step is slow, the others faster.")
     ] = False,
-    overwrite: Annotated[bool, option("overwrite", "Replace a file that exists.")] = False,
-    anyway: Annotated[bool, option("anyway", "Go on with words that the model does not know.")] = False,
+    overwrite: Overwrite = False,
+    anyway: Anyway = False,
     dry_run: Annotated[bool, option("dry-run", "Show what would run, and stop.")] = False,
     quiet: Annotated[bool, option("quiet", "Print nothing but paths and errors.")] = False,
     as_json: Annotated[bool, option("json", "Print one JSON line a clip.")] = False,

@@ -9,7 +9,19 @@ import typer
 from linnet.catalog import find
 from linnet.cli import fail
 from linnet.cli.generate import STAGES
-from linnet.cli.options import number, option, whole
+from linnet.cli.options import (
+    Anyway,
+    AsJson,
+    Device,
+    Dimensions,
+    GuidanceScale,
+    Model,
+    Steps,
+    Threads,
+    Weights,
+    number,
+    option,
+)
 from linnet.cli.terminal import bars, note
 from linnet.clip import default_name
 from linnet.request import make_request
@@ -27,33 +39,28 @@ def grid(
         str, typer.Argument(help="What the video shows.", metavar="PROMPT", show_default=False)
     ],
     seeds: Annotated[str, option("seeds", "Which: 1-9, or 3,5,8.", metavar="SEEDS")] = "1-9",
-    model: Annotated[
-        str | None,
-        option("model", "A name from `linnet models`; by default a Linum v2 that is here.", metavar="NAME"),
-    ] = None,
-    size: Annotated[str | None, option("size", "360p, 720p or WIDTHxHEIGHT.", metavar="SIZE")] = None,
+    model: Model = None,
+    size: Dimensions = None,
     seconds: Annotated[float | None, number("seconds", "Length, in steps of 1/6 s.")] = None,
     profile: Annotated[
         str | None,
         option("profile", "exact, fast or draft; by default draft, where the model has one.", metavar="NAME"),
     ] = None,
-    steps: Annotated[int | None, whole("steps", "Denoising steps.")] = None,
-    guidance: Annotated[float | None, number("guidance", "How closely to follow the prompt.")] = None,
+    steps: Steps = None,
+    guidance: GuidanceScale = None,
     negative: Annotated[
         str | None, option("negative", "What the video must not show.", metavar="TEXT")
     ] = None,
     output: Annotated[
         Path | None, option("output", "Folder for all of it; by default PROMPT-grid.", metavar="DIR")
     ] = None,
-    device: Annotated[
-        str, option("device", "cpu, cuda or mps; by default the fastest here.", metavar="NAME")
-    ] = "auto",
-    threads: Annotated[int | None, whole("threads", "CPU threads; by default all cores.", least=1)] = None,
-    weights: Annotated[Path | None, option("weights", "Folder of a downloaded model.", metavar="DIR")] = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    weights: Weights = None,
     overwrite: Annotated[bool, option("overwrite", "Replace clips of other requests.")] = False,
-    anyway: Annotated[bool, option("anyway", "Go on with words that the model does not know.")] = False,
+    anyway: Anyway = False,
     quiet: Annotated[bool, option("quiet", "Print nothing but the folder and errors.")] = False,
-    as_json: Annotated[bool, option("json", "Print one JSON line.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Make drafts of a prompt to pick from.
 

@@ -2,7 +2,8 @@
 input is; what typer would say depends on its version, and does not name the value."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -48,3 +49,29 @@ def parse(name: str, text: str, kind: Callable[[str], T], what: str) -> T:
         return kind(text)
     except ValueError:
         raise InvalidInput(name, text, f"is not {what}", "write it in digits, such as 2") from None
+
+
+# What several commands share, said once.
+Weights = Annotated[Path | None, option("weights", "Folder of a downloaded model.", metavar="DIR")]
+Threads = Annotated[int | None, whole("threads", "CPU threads; by default all cores.", least=1)]
+Device = Annotated[str, option("device", "cpu, cuda or mps; by default the fastest here.", metavar="NAME")]
+Steps = Annotated[int | None, whole("steps", "Denoising steps.")]
+Anyway = Annotated[bool, option("anyway", "Go on with words that the model does not know.")]
+AsJson = Annotated[bool, option("json", "Print one JSON line.")]
+GuidanceScale = Annotated[float | None, number("guidance", "How closely to follow the prompt.")]
+Dimensions = Annotated[str | None, option("size", "360p, 720p or WIDTHxHEIGHT.", metavar="SIZE")]
+Quiet = Annotated[bool, option("quiet", "Print nothing but the path and errors.")]
+Model = Annotated[
+    str | None,
+    option("model", "A name from `linnet models`; by default a Linum v2 that is here.", metavar="NAME"),
+]
+Profile = Annotated[str | None, option("profile", "exact, fast or draft: fidelity for time.", metavar="NAME")]
+Overwrite = Annotated[bool, option("overwrite", "Replace a file that exists.")]
+Dtype = Annotated[
+    str | None,
+    option("dtype", "Of the matrix products: float32 or bfloat16; by default auto.", metavar="NAME"),
+]
+NewSeed = Annotated[int | None, whole("seed", "Which of the possible videos; by default a new one.")]
+ClipsModel = Annotated[
+    str | None, option("model", "A name from `linnet models`; by default the clip's own.", metavar="NAME")
+]

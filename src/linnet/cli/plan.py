@@ -10,7 +10,19 @@ import typer
 
 from linnet.catalog import ModelSpec, find
 from linnet.cli import fail
-from linnet.cli.options import amount, number, option, whole
+from linnet.cli.options import (
+    AsJson,
+    Dimensions,
+    Dtype,
+    Model,
+    Profile,
+    Steps,
+    Threads,
+    Weights,
+    amount,
+    number,
+    option,
+)
 from linnet.cli.terminal import gigabytes, print_table
 from linnet.errors import InvalidInput
 from linnet.request import Request, make_request
@@ -31,32 +43,24 @@ def plan(
     prompt: Annotated[
         str | None, typer.Argument(help="What the video shows.", metavar="PROMPT", show_default=False)
     ] = None,
-    model: Annotated[
-        str | None,
-        option("model", "A name from `linnet models`; by default a Linum v2 that is here.", metavar="NAME"),
-    ] = None,
-    size: Annotated[str | None, option("size", "360p, 720p or WIDTHxHEIGHT.", metavar="SIZE")] = None,
+    model: Model = None,
+    size: Dimensions = None,
     seconds: Annotated[float | None, number("seconds", "Length, in steps of 1/6 s.")] = None,
-    steps: Annotated[int | None, whole("steps", "Denoising steps.")] = None,
-    profile: Annotated[
-        str | None, option("profile", "exact, fast or draft: fidelity for time.", metavar="NAME")
-    ] = None,
+    steps: Steps = None,
+    profile: Profile = None,
     device: Annotated[
         str | None,
         option("device", "cpu, cuda or mps, here or not; by default the fastest here.", metavar="NAME"),
     ] = None,
-    dtype: Annotated[
-        str | None,
-        option("dtype", "Of the matrix products: float32 or bfloat16; by default auto.", metavar="NAME"),
-    ] = None,
+    dtype: Dtype = None,
     vram: Annotated[int | None, amount("vram", "Memory of the card that may be used, such as 8GB.")] = None,
     ram: Annotated[int | None, amount("ram", "Main memory that may be used, such as 12GB.")] = None,
-    threads: Annotated[int | None, whole("threads", "CPU threads; by default all cores.", least=1)] = None,
-    weights: Annotated[Path | None, option("weights", "Folder of a downloaded model.", metavar="DIR")] = None,
+    threads: Threads = None,
+    weights: Weights = None,
     measure: Annotated[
         bool, option("measure", "First measure how fast this device is, for some seconds, and remember it.")
     ] = False,
-    as_json: Annotated[bool, option("json", "Print one JSON line.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show how a request would run, and what it takes.
 

@@ -8,7 +8,7 @@ import typer
 
 from linnet.catalog import find
 from linnet.cli import fail
-from linnet.cli.options import option
+from linnet.cli.options import Weights, option
 from linnet.cli.terminal import bars, gigabytes, note
 from linnet.errors import InvalidInput
 from linnet.weights.store import resolve
@@ -25,7 +25,7 @@ def quantize(
     ],
     output: Annotated[Path, option("output", "The folder to make, for --weights.", metavar="DIR")],
     format: Annotated[str, option("format", "int8 or float8; by default int8.", metavar="NAME")] = "int8",
-    weights: Annotated[Path | None, option("weights", "Folder of a downloaded model.", metavar="DIR")] = None,
+    weights: Weights = None,
     quiet: Annotated[bool, option("quiet", "Print nothing but the folder and errors.")] = False,
     as_json: Annotated[bool, option("json", "Print one JSON line when it is done.")] = False,
 ) -> None:

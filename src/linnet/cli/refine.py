@@ -5,8 +5,23 @@ from typing import Annotated, Any
 
 import typer
 
-from linnet.cli.direct import beside, earlier_clip, model_for, needs_prompt, opened, run
-from linnet.cli.options import number, option, whole
+from linnet.cli.direct import beside, earlier_clip, go, model_for, needs_prompt, opened
+from linnet.cli.options import (
+    Anyway,
+    AsJson,
+    ClipsModel,
+    Device,
+    Dimensions,
+    GuidanceScale,
+    NewSeed,
+    Overwrite,
+    Quiet,
+    Steps,
+    Threads,
+    Weights,
+    number,
+    option,
+)
 from linnet.request import make_request
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -21,24 +36,20 @@ def refine(
     prompt: Annotated[
         str | None, option("prompt", "What it shows; by default the clip's own.", metavar="TEXT")
     ] = None,
-    size: Annotated[str | None, option("size", "360p, 720p or WIDTHxHEIGHT.", metavar="SIZE")] = None,
+    size: Dimensions = None,
     fit: Annotated[str | None, option("fit", "crop or pad a clip of another shape.", metavar="HOW")] = None,
-    seed: Annotated[int | None, whole("seed", "Which of the possible videos; by default a new one.")] = None,
-    steps: Annotated[int | None, whole("steps", "Denoising steps.")] = None,
-    guidance: Annotated[float | None, number("guidance", "How closely to follow the prompt.")] = None,
+    seed: NewSeed = None,
+    steps: Steps = None,
+    guidance: GuidanceScale = None,
     output: Annotated[Path | None, option("output", "By default FILE-refined.mp4.", metavar="PATH")] = None,
-    model: Annotated[
-        str | None, option("model", "A name from `linnet models`; by default the clip's own.", metavar="NAME")
-    ] = None,
-    weights: Annotated[Path | None, option("weights", "Folder of a downloaded model.", metavar="DIR")] = None,
-    device: Annotated[
-        str, option("device", "cpu, cuda or mps; by default the fastest here.", metavar="NAME")
-    ] = "auto",
-    threads: Annotated[int | None, whole("threads", "CPU threads; by default all cores.", least=1)] = None,
-    overwrite: Annotated[bool, option("overwrite", "Replace a file that exists.")] = False,
-    anyway: Annotated[bool, option("anyway", "Go on with words that the model does not know.")] = False,
-    quiet: Annotated[bool, option("quiet", "Print nothing but the path and errors.")] = False,
-    as_json: Annotated[bool, option("json", "Print one JSON line.")] = False,
+    model: ClipsModel = None,
+    weights: Weights = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    overwrite: Overwrite = False,
+    anyway: Anyway = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Finish a draft at the model's size, by the last steps.
 
@@ -71,14 +82,5 @@ def refine(
     request = make_request(spec, like=like, frames=frames, **settings, seed=first.seed)
     pipeline = opened(spec, [request], weights=weights, device=device, threads=threads, anyway=anyway)
     way = finish(pipeline, pipeline.settled(request), source, strength=share)
-    left = len(source.order) - frames
-    cut = (f"its last {left} frames are left out: the model makes 4k+1",) if left else ()
-    run(
-        lambda watch: pipeline.generate(
-            request, output, overwrite=overwrite, watch=watch, course=way.course, direction=way.direction
-        ),
-        output,
-        notes=(*way.notes, *cut),
-        quiet=quiet,
-        as_json=as_json,
-    )
+    left_out = len(source.order) - frames
+    go(pipeline, request, way, output, left_out=left_out, overwrite=overwrite, quiet=quiet, as_json=as_json)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from linnet.cli.options import number, option, whole
+from linnet.cli.options import Weights, number, option, whole
 from linnet.cli.terminal import note
 
 DATA = Path("linnet-data")
@@ -37,7 +37,7 @@ def serve(
     model: Annotated[
         str | None, option("model", "The one that runs when a request names none.", metavar="NAME")
     ] = None,
-    weights: Annotated[Path | None, option("weights", "Folder of a downloaded model.", metavar="DIR")] = None,
+    weights: Weights = None,
     device: Annotated[
         list[str] | None,
         option("device", "cpu, cuda:0, ...; give several for a worker each.", metavar="NAME"),

@@ -8,7 +8,7 @@ import typer
 
 from linnet.cli import fail
 from linnet.cli.generate import STAGES
-from linnet.cli.options import option, whole
+from linnet.cli.options import Quiet, Threads, option
 from linnet.cli.terminal import bars, note, print_table
 from linnet.geometry import format_seconds
 
@@ -37,7 +37,7 @@ def render(
     model: Model = None,
     weights: Weights = None,
     device: Device = "auto",
-    threads: Annotated[int | None, whole("threads", "CPU threads; by default all cores.", least=1)] = None,
+    threads: Threads = None,
     overwrite: Annotated[
         bool, option("overwrite", "Replace a file that is no earlier film of this storyboard.")
     ] = False,
@@ -45,7 +45,7 @@ def render(
         bool, option("tidy", "Throw away the takes that the film does not use any more.")
     ] = False,
     anyway: Anyway = False,
-    quiet: Annotated[bool, option("quiet", "Print nothing but the path and errors.")] = False,
+    quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Make the film, and a contact sheet beside it.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from linnet.cli import fail
-from linnet.cli.options import option, whole
+from linnet.cli.options import Quiet, Threads, option, whole
 from linnet.cli.terminal import bars, note
 from linnet.errors import InvalidInput
 
@@ -33,8 +33,8 @@ def train(
     device: Annotated[
         str, option("device", "cpu or cuda; by default the fastest here.", metavar="NAME")
     ] = "auto",
-    threads: Annotated[int | None, whole("threads", "CPU threads; by default all cores.", least=1)] = None,
-    quiet: Annotated[bool, option("quiet", "Print nothing but the path and errors.")] = False,
+    threads: Threads = None,
+    quiet: Quiet = False,
     as_json: Annotated[bool, option("json", "Print one JSON line a report.")] = False,
 ) -> None:
     """Train a model.

@@ -17,15 +17,12 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
-from urllib.parse import urlsplit
 
 from fastapi import Depends, FastAPI, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
-from fastapi.openapi.utils import get_openapi
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
@@ -35,7 +32,10 @@ from linnet.errors import InvalidInput, LinnetError
 from linnet.request import Request as ClipRequest
 from linnet.serve import schemas
 from linnet.serve.clips import file_of, remove_files
+from linnet.serve.description import BINARY, LINKS, body_of, errors, openapi
+from linnet.serve.edge import Edge
 from linnet.serve.keys import find_owner
+from linnet.serve.metrics import Metrics
 from linnet.serve.models import Models
 from linnet.serve.queue import Given, Job, KeyReused, Limits, Queue, QueueFull
 from linnet.serve.schemas import Refused
@@ -55,19 +55,6 @@ PAGE = {
     "/style.css": ("style.css", "text/css; charset=utf-8"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
-HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; media-src 'self'; "
-        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
-}
-LOCAL_NAMES = {"localhost", "127.0.0.1", "::1"}
 # The fields of linnet's own request by the names that they have on the wire.
 WIRE = {
     "frames": "num_frames",
@@ -526,64 +513,7 @@ def seconds_left(job: Job) -> float | None:
     return round((time.time() - job.stage_started) / job.done * (job.total - job.done), 1)
 
 
-class Metrics:
-    """Everything that the queue counts, at the time it is asked."""
-
-    def __init__(self, queue: Queue) -> None:
-        self.queue = queue
-
-    def collect(self) -> Any:
-        facts = self.queue.statistics()
-        waiting = GaugeMetricFamily("linnet_jobs", "Jobs by status.", labels=["status"])
-        for status in ("queued", "in_progress", "completed", "failed"):
-            waiting.add_metric([status], facts["jobs"].get(status, 0))
-        yield waiting
-        yield GaugeMetricFamily(
-            "linnet_queue_age_seconds", "Age of the oldest job that waits.", value=facts["oldest_seconds"]
-        )
-        names = {
-            "jobs_accepted": ("Jobs accepted.", "model"),
-            "jobs_completed": ("Jobs completed.", "model"),
-            "jobs_failed": ("Jobs failed, by kind.", "kind"),
-            "steps": ("Denoising steps of completed jobs.", "model"),
-            "stage_seconds": ("Seconds that completed jobs spent, by stage.", "stage"),
-            "worker_restarts": ("Workers started again, by reason.", "reason"),
-        }
-        for name, (words, label) in names.items():
-            sums = CounterMetricFamily(f"linnet_{name}", words, labels=[label])
-            for (one, value), amount in facts["sums"].items():
-                if one == name:
-                    sums.add_metric([value], amount)
-            yield sums
-        memory = GaugeMetricFamily("linnet_worker_memory_bytes", "Resident memory.", labels=["worker"])
-        for index, worker in enumerate(self.queue.workers().values()):
-            memory.add_metric([str(index)], worker["memory"] or 0)
-        yield memory
-
-
 # --- errors -------------------------------------------------------------------------------------------------------
-
-LINKS = {
-    name: {"operationId": name, "parameters": {"video_id": "$response.body#/id"}}
-    for name in ("retrieveVideo", "deleteVideo", "downloadVideo", "remixVideo", "cancelVideo", "followVideo")
-}
-BINARY = {"schema": {"type": "string", "format": "binary"}}
-ERRORS = {
-    400: "It cannot be done as asked.",
-    401: "A key is needed.",
-    404: "There is none.",
-    409: "Not in this state.",
-    413: "Too large.",
-    415: "Of another kind than expected.",
-    429: "Too many jobs wait.",
-    503: "Not now.",
-    507: "No room.",
-}
-
-
-def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """For the OpenAPI document. 403 and 413 and the like of the edge may come from anywhere."""
-    return {status: {"model": schemas.Error, "description": ERRORS[status]} for status in statuses}
 
 
 def add_error_handlers(app: FastAPI) -> None:
@@ -630,119 +560,3 @@ def allowed(request: Request) -> set[str]:
     """Methods of all routes that share the path; each route by itself knows but its own."""
     here = [route for route in request.app.routes if route.path_regex.match(request.scope["path"])]
     return {method for route in here for method in route.methods or ()}
-
-
-class Edge:
-    """Around everything: what is too large or comes from another site never gets in; what goes out is marked."""
-
-    def __init__(self, app: Any, service: Service) -> None:
-        self.app, self.service = app, service
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        taken, started = 0, False
-
-        async def counted() -> Any:
-            nonlocal taken
-            message = await receive()
-            taken += len(message.get("body", b""))
-            if taken > self.service.body_bytes:
-                raise too_large(self.service.body_bytes)
-            return message
-
-        async def marked(message: Any) -> None:
-            nonlocal started
-            if message["type"] == "http.response.start":
-                started = True
-                there = {name.lower() for name, _ in message["headers"]}
-                more = HEADERS | {"Cache-Control": "no-store"}
-                message["headers"] = [
-                    *message["headers"],
-                    *(
-                        (name.lower().encode(), value.encode())
-                        for name, value in more.items()
-                        if name.lower().encode() not in there
-                    ),
-                ]
-            await send(message)
-
-        try:
-            self.check(scope)
-            await self.app(scope, counted, marked)
-        except Refused as error:
-            if started:
-                raise
-            response = JSONResponse(error.body(), error.status, headers=error.headers)
-            await response(scope, receive, marked)
-
-    def check(self, scope: Any) -> None:
-        headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        length = headers.get(b"content-length", "0")
-        if length.isdecimal() and int(length) > self.service.body_bytes:
-            raise too_large(self.service.body_bytes)
-        host = headers.get(b"host", "")
-        known = LOCAL_NAMES | {self.service.name}
-        if (self.service.local or self.service.name) and name_in(f"//{host}") not in known:
-            raise Refused(
-                403, "wrong_host", f"this server answers to {self.service.name or 'localhost'} alone"
-            )
-        origin = headers.get(b"origin")
-        if origin is not None and urlsplit(origin).netloc != host:
-            raise Refused(403, "wrong_origin", "pages of other sites may not ask this server")
-
-
-def too_large(most: int) -> Refused:
-    return Refused(413, "too_large", f"the request has over {most} bytes", headers={"Connection": "close"})
-
-
-def name_in(address: str) -> str | None:
-    try:
-        return urlsplit(address).hostname
-    except ValueError:
-        return None
-
-
-# --- the description ----------------------------------------------------------------------------------------------
-
-
-def body_of(kind: type[BaseModel]) -> dict[str, Any]:
-    """A body as JSON or as a form."""
-    schema = kind.model_json_schema(ref_template="#/components/schemas/{model}")
-    schema.pop("$defs", None)
-    form = schema | {"properties": {name: plain(of) for name, of in schema["properties"].items()}}
-    if "input_reference" in form["properties"]:
-        form["properties"]["input_reference"] = BINARY["schema"]
-    contents = {"application/json": {"schema": schema}, "multipart/form-data": {"schema": form}}
-    return {"requestBody": {"required": True, "content": contents}}
-
-
-def plain(schema: dict[str, Any]) -> dict[str, Any]:
-    """Without null, which a form cannot say: there, a field is left out."""
-    return (
-        schema | {"anyOf": [one for one in schema["anyOf"] if one != {"type": "null"}]}
-        if "anyOf" in schema
-        else schema
-    )
-
-
-def openapi(app: FastAPI) -> dict[str, Any]:
-    """FastAPI's own, without the 422 that never comes, and with how to show a key."""
-    if app.openapi_schema:
-        return app.openapi_schema
-    document = get_openapi(title=app.title, version=app.version, routes=app.routes)
-    parts = document.setdefault("components", {})
-    parts["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-    parts.setdefault("schemas", {})["Reference"] = schemas.Reference.model_json_schema()
-    document["security"] = [{}, {"key": []}]
-    envelope = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
-    elsewhere = {"description": "Asked under a strange name, or by another site.", "content": envelope}
-    for path in document["paths"].values():
-        for operation in path.values():
-            operation["responses"].pop("422", None)
-            operation["responses"].setdefault("403", elsewhere)
-    for name in ("HTTPValidationError", "ValidationError"):
-        parts["schemas"].pop(name, None)
-    app.openapi_schema = document
-    return document

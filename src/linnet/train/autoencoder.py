@@ -98,16 +98,3 @@ class AutoencoderTask:
 
 def _difference(video: Float[Tensor, "..."], axis: int) -> Float[Tensor, "..."]:
     return video.diff(dim=axis)
-
-
-def measure(model: TAE, latents_of: int = 64, *, frames: int = 25, seed: int = 7) -> dict[str, Tensor]:
-    """The mean and spread of each latent channel over fresh clips: what the generator's space is normalised by."""
-    rng = random.Random(seed)
-    found = []
-    with torch.inference_mode():
-        for _ in range(latents_of):
-            clip = playground.render(playground.sample_scene(rng), frames)
-            video = torch.from_numpy(clip).permute(0, 3, 1, 2)[None].float() / 255
-            found.append(model.encode(video, lead=3)[0])
-    every = torch.cat(found).movedim(1, 0).flatten(1)
-    return {"mean": every.mean(1), "std": every.std(1)}

@@ -15,7 +15,7 @@ from linnet.data.cache import LatentCache
 from linnet.data.playground import caption
 from linnet.models.text import T5Config, T5Encoder, Tokenizer
 from linnet.models.transformer import TextContext, Transformer, TransformerConfig
-from linnet.sampling.flow import sample_sigmas
+from linnet.sampling.flow import TIMESTEPS, add_noise, sample_sigmas, velocity_target
 
 Mix = tuple[tuple[int, float], ...]
 
@@ -72,9 +72,9 @@ class FlowTask:
         ids, lengths = (x.to(device) for x in self.tokenize(captions))
         noise = torch.randn(data.shape, generator=generator, device=device)
         sigma = sample_sigmas(len(data), shift=self.config.shift, std=self.config.spread, generator=generator)
-        noisy = torch.lerp(data, noise, sigma.view(-1, 1, 1, 1, 1))
-        velocity = self.model.transformer(noisy, 1000 * sigma, self.model.context(ids, lengths))
-        error = (velocity - (noise - data)).square()
+        noisy = add_noise(data, noise, sigma)
+        velocity = self.model.transformer(noisy, TIMESTEPS * sigma, self.model.context(ids, lengths))
+        error = (velocity - velocity_target(data, noise)).square()
         return error.mean(), {"frames": float(data.shape[2])}
 
     def batch(self, step: int, rng: random.Random) -> tuple[Float[Tensor, "B C T H W"], list[str]]:

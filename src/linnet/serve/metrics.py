@@ -1,0 +1,42 @@
+"""What Prometheus is told."""
+
+from typing import Any
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+from linnet.serve.queue import Queue
+
+
+class Metrics:
+    """Everything that the queue counts, at the time it is asked."""
+
+    def __init__(self, queue: Queue) -> None:
+        self.queue = queue
+
+    def collect(self) -> Any:
+        facts = self.queue.statistics()
+        waiting = GaugeMetricFamily("linnet_jobs", "Jobs by status.", labels=["status"])
+        for status in ("queued", "in_progress", "completed", "failed"):
+            waiting.add_metric([status], facts["jobs"].get(status, 0))
+        yield waiting
+        yield GaugeMetricFamily(
+            "linnet_queue_age_seconds", "Age of the oldest job that waits.", value=facts["oldest_seconds"]
+        )
+        names = {
+            "jobs_accepted": ("Jobs accepted.", "model"),
+            "jobs_completed": ("Jobs completed.", "model"),
+            "jobs_failed": ("Jobs failed, by kind.", "kind"),
+            "steps": ("Denoising steps of completed jobs.", "model"),
+            "stage_seconds": ("Seconds that completed jobs spent, by stage.", "stage"),
+            "worker_restarts": ("Workers started again, by reason.", "reason"),
+        }
+        for name, (words, label) in names.items():
+            sums = CounterMetricFamily(f"linnet_{name}", words, labels=[label])
+            for (one, value), amount in facts["sums"].items():
+                if one == name:
+                    sums.add_metric([value], amount)
+            yield sums
+        memory = GaugeMetricFamily("linnet_worker_memory_bytes", "Resident memory.", labels=["worker"])
+        for index, worker in enumerate(self.queue.workers().values()):
+            memory.add_metric([str(index)], worker["memory"] or 0)
+        yield memory
