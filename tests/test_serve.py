@@ -1,6 +1,8 @@
 """The HTTP interface, over a queue whose worker is the test itself."""
 
 import json
+import struct
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,18 @@ def client(service: Service) -> Iterator[TestClient]:
         create_app(service), base_url="http://localhost", raise_server_exceptions=False
     ) as client:
         yield client
+
+
+def header_of_png(width: int, height: int) -> bytes:
+    """All of a PNG that says how large it is, and no pixel."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        )
+
+    described = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", described) + chunk(b"IDAT", b"")
 
 
 def accepted(client: TestClient, **more: Any) -> dict[str, Any]:
@@ -115,6 +129,27 @@ def test_bodies_of_the_wrong_kind(client: TestClient) -> None:
     refused(client.post("/v1/plan", data=form, files=image), 400, "invalid_value", "input_reference")
     refused(client.post("/v1/videos", data=form, files={"prompt2": image["input_reference"]}), 400,
             "invalid_request", "prompt2")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("size", "kept", "words"),
+    [
+        ((99, 99), None, "of another shape than 128x72; use fit=crop"),
+        ((72, 128), None, "is 72x128"),
+        ((9000, 9000), None, "has over 40 million pixels"),
+        ((60000, 60000), None, "has over 40 million pixels"),
+        ((128, 72), 20, "cannot be read as an image"),
+    ],
+)
+def test_an_image_that_cannot_be_used_is_refused_at_once(
+    client: TestClient, size: tuple[int, int], kept: int | None, words: str
+) -> None:
+    sent = {"input_reference": ("a.png", header_of_png(*size)[:kept], "image/png")}
+    form = {name: str(value) for name, value in STILL.items()}
+    answer = client.post("/v1/videos", data=form, files=sent)
+    refused(answer, 400, "invalid_value", "input_reference")
+    assert words in answer.json()["error"]["message"]
+    assert client.get("/v1/videos").json()["data"] == []
 
 
 def test_a_huge_body_is_turned_away_whether_or_not_it_says_so(client: TestClient) -> None:

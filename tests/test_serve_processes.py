@@ -57,8 +57,6 @@ def test_the_official_client_does_all_that_it_can(server: Server, tmp_path: Path
         assert client.videos.delete(one.id).deleted
     with pytest.raises(openai.NotFoundError):
         client.videos.retrieve(video.id)
-    with pytest.raises(openai.BadRequestError, match="is no image"):
-        client.videos.create(**asked, input_reference=("a.png", b"\x89PNG", "image/png"))
     green = png(256, 144, (20, 200, 30))
     begun = client.videos.create_and_poll(
         **asked, input_reference=("a.png", green, "image/png"), extra_body=extra
@@ -67,17 +65,13 @@ def test_the_official_client_does_all_that_it_can(server: Server, tmp_path: Path
     client.videos.download_content(begun.id).write_to_file(clip)
     picture = (read_metadata(clip) or {})["direction"]["image"]
     assert picture["sha256"] == hashlib.sha256(green).hexdigest()
-    for bad, words in (
-        (png(99, 99), "of another shape than 128x72; use fit=crop"),
-        (png(9000, 9000), "has over 40 million pixels"),
-        (green[:40], "cannot be read"),
-    ):
-        failed = client.videos.create_and_poll(
-            **asked, input_reference=("a.png", bad, "image/png"), extra_body=extra
-        )
-        assert failed.error is not None
-        assert (failed.status, failed.error.code) == ("failed", "invalid_input_reference")
-        assert words in failed.error.message
+    # A whole header before broken pixels is only found out by whoever decodes them.
+    failed = client.videos.create_and_poll(
+        **asked, input_reference=("a.png", green[:-40], "image/png"), extra_body=extra
+    )
+    assert failed.error is not None
+    assert (failed.status, failed.error.code) == ("failed", "invalid_input_reference")
+    assert "cannot be read" in failed.error.message
     square = {"image_url": f"data:image/png;base64,{base64.b64encode(png(99, 99)).decode()}"}
     fitted = client.videos.create(**asked, extra_body={**extra, "input_reference": square, "fit": "crop"})
     assert client.videos.poll(fitted.id).status == "completed"

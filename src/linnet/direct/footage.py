@@ -141,19 +141,27 @@ def quarter_turns(path: Path) -> int:
 
 def fitted(picture: Frame, size: Size, fit: Fit | None, *, field: str, value: object) -> Frame:
     """The picture at this size. Another shape is cropped about its middle, or padded with black, as `fit` says."""
-    height, width = picture.shape[:2]
-    if (width, height) == size:
+    shown = Size(picture.shape[1], picture.shape[0])
+    if shown == size:
         return picture
-    wide, high = size.width / width, size.height / height
     image = Image.fromarray(picture)
-    if abs(wide / high - 1) <= ASPECT_SLACK:
+    if same_shape(shown, size):
         return np.asarray(image.resize(size, Image.Resampling.LANCZOS))
-    if fit is None:
-        side, lost = ("height", 1 - high / wide) if wide > high else ("width", 1 - wide / high)
-        problem = f"is {width}x{height}, of another shape than {size}"
-        remedy = (
-            f"use --fit crop, which cuts off {100 * lost:.0f} % of its {side}, or --fit pad, which adds bars"
-        )
-        raise InvalidInput(field, value, problem, remedy)
+    check_fit(shown, size, fit, field=field, value=value)
     method = ImageOps.fit if fit == "crop" else ImageOps.pad
     return np.asarray(method(image, size, Image.Resampling.LANCZOS))
+
+
+def same_shape(shown: Size, size: Size) -> bool:
+    return abs(size.width * shown.height / (size.height * shown.width) - 1) <= ASPECT_SLACK
+
+
+def check_fit(shown: Size, size: Size, fit: Fit | None, *, field: str, value: object) -> None:
+    """InvalidInput where a picture has another shape and nobody said what to do about it."""
+    if fit is not None or same_shape(shown, size):
+        return
+    wide, high = size.width / shown.width, size.height / shown.height
+    side, lost = ("height", 1 - high / wide) if wide > high else ("width", 1 - wide / high)
+    problem = f"is {shown}, of another shape than {size}"
+    remedy = f"use --fit crop, which cuts off {100 * lost:.0f} % of its {side}, or --fit pad, which adds bars"
+    raise InvalidInput(field, value, problem, remedy)

@@ -28,6 +28,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from linnet import __version__
+from linnet.direct.footage import check_fit
 from linnet.errors import InvalidInput, LinnetError
 from linnet.request import Request as ClipRequest
 from linnet.serve import schemas
@@ -180,7 +181,11 @@ def create_app(service: Service) -> FastAPI:
 
     def checked(asked: schemas.VideoRequest, like: ClipRequest | None = None) -> ClipRequest:
         request = service.models.request(asked, like)
-        if asked.image() is None and asked.fit:
+        image = asked.image()
+        if image is not None:
+            shown = schemas.look_at(image)
+            check_fit(shown, request.size, asked.fit, field="input_reference", value="image")
+        elif asked.fit:
             raise InvalidInput("fit", asked.fit, "is of an image, and there is none", "leave it out")
         longest = service.longest_seconds
         if longest is not None and request.seconds > longest:
@@ -527,7 +532,8 @@ def add_error_handlers(app: FastAPI) -> None:
 
     async def invalid(request: Request, error: Any) -> JSONResponse:
         name = WIRE.get(error.field, error.field)
-        return answer(Refused(400, "invalid_value", str(error), param=name))
+        message = str(error).replace("--fit ", "fit=")
+        return answer(Refused(400, "invalid_value", message, param=name))
 
     async def malformed(request: Request, error: Any) -> JSONResponse:
         return answer(refusal_of(error.errors()))

@@ -28,8 +28,6 @@ Report = Callable[[str, int, int, bytes | None], None]
 PREVIEW_EVERY = 0.25  # seconds
 PREVIEW_SHARE = 0.1  # at most, of the time that rendering takes
 SHEET = (4, 4)  # tiles of a sprite sheet, across and down
-MOST_PIXELS = 40_000_000  # of an image that somebody sent
-IMAGES = ("PNG", "JPEG", "WEBP")
 TILE = 320  # pixels, at most, of a tile's or thumbnail's longer side
 
 
@@ -102,33 +100,18 @@ class Renderer:
 
 
 def beginning(pipeline: Pipeline, request: Request, image: Given) -> dict[str, Any]:
-    """What `Pipeline.generate` takes to begin from it; InvalidInput if it is too large, of another shape, or none."""
+    """What `Pipeline.generate` takes to begin from it; InvalidInput if it is broken."""
     try:
         with tempfile.TemporaryDirectory(prefix="linnet-") as folder:
             path = Path(folder) / "input_reference"
             with plainly(path):
                 path.write_bytes(image.content)
-            check_image(path)
             way = Beginning(image=path, fit=image.fit).way(pipeline, pipeline.settled(request))
     except InvalidInput as error:
-        if error.field != "image":
+        if error.field not in ("image", "file"):
             raise
-        remedy = error.remedy.replace("--fit ", "fit=")
-        raise InvalidInput("input_reference", "image", error.problem, remedy) from None
+        raise InvalidInput("input_reference", "image", error.problem, error.remedy) from None
     return {"course": way.course, "direction": way.direction}
-
-
-def check_image(path: Path) -> None:
-    """Its kind and its number of pixels, before one of them is decoded."""
-    problem = "cannot be read as an image"
-    try:
-        with Image.open(path, formats=IMAGES) as found:
-            if found.width * found.height <= MOST_PIXELS:
-                return
-            problem = f"has over {MOST_PIXELS // 10**6} million pixels"
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        pass
-    raise InvalidInput("image", path, problem, "send a smaller PNG, JPEG or WebP")
 
 
 def plain(report: Report) -> Callable[[Progress], None]:

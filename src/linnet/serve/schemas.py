@@ -4,17 +4,20 @@ The names of fields and their odd types (`seconds` is a string) are that format'
 """
 
 import base64
+import io
 from typing import Any, Literal
 
+from PIL import ExifTags, Image
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from linnet.catalog import ModelSpec
 from linnet.errors import InvalidInput
-from linnet.geometry import format_seconds
+from linnet.geometry import Size, format_seconds
 from linnet.request import RANGES
 from linnet.serve.queue import Job, Status
 
-SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF")
+IMAGES = ("PNG", "JPEG", "WEBP")
+MOST_PIXELS = 40_000_000  # of an image that somebody sent
 LONGEST_PROMPT = 4000  # characters
 SHARES = {"text": (0, 5), "denoise": (5, 85), "decode": (90, 8), "finish": (98, 1)}  # of the percentage
 
@@ -75,13 +78,30 @@ class VideoRequest(Strict):
     _file: bytes | None = PrivateAttr(None)  # the form's, which JSON cannot carry
 
     def image(self) -> bytes | None:
-        """What it is to begin from, still in its file's form; InvalidInput for what is none."""
+        """What it is to begin from, still in its file's form and not looked at."""
         if self._file is None and self.input_reference is None:
             return None
-        content = self._file if self._file is not None else decoded(self.input_reference)
-        if content.startswith(SIGNATURES) and (content[:4] != b"RIFF" or content[8:12] == b"WEBP"):
-            return content
-        raise InvalidInput("input_reference", "image", "is no image", "send a PNG, JPEG or WebP")
+        return self._file if self._file is not None else decoded(self.input_reference)
+
+
+def look_at(content: bytes) -> Size:
+    """How large an image is, upright, by its header alone: no pixel is decoded here. InvalidInput for what is none or
+    is too large."""
+    problem, most = "cannot be read as an image", MOST_PIXELS // 10**6
+    try:
+        with Image.open(io.BytesIO(content), formats=IMAGES) as found:
+            exif = Image.Exif()
+            exif.load(found.info.get("exif", b""))  # found.getexif() would decode a PNG to its end
+            turned = exif.get(ExifTags.Base.Orientation, 1) > 4
+            size = Size(*(reversed(found.size) if turned else found.size))
+        if size.pixels <= MOST_PIXELS:
+            return size
+        problem = f"has over {most} million pixels"
+    except Image.DecompressionBombError:
+        problem = f"has over {most} million pixels"
+    except (OSError, ValueError, SyntaxError):
+        pass
+    raise InvalidInput("input_reference", "image", problem, "send a smaller PNG, JPEG or WebP")
 
 
 def decoded(reference: Reference | None) -> bytes:
