@@ -14,6 +14,7 @@ from linnet import media
 from linnet.catalog import SEEDLING
 from linnet.models.transformer import TextContext
 from linnet.request import make_request
+from linnet.sampling.span import nearby
 from linnet.sampling.windows import Windowed, free_noise, in_a_ring, in_a_row
 
 NO_TEXT = TextContext((), (), torch.zeros(1, 1))
@@ -102,3 +103,33 @@ def test_the_longest_clip_takes_no_more_windows_at_once() -> None:
     request = make_request(SEEDLING, prompt="a red star", seconds=300)
     assert (request.window, request.frames) == (SEEDLING.window, 7201)
     assert math.isclose(request.seconds, 300)
+
+
+@pytest.mark.parametrize("far", [0.0, 0.2])
+def test_a_span_is_attention_in_which_what_is_far_counts_less(far: float) -> None:
+    tokens, frames, span = 3, 7, 2
+    query, key, value = torch.randn(3, 2, 4, tokens * frames, 8)
+    frame = torch.arange(tokens * frames) // tokens
+    apart = (frame[:, None] - frame).abs() > span
+    weights = (query @ key.transpose(-1, -2) / math.sqrt(8)).exp() * torch.where(apart, far, 1.0)
+    expected = weights / weights.sum(-1, keepdim=True) @ value
+    near = nearby(tokens, span, far=far)
+    assert torch.allclose(near(query, key, value), expected, atol=1e-6)
+
+
+def test_a_span_over_the_whole_clip_is_plain_denoising(tiny_model) -> None:
+    pipeline = linnet.load("seedling", weights=tiny_model, device="cpu")
+    plain = make_request(SEEDLING, prompt="a red star", frames=25, steps=3, seed=1)
+    (*_, one), (*_, other) = (
+        pipeline.sample(request) for request in (plain, make_request(SEEDLING, like=plain, span=24))
+    )
+    assert torch.allclose(one.latents, other.latents, atol=1e-5)
+
+
+def test_a_span_makes_long_clips_without_windows(tiny_model) -> None:
+    pipeline = linnet.load("seedling", weights=tiny_model, device="cpu")
+    request = make_request(SEEDLING, prompt="a red star", frames=201, span=16, steps=2, seed=1)
+    assert request.window == 0
+    *_, last = pipeline.sample(request)
+    assert last.latents.shape[2] == 51
+    assert last.latents.isfinite().all()

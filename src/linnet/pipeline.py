@@ -42,6 +42,7 @@ from linnet.sampling import flow
 from linnet.sampling.denoise import Course, Guidance, GuidedVelocity, Model, Step, denoise, levels_between
 from linnet.sampling.reuse import Reuse
 from linnet.sampling.solvers import SOLVERS
+from linnet.sampling.span import nearby
 from linnet.sampling.windows import Windowed, Windows, free_noise, in_a_ring, in_a_row
 from linnet.weights.files import Header
 from linnet.weights.load import (
@@ -211,7 +212,10 @@ class Pipeline:
         asked = way_of(self.attention, work, self.device)
         if asked is None:
             self.attention = choose(work, self.device, self.dtype)
-        return asked or way_of(self.attention, work, self.device) or attend
+        way = asked or way_of(self.attention, work, self.device) or attend
+        if not request.span:
+            return way
+        return nearby(token_count(1, request.size), request.span // FRAMES_PER_LATENT, way=way)
 
     def noise(self, request: Request, seeds: Sequence[int]) -> Latents:
         """Each seed's own noise, whatever its neighbours."""

@@ -30,6 +30,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "guidance_until": (0.0, 1.0),
     "window": (0, 100_000),
     "window_overlap": (0, 100_000),
+    "span": (0, 100_000),
 }
 CHOICES = {
     "guidance_method": ("apg", "cfg"),
@@ -58,8 +59,9 @@ class Request:
     Of n steps, counted from 0, step i is guided where guidance_from <= i/n < guidance_until. `reuse` is "none", the
     steps (from 1) that do without the model, as "6,8,9", or the change, as "0.05", that steps may add up to before it
     is asked again (see sampling.reuse). `window` (4k+1) and `window_overlap` (4k) are frames of the windows that a long
-    clip is made in; 0: the model sees the clip at once (see sampling.windows). A `loop` has one frame less than
-    `frames`: the last would be the first again.
+    clip is made in; 0: the model sees the clip at once (see sampling.windows), every frame of it no farther than `span`
+    frames (4k) to either side; 0: all of it (see sampling.span). A `loop` has one frame less than `frames`: the last
+    would be the first again.
     """
 
     prompt: str
@@ -85,6 +87,7 @@ class Request:
     decoder_dtype: Literal["auto", "float32", "bfloat16"] = "float32"
     window: int = 0
     window_overlap: int = 0
+    span: int = 0
     loop: bool = False
 
     @property
@@ -141,6 +144,7 @@ def make_request(
     decoder_dtype: Literal["auto", "float32", "bfloat16"] | None = None,
     window: int | None = None,
     window_overlap: int | None = None,
+    span: int | None = None,
     loop: bool | None = None,
     profile: Literal["exact", "fast", "draft"] | None = None,
     like: Request | None = None,
@@ -173,6 +177,7 @@ def make_request(
         "decoder_dtype": decoder_dtype,
         "window": window,
         "window_overlap": window_overlap,
+        "span": span,
         "loop": loop,
     }
     if size is not None:
@@ -191,6 +196,7 @@ def make_request(
         "apg_eta": spec.apg_eta,
         "shift": spec.shift,
         "dtype": "auto",
+        "span": 0,
         "loop": False,
         **EXACT,
         "steps": spec.steps,
@@ -200,7 +206,7 @@ def make_request(
     settings |= {"model": spec.name, "fps": spec.fps}
     settings.setdefault("seed", secrets.randbelow(SEEDS))
     if window is None and (like is None or settings["frames"] != like.frames or "window" not in settings):
-        settings |= usual_windows(spec, settings["frames"], window_overlap)
+        settings |= usual_windows(spec, settings, window_overlap)
     request = Request(**check_fields({"window": 0, "window_overlap": 0} | settings))
     spec.check_size(request.size)
     check_length(spec, request.frames, "frames", request.frames)
@@ -208,22 +214,28 @@ def make_request(
     return request
 
 
-def usual_windows(spec: ModelSpec, frames: int, overlap: int | None) -> dict[str, int]:
-    """For a clip of so many frames: windows where it is longer than the model's own."""
-    if frames <= spec.max_frames:
+def usual_windows(spec: ModelSpec, settings: Mapping[str, Any], overlap: int | None) -> dict[str, int]:
+    """Windows for a clip that is longer than the model's own, unless every frame has a `span` of its own."""
+    if settings["frames"] <= spec.max_frames or settings["span"]:
         return {"window": 0} | ({"window_overlap": 0} if overlap is None else {})
     return {"window": spec.window} | ({"window_overlap": spec.overlap} if overlap is None else {})
 
 
 def check_windows(spec: ModelSpec, request: Request) -> None:
     """Refuse windows that the model cannot do, or that do not fit together."""
-    window, overlap = request.window, request.window_overlap
+    window, overlap, span = request.window, request.window_overlap, request.span
+    if span % FRAMES_PER_LATENT or span > spec.max_frames:
+        problem = "is not a distance in frames that the model knows"
+        raise InvalidInput("span", span, problem, f"use a multiple of 4 up to {spec.max_frames - 1}")
+    if span and (window or request.loop):
+        problem = "is of a clip that the model sees at once, not of one in windows"
+        raise InvalidInput("span", span, problem, "leave out the windows, the loop or the span")
     if not window:
         if overlap:
             raise InvalidInput(
                 "window_overlap", overlap, "is of windows, of which there are none", "give --window too"
             )
-        if request.frames > spec.max_frames:
+        if request.frames > spec.max_frames and not span:
             problem = f"{spec.name} does not see over {spec.max_frames} frames at once"
             raise InvalidInput("window", window, problem, f"use {spec.window}")
         return

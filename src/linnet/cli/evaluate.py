@@ -115,7 +115,9 @@ def continuity(
     only: Annotated[
         list[str] | None,
         option(
-            "only", "long, extend, image, loop, video or edit; may be given several times.", metavar="KIND"
+            "only",
+            "long, span, extend, image, loop, video or edit; may be given several times.",
+            metavar="KIND",
         ),
     ] = None,
     profile: Profile = None,

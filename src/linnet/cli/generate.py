@@ -86,6 +86,9 @@ def generate(
         int | None, whole("window", "Frames that the model sees at once, of a clip longer than its own.")
     ] = None,
     window_overlap: Annotated[int | None, whole("window-overlap", "Frames that two windows share.")] = None,
+    span: Annotated[
+        int | None, whole("span", "Instead of windows: how many frames to either side each frame looks.")
+    ] = None,
     loop: Annotated[bool, option("loop", "The last frame meets the first.")] = False,
     image: Annotated[Path | None, option("image", "The first frame.", metavar="FILE")] = None,
     last_image: Annotated[Path | None, option("last-image", "The last frame.", metavar="FILE")] = None,
@@ -161,6 +164,7 @@ def generate(
         "reuse": reuse,
         "window": window,
         "window_overlap": window_overlap,
+        "span": span,
         "loop": loop or None,
         "like": earlier.request if earlier else None,
     }

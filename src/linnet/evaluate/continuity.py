@@ -35,6 +35,7 @@ from linnet.request import SEEDS, Request, make_request
 Clip = UInt8[np.ndarray, "T H W 3"]
 
 LONG = 241  # frames: 10 s
+SPAN = 24  # frames: as far as the middle frame of a training clip sees
 SHORT = 49  # what seedling was trained on, and the playground's motions are made for
 ADDED = 24
 FAR = 1e3  # pixels: the path of an object that was not found
@@ -58,6 +59,11 @@ AIMS: dict[str, Mapping[str, Aim]] = {
         "creep": Aim("10 s: background from first to last second, of 255", 4.0, share=False, most=True),
         "frozen": Aim("10 s: movers that stand still or go elsewhere", 0.1, most=True),
     },
+    "span": {
+        "right": Aim("10 s in one pass: shape and colour right in every second", 0.9),
+        "creep": Aim("10 s in one pass: background from first to last second", 4.0, share=False, most=True),
+        "frozen": Aim("10 s in one pass: movers that stand still or go elsewhere", 0.1, most=True),
+    },
     "extend": {
         "packets": Aim("extend: the old packets are the same", 1.0),
         "direction": Aim("extend: goes on in its direction", 0.85),
@@ -79,6 +85,7 @@ AIMS: dict[str, Mapping[str, Aim]] = {
 }
 NAIVE = {
     "long": "hard cuts of 2 s clips",
+    "span": "hard cuts of 2 s clips",
     "extend": "from the last frame only",
     "image": "no image",
     "loop": "no loop",
@@ -150,15 +157,21 @@ class Bench:
 def try_long(bench: Bench, trial: Trial) -> tuple[Values, Values]:
     request = bench.request(trial, frames=LONG)
     ours = bench.clip(trial, "long", request)
+    return long_values(ours, trial.scene, borders_of(request)), cut_values(bench, trial)
+
+
+def try_span(bench: Bench, trial: Trial) -> tuple[Values, Values]:
+    ours = bench.clip(trial, "span", bench.request(trial, frames=LONG, span=SPAN))
+    return long_values(ours, trial.scene, ()), cut_values(bench, trial)
+
+
+def cut_values(bench: Bench, trial: Trial) -> Values:
+    """Of as many short clips of the same prompt as make a long one."""
     parts = [
         bench.clip(trial, f"part{part}", bench.request(trial, frames=SHORT, seed=(trial.seed + part) % SEEDS))
         for part in range(-(-LONG // SHORT))
     ]
-    naive = np.concatenate(parts)[:LONG]
-    return (
-        long_values(ours, trial.scene, borders_of(request)),
-        long_values(naive, trial.scene, range(SHORT, LONG, SHORT)),
-    )
+    return long_values(np.concatenate(parts)[:LONG], trial.scene, range(SHORT, LONG, SHORT))
 
 
 def long_values(clip: Clip, scene: Scene, borders: Iterable[int]) -> Values:
@@ -171,9 +184,10 @@ def long_values(clip: Clip, scene: Scene, borders: Iterable[int]) -> Values:
         at_border[max(0, border - 2) : border + 2] = True
     values = {
         "right": float(right),
-        "seam": float(change[at_border].max() / max(change[~at_border].max(), 1e-6)),
         "creep": float(np.abs(backdrop(seconds[0]) - backdrop(seconds[-1])).mean()),
     }
+    if at_border.any():
+        values["seam"] = float(change[at_border].max() / max(change[~at_border].max(), 1e-6))
     if scene.motion in SPEED:
         halves = [
             direction_of(clip[start : start + SHORT]) for start in range(0, len(clip) - SHORT + 1, SHORT)
@@ -262,6 +276,7 @@ def recoloured(clip: Clip, trial: Trial) -> Values:
 
 TRIALS: dict[str, Callable[[Bench, Trial], tuple[Values, Values]]] = {
     "long": try_long,
+    "span": try_span,
     "extend": try_extend,
     "image": try_image,
     "loop": try_loop,

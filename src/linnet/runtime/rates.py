@@ -35,11 +35,12 @@ class Rates:
     def of(self, spec: ModelSpec, shape: Shape, request: Request, *, clips: int = 1) -> dict[str, float]:
         """Seconds by stage."""
         tokens, windows = token_count(request.window or request.frames, request.size), window_count(request)
+        near = min(tokens, token_count(2 * request.span + 1, request.size)) if request.span else tokens
         together = spec.source == "package"
         seconds = 0.0
         for passes in forwards(request):
             calls, batch = (1, passes * clips) if together else (passes, clips)
-            block = self.block + batch * tokens * (self.token + tokens * self.pair)
+            block = self.block + batch * tokens * (self.token + near * self.pair)
             seconds += windows * calls * (shape.layers * block + batch * tokens * self.step)
         grid = latent_grid(request.frames, request.size)
         decode = clips * grid.frames * (self.frame + grid.height * grid.width * self.cell)
