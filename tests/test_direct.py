@@ -311,6 +311,11 @@ def bad(tmp_path: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("extend foreign.mp4 --seconds 0.167", 'file "foreign.mp4": was encoded with other settings'),
         ("extend drawn.mp4 --seconds 0", 'seconds "0.0": adds nothing'),
         ("refine broken.mp4", 'file "broken.mp4": cannot be read'),
+        ("refine drawn.mp4 --ram 200MB", 'ram "0.2 GB": is too little'),
+        (
+            "extend drawn.mp4 --vram 6GB --device cpu",
+            'vram "6.0 GB": is the memory of a card, and cpu is none',
+        ),
     ],
 )
 @pytest.mark.usefixtures("bad")

@@ -10,7 +10,8 @@ from linnet.clip import Clip, default_name
 from linnet.data.known import check_words
 from linnet.pipeline import Pipeline
 from linnet.request import make_request
-from linnet.runtime.device import default_dtype, default_threads, resolve_device
+from linnet.runtime.device import default_dtype, default_threads, limit_memory, resolve_device
+from linnet.runtime.plan import ALLOWANCES, budget_of, kind_of
 from linnet.weights.store import default_model, resolve
 
 
@@ -21,20 +22,28 @@ def load(
     device: str = "auto",
     dtype: str = "auto",
     threads: int | None = None,
+    vram: int | None = None,
+    ram: int | None = None,
 ) -> Pipeline:
     """A pipeline that can make many clips: `load("seedling").generate(request, Path("clip.mp4"))`.
 
     `model` is a name of the catalogue; None takes the Linum model that is on this machine, else seedling. `weights` is
     the folder of a downloaded repository. `dtype` is that of the matrix products, "float32" or "bfloat16"; `threads`
-    of the CPU are by default as many as this process may use. Raises InvalidInput for a model or device that is not
-    here, WeightsError for files that are missing or damaged.
+    of the CPU are by default as many as this process may use. `vram` and `ram` are bytes, of the card and of main
+    memory, that may be used: each clip is planned to keep to them, and the card gives no more. Raises InvalidInput for
+    a model or device that is not here, or a budget that nothing fits in, WeightsError for files that are missing or
+    damaged.
     """
     folder = Path(weights) if weights is not None else None
     spec = find(model) if model else default_model(folder)[0]
     files = resolve(spec, weights=folder)
     device = resolve_device(device)
     kind = default_dtype(device) if dtype == "auto" else getattr(torch, dtype)
-    return Pipeline.open(spec, files, device=device, dtype=kind, threads=threads or default_threads())
+    budget = None if vram is None and ram is None else budget_of(device, vram=vram, ram=ram)
+    if vram is not None:
+        limit_memory(device, vram - ALLOWANCES[kind_of(device)].device)
+    threads = threads or default_threads()
+    return Pipeline.open(spec, files, device=device, dtype=kind, threads=threads, budget=budget)
 
 
 def generate(

@@ -49,14 +49,16 @@ def opened(
     *,
     weights: Path | None,
     device: str,
-    threads: int | None,
     anyway: bool,
+    threads: int | None,
+    vram: int | None,
+    ram: int | None,
 ) -> "Pipeline":
     """The model, which knows the words of the requests."""
     from linnet import load
     from linnet.data.known import check_words
 
-    pipeline = load(spec.name, weights=weights, device=device, threads=threads)
+    pipeline = load(spec.name, weights=weights, device=device, threads=threads, vram=vram, ram=ram)
     if spec.source == "package" and not anyway:
         for request in requests:
             check_words(pipeline.tokenizer, request.prompt)

@@ -15,8 +15,10 @@ from linnet.cli.options import (
     NewSeed,
     Overwrite,
     Quiet,
+    Ram,
     Steps,
     Threads,
+    Vram,
     Weights,
     number,
     option,
@@ -43,6 +45,8 @@ def edit(
     weights: Weights = None,
     device: Device = "auto",
     threads: Threads = None,
+    vram: Vram = None,
+    ram: Ram = None,
     overwrite: Overwrite = False,
     anyway: Anyway = False,
     quiet: Quiet = False,
@@ -66,7 +70,16 @@ def edit(
     frames = on_the_grid(len(source.order))
     request = make_request(spec, prompt=wanted, like=like, frames=frames, **settings, seed=first.seed)
     before = make_request(spec, prompt=shown, frames=frames, seed=0)
-    pipeline = opened(spec, [request, before], weights=weights, device=device, threads=threads, anyway=anyway)
+    pipeline = opened(
+        spec,
+        [request, before],
+        weights=weights,
+        device=device,
+        anyway=anyway,
+        threads=threads,
+        vram=vram,
+        ram=ram,
+    )
     way = editing.edit(pipeline, pipeline.settled(request), source, shown, strength=share)
     left_out = len(source.order) - frames
     go(pipeline, request, way, output, left_out=left_out, overwrite=overwrite, quiet=quiet, as_json=as_json)

@@ -15,8 +15,10 @@ from linnet.cli.options import (
     NewSeed,
     Overwrite,
     Quiet,
+    Ram,
     Steps,
     Threads,
+    Vram,
     Weights,
     number,
     option,
@@ -46,6 +48,8 @@ def extend(
     weights: Weights = None,
     device: Device = "auto",
     threads: Threads = None,
+    vram: Vram = None,
+    ram: Ram = None,
     overwrite: Overwrite = False,
     anyway: Anyway = False,
     quiet: Quiet = False,
@@ -85,7 +89,9 @@ def extend(
             "seconds", seconds, f"is less than {spec.name} can add here", f"give {shortest} or more"
         )
     request = make_request(spec, **settings, seed=usual.seed, frames=frames)
-    pipeline = opened(spec, [request], weights=weights, device=device, threads=threads, anyway=anyway)
+    pipeline = opened(
+        spec, [request], weights=weights, device=device, anyway=anyway, threads=threads, vram=vram, ram=ram
+    )
     run(
         lambda watch: go_on(pipeline, request, file, output, overwrite=overwrite, watch=watch),
         output,

@@ -20,10 +20,11 @@ from linnet.cli.options import (
     Model,
     Overwrite,
     Profile,
+    Ram,
     Steps,
     Threads,
+    Vram,
     Weights,
-    amount,
     number,
     option,
     whole,
@@ -118,8 +119,8 @@ def generate(
     ] = None,
     dtype: Dtype = None,
     threads: Threads = None,
-    vram: Annotated[int | None, amount("vram", "Memory of the card that may be used, such as 8GB.")] = None,
-    ram: Annotated[int | None, amount("ram", "Main memory that may be used, such as 12GB.")] = None,
+    vram: Vram = None,
+    ram: Ram = None,
     weights: Weights = None,
     transformer: Annotated[
         Path | None, option("transformer", "The transformer's own file.", metavar="FILE")

@@ -16,8 +16,10 @@ from linnet.cli.options import (
     Dimensions,
     GuidanceScale,
     Model,
+    Ram,
     Steps,
     Threads,
+    Vram,
     Weights,
     number,
     option,
@@ -56,6 +58,8 @@ def grid(
     ] = None,
     device: Device = "auto",
     threads: Threads = None,
+    vram: Vram = None,
+    ram: Ram = None,
     weights: Weights = None,
     overwrite: Annotated[bool, option("overwrite", "Replace clips of other requests.")] = False,
     anyway: Anyway = False,
@@ -85,7 +89,7 @@ def grid(
     from linnet import load
     from linnet.data.known import check_words
 
-    pipeline = load(spec.name, weights=weights, device=device, threads=threads)
+    pipeline = load(spec.name, weights=weights, device=device, threads=threads, vram=vram, ram=ram)
     if spec.source == "package" and not anyway:
         check_words(pipeline.tokenizer, requests[0].prompt)
         check_words(pipeline.tokenizer, requests[0].negative, field="negative")

@@ -55,6 +55,8 @@ def parse(name: str, text: str, kind: Callable[[str], T], what: str) -> T:
 Weights = Annotated[Path | None, option("weights", "Folder of a downloaded model.", metavar="DIR")]
 Threads = Annotated[int | None, whole("threads", "CPU threads; by default all cores.", least=1)]
 Device = Annotated[str, option("device", "cpu, cuda or mps; by default the fastest here.", metavar="NAME")]
+Vram = Annotated[int | None, amount("vram", "Memory of the card that may be used, such as 8GB.")]
+Ram = Annotated[int | None, amount("ram", "Main memory that may be used, such as 12GB.")]
 Steps = Annotated[int | None, whole("steps", "Denoising steps.")]
 Anyway = Annotated[bool, option("anyway", "Go on with words that the model does not know.")]
 AsJson = Annotated[bool, option("json", "Print one JSON line.")]

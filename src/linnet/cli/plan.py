@@ -16,10 +16,11 @@ from linnet.cli.options import (
     Dtype,
     Model,
     Profile,
+    Ram,
     Steps,
     Threads,
+    Vram,
     Weights,
-    amount,
     number,
     option,
 )
@@ -53,8 +54,8 @@ def plan(
         option("device", "cpu, cuda or mps, here or not; by default the fastest here.", metavar="NAME"),
     ] = None,
     dtype: Dtype = None,
-    vram: Annotated[int | None, amount("vram", "Memory of the card that may be used, such as 8GB.")] = None,
-    ram: Annotated[int | None, amount("ram", "Main memory that may be used, such as 12GB.")] = None,
+    vram: Vram = None,
+    ram: Ram = None,
     threads: Threads = None,
     weights: Weights = None,
     measure: Annotated[

@@ -16,8 +16,10 @@ from linnet.cli.options import (
     NewSeed,
     Overwrite,
     Quiet,
+    Ram,
     Steps,
     Threads,
+    Vram,
     Weights,
     number,
     option,
@@ -46,6 +48,8 @@ def refine(
     weights: Weights = None,
     device: Device = "auto",
     threads: Threads = None,
+    vram: Vram = None,
+    ram: Ram = None,
     overwrite: Overwrite = False,
     anyway: Anyway = False,
     quiet: Quiet = False,
@@ -80,7 +84,9 @@ def refine(
     source = open_source(file, first.size, spec.fps, check_fit(fit))
     frames = on_the_grid(len(source.order))
     request = make_request(spec, like=like, frames=frames, **settings, seed=first.seed)
-    pipeline = opened(spec, [request], weights=weights, device=device, threads=threads, anyway=anyway)
+    pipeline = opened(
+        spec, [request], weights=weights, device=device, anyway=anyway, threads=threads, vram=vram, ram=ram
+    )
     way = finish(pipeline, pipeline.settled(request), source, strength=share)
     left_out = len(source.order) - frames
     go(pipeline, request, way, output, left_out=left_out, overwrite=overwrite, quiet=quiet, as_json=as_json)

@@ -8,7 +8,7 @@ import typer
 
 from linnet.cli import fail
 from linnet.cli.generate import STAGES
-from linnet.cli.options import Quiet, Threads, option
+from linnet.cli.options import Anyway, AsJson, Device, Quiet, Ram, Threads, Vram, Weights, option
 from linnet.cli.terminal import bars, note, print_table
 from linnet.geometry import format_seconds
 
@@ -22,10 +22,6 @@ File = Annotated[Path, typer.Argument(help="The storyboard, in YAML.", metavar="
 Model = Annotated[
     str | None, option("model", "A name from `linnet models`, instead of the file's.", metavar="NAME")
 ]
-Weights = Annotated[Path | None, option("weights", "Folder of a downloaded model.", metavar="DIR")]
-Device = Annotated[str, option("device", "cpu, cuda or mps; by default the fastest here.", metavar="NAME")]
-Anyway = Annotated[bool, option("anyway", "Go on with words that the model does not know.")]
-AsJson = Annotated[bool, option("json", "Print one JSON line.")]
 
 
 @app.command()
@@ -38,6 +34,8 @@ def render(
     weights: Weights = None,
     device: Device = "auto",
     threads: Threads = None,
+    vram: Vram = None,
+    ram: Ram = None,
     overwrite: Annotated[
         bool, option("overwrite", "Replace a file that is no earlier film of this storyboard.")
     ] = False,
@@ -53,7 +51,7 @@ def render(
     Every shot is kept in the folder FILE.shots. Only what is not there is made: a render that was stopped or killed
     goes on, and a changed shot is made again, with those that continue it.
     """
-    board, pipeline = opened(file, model, weights, device, threads, anyway)
+    board, pipeline = opened(file, model, weights, device, anyway, threads=threads, vram=vram, ram=ram)
 
     from linnet.direct import film
 
@@ -93,7 +91,7 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Say what is wrong with a storyboard, or show its shots and which of them are made."""
-    board, pipeline = opened(file, model, weights, device, None, anyway)
+    board, pipeline = opened(file, model, weights, device, anyway)
 
     from linnet.direct.film import takes_folder, takes_of
 
@@ -130,7 +128,7 @@ def sheet(
     anyway: Anyway = False,
 ) -> None:
     """Draw the contact sheet of what is made so far; what is not is grey."""
-    board, pipeline = opened(file, model, weights, device, None, anyway)
+    board, pipeline = opened(file, model, weights, device, anyway)
 
     from linnet.direct import film
 
@@ -140,7 +138,7 @@ def sheet(
 
 
 def opened(
-    file: Path, model: str | None, weights: Path | None, device: str, threads: int | None, anyway: bool
+    file: Path, model: str | None, weights: Path | None, device: str, anyway: bool, **ways: int | None
 ) -> tuple["Storyboard", "Pipeline"]:
     """The storyboard and its model, of which no weight is read; whatever is wrong with either is said now."""
     from linnet.direct.storyboard import read_storyboard
@@ -151,7 +149,7 @@ def opened(
     from linnet.data.known import check_words
 
     dtype = board.shots[0].request.dtype
-    pipeline = load(board.spec.name, weights=weights, device=device, dtype=dtype, threads=threads)
+    pipeline = load(board.spec.name, weights=weights, device=device, dtype=dtype, **ways)
     for shot, section in zip(board.shots, board.sections, strict=True):
         if board.spec.source == "package" and not anyway:
             with section.placed():
