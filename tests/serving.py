@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,15 +16,18 @@ PATIENCE = 120.0  # seconds; a slow machine is no failure
 
 
 class Server:
-    """Started on a free port over `data`; killed at the end of its `with`."""
+    """Started on a free port over `data`, by the command `through` where one is given; killed at the end of its
+    `with`."""
 
-    def __init__(self, data: Path, weights: Path | None, *options: object) -> None:
+    def __init__(
+        self, data: Path, weights: Path | None, *options: object, through: Sequence[str] = ()
+    ) -> None:
         self.data = data
         given = ["--weights", weights] if weights else []
         words = ["--port", 0, "--data", data, "--device", "cpu", "--threads", 1, *given, *options]
         self.log = (data.parent / f"{data.name}.log").open("ab+")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "linnet", "serve", *map(str, words)],
+            [*through, sys.executable, "-m", "linnet", "serve", *map(str, words)],
             stdout=subprocess.PIPE,
             stderr=self.log,
             text=True,

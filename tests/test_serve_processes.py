@@ -3,7 +3,10 @@
 import base64
 import hashlib
 import io
+import shutil
+import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -129,3 +132,48 @@ def test_a_killed_service_loses_nothing_and_makes_nothing_twice(tmp_path: Path, 
     done = {job for job in jobs if (found := queue.get(job)) and found.status == "completed"}
     assert {path.stem for path in clips_folder(data).glob("*")} == done
     assert queue.statistics()["sums"]["jobs_completed", "seedling"] == len(done)
+
+
+def fill(path: Path) -> None:
+    """Write until the disk takes no more."""
+    with path.open("wb", buffering=0) as filler, suppress(OSError):
+        while True:
+            filler.write(bytes(2**20))
+
+
+DISK = (
+    "unshare",
+    "--map-root-user",
+    "--mount",
+    "sh",
+    "-c",
+    'mount -t tmpfs -o size=$0 tmpfs "$1" && shift && exec "$@"',
+)
+
+
+def test_a_disk_that_fills_up_in_the_middle_costs_that_job_alone(tmp_path: Path, tiny_model: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    own = (
+        *DISK,
+        "260m",
+        str(data),
+    )  # a disk that only the service has: over what it must find free, and not by much
+    if not shutil.which("unshare") or subprocess.run([*own, "true"], check=False).returncode:
+        pytest.skip("needs a system that lets users mount a disk of their own")
+    with Server(data, tiny_model, through=own) as server:
+        disk = Path(f"/proc/{server.process.pid}/root{data}")
+        server.wait_ready()
+        job = server.create(**LONG)
+        server.wait(job, "in_progress")
+        fill(disk / "filler")
+        refused = server.http.post("/v1/videos", json=SHORT)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (507, "disk_full")
+        assert server.http.get("/healthz").status_code == 200
+        until(lambda: not list(clips_folder(disk).iterdir()))
+        (disk / "filler").unlink()
+        failed = server.wait(job, "failed", "completed")
+        assert (failed["status"], failed["error"]["code"]) == ("failed", "disk_full")
+        assert list(clips_folder(disk).iterdir()) == []
+        assert server.wait(server.create(**SHORT), "completed", "failed")["status"] == "completed"
+        assert Queue(disk).check() == []

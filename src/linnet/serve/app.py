@@ -32,7 +32,7 @@ from linnet.direct.footage import check_fit
 from linnet.errors import InvalidInput, LinnetError
 from linnet.request import Request as ClipRequest
 from linnet.serve import schemas
-from linnet.serve.clips import file_of, remove_files
+from linnet.serve.clips import file_of, is_full, remove_files
 from linnet.serve.description import BINARY, LINKS, body_of, errors, openapi
 from linnet.serve.edge import Edge
 from linnet.serve.keys import find_owner
@@ -546,7 +546,7 @@ def add_error_handlers(app: FastAPI) -> None:
         return answer(Refused(error.status_code, code, str(error.detail), headers=headers))
 
     async def broken(request: Request, error: Any) -> JSONResponse:
-        if "disk is full" in str(error):
+        if is_full(error):
             return answer(Refused(507, "disk_full", "the server's disk is full"))
         return answer(Refused(500, "internal_error", "the server made a mistake; it is in its log"))
 

@@ -1,6 +1,8 @@
 """The files of the jobs, each named after the id that the queue gave its job."""
 
+import errno
 import os
+import sqlite3
 from pathlib import Path
 
 from linnet.errors import InvalidInput
@@ -51,9 +53,18 @@ def put(path: Path, content: bytes) -> None:
 
 def told(error: Exception) -> tuple[str, str]:
     """The code and the words of a failure that another try would not mend; no code for any other."""
-    if "disk is full" in str(error):  # media's words and SQLite's
+    if is_full(error):
         return "disk_full", "the disk is full; make room and ask again"
     return (f"invalid_{error.field}", str(error)) if isinstance(error, InvalidInput) else ("", "")
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Whether a full disk is behind it, found by the system or by SQLite."""
+    if isinstance(error, sqlite3.Error):
+        return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return error is not None and is_full(error.__cause__)
 
 
 def tidy(data: Path, queue: Queue) -> None:
