@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from linnet.serve import app
 from linnet.serve.app import PAGE, Service, create_app
 from linnet.serve.clips import KINDS, clips_folder, file_of
 from linnet.serve.keys import make_key
@@ -150,6 +151,22 @@ def test_an_image_that_cannot_be_used_is_refused_at_once(
     refused(answer, 400, "invalid_value", "input_reference")
     assert words in answer.json()["error"]["message"]
     assert client.get("/v1/videos").json()["data"] == []
+
+
+def test_an_address_of_an_image_is_fetched_where_that_is_allowed(
+    client: TestClient, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = {"input_reference": {"image_url": "http://127.0.0.1/a.png"}}
+    refused(client.post("/v1/videos", json=STILL | named), 400, "invalid_value", "input_reference")
+    service.fetches = True
+    answer = client.post("/v1/videos", json=STILL | named)
+    refused(answer, 400, "invalid_value", "input_reference")
+    assert "is not a public address" in answer.json()["error"]["message"]
+    monkeypatch.setattr(app, "fetch", lambda address: header_of_png(128, 72))
+    job = accepted(client, **named)["id"]
+    image = service.queue.image(job)
+    assert image is not None
+    assert image.content == header_of_png(128, 72)
 
 
 def test_a_huge_body_is_turned_away_whether_or_not_it_says_so(client: TestClient) -> None:

@@ -58,6 +58,9 @@ def serve(
         str | None,
         option("webhook", "Told, signed, of each job that ends; the secret is in --data.", metavar="URL"),
     ] = None,
+    fetch_images: Annotated[
+        bool, option("fetch-images", "Fetch images that clients name by a public http(s) address.")
+    ] = False,
     grace: Annotated[float, number("grace", "Seconds that a running job has when the server stops.")] = 30.0,
 ) -> None:
     """Serve the models: an API, a queue, and a page.
@@ -83,6 +86,7 @@ def serve(
             port=port,
             name=name,
             webhook=webhook,
+            fetches=fetch_images,
             crew=Crew(
                 model=model or default_model(weights)[0].name,
                 weights=weights,

@@ -35,6 +35,7 @@ from linnet.serve import schemas
 from linnet.serve.clips import file_of, is_full, remove_files
 from linnet.serve.description import BINARY, LINKS, body_of, errors, openapi
 from linnet.serve.edge import Edge
+from linnet.serve.fetch import fetch
 from linnet.serve.keys import find_owner
 from linnet.serve.metrics import Metrics
 from linnet.serve.models import Models
@@ -70,7 +71,8 @@ WIRE = {
 @dataclass(kw_only=True)
 class Service:
     """What the handlers share. `local`: only this machine can reach us, so other names for us are a trick; behind a
-    proxy, so are others than `name`. `notices`: the end of each job is to be told."""
+    proxy, so are others than `name`. `notices`: the end of each job is to be told. `fetches`: images that a client
+    names by their address are fetched."""
 
     data: Path
     queue: Queue
@@ -79,6 +81,7 @@ class Service:
     local: bool = True
     name: str | None = None
     notices: bool = False
+    fetches: bool = False
     body_bytes: int = 8 * 2**20
     longest_seconds: float | None = None
     keep_seconds: float | None = None
@@ -179,9 +182,12 @@ def create_app(service: Service) -> FastAPI:
     def shown(job: Job) -> schemas.Video:
         return schemas.video(job, service.keep_seconds)
 
-    def checked(asked: schemas.VideoRequest, like: ClipRequest | None = None) -> ClipRequest:
+    def checked(
+        asked: schemas.VideoRequest, like: ClipRequest | None = None
+    ) -> tuple[ClipRequest, bytes | None]:
+        """The request and the image to begin from."""
         request = service.models.request(asked, like)
-        image = asked.image()
+        image = asked.image(fetch if service.fetches else None)
         if image is not None:
             shown = schemas.look_at(image)
             check_fit(shown, request.size, asked.fit, field="input_reference", value="image")
@@ -191,15 +197,14 @@ def create_app(service: Service) -> FastAPI:
         if longest is not None and request.seconds > longest:
             problem = f"this server makes clips of up to {longest:g} s"
             raise InvalidInput("seconds", request.seconds, problem, "ask for less")
-        return request
+        return request, image
 
     def accept(
         asked: schemas.VideoRequest, owner: str, repeat_key: str | None, source: Job | None = None
     ) -> Job:
         if service.draining:
             raise Refused(503, "draining", "the server is about to stop", headers={"Retry-After": "30"})
-        request = checked(asked, source.request if source else None)
-        content = asked.image()
+        request, content = checked(asked, source.request if source else None)
         image = Given(content, asked.fit) if content else service.queue.image(source.id) if source else None
         service.check_room()
         sent = hashlib.sha256(content or b"").hexdigest()
@@ -343,7 +348,8 @@ def create_app(service: Service) -> FastAPI:
     async def plan(request: Request, owner: Owner) -> schemas.Plan:
         """What a request would take, without asking for it."""
         asked = await read_body(request, schemas.VideoRequest)
-        return await run_in_threadpool(plan_of, service, checked(asked))
+        wanted, _ = await run_in_threadpool(checked, asked)
+        return await run_in_threadpool(plan_of, service, wanted)
 
     @app.get("/v1/models", operation_id="listModels", responses=errors(401))
     def models(owner: Owner) -> schemas.ModelList:

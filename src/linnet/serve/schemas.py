@@ -5,6 +5,7 @@ The names of fields and their odd types (`seconds` is a string) are that format'
 
 import base64
 import io
+from collections.abc import Callable
 from typing import Any, Literal
 
 from PIL import ExifTags, Image
@@ -44,7 +45,7 @@ class Strict(BaseModel):
 
 
 class Reference(Strict):
-    """An image to begin from, as a `data:` address; any other is refused, since no address is ever fetched."""
+    """An image to begin from, as a `data:` address; any other is refused where the operator does not allow it."""
 
     image_url: str | None = None
     file_id: str | None = Field(default=None, max_length=200)
@@ -77,11 +78,11 @@ class VideoRequest(Strict):
     seed: int | None = Field(default=None, json_schema_extra=within("seed"))
     _file: bytes | None = PrivateAttr(None)  # the form's, which JSON cannot carry
 
-    def image(self) -> bytes | None:
-        """What it is to begin from, still in its file's form and not looked at."""
+    def image(self, fetch: Callable[[str], bytes] | None = None) -> bytes | None:
+        """What it is to begin from, still in its file's form and not looked at; `fetch` gets it where it is far."""
         if self._file is None and self.input_reference is None:
             return None
-        return self._file if self._file is not None else decoded(self.input_reference)
+        return self._file if self._file is not None else decoded(self.input_reference, fetch)
 
 
 def look_at(content: bytes) -> Size:
@@ -104,8 +105,10 @@ def look_at(content: bytes) -> Size:
     raise InvalidInput("input_reference", "image", problem, "send a smaller PNG, JPEG or WebP")
 
 
-def decoded(reference: Reference | None) -> bytes:
+def decoded(reference: Reference | None, fetch: Callable[[str], bytes] | None) -> bytes:
     address = reference.image_url or "" if reference else ""
+    if fetch and address.startswith(("http://", "https://")):
+        return fetch(address)
     if not address.startswith("data:image/"):
         remedy = "send the image itself, as the file `input_reference` or as data:image/png;base64,..."
         raise InvalidInput("input_reference", address[:100], "is not fetched from anywhere", remedy)

@@ -33,8 +33,8 @@ TIDY = 30.0  # seconds between two looks for clips that are past their time
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """`name`: that of the proxy in front. `webhook`: where to tell of jobs that ended. `keep_days` and `quota_bytes`
-    bound what is kept."""
+    """`name`: that of the proxy in front. `webhook`: where to tell of jobs that ended. `fetches`: images that clients
+    name by their address are fetched. `keep_days` and `quota_bytes` bound what is kept."""
 
     data: Path
     crew: Crew
@@ -42,6 +42,7 @@ class Settings:
     port: int = 8000
     name: str | None = None
     webhook: str | None = None
+    fetches: bool = False
     limits: Limits = field(default_factory=Limits)
     longest_seconds: float | None = None
     keep_days: float | None = None
@@ -72,6 +73,7 @@ def serve(settings: Settings) -> None:
             local=local,
             name=settings.name,
             notices=settings.webhook is not None,
+            fetches=settings.fetches,
             longest_seconds=settings.longest_seconds,
             keep_seconds=settings.keep_days * 86400 if settings.keep_days else None,
             quota_bytes=settings.quota_bytes,

@@ -1,0 +1,112 @@
+"""Images that a client names by their address, where the operator allows that.
+
+An address from outside must not reach what only this machine can: the name is looked up once, every address that it
+stands for must be a public one, and the connection goes to that very address. Nobody is followed elsewhere.
+"""
+
+import http.client
+import ipaddress
+import socket
+import ssl
+import threading
+from contextlib import suppress
+from urllib.parse import urlsplit
+
+from linnet import __version__
+from linnet.errors import InvalidInput
+
+PATIENCE = 10.0  # seconds for all of it
+MOST_BYTES = 8 * 2**20
+AT_ONCE = 4
+NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+
+_turns = threading.BoundedSemaphore(AT_ONCE)
+
+
+class Unfit(Exception):
+    """Why an address or what it answers will not do."""
+
+
+class _Pinned(http.client.HTTPConnection):
+    """A connection to one address, whatever its host's name stands for by now."""
+
+    def __init__(self, host: str, port: int, address: str, *, secure: bool) -> None:
+        super().__init__(host, port, timeout=PATIENCE)
+        self.address, self.secure = address, secure
+
+    def connect(self) -> None:
+        self.sock = socket.create_connection((self.address, self.port), self.timeout)
+        if self.secure:
+            self.sock = ssl.create_default_context().wrap_socket(self.sock, server_hostname=self.host)
+
+
+def fetch(url: str) -> bytes:
+    """What is at an http or https address; InvalidInput, which says why, where it cannot or must not be had."""
+
+    def refused(problem: str) -> InvalidInput:
+        return InvalidInput("input_reference", url[:100], problem, "send the image itself")
+
+    if not _turns.acquire(blocking=False):
+        raise refused("has to wait, since other images are being fetched")
+    try:
+        parts = urlsplit(url)
+        secure, host = parts.scheme == "https", parts.hostname
+        if parts.scheme not in ("http", "https") or not host or parts.username is not None:
+            raise refused("is no address of an image")
+        port = parts.port or (443 if secure else 80)
+        connection = _Pinned(host, port, public_address(host, port), secure=secure)
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        return _read(connection, target)
+    except Unfit as error:
+        raise refused(str(error)) from None
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise refused(f"cannot be fetched ({type(error).__name__})") from None
+    finally:
+        _turns.release()
+
+
+def public_address(host: str, port: int) -> str:
+    """One of those that the name stands for, if all of them are public; Unfit otherwise."""
+    found = [str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+    if not found or not all(map(is_public, found)):
+        raise Unfit("is not a public address")
+    return found[0]
+
+
+def is_public(address: str) -> bool:
+    given = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(given, ipaddress.IPv6Address):  # one of IPv4 in another dress
+        translated = ipaddress.IPv4Address(int(given) & 0xFFFFFFFF) if given in NAT64 else None
+        given = given.ipv4_mapped or given.sixtofour or translated or given
+    return given.is_global and not given.is_multicast
+
+
+def _read(connection: http.client.HTTPConnection, target: str) -> bytes:
+    late = threading.Event()
+
+    def break_off(line: socket.socket) -> None:
+        late.set()  # what is read from now on looks as if it had ended
+        with suppress(OSError):
+            line.shutdown(socket.SHUT_RDWR)
+
+    connection.connect()
+    timer = threading.Timer(PATIENCE, break_off, (connection.sock,))
+    timer.start()
+    try:
+        connection.request(
+            "GET", target, headers={"User-Agent": f"linnet/{__version__}", "Accept": "image/*"}
+        )
+        answer = connection.getresponse()
+        if answer.status != http.client.OK:
+            raise Unfit(f"answers {answer.status}")
+        content = answer.read(MOST_BYTES + 1)
+        if late.is_set():
+            raise Unfit(f"takes over {PATIENCE:g} s")
+        if len(content) > MOST_BYTES:
+            raise Unfit(f"has over {MOST_BYTES // 2**20} MiB")
+        if answer.length:
+            raise Unfit("breaks off")
+        return content
+    finally:
+        timer.cancel()
+        connection.close()
