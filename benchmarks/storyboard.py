@@ -136,7 +136,7 @@ def main() -> None:
             f"{way:<14} {row['seam']:6.2f} {row['jump']:6.1f} {row['same']:6.0%} {row['right']:6.0%}",
             flush=True,
         )
-    print(json.dumps(summary))
+    print(json.dumps({"weights": pipeline.model_hash, "ways": summary}))
 
 
 if __name__ == "__main__":

@@ -105,6 +105,23 @@ def quality(result: dict[str, Any]) -> Any:
         yield row["way"], times, right, "" if row["psnr"] is None else f"{row['psnr']:.1f}"
 
 
+def beyond(result: dict[str, Any]) -> Any:
+    for row in result["rows"]:
+        aim = f"{'at most' if row['most'] else 'at least'} {row['aim']:g}"
+        yield (
+            row["words"],
+            aim,
+            f"{row['ours']:.3g}",
+            f"{row['naive']:.3g}, {row['naive_way']}",
+            row["trials"],
+        )
+
+
+def joins(result: dict[str, Any]) -> Any:
+    for way, row in result["ways"].items():
+        yield way, f"{row['seam']:.2f}", f"{row['jump']:.1f}", f"{row['same']:.0%}", f"{row['right']:.0%}"
+
+
 def cpu(result: dict[str, Any]) -> Any:
     for stage, took in result["seconds"].items():
         yield stage, f"{took:.0f} s"
@@ -194,6 +211,22 @@ SECTIONS = (
         """Seedling, the same questions and seeds for all: clips that are right in everything (95 % interval), and the
         median PSNR against exact. The command says how long the clips are and in how many steps they were made. Rows
         that are not here were not measured with these weights.""",
+    ),
+    (
+        "Beyond one clip",
+        "continuity",
+        beyond,
+        "what | aim | linnet | naive way | trials",
+        """Seedling, read from the pixels alone: shares of the trials, or medians over them where the words say a ratio,
+        a distance or dB. Each beside the naive way to make the same. Refining is not measured: seedling has one size.""",
+    ),
+    (
+        "How a storyboard's shot begins",
+        "storyboard",
+        joins,
+        "way | seam | jump, pixels | same object | as asked",
+        """Films of two shots by seedling. Seam: the largest change between frames within the join over the largest in
+        a stretch of that length elsewhere; jump: the farthest that the object moves in a frame; medians over films.""",
     ),
     (
         "Linum's size on a CPU",
