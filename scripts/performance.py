@@ -218,7 +218,8 @@ SECTIONS = (
         beyond,
         "what | aim | linnet | naive way | trials",
         """Seedling, read from the pixels alone: shares of the trials, or medians over them where the words say a ratio,
-        a distance or dB. Each beside the naive way to make the same. Refining is not measured: seedling has one size.""",
+        a distance or dB. Each beside the naive way to make the same. Refining is not measured: seedling has one
+        size.""",
     ),
     (
         "How a storyboard's shot begins",
