@@ -169,6 +169,21 @@ def test_an_address_of_an_image_is_fetched_where_that_is_allowed(
     assert image.content == header_of_png(128, 72)
 
 
+def test_the_models_say_how_long_their_clips_may_be(client: TestClient, service: Service) -> None:
+    def limits() -> list[str]:
+        (model,) = client.get("/v1/models").json()["data"]
+        return [model[name] for name in ("default_seconds", "seconds_at_once", "max_seconds")]
+
+    assert limits() == ["2", "5", "300"]
+    service.longest_seconds = 1.6  # less than half a latent frame over 1.5
+    assert limits() == ["1.5", "1.5", "1.5"]
+    refused(
+        client.post("/v1/videos", json={"prompt": PROMPT, "seconds": "2"}), 400, "invalid_value", "seconds"
+    )
+    service.longest_seconds = None
+    accepted(client, num_frames=7201)
+
+
 def test_a_huge_body_is_turned_away_whether_or_not_it_says_so(client: TestClient) -> None:
     huge = json.dumps({"prompt": "x" * 10_000_000}).encode()
     kind = {"content-type": "application/json"}

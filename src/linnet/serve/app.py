@@ -354,7 +354,8 @@ def create_app(service: Service) -> FastAPI:
     @app.get("/v1/models", operation_id="listModels", responses=errors(401))
     def models(owner: Owner) -> schemas.ModelList:
         """The models that this server can run, its default first."""
-        return schemas.ModelList(data=[schemas.model(spec) for spec in service.models.specs])
+        most = service.longest_seconds
+        return schemas.ModelList(data=[schemas.model(spec, most) for spec in service.models.specs])
 
     @app.post("/v1/session", operation_id="signIn", status_code=204, responses=errors(400, 401, 413, 415),
               openapi_extra=body_of(schemas.KeyGiven))  # fmt: skip

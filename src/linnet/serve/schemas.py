@@ -12,9 +12,10 @@ from PIL import ExifTags, Image
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from linnet.catalog import ModelSpec
+from linnet.direct.footage import on_the_grid
 from linnet.errors import InvalidInput
-from linnet.geometry import Size, format_seconds
-from linnet.request import RANGES
+from linnet.geometry import Size, format_seconds, seconds_of
+from linnet.request import LONGEST_SECONDS, RANGES
 from linnet.serve.queue import Job, Status
 
 IMAGES = ("PNG", "JPEG", "WEBP")
@@ -177,7 +178,8 @@ class Deleted(BaseModel):
 
 
 class Model(BaseModel):
-    """One that this server can run, with its defaults and limits."""
+    """One that this server can run, with its defaults and limits. What is longer than `seconds_at_once` is made in
+    windows that overlap, in as much more time."""
 
     id: str
     object: Literal["model"] = "model"
@@ -188,6 +190,7 @@ class Model(BaseModel):
     sizes: list[str]
     fps: int
     min_seconds: str
+    seconds_at_once: str
     max_seconds: str
     default_seconds: str
     default_steps: int
@@ -293,9 +296,12 @@ def video(job: Job, keep_seconds: float | None = None) -> Video:
     )
 
 
-def model(spec: ModelSpec) -> Model:
+def model(spec: ModelSpec, most: float | None) -> Model:
+    """`most`: the longest clip, in seconds, that this server makes; None for linnet's own limit."""
     lengths = (spec.min_frames, spec.max_frames, spec.default_frames)
-    shortest, longest, usual = (format_seconds((frames - 1) / spec.fps) for frames in lengths)
+    shortest, at_once, usual = (seconds_of(frames, spec.fps) for frames in lengths)
+    longest = LONGEST_SECONDS if most is None else min(most, LONGEST_SECONDS)
+    longest = seconds_of(on_the_grid(int(longest * spec.fps) + 1), spec.fps)
     examples = EXAMPLES["package" if spec.source == "package" else "hub"]
     return Model(
         id=spec.name,
@@ -303,9 +309,10 @@ def model(spec: ModelSpec) -> Model:
         licence=spec.licence,
         sizes=[str(size) for size in spec.sizes],
         fps=spec.fps,
-        min_seconds=shortest,
-        max_seconds=longest,
-        default_seconds=usual,
+        min_seconds=format_seconds(shortest),
+        seconds_at_once=format_seconds(min(at_once, longest)),
+        max_seconds=format_seconds(longest),
+        default_seconds=format_seconds(min(usual, longest)),
         default_steps=spec.steps,
         default_guidance=spec.guidance,
         example=examples[0],

@@ -4,6 +4,7 @@ const $ = (id) => document.getElementById(id);
 const copyOf = (id) => $(id).content.firstElementChild.cloneNode(true);
 
 const PAGE = 60, BUSY = 1000, CALM = 8000, UNDO = 7000; // jobs a page, then milliseconds
+const LONGER = [10, 15, 20, 30, 45, 60, 90, 120, 180, 240, 300]; // seconds, made in windows
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
 let models = [];
@@ -74,11 +75,12 @@ function request() {
 
 function fillModel() {
   const model = chosen();
-  const lengths = [];
-  for (let second = Math.max(1, Math.ceil(model.min_seconds)); second <= Number(model.max_seconds); second++) lengths.push(String(second));
+  const most = Number(model.max_seconds), lengths = [];
+  for (let second = Math.max(1, Math.ceil(model.min_seconds)); second <= Number(model.seconds_at_once); second++) lengths.push(second);
+  lengths.push(...LONGER.filter((length) => length > model.seconds_at_once && length <= most));
   const kept = $("seconds").value;
-  $("seconds").replaceChildren(...lengths.map((length) => new Option(length === "1" ? "1 second" : `${length} seconds`, length)));
-  $("seconds").value = lengths.includes(kept) ? kept : model.default_seconds;
+  $("seconds").replaceChildren(...lengths.map((length) => new Option(length === 1 ? "1 second" : `${length} seconds`, length)));
+  $("seconds").value = lengths.includes(Number(kept)) ? kept : model.default_seconds;
   $("size").replaceChildren(...model.sizes.map((size) => new Option(size, size)));
   $("size-field").hidden = model.sizes.length < 2;
   $("steps").placeholder = model.default_steps;
