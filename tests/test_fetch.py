@@ -62,6 +62,7 @@ def site() -> Iterator[int]:
 def public(monkeypatch: pytest.MonkeyPatch) -> None:
     """This machine counts as the outside."""
     monkeypatch.setattr(fetching, "is_public", lambda address: True)
+    monkeypatch.setattr(fetching, "PORTS", range(65536))
 
 
 @pytest.mark.usefixtures("public")
@@ -102,8 +103,15 @@ def test_what_is_not_public_is_not_reached(site: int, url: str, monkeypatch: pyt
         raise AssertionError("a connection was made")
 
     monkeypatch.setattr(socket, "create_connection", reached)
+    monkeypatch.setattr(fetching, "PORTS", range(65536))
     with pytest.raises(InvalidInput, match="input_reference"):
         fetch(url.format(site))
+
+
+def test_only_the_usual_ports_are_asked(site: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetching, "is_public", lambda address: True)
+    with pytest.raises(InvalidInput, match="usual port"):
+        fetch(f"http://localhost:{site}/image")
 
 
 @pytest.mark.parametrize(
@@ -118,7 +126,11 @@ def test_what_is_not_public_is_not_reached(site: int, url: str, monkeypatch: pyt
             for inside in ("fe80::1%eth0", "fd00::1", "::ffff:10.0.0.1", "2002:0a00:0001::", "::")
         ),
         ("224.0.0.1", False),
-        ("64:ff9b::a00:1", False),  # 10.0.0.1 by way of a network's translator
+        *(
+            (inside, False)
+            for inside in ("64:ff9b::a00:1", "64:ff9b:1::a00:1", "::7f00:1", "fec0::1", "4000::1")
+        ),
+        *((inside, False) for inside in ("192.0.0.192", "192.88.99.1", "168.63.129.16")),
         ("1.1.1.1", True),
         ("2606:4700:4700::1111", True),
     ],

@@ -1,5 +1,6 @@
 """The HTTP interface, over a queue whose worker is the test itself."""
 
+import io
 import json
 import struct
 import zlib
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from PIL import Image
 
 from linnet.serve import app
 from linnet.serve.app import PAGE, Service, create_app
@@ -182,6 +184,16 @@ def test_the_models_say_how_long_their_clips_may_be(client: TestClient, service:
     )
     service.longest_seconds = None
     accepted(client, num_frames=7201)
+
+
+def test_an_image_with_broken_exif_counts_as_upright(client: TestClient) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (128, 72)).save(file, "JPEG", exif=b"Exif\0\0II*\0")
+    form = {name: str(value) for name, value in STILL.items()}
+    answer = client.post(
+        "/v1/videos", data=form, files={"input_reference": ("a.jpg", file.getvalue(), "image/jpeg")}
+    )
+    assert answer.status_code == 200, answer.text
 
 
 def test_a_huge_body_is_turned_away_whether_or_not_it_says_so(client: TestClient) -> None:

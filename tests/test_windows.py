@@ -124,6 +124,17 @@ def test_a_span_over_the_whole_clip_is_plain_denoising(tiny_model) -> None:
         pipeline.sample(request) for request in (plain, make_request(SEEDLING, like=plain, span=24))
     )
     assert torch.allclose(one.latents, other.latents, atol=1e-5)
+    *_, narrow = pipeline.sample(make_request(SEEDLING, like=plain, span=4))
+    assert not torch.allclose(one.latents, narrow.latents, atol=1e-3)
+
+
+def test_a_span_takes_the_place_of_an_earlier_clips_windows_and_they_of_it() -> None:
+    windowed = make_request(SEEDLING, prompt="a red star", frames=241)
+    spanned = make_request(SEEDLING, like=windowed, span=24)
+    assert (spanned.window, spanned.window_overlap, spanned.span) == (0, 0, 24)
+    assert make_request(SEEDLING, like=spanned, span=0) == windowed
+    again = make_request(SEEDLING, like=spanned, window=49, window_overlap=24)
+    assert (again.window, again.span) == (49, 0)
 
 
 def test_a_span_makes_long_clips_without_windows(tiny_model) -> None:

@@ -205,7 +205,10 @@ def make_request(
     settings = defaults | inherited(spec, like) | chosen | {k: v for k, v in given.items() if v is not None}
     settings |= {"model": spec.name, "fps": spec.fps}
     settings.setdefault("seed", secrets.randbelow(SEEDS))
-    if window is None and (like is None or settings["frames"] != like.frames or "window" not in settings):
+    if window and span is None:
+        settings["span"] = 0  # the earlier clip's own way
+    changed = like is None or settings["frames"] != like.frames or "window" not in settings
+    if window is None and (changed or span is not None):
         settings |= usual_windows(spec, settings, window_overlap)
     request = Request(**check_fields({"window": 0, "window_overlap": 0} | settings))
     spec.check_size(request.size)
@@ -222,7 +225,7 @@ def usual_windows(spec: ModelSpec, settings: Mapping[str, Any], overlap: int | N
 
 
 def check_windows(spec: ModelSpec, request: Request) -> None:
-    """Refuse windows that the model cannot do, or that do not fit together."""
+    """Refuse windows or a span that the model cannot do, or that do not fit together."""
     window, overlap, span = request.window, request.window_overlap, request.span
     if span % FRAMES_PER_LATENT or span > spec.max_frames:
         problem = "is not a distance in frames that the model knows"

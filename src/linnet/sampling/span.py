@@ -3,7 +3,6 @@
 What a model never saw, frames farther apart than its training clips were long, draws attention away from what it knows,
 and the clip blurs, freezes or repeats itself (UltraViCo, arXiv 2511.20123, which weakens that attention; here a weight
 of zero takes it away altogether, and the work grows with the length instead of its square).
-
 """
 
 import math

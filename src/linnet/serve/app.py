@@ -187,16 +187,16 @@ def create_app(service: Service) -> FastAPI:
     ) -> tuple[ClipRequest, bytes | None]:
         """The request and the image to begin from."""
         request = service.models.request(asked, like)
-        image = asked.image(fetch if service.fetches else None)
-        if image is not None:
-            shown = schemas.look_at(image)
-            check_fit(shown, request.size, asked.fit, field="input_reference", value="image")
-        elif asked.fit:
-            raise InvalidInput("fit", asked.fit, "is of an image, and there is none", "leave it out")
         longest = service.longest_seconds
         if longest is not None and request.seconds > longest:
             problem = f"this server makes clips of up to {longest:g} s"
             raise InvalidInput("seconds", request.seconds, problem, "ask for less")
+        image = asked.image(fetch if service.fetches else None)
+        if image is not None:
+            size = schemas.look_at(image)
+            check_fit(size, request.size, asked.fit, field="input_reference", value="image")
+        elif asked.fit:
+            raise InvalidInput("fit", asked.fit, "is of an image, and there is none", "leave it out")
         return request, image
 
     def accept(
@@ -207,7 +207,7 @@ def create_app(service: Service) -> FastAPI:
         request, content = checked(asked, source.request if source else None)
         image = Given(content, asked.fit) if content else service.queue.image(source.id) if source else None
         service.check_room()
-        sent = hashlib.sha256(content or b"").hexdigest()
+        sent = hashlib.sha256(asked._file or b"").hexdigest()  # an image elsewhere is known by its address
         said = json.dumps([asked.model_dump(), source.id if source else None, sent], sort_keys=True)
         try:
             return service.queue.add(

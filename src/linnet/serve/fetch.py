@@ -15,10 +15,16 @@ from urllib.parse import urlsplit
 from linnet import __version__
 from linnet.errors import InvalidInput
 
-PATIENCE = 10.0  # seconds for all of it
+PATIENCE = 10.0  # seconds to connect, and again for the answer
 MOST_BYTES = 8 * 2**20
 AT_ONCE = 4
-NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+PORTS = (80, 443)
+GLOBAL_IPV6 = ipaddress.IPv6Network(
+    "2000::/3"
+)  # all that is given out; what else there is stands for something near
+INNER = tuple(
+    map(ipaddress.IPv4Network, ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32"))
+)  # clouds' own, too
 
 _turns = threading.BoundedSemaphore(AT_ONCE)
 
@@ -31,6 +37,7 @@ class _Pinned(http.client.HTTPConnection):
     """A connection to one address, whatever its host's name stands for by now."""
 
     def __init__(self, host: str, port: int, address: str, *, secure: bool) -> None:
+        self.default_port = 443 if secure else 80  # which the Host header leaves out
         super().__init__(host, port, timeout=PATIENCE)
         self.address, self.secure = address, secure
 
@@ -54,13 +61,15 @@ def fetch(url: str) -> bytes:
         if parts.scheme not in ("http", "https") or not host or parts.username is not None:
             raise refused("is no address of an image")
         port = parts.port or (443 if secure else 80)
+        if port not in PORTS:
+            raise refused("is not at a usual port of the web")
         connection = _Pinned(host, port, public_address(host, port), secure=secure)
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         return _read(connection, target)
     except Unfit as error:
         raise refused(str(error)) from None
     except (OSError, ValueError, http.client.HTTPException) as error:
-        raise refused(f"cannot be fetched ({type(error).__name__})") from None
+        raise refused("cannot be fetched") from error
     finally:
         _turns.release()
 
@@ -75,10 +84,12 @@ def public_address(host: str, port: int) -> str:
 
 def is_public(address: str) -> bool:
     given = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(given, ipaddress.IPv6Address):  # one of IPv4 in another dress
-        translated = ipaddress.IPv4Address(int(given) & 0xFFFFFFFF) if given in NAT64 else None
-        given = given.ipv4_mapped or given.sixtofour or translated or given
-    return given.is_global and not given.is_multicast
+    if isinstance(given, ipaddress.IPv6Address):
+        inner = given.ipv4_mapped or given.sixtofour  # IPv4 in another dress
+        if inner is None:
+            return given.is_global and given in GLOBAL_IPV6
+        given = inner
+    return given.is_global and not given.is_multicast and not any(given in net for net in INNER)
 
 
 def _read(connection: http.client.HTTPConnection, target: str) -> bytes:

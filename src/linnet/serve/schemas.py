@@ -92,9 +92,7 @@ def look_at(content: bytes) -> Size:
     problem, most = "cannot be read as an image", MOST_PIXELS // 10**6
     try:
         with Image.open(io.BytesIO(content), formats=IMAGES) as found:
-            exif = Image.Exif()
-            exif.load(found.info.get("exif", b""))  # found.getexif() would decode a PNG to its end
-            turned = exif.get(ExifTags.Base.Orientation, 1) > 4
+            turned = orientation(found) in (5, 6, 7, 8)
             size = Size(*(reversed(found.size) if turned else found.size))
         if size.pixels <= MOST_PIXELS:
             return size
@@ -104,6 +102,16 @@ def look_at(content: bytes) -> Size:
     except (OSError, ValueError, SyntaxError):
         pass
     raise InvalidInput("input_reference", "image", problem, "send a smaller PNG, JPEG or WebP")
+
+
+def orientation(image: Image.Image) -> object:
+    """As its EXIF data say, which may say anything."""
+    exif = Image.Exif()
+    try:
+        exif.load(image.info.get("exif", b""))  # image.getexif() would decode a PNG to its end
+        return exif.get(ExifTags.Base.Orientation)
+    except Exception:  # broken in one of many ways, and then it counts for nothing
+        return None
 
 
 def decoded(reference: Reference | None, fetch: Callable[[str], bytes] | None) -> bytes:

@@ -33,7 +33,7 @@ class LoopConfig:
 
     def rate(self, step: int) -> float:
         """The learning rate's factor at a step, 0..1: a rise, a plateau, a fall."""
-        ends = (*self.restarts, self.steps)
+        ends = (*(step for step in self.restarts if step < self.steps), self.steps)
         end = next((end for end in ends if step < end), self.steps)
         begin = max(start for start in (0, *self.restarts) if start <= step)
         falling = max(1, round((end - begin) * self.cooldown))

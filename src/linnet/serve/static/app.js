@@ -78,6 +78,7 @@ function fillModel() {
   const most = Number(model.max_seconds), lengths = [];
   for (let second = Math.max(1, Math.ceil(model.min_seconds)); second <= Number(model.seconds_at_once); second++) lengths.push(second);
   lengths.push(...LONGER.filter((length) => length > model.seconds_at_once && length <= most));
+  if (!lengths.includes(Number(model.default_seconds))) lengths.push(Number(model.default_seconds));
   const kept = $("seconds").value;
   $("seconds").replaceChildren(...lengths.map((length) => new Option(length === 1 ? "1 second" : `${length} seconds`, length)));
   $("seconds").value = lengths.includes(Number(kept)) ? kept : model.default_seconds;
