@@ -112,7 +112,8 @@ def seedling(recipe: Recipe, watch: Watch) -> Path:
         spread=1.5,
     )
     loop = LoopConfig(
-        steps=recipe.steps or 3600,
+        steps=recipe.steps or 9600,
+        restarts=(3600,),
         learning_rate=1e-3,
         optimiser="muon",
         muon_learning_rate=0.02,
