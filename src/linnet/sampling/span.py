@@ -23,17 +23,17 @@ def nearby(tokens: int, span: int, *, way: Attend = attend, far: float = FAR) ->
     """
 
     def near(query: Heads, key: Heads, value: Heads) -> Heads:
-        length = key.shape[2]
-        found = []
+        length, mixed = key.shape[2], torch.empty_like(query)
         for start in range(0, query.shape[2], tokens):
             first, last = max(0, start - span * tokens), min(length, start + (span + 1) * tokens)
             rows = query[:, :, start : start + tokens]
             if far == 0.0 or last - first == length:
-                found.append(way(rows, key[:, :, first:last], value[:, :, first:last]))
+                own = way(rows, key[:, :, first:last], value[:, :, first:last])
             else:
                 bias = rows.new_full((len(rows), 1, 1, length), math.log(far))
                 bias[..., first:last] = 0
-                found.append(attend(rows, key, value, bias))
-        return torch.cat(found, dim=2)
+                own = attend(rows, key, value, bias)
+            mixed[:, :, start : start + tokens] = own
+        return mixed
 
     return cast("Attend", torch.compiler.disable(near))  # its loop is as long as the clip

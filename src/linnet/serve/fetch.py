@@ -19,12 +19,10 @@ PATIENCE = 10.0  # seconds to connect, and again for the answer
 MOST_BYTES = 8 * 2**20
 AT_ONCE = 4
 PORTS = (80, 443)
-GLOBAL_IPV6 = ipaddress.IPv6Network(
-    "2000::/3"
-)  # all that is given out; what else there is stands for something near
-INNER = tuple(
-    map(ipaddress.IPv4Network, ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32"))
-)  # clouds' own, too
+# All of IPv6 that is given out; what else there is stands for something near.
+GLOBAL_IPV6 = ipaddress.IPv6Network("2000::/3")
+# What counts as global, and is a cloud's own all the same.
+INNER = tuple(map(ipaddress.IPv4Network, ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32")))
 
 _turns = threading.BoundedSemaphore(AT_ONCE)
 
