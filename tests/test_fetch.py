@@ -13,6 +13,7 @@ import pytest
 from linnet.errors import InvalidInput
 from linnet.serve import fetch as fetching
 from linnet.serve.fetch import fetch, is_public
+from linnet.serve.schemas import Refused
 
 
 class Site(BaseHTTPRequestHandler):
@@ -144,3 +145,19 @@ def test_a_name_with_one_inner_address_is_refused_whole(monkeypatch: pytest.Monk
     monkeypatch.setattr(socket, "getaddrinfo", lambda *what, **more: both)
     with pytest.raises(InvalidInput, match="is not a public address"):
         fetch("http://example.org/")
+
+
+def test_a_name_that_nobody_answers_for_keeps_no_one_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    given_up = threading.Event()
+    monkeypatch.setattr(fetching, "PATIENCE", 0.2)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *what, **more: given_up.wait(20) and [])
+    with pytest.raises(InvalidInput, match=r"looked up for over 0\.2 s"):
+        fetch("http://example.org/")
+    given_up.set()
+
+
+def test_who_finds_all_turns_taken_is_told_when_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetching, "_turns", threading.BoundedSemaphore(1))
+    with fetching._turns, pytest.raises(Refused) as error:
+        fetch("http://example.org/")
+    assert (error.value.status, error.value.headers) == (503, {"Retry-After": "2"})

@@ -1,6 +1,7 @@
 """A pipeline that saves memory makes the clip that it makes with everything in memory."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from linnet.models.transformer import Block
 from linnet.pipeline import Pipeline
 from linnet.request import make_request
 from linnet.runtime.knobs import Knobs, Tiling
+from linnet.runtime.memory import shape_of
+from linnet.runtime.plan import Budget, predict
 from linnet.weights.store import resolve
 
 REQUEST = make_request(SEEDLING, prompt="a red star spins", frames=5, steps=2, seed=3)
@@ -83,3 +86,21 @@ def test_a_format_that_a_device_lacks_is_refused_before_a_weight_is_read(
 def test_what_means_nothing_is_refused(make: Callable[[], Knobs]) -> None:
     with pytest.raises(InvalidInput, match="or more"):
         make()
+
+
+def test_more_clips_than_the_first_keep_the_budget(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("linnet.runtime.plan.LOADING", 0)  # which hides how little a tiny model takes
+    files = resolve(SEEDLING, weights=tiny_model)
+    request, many = replace(REQUEST, dtype="float32"), 2000
+    way = {"device": "cpu", "budget": Budget(), "knobs": Knobs(), "text_resident": True, "clips": many}
+    need = predict(SEEDLING, shape_of(files), request, **way).peak_system_bytes
+    for budget, enough in ((need, True), (need - 1, False)):
+        pipeline = Pipeline.open(SEEDLING, files, budget=Budget(system=budget))
+        pipeline.generate(REQUEST, tmp_path / f"{budget}.mp4")
+        loaded, knobs = pipeline.transformer, pipeline.knobs
+        pipeline.settle(request, clips=many)
+        assert (pipeline.transformer is loaded) is (pipeline.knobs == knobs) is enough
+    with pytest.raises(InvalidInput, match=r"^memory "):
+        pipeline.settle(request, clips=many**2)

@@ -13,11 +13,12 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from linnet.serve import app
-from linnet.serve.app import PAGE, Service, create_app
+from linnet.serve.app import PAGE, create_app
 from linnet.serve.clips import KINDS, clips_folder, file_of
 from linnet.serve.keys import make_key
 from linnet.serve.models import Models
 from linnet.serve.queue import Job, Limits, Queue
+from linnet.serve.service import Service
 
 PROMPT = "a red star spins on a blue background"
 STILL = {"prompt": PROMPT, "num_frames": 1, "num_inference_steps": 2}

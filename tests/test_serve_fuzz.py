@@ -17,11 +17,12 @@ from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from linnet.serve.app import Service, create_app
+from linnet.serve.app import create_app
 from linnet.serve.clips import clips_folder
 from linnet.serve.models import Models
 from linnet.serve.queue import Limits, NotThis, Queue
 from linnet.serve.schemas import EXAMPLES
+from linnet.serve.service import Service
 
 CASES = int(os.environ.get("FUZZ", "6"))
 UNCHECKED: Any = list(HealthCheck)

@@ -33,7 +33,7 @@ from linnet.runtime.compile import check_compiler, compile_blocks
 from linnet.runtime.device import check_format
 from linnet.runtime.knobs import Knobs
 from linnet.runtime.memory import shape_of
-from linnet.runtime.plan import Budget, Plan, Stage, budget_of, make_plan, smaller
+from linnet.runtime.plan import Budget, Plan, Stage, budget_of, make_plan, predict, smaller
 from linnet.runtime.recover import is_gone, let_go, out_of_memory
 from linnet.runtime.stream import BlockStream, stream_into, transformer_of
 from linnet.runtime.text import TextStates
@@ -390,12 +390,22 @@ class Pipeline:
         return replace(request, dtype=usual, decoder_dtype=decoder)
 
     def settle(self, request: Request, *, clips: int = 1) -> None:
-        """Decide where everything goes, before the transformer is read; InvalidInput if the request cannot fit."""
-        if self._transformer is not None:  # what is loaded already is no longer free
-            return
+        """Decide where everything goes, before the transformer is read; InvalidInput if the request cannot fit.
+
+        What is loaded stays as it is while the request keeps the budget so. Without a budget it stays: of memory that
+        is free, what is loaded is no part.
+        """
         device, shape = str(self.device), shape_of(self.files)
+        if self._transformer is not None:
+            if self.budget is None:
+                return
+            way = {"device": device, "budget": self.budget, "knobs": self.knobs, "clips": clips}
+            if predict(self.spec, shape, request, text_resident=self.text.held, **way).fits():
+                return
         way = {"device": device, "budget": self.budget or budget_of(device), "fixed": self._fixed}
-        self.follow(make_plan(self.spec, shape, request, clips=clips, **way))
+        plan = make_plan(self.spec, shape, request, clips=clips, **way)
+        self._unload()
+        self.follow(plan)
 
     def generate(
         self,
@@ -490,6 +500,12 @@ class Pipeline:
         """Run by this plan from now on; before the transformer is first read."""
         self.plan, self.knobs, self.text.held = plan, plan.knobs, plan.text_resident
 
+    def _unload(self) -> None:
+        """Drop all that can be read again."""
+        self._transformer = self._blocks = self._autoencoder = None
+        self.text.let_go()
+        let_go(self.device)
+
     def _sparing(self, stage: Stage, run: Callable[[], T], watch: Watch) -> T:
         """`run()`, and once more by a smaller plan if memory runs out in it. What was done before is kept."""
         while True:
@@ -511,10 +527,8 @@ class Pipeline:
             self._shrink(self.plan, stage, watch)
 
     def _shrink(self, plan: Plan, stage: Stage, watch: Watch) -> None:
-        """Drop all that can be read again, and go on by a plan that takes less in this stage."""
-        self._transformer = self._blocks = self._autoencoder = None
-        self.text.let_go()
-        let_go(self.device)
+        """Unload, and go on by a plan that takes less in this stage."""
+        self._unload()
         self.follow(smaller(plan, shape_of(self.files), stage))
         self._fixed = vars(self.knobs)
         words = f"ran out of memory in the {stage} stage; going on by a smaller plan, with all that is done"

@@ -58,5 +58,6 @@ def sample_sigmas(
     batch: int, *, shift: float, mean: float = 0.0, std: float = 1.0, generator: torch.Generator | None = None
 ) -> Float[Tensor, "B"]:
     """Noise levels to train at: logit-normal (arXiv 2403.03206, 3.1), then shifted as in sampling."""
-    normal = torch.randn(batch, generator=generator)
+    device = generator.device if generator else None
+    normal = torch.randn(batch, generator=generator, device=device)
     return shifted(torch.sigmoid(mean + std * normal), shift)

@@ -8,14 +8,11 @@ import asyncio
 import base64
 import hashlib
 import json
-import shutil
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from importlib.resources import files
-from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import Depends, FastAPI, Header, Query, Request, Response
@@ -36,11 +33,10 @@ from linnet.serve.clips import file_of, is_full, remove_files
 from linnet.serve.description import BINARY, LINKS, body_of, errors, openapi
 from linnet.serve.edge import Edge
 from linnet.serve.fetch import fetch
-from linnet.serve.keys import find_owner
 from linnet.serve.metrics import Metrics
-from linnet.serve.models import Models
-from linnet.serve.queue import Given, Job, KeyReused, Limits, Queue, QueueFull
+from linnet.serve.queue import Given, Job, KeyReused, QueueFull
 from linnet.serve.schemas import Refused
+from linnet.serve.service import Service
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -48,7 +44,6 @@ POLL = 0.2  # seconds between two looks at a job whose events are streamed
 POLL_HINT = "500"  # milliseconds, for clients that poll
 QUIET = 15.0  # seconds after which a silent stream says that it lives
 FIELD_BYTES = 64 * 1024  # of one field of a form; a prompt of the longest kind has 16 kB at most
-READ_RECENTLY = 60.0  # seconds
 COOKIE = "linnet_key"
 KINDS = {"video": "video/mp4", "thumbnail": "image/webp", "spritesheet": "image/jpeg"}
 PAGE = {
@@ -66,68 +61,6 @@ WIRE = {
     "width": "size",
     "height": "size",
 }
-
-
-@dataclass(kw_only=True)
-class Service:
-    """What the handlers share. `local`: only this machine can reach us, so other names for us are a trick; behind a
-    proxy, so are others than `name`. `notices`: the end of each job is to be told. `fetches`: images that a client
-    names by their address are fetched."""
-
-    data: Path
-    queue: Queue
-    models: Models
-    limits: Limits = field(default_factory=Limits)
-    local: bool = True
-    name: str | None = None
-    notices: bool = False
-    fetches: bool = False
-    body_bytes: int = 8 * 2**20
-    longest_seconds: float | None = None
-    keep_seconds: float | None = None
-    quota_bytes: int | None = None
-    reserve_bytes: int = 200 * 2**20
-    draining: bool = False
-    stopping: bool = False
-    readers: dict[str, float] = field(default_factory=dict)
-
-    def who(self, key: str | None) -> str | None:
-        """The owner whose key it is; None is nobody. Where there never was a key, and listening is local, everybody
-        is the one owner "", without a key."""
-        if key:
-            return find_owner(self.queue, key)
-        return "" if self.local and not self.queue.all_keys() else None
-
-    def ready(self) -> bool:
-        """A worker has its model loaded and gave a sign of life lately."""
-        workers = self.queue.workers().values()
-        return not self.draining and any(w["ready"] and time.time() - w["beat"] < 10 for w in workers)
-
-    def make_room(self) -> None:
-        """Drop clips that are past their time, and the oldest while all together are over the quota; none that
-        somebody read just now."""
-        now, clips = time.time(), self.queue.kept()
-        over = self.queue.stored_bytes() - self.quota_bytes if self.quota_bytes else 0
-        for job in clips:
-            late = self.keep_seconds is not None and now - (job.ended or now) > self.keep_seconds
-            if not late and over <= 0:
-                break
-            if now - self.readers.get(job.id, 0.0) < READ_RECENTLY:
-                continue
-            self.queue.delete(job.id)
-            remove_files(self.data, job.id)
-            over -= job.bytes
-        self.readers = {job: at for job, at in self.readers.items() if now - at < READ_RECENTLY}
-
-    def check_room(self) -> None:
-        if self.quota_bytes and self.queue.stored_bytes() >= self.quota_bytes:
-            self.make_room()
-            if self.queue.stored_bytes() >= self.quota_bytes:
-                raise Refused(
-                    507, "quota_full", "the clips take all the room that they may have; delete some"
-                )
-        if shutil.disk_usage(self.data).free < self.reserve_bytes:
-            raise Refused(507, "disk_full", "the server's disk is nearly full; delete some clips")
 
 
 # --- who asks, and for what ---------------------------------------------------------------------------------------
@@ -342,7 +275,7 @@ def create_app(service: Service) -> FastAPI:
     @app.post(
         "/v1/plan",
         operation_id="planVideo",
-        responses=errors(400, 401, 413, 415),
+        responses=errors(400, 401, 413, 415, 503),
         openapi_extra=body_of(schemas.VideoRequest),
     )
     async def plan(request: Request, owner: Owner) -> schemas.Plan:

@@ -1,14 +1,12 @@
 """Around the service: who may speak to it at all, how much, and under which headers it answers."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 from fastapi.responses import JSONResponse
 
 from linnet.serve.schemas import Refused
-
-if TYPE_CHECKING:
-    from linnet.serve.app import Service
+from linnet.serve.service import Service
 
 HEADERS = {
     "Content-Security-Policy": (
@@ -28,7 +26,7 @@ LOCAL_NAMES = {"localhost", "127.0.0.1", "::1"}
 class Edge:
     """Around everything: what is too large or comes from another site never gets in; what goes out is marked."""
 
-    def __init__(self, app: Any, service: "Service") -> None:
+    def __init__(self, app: Any, service: Service) -> None:
         self.app, self.service = app, service
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:

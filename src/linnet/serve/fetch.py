@@ -14,8 +14,9 @@ from urllib.parse import urlsplit
 
 from linnet import __version__
 from linnet.errors import InvalidInput
+from linnet.serve.schemas import Refused
 
-PATIENCE = 10.0  # seconds to connect, and again for the answer
+PATIENCE = 10.0  # seconds to look the name up, again to connect, and again for the answer
 MOST_BYTES = 8 * 2**20
 AT_ONCE = 4
 PORTS = (80, 443)
@@ -46,13 +47,15 @@ class _Pinned(http.client.HTTPConnection):
 
 
 def fetch(url: str) -> bytes:
-    """What is at an http or https address; InvalidInput, which says why, where it cannot or must not be had."""
+    """What is at an http or https address; InvalidInput, which says why, where it cannot or must not be had, and
+    Refused (503) while others have all the turns."""
 
     def refused(problem: str) -> InvalidInput:
         return InvalidInput("input_reference", url[:100], problem, "send the image itself")
 
     if not _turns.acquire(blocking=False):
-        raise refused("has to wait, since other images are being fetched")
+        busy = "other images are being fetched; ask again in a moment"
+        raise Refused(503, "busy", busy, param="input_reference", headers={"Retry-After": "2"})
     try:
         parts = urlsplit(url)
         secure, host = parts.scheme == "https", parts.hostname
@@ -74,10 +77,31 @@ def fetch(url: str) -> bytes:
 
 def public_address(host: str, port: int) -> str:
     """One of those that the name stands for, if all of them are public; Unfit otherwise."""
-    found = [str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
-    if not found or not all(map(is_public, found)):
+    found = addresses(host, port)
+    if not all(map(is_public, found)):
         raise Unfit("is not a public address")
     return found[0]
+
+
+def addresses(host: str, port: int) -> list[str]:
+    """All that a name stands for, first choice first; Unfit if there is none.
+
+    The system's resolver takes the time it takes: a thread of its own waits for it, and is left to it when it is late.
+    """
+    found: list[str] = []
+
+    def look_up() -> None:
+        with suppress(OSError, ValueError):  # ValueError: a name that cannot be one
+            found.extend(str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+
+    looking = threading.Thread(target=look_up, daemon=True)
+    looking.start()
+    looking.join(PATIENCE)
+    if looking.is_alive():
+        raise Unfit(f"has a name that is looked up for over {PATIENCE:g} s")
+    if not found:
+        raise Unfit("cannot be fetched: its name is not known")
+    return found
 
 
 def is_public(address: str) -> bool:

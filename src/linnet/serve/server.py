@@ -18,12 +18,13 @@ import uvicorn
 
 from linnet.errors import InvalidInput
 from linnet.serve.alone import alone
-from linnet.serve.app import Service, create_app
+from linnet.serve.app import create_app
 from linnet.serve.clips import tidy
 from linnet.serve.crew import Crew
 from linnet.serve.keeper import Member
 from linnet.serve.models import Models
 from linnet.serve.queue import Limits, Queue
+from linnet.serve.service import Service
 from linnet.serve.webhook import Teller, open_webhook
 
 log = logging.getLogger("linnet.serve")

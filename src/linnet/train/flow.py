@@ -5,6 +5,7 @@ Axes: B clips, C latent channels, T H W the latent grid, S text tokens.
 
 import random
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -12,10 +13,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from linnet.data.cache import LatentCache
-from linnet.data.playground import caption
+from linnet.data.playground import BACKGROUNDS, COLOURS, Scene, caption
 from linnet.models.text import T5Config, T5Encoder, Tokenizer
 from linnet.models.transformer import TextContext, Transformer, TransformerConfig
 from linnet.sampling.flow import TIMESTEPS, add_noise, sample_sigmas, velocity_target
+
+ALMOST_NOISE = 0.02  # of the clip, at most, is in a sample that stands where sampling begins
 
 Mix = tuple[tuple[int, float], ...]
 
@@ -33,6 +36,11 @@ class FlowConfig:
     spread: float = 1.0
     full_captions: float = 0.75
     dropped_captions: float = 0.1
+    # From which step on (None: never) the batches lean towards what is learnt last: hard scenes are drawn so many times
+    # as often, and a share of the samples stands where sampling begins, where the caption alone tells what to make.
+    focus_from: int | None = None
+    hard_scenes: float = 4.0
+    almost_noise: float = 0.1
 
 
 class FlowModel(nn.Module):
@@ -49,6 +57,15 @@ class FlowModel(nn.Module):
         return self.transformer.encode_padded_text(self.text(ids, mask.long()), lengths)
 
 
+def hard(scene: Scene) -> bool:
+    """Whether a scene is of those that are learnt last.
+
+    A shape that turns is another in every frame; and where object and background could change colours, only the order
+    of the words tells which is which.
+    """
+    return scene.motion == "spins" or (scene.colour in BACKGROUNDS and scene.background in COLOURS)
+
+
 class FlowTask:
     def __init__(
         self,
@@ -61,6 +78,7 @@ class FlowTask:
         self.config, self.cache, self.tokenizer = config, cache, tokenizer
         self.model = FlowModel(config, seed=seed)
         mean, std = cache.statistics()
+        self.shares = list(accumulate(config.hard_scenes if hard(scene) else 1.0 for scene in cache.scenes))
         self.scale, self.bias = 1 / std, -mean / std  # z_model = z * scale + bias, unit spread a channel
 
     def loss(
@@ -71,11 +89,21 @@ class FlowTask:
         data = data.to(device)
         ids, lengths = (x.to(device) for x in self.tokenize(captions))
         noise = torch.randn(data.shape, generator=generator, device=device)
-        sigma = sample_sigmas(len(data), shift=self.config.shift, std=self.config.spread, generator=generator)
+        sigma = self.sigmas(step, len(data), generator)
         noisy = add_noise(data, noise, sigma)
         velocity = self.model.transformer(noisy, TIMESTEPS * sigma, self.model.context(ids, lengths))
         error = (velocity - velocity_target(data, noise)).square()
         return error.mean(), {"frames": float(data.shape[2])}
+
+    def sigmas(self, step: int, clips: int, generator: torch.Generator) -> Float[Tensor, "B"]:
+        sigma = sample_sigmas(clips, shift=self.config.shift, std=self.config.spread, generator=generator)
+        if not self.focused(step):
+            return sigma
+        begins, where = torch.rand(2, clips, generator=generator, device=generator.device)
+        return torch.where(begins < self.config.almost_noise, 1 - ALMOST_NOISE * where, sigma)
+
+    def focused(self, step: int) -> bool:
+        return self.config.focus_from is not None and step >= self.config.focus_from
 
     def batch(self, step: int, rng: random.Random) -> tuple[Float[Tensor, "B C T H W"], list[str]]:
         """Clips of one length, normalised, each under one of its captions."""
@@ -84,7 +112,11 @@ class FlowTask:
         (frames,) = rng.choices(lengths, weights)
         _, _, _, rows, columns = self.cache.latents.shape
         clips = max(1, self.config.tokens // (frames * -(-rows // 2) * -(-columns // 2)))
-        chosen = rng.sample(range(len(self.cache)), min(clips, len(self.cache)))
+        clips = min(clips, len(self.cache))
+        if self.focused(step):
+            chosen = rng.choices(range(len(self.cache)), cum_weights=self.shares, k=clips)
+        else:
+            chosen = rng.sample(range(len(self.cache)), clips)
         captions = [self.caption(index, rng, still=frames == 1) for index in chosen]
         latents = self.cache.latents[chosen, :, :frames].float()
         return latents * self.scale.view(-1, 1, 1, 1) + self.bias.view(-1, 1, 1, 1), captions

@@ -110,6 +110,7 @@ def seedling(recipe: Recipe, watch: Watch) -> Path:
         ),
         shift=12.0,
         spread=1.5,
+        focus_from=9800,
     )
     loop = LoopConfig(
         steps=recipe.steps or 9600,
