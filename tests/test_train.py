@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from linnet.models.text import T5Config, Tokenizer
 from linnet.models.transformer import TransformerConfig
 from linnet.train.autoencoder import AutoencoderConfig, AutoencoderTask
 from linnet.train.config import LoopConfig
-from linnet.train.flow import FlowConfig, FlowTask
+from linnet.train.flow import FlowConfig, FlowTask, hard
 from linnet.train.loop import randomness, train
 
 LOOP = LoopConfig(
@@ -47,6 +48,20 @@ def flow_task(folder: Path) -> FlowTask:
         lengths=((0, ((1, 0.3), (3, 0.7))), (20, ((3, 1.0),))),
     )
     return FlowTask(config, LatentCache(scenes, latents), Tokenizer.open(folder / "tokenizer.json"))
+
+
+def test_from_the_focus_on_hard_scenes_and_noise_are_frequent(tmp_path: Path) -> None:
+    usual, rng = flow_task(tmp_path), random.Random(0)
+    scenes = [sample_scene(rng) for _ in range(60)]
+    shown = torch.tensor([float(hard(scene)) for scene in scenes]).half().view(-1, 1, 1, 1, 1)
+    config = replace(usual.config, focus_from=5, hard_scenes=1e6, almost_noise=0.5)
+    task = FlowTask(config, LatentCache(scenes, shown.expand(-1, 16, 3, 4, 4)), usual.tokenizer)
+    noise = torch.Generator().manual_seed(0)
+    for step, focused in ((4, False), (5, True)):
+        batch, _ = task.batch(step, rng)
+        assert bool((batch > 0).all()) is focused  # hard scenes alone
+        share = (task.sigmas(step, 2000, noise) > 0.98).float().mean().item()
+        assert abs(share - (0.5 if focused else 0.0)) < 0.05
 
 
 def losses(folder: Path) -> dict[int, float]:

@@ -14,11 +14,13 @@ from torch import Tensor, nn
 
 from linnet.data.cache import LatentCache
 from linnet.data.playground import BACKGROUNDS, COLOURS, Scene, caption
-from linnet.models.text import T5Config, T5Encoder, Tokenizer
+from linnet.models.text import T5Config, T5Encoder, Tokenizer, relative_bucket
 from linnet.models.transformer import TextContext, Transformer, TransformerConfig
 from linnet.sampling.flow import TIMESTEPS, add_noise, sample_sigmas, velocity_target
 
 ALMOST_NOISE = 0.02  # of the clip, at most, is in a sample that stands where sampling begins
+NEARBY = ((1,), (-1,), (-2, 2))  # words from a word, for a head each
+ATTENTIVE = 4.0  # in log-odds: four fifths of a head's attention, in a prompt of a dozen words
 
 Mix = tuple[tuple[int, float], ...]
 
@@ -50,11 +52,28 @@ class FlowModel(nn.Module):
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
         self.text = T5Encoder(config.text).initialise(generator)
+        look_around(self.text)
         self.transformer = Transformer(config.transformer).initialise(generator)
 
     def context(self, ids: Int[Tensor, "B S"], lengths: Int[Tensor, "B"]) -> TextContext:
         mask = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
         return self.transformer.encode_padded_text(self.text(ids, mask.long()), lengths)
+
+
+@torch.no_grad()
+def look_around(text: T5Encoder) -> None:
+    """Let the text encoder's first heads begin with their eyes on the next word, the one before, and those two away.
+
+    From even attention it learns which words are there, and stays so for thousands of steps without learning in which
+    order: white on blue is then as likely as blue on white.
+    """
+    config = text.config
+    bias = text.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight
+    for head, distances in zip(range(config.num_heads), NEARBY, strict=False):
+        buckets = relative_bucket(
+            torch.tensor(distances), config.relative_buckets, config.relative_max_distance
+        )
+        bias[buckets, head] += ATTENTIVE
 
 
 def hard(scene: Scene) -> bool:
