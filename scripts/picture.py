@@ -1,4 +1,4 @@
-"""Write docs/seedling.gif, the README's picture: six clips of seedling, each under its prompt."""
+"""Write docs/seedling.webp, the README's picture: six clips of seedling, each under its prompt."""
 
 import tempfile
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ import linnet
 from linnet import media
 from linnet.request import make_request
 
-PICTURE = Path(__file__).parent.parent / "docs" / "seedling.gif"
+PICTURE = Path(__file__).parent.parent / "docs" / "seedling.webp"
 PROMPTS = (
     "a red star spins on a blue background",
     "a large yellow moon moves right on a black background",

@@ -59,7 +59,7 @@ def test_blocks_are_compiled_wherever_they_are(
 ) -> None:
     compiled: list[object] = []
     monkeypatch.setattr(Block, "compile", lambda block, **settings: compiled.append(block))
-    monkeypatch.setattr("linnet.pipeline.check_compiler", lambda device: None)
+    monkeypatch.setattr("linnet.parts.check_compiler", lambda device: None)
     used: list[object] = []
     forward = Block.forward
     monkeypatch.setattr(Block, "forward", lambda block, *x: used.append(block) or forward(block, *x))
@@ -77,7 +77,7 @@ def test_a_format_that_a_device_lacks_is_refused_before_a_weight_is_read(
 
     files = resolve(SEEDLING, weights=tiny_model)
     monkeypatch.setattr("linnet.runtime.device.torch.ones", no_float8)
-    monkeypatch.setattr("linnet.pipeline.fill", None)
+    monkeypatch.setattr("linnet.parts.fill", None)
     with pytest.raises(InvalidInput, match=r'^format "float8": is not one that cpu has; use int8, or'):
         Pipeline.open(SEEDLING, files, knobs=Knobs(transformer_format="float8"))
 

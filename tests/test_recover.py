@@ -15,7 +15,8 @@ from linnet.errors import DeviceLost, InvalidInput
 from linnet.models.tae import TAE
 from linnet.models.text import T5Encoder
 from linnet.models.transformer import Transformer
-from linnet.pipeline import Pipeline, Progress
+from linnet.pipeline import Pipeline
+from linnet.progress import Progress
 from linnet.request import make_request
 from linnet.weights.store import resolve
 

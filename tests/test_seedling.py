@@ -14,7 +14,8 @@ from linnet import media
 from linnet.catalog import SEEDLING
 from linnet.clip import Clip
 from linnet.evaluate.parse import parse
-from linnet.pipeline import Pipeline, Progress
+from linnet.pipeline import Pipeline
+from linnet.progress import Progress
 from linnet.request import make_request
 from linnet.weights.files import fingerprint
 from linnet.weights.store import resolve

@@ -60,7 +60,7 @@ def test_from_the_focus_on_hard_scenes_and_noise_are_frequent(tmp_path: Path) ->
     for step, focused in ((4, False), (5, True)):
         batch, _ = task.batch(step, rng)
         assert bool((batch > 0).all()) is focused  # hard scenes alone
-        share = (task.sigmas(step, 2000, noise) > 0.98).float().mean().item()
+        share = (task.sigmas(step, 2000, noise) > 0.99).float().mean().item()
         assert abs(share - (0.5 if focused else 0.0)) < 0.05
 
 

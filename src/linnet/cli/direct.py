@@ -17,7 +17,8 @@ from linnet.weights.store import default_model
 
 if TYPE_CHECKING:
     from linnet.direct.beginning import Way
-    from linnet.pipeline import Pipeline, Watch
+    from linnet.pipeline import Pipeline
+    from linnet.progress import Watch
 
 
 def earlier_clip(file: Path) -> Clip | None:

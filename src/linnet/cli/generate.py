@@ -40,7 +40,7 @@ from linnet.runtime.plan import Plan
 from linnet.weights.store import default_model, model_in, resolve
 
 if TYPE_CHECKING:
-    from linnet.pipeline import Progress
+    from linnet.progress import Progress
 
 STAGES = {"text": "text", "denoise": "denoise", "decode": "decode + encode"}
 PREVIEWS = 8  # a clip

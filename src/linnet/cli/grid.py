@@ -30,7 +30,7 @@ from linnet.request import make_request
 from linnet.weights.store import default_model
 
 if TYPE_CHECKING:
-    from linnet.pipeline import Watch
+    from linnet.progress import Watch
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 

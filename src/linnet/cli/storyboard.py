@@ -14,7 +14,8 @@ from linnet.geometry import format_seconds
 
 if TYPE_CHECKING:
     from linnet.direct.storyboard import Storyboard
-    from linnet.pipeline import Pipeline, Watch
+    from linnet.pipeline import Pipeline
+    from linnet.progress import Watch
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Make a film of several shots.")
 

@@ -20,7 +20,8 @@ from linnet.direct.beginning import check_whole, fingerprint
 from linnet.direct.conditions import Held
 from linnet.direct.footage import Source, on_the_grid, open_source, quarter_turns
 from linnet.errors import InvalidInput
-from linnet.pipeline import Pipeline, Progress, Watch, ignore
+from linnet.pipeline import Pipeline
+from linnet.progress import Progress, Watch, ignore
 from linnet.request import Request
 
 Frames = UInt8[np.ndarray, "f H W 3"]

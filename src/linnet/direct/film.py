@@ -26,7 +26,8 @@ from linnet.direct.sheet import Cell, draw_sheet, moments, small, write_image
 from linnet.direct.storyboard import Storyboard
 from linnet.errors import InvalidInput
 from linnet.geometry import format_seconds
-from linnet.pipeline import Pipeline, Progress, Watch, ignore
+from linnet.pipeline import Pipeline
+from linnet.progress import Progress, Watch, ignore
 from linnet.sampling.denoise import Course, denoise
 
 Frame = UInt8[np.ndarray, "H W 3"]

@@ -10,7 +10,8 @@ from linnet import __version__, media
 from linnet.clip import GENERATED, Clip
 from linnet.direct.sheet import Cell, draw_sheet, moments, mosaic, mosaic_size, small, write_image
 from linnet.errors import InvalidInput
-from linnet.pipeline import Pipeline, Watch, ignore
+from linnet.pipeline import Pipeline
+from linnet.progress import Watch, ignore
 from linnet.request import Request
 
 MOST = 100  # drafts: with more, none is large enough to be seen

@@ -17,7 +17,8 @@ from linnet.catalog import find
 from linnet.direct.beginning import Beginning
 from linnet.errors import InvalidInput
 from linnet.media import plainly, probe, read_frames
-from linnet.pipeline import Pipeline, Progress
+from linnet.pipeline import Pipeline
+from linnet.progress import Progress
 from linnet.request import Request, make_request
 from linnet.serve.queue import Given
 from linnet.weights.store import resolve

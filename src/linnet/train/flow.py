@@ -18,7 +18,7 @@ from linnet.models.text import T5Config, T5Encoder, Tokenizer, relative_bucket
 from linnet.models.transformer import TextContext, Transformer, TransformerConfig
 from linnet.sampling.flow import TIMESTEPS, add_noise, sample_sigmas, velocity_target
 
-ALMOST_NOISE = 0.02  # of the clip, at most, is in a sample that stands where sampling begins
+ALMOST_NOISE = 0.01  # of the clip, at most, is in a sample that stands where sampling begins
 NEARBY = ((1,), (-1,), (-2, 2))  # words from a word, for a head each
 ATTENTIVE = 4.0  # in log-odds: four fifths of a head's attention, in a prompt of a dozen words
 

@@ -113,8 +113,8 @@ def seedling(recipe: Recipe, watch: Watch) -> Path:
         focus_from=9800,
     )
     loop = LoopConfig(
-        steps=recipe.steps or 9600,
-        restarts=(3600,),
+        steps=recipe.steps or 16000,
+        restarts=(3600, 9600),
         learning_rate=1e-3,
         optimiser="muon",
         muon_learning_rate=0.02,

@@ -1,0 +1,269 @@
+"""A model's parts: read from disk when they are first needed, placed as a plan says, dropped when memory runs out.
+
+Axes: M the text encoder's width.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Literal, Self, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from linnet.catalog import ModelSpec
+from linnet.errors import DeviceLost, InvalidInput
+from linnet.models.latents import LatentSpace, linum_v2_latents
+from linnet.models.tae import TAE, TAEConfig
+from linnet.models.text import Encoded, Tokenizer
+from linnet.models.transformer import Transformer
+from linnet.models.vae import VAE, VAEConfig
+from linnet.progress import Progress, Watch, ignore
+from linnet.request import Request
+from linnet.runtime.compile import check_compiler, compile_blocks
+from linnet.runtime.device import check_format
+from linnet.runtime.knobs import Knobs
+from linnet.runtime.memory import shape_of
+from linnet.runtime.plan import Budget, Plan, Stage, budget_of, make_plan, predict, smaller
+from linnet.runtime.recover import is_gone, let_go, out_of_memory
+from linnet.runtime.stream import BlockStream, stream_into, transformer_of
+from linnet.runtime.text import TextStates
+from linnet.weights.files import Header
+from linnet.weights.load import (
+    fill,
+    fingerprint,
+    load_into,
+    matched,
+    read_config,
+    read_latent_scale,
+    stored_format,
+)
+from linnet.weights.names import TRANSFORMER_PREFIX
+from linnet.weights.store import ModelFiles
+
+T = TypeVar("T")
+
+
+class Parts:
+    """Tokenizer, text encoder, transformer and autoencoder of one model, on one device.
+
+    A large text encoder streams through memory unless there is plenty. What it says of a prompt is kept, also on disk
+    if `cache` allows, so a prompt is encoded once.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        files: ModelFiles,
+        *,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        cache: bool = True,
+        knobs: Knobs | None = None,
+        budget: Budget | None = None,
+    ) -> None:
+        self.knobs, self.budget = knobs or Knobs(), budget
+        self.compiled, self.attention = False, ""
+        self.plan: Plan | None = None
+        self._fixed = {} if knobs is None else vars(knobs)
+        self._shrunk: Stage | None = None
+        self.spec, self.files, self.device, self.dtype = spec, files, torch.device(device), dtype
+        self.tokenizer = Tokenizer.open(files.tokenizer)
+        self.text = TextStates(
+            files.text_encoder, device=self.device, dtype=dtype, cache=cache, format=self.knobs.text_format
+        )
+        self._transformer: Transformer | None = None
+        self._blocks: BlockStream | None = None
+        self._autoencoder: VAE | TAE | None = None
+        self._space: LatentSpace | None = None
+        self._hash = ""
+
+    @classmethod
+    def open(
+        cls,
+        spec: ModelSpec,
+        files: ModelFiles,
+        *,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        threads: int | None = None,
+        cache: bool = True,
+        knobs: Knobs | None = None,
+        budget: Budget | None = None,
+        compiled: bool = False,
+        attention: str = "",
+    ) -> Self:
+        """Read the tokenizer and the headers of the weights; `threads` of the CPU, torch's own choice when None.
+
+        `knobs`: how to run, which is otherwise planned for each first request. `compiled`: fuse the transformer's
+        blocks when they first run. `attention`: the way to attend that an earlier clip tells, otherwise the fastest.
+        WeightsError if the files do not hold exactly this model, known before a weight is read.
+        """
+        if threads:
+            torch.set_num_threads(threads)
+        pipeline = cls(spec, files, device=device, dtype=dtype, cache=cache, knobs=knobs, budget=budget)
+        if compiled:
+            check_compiler(device)
+            pipeline.compiled = True
+        pipeline.attention = attention
+        for headers in (pipeline.text.matched[1], pipeline._matched_transformer()[1]):
+            check_format(stored_format(headers), pipeline.device)
+        for asked in (pipeline.knobs.transformer_format, pipeline.knobs.text_format):
+            check_format(asked, pipeline.device)
+        matched(pipeline._autoencoder_model, files.autoencoder)
+        return pipeline
+
+    @property
+    def model_hash(self) -> str:
+        """A fingerprint of all weight files."""
+        self._hash = self._hash or fingerprint(self.files.weights)
+        return self._hash
+
+    # --- text ---------------------------------------------------------------------------------------------------------
+
+    def encode(self, prompt: str) -> Encoded:
+        """The prompt's tokens as the model will get them, and the words that were cut off."""
+        return self.tokenizer.encode(prompt, self.spec.max_prompt_tokens)
+
+    def text_states(self, *prompts: str, watch: Watch = ignore) -> list[Float[Tensor, "_ M"]]:
+        """The text encoder's states of the real tokens of each prompt."""
+        tokens = [self.encode(prompt).ids for prompt in prompts]
+        return self.text.of(tokens, lambda done, total: watch(Progress("text", done, total)))
+
+    # --- transformer --------------------------------------------------------------------------------------------------
+
+    def _matched_transformer(self) -> tuple[Transformer, list[Header]]:
+        path = self.files.transformer
+        return matched(
+            lambda: transformer_of(path),
+            path,
+            prefix=TRANSFORMER_PREFIX,
+            quantise=self.knobs.transformer_format,
+        )
+
+    @property
+    def transformer(self) -> Transformer:
+        """Where `knobs.resident_blocks` is set, some of its blocks are elsewhere: `_blocks` brings them."""
+        if self._transformer is None:
+            model, headers = self._matched_transformer()
+            if self.knobs.resident_blocks is None:
+                fill(model, headers, device=self.device, dtype=self.dtype, prefix=TRANSFORMER_PREFIX)
+            else:
+                self._blocks = stream_into(
+                    model,
+                    headers,
+                    device=self.device,
+                    dtype=self.dtype,
+                    resident_blocks=self.knobs.resident_blocks,
+                    blocks_from=self.knobs.blocks_from,
+                    prefix=TRANSFORMER_PREFIX,
+                )
+            if self.compiled:
+                compile_blocks(self._blocks.real if self._blocks else model.blocks)
+            self._transformer = model.eval()
+        return self._transformer
+
+    # --- autoencoder --------------------------------------------------------------------------------------------------
+
+    def _autoencoder_model(self) -> VAE | TAE:
+        config = read_config(self.files.autoencoder) or {}
+        if self.spec.autoencoder == "wan":
+            return VAE(VAEConfig(**config))
+        settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
+        return TAE(TAEConfig(**settings))
+
+    @property
+    def autoencoder(self) -> VAE | TAE:
+        if self._autoencoder is None:
+            dtype = getattr(torch, self.knobs.autoencoder_dtype)
+            model = load_into(
+                self._autoencoder_model, self.files.autoencoder, device=self.device, dtype=dtype
+            )
+            self._autoencoder = model.eval()
+        return self._autoencoder
+
+    @property
+    def latent_space(self) -> LatentSpace:
+        """The transformer's own, as its file says, else Linum v2's."""
+        if self._space is None:
+            stored = read_latent_scale(self.files.transformer)
+            self._space = LatentSpace(*stored) if stored else linum_v2_latents()
+        return self._space
+
+    # --- where everything goes ----------------------------------------------------------------------------------------
+
+    def settled(self, request: Request) -> Request:
+        """The request as a clip records it, with nothing left for the device to decide."""
+        usual: Literal["float32", "bfloat16"] = "bfloat16" if self.dtype == torch.bfloat16 else "float32"
+        decoder = usual if request.decoder_dtype == "auto" else request.decoder_dtype
+        return replace(request, dtype=usual, decoder_dtype=decoder)
+
+    def settle(self, request: Request, *, clips: int = 1) -> None:
+        """Decide where everything goes, before the transformer is read; InvalidInput if the request cannot fit.
+
+        What is loaded stays as it is while the request keeps the budget so. Without a budget it stays: of memory that
+        is free, what is loaded is no part.
+        """
+        device, shape = str(self.device), shape_of(self.files)
+        if self._transformer is not None:
+            if self.budget is None:
+                return
+            way = {"device": device, "budget": self.budget, "knobs": self.knobs, "clips": clips}
+            if predict(self.spec, shape, request, text_resident=self.text.held, **way).fits():
+                return
+        way = {"device": device, "budget": self.budget or budget_of(device), "fixed": self._fixed}
+        plan = make_plan(self.spec, shape, request, clips=clips, **way)
+        self._unload()
+        self.follow(plan)
+
+    def follow(self, plan: Plan) -> None:
+        """Run by this plan from now on; before the transformer is first read."""
+        self.plan, self.knobs, self.text.held = plan, plan.knobs, plan.text_resident
+
+    def choices(self) -> dict[str, Any]:
+        """What was decided here and changes a clip's bits, if only the last ones."""
+        knobs = self.knobs.record()
+        return {
+            "device": self.device.type,
+            "threads": torch.get_num_threads(),
+            "attention": self.attention,
+            **({"compiled": True} if self.compiled else {}),
+            **({"knobs": knobs} if knobs else {}),
+            **({"shrunk": self._shrunk} if self._shrunk else {}),
+        }
+
+    # --- when memory runs out all the same ----------------------------------------------------------------------------
+
+    def _sparing(self, stage: Stage, run: Callable[[], T], watch: Watch) -> T:
+        """`run()`, and once more by a smaller plan if memory runs out in it. What was done before is kept."""
+        while True:
+            try:
+                return run()
+            except Exception as error:
+                if is_gone(error):
+                    raise DeviceLost(
+                        f"{self.device} stopped working in the {stage} stage: {error}"
+                    ) from error
+                if self.plan is None or not out_of_memory(error):
+                    raise
+                if self._shrunk:
+                    problem = f"ran out of memory in the {stage} stage, with less in it than before, too"
+                    remedy = "close other programs, or make a shorter or smaller clip"
+                    raise InvalidInput("device", self.device, problem, remedy) from error
+            # Here, since the error held all that the failed try had made.
+            self._shrunk = stage
+            self._shrink(self.plan, stage, watch)
+
+    def _shrink(self, plan: Plan, stage: Stage, watch: Watch) -> None:
+        """Unload, and go on by a plan that takes less in this stage."""
+        self._unload()
+        self.follow(smaller(plan, shape_of(self.files), stage))
+        self._fixed = vars(self.knobs)
+        words = f"ran out of memory in the {stage} stage; going on by a smaller plan, with all that is done"
+        watch(Progress(stage, 0, 1, note=words))
+
+    def _unload(self) -> None:
+        """Drop all that can be read again."""
+        self._transformer = self._blocks = self._autoencoder = None
+        self.text.let_go()
+        let_go(self.device)

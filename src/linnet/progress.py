@@ -1,0 +1,29 @@
+"""What a person is told while a clip is made."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import UInt8
+
+Image = UInt8[np.ndarray, "H W 3"]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """`done` of `total` parts of a stage; while denoising, `preview` decodes what the first frame will look like.
+    With a `note`, words for a person, it tells of that alone."""
+
+    stage: Literal["text", "denoise", "decode"]
+    done: int
+    total: int
+    preview: Callable[[], Image] | None = None
+    note: str = ""
+
+
+Watch = Callable[[Progress], None]
+
+
+def ignore(progress: Progress) -> None:
+    """Watch nothing."""
