@@ -92,3 +92,13 @@ def test_what_cannot_be_done_is_said_before_anything_is(
     assert result.exit_code == 2
     assert said in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_budget_that_the_device_cannot_have_is_refused_before_anything_is_written(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    prompts = write(tmp_path / "prompts.txt", ["a red star"])
+    result = CliRunner().invoke(app, [*words(prompts, tiny_model), "--vram", "8GB"])
+    assert result.exit_code == 2
+    assert 'vram "8.0 GB": is the memory of a card, and cpu is none' in result.stderr
+    assert not (tmp_path / "out").exists()

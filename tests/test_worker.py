@@ -39,6 +39,15 @@ def rendered(worker: Worker) -> Job:
     return worker.queue.get(job.id) or job
 
 
+def test_a_clip_that_is_over_the_budget_fails_and_says_so(tmp_path: Path, tiny_model: Path) -> None:
+    clips_folder(tmp_path).mkdir()
+    settings: Any = {"data": str(tmp_path), "model": "seedling", "weights": str(tiny_model), "device": "cpu"}
+    frugal = Worker(WorkerSettings(**settings, ram=1000), "w")
+    frugal.queue.add(request())
+    job = rendered(frugal)
+    assert (job.status, "takes about" in str(job.message)) == ("failed", True)
+
+
 def test_a_full_disk_fails_the_job_and_leaves_nothing_of_it(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

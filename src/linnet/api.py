@@ -30,9 +30,8 @@ def load(
     `model` is a name of the catalogue; None takes the Linum model that is on this machine, else seedling. `weights` is
     the folder of a downloaded repository. `dtype` is that of the matrix products, "float32" or "bfloat16"; `threads`
     of the CPU are by default as many as this process may use. `vram` and `ram` are bytes, of the card and of main
-    memory, that may be used: the first clip is planned to keep to them, later ones run as it did, and the card gives no
-    more. Raises InvalidInput for a model or device that is not here, WeightsError for files that are missing or
-    damaged.
+    memory, that may be used: every clip is planned to keep to them, and the card gives no more. Raises InvalidInput for
+    a model or device that is not here, WeightsError for files that are missing or damaged.
     """
     folder = Path(weights) if weights is not None else None
     spec = find(model) if model else default_model(folder)[0]

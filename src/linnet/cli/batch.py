@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from linnet.cli import fail
-from linnet.cli.options import Anyway, Model, Weights, option, whole
+from linnet.cli.options import Anyway, Model, Weights, WorkerRam, WorkerVram, option, whole
 from linnet.cli.terminal import bars, note
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ def batch(
         str, option("dtype", "Of the matrix products: float32 or bfloat16; by default auto.", metavar="NAME")
     ] = "auto",
     threads: Annotated[int | None, whole("threads", "CPU threads of a worker.", least=1)] = None,
+    vram: WorkerVram = None,
+    ram: WorkerRam = None,
     ray: Annotated[
         str | None, option("ray", "A Ray cluster whose nodes do the work; auto finds it.", metavar="ADDRESS")
     ] = None,
@@ -63,9 +65,12 @@ def batch(
         devices=device or ["auto"],
         dtype=dtype,
         threads=threads,
+        vram=vram,
+        ram=ram,
         ray=ray,
         watched=False,
     )
+    crew.check_budget()
     out.mkdir(parents=True, exist_ok=True)
     with alone(out / ".linnet"):
         work = Batch(lines, spec, crew, out)

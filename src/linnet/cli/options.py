@@ -57,6 +57,8 @@ Threads = Annotated[int | None, whole("threads", "CPU threads; by default all co
 Device = Annotated[str, option("device", "cpu, cuda or mps; by default the fastest here.", metavar="NAME")]
 Vram = Annotated[int | None, amount("vram", "Memory of the card that may be used, such as 8GB.")]
 Ram = Annotated[int | None, amount("ram", "Main memory that may be used, such as 12GB.")]
+WorkerVram = Annotated[int | None, amount("vram", "Memory of its card that a worker may use, such as 8GB.")]
+WorkerRam = Annotated[int | None, amount("ram", "Main memory that a worker may use, such as 12GB.")]
 Steps = Annotated[int | None, whole("steps", "Denoising steps.")]
 Anyway = Annotated[bool, option("anyway", "Go on with words that the model does not know.")]
 AsJson = Annotated[bool, option("json", "Print one JSON line.")]

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from linnet.cli.options import Weights, number, option, whole
+from linnet.cli.options import Weights, WorkerRam, WorkerVram, number, option, whole
 from linnet.cli.terminal import note
 
 DATA = Path("linnet-data")
@@ -46,6 +46,8 @@ def serve(
         str, option("dtype", "Of the matrix products: float32 or bfloat16; by default auto.", metavar="NAME")
     ] = "auto",
     threads: Annotated[int | None, whole("threads", "CPU threads of a worker.", least=1)] = None,
+    vram: WorkerVram = None,
+    ram: WorkerRam = None,
     ray: Annotated[
         str | None, option("ray", "A Ray cluster whose nodes do the work; auto finds it.", metavar="ADDRESS")
     ] = None,
@@ -93,6 +95,8 @@ def serve(
                 devices=tuple(device or ["auto"]),
                 dtype=dtype,
                 threads=threads,
+                vram=vram,
+                ram=ram,
                 ray=ray,
                 patience=Patience(grace=grace),
             ),

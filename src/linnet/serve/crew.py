@@ -12,14 +12,16 @@ from linnet.serve.render import RenderSettings
 
 @dataclass(frozen=True, kw_only=True)
 class Crew:
-    """`devices`: a worker each, here. `ray`: the address of a cluster, which does it instead. `watched` as in
-    RenderSettings."""
+    """`devices`: a worker each, here. `ray`: the address of a cluster, which does it instead. `vram`, `ram` and
+    `watched` as in RenderSettings, for each worker."""
 
     model: str
     weights: Path | None = None
     devices: Sequence[str] = ("auto",)
     dtype: str = "auto"
     threads: int | None = None
+    vram: int | None = None
+    ram: int | None = None
     ray: str | None = None
     watched: bool = True
     patience: Patience = field(default_factory=Patience)
@@ -31,6 +33,8 @@ class Crew:
             weights=str(self.weights.absolute()) if self.weights else None,
             dtype=self.dtype,
             threads=self.threads,
+            vram=self.vram,
+            ram=self.ram,
             watched=self.watched,
         )
         if self.ray is None:
@@ -47,3 +51,13 @@ class Crew:
             remedy = "run `pip install 'linnet[cluster]'`"
             raise InvalidInput("ray", self.ray, f"{error.name} is not installed", remedy) from None
         return [Cluster(self.ray, replace(settings, device=self.devices[0]), data, queue, self.patience)]
+
+    def check_budget(self) -> None:
+        """InvalidInput for a budget that a device here cannot have; what nodes have is theirs to say."""
+        if self.ray or (self.vram is None and self.ram is None):
+            return
+        from linnet.runtime.device import resolve_device  # imports torch
+        from linnet.runtime.plan import budget_of
+
+        for device in self.devices:
+            budget_of(resolve_device(device), vram=self.vram, ram=self.ram)

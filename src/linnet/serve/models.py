@@ -16,10 +16,20 @@ from linnet.weights.store import ModelFiles, locate, resolve
 
 
 class Models:
-    """Those on this machine; `default` is the one that a request gets which names none."""
+    """Those on this machine; `default` is the one that a request gets which names none. `vram` and `ram`: bytes that
+    may be used, of the device and of main memory."""
 
-    def __init__(self, default: str, weights: Path | None, device: str) -> None:
+    def __init__(
+        self,
+        default: str,
+        weights: Path | None,
+        device: str,
+        *,
+        vram: int | None = None,
+        ram: int | None = None,
+    ) -> None:
         self.default, self.device = find(default), device
+        self.vram, self.ram = vram, ram
         self.files: dict[str, ModelFiles] = {self.default.name: resolve(self.default, weights=weights)}
         for spec in CATALOG.values():
             if spec.name not in self.files and (files := locate(spec)):
@@ -76,7 +86,8 @@ class Models:
                 raise InvalidInput(field, text, error.problem, remedy) from None
 
     def memory(self, request: Request) -> tuple[int, int | None]:
-        """Bytes that the request takes at its peak, and bytes that are free, where the system says so."""
+        """Bytes that the request takes at its peak, and bytes that it may take: what was asked for, else what is free,
+        where the system says so."""
         from linnet.runtime.device import available_memory, default_dtype, resolve_device
         from linnet.runtime.memory import shape_of
         from linnet.runtime.plan import budget_of, planned
@@ -85,9 +96,11 @@ class Models:
         if request.dtype == "auto":
             kind: Any = str(default_dtype(device)).removeprefix("torch.")
             request = replace(request, dtype=kind)
-        shape, budget = shape_of(self.files[request.model]), budget_of(device)
+        budget = budget_of(device, vram=self.vram, ram=self.ram)
+        shape = shape_of(self.files[request.model])
         plan = planned(find(request.model), shape, request, device=device, budget=budget)
-        return plan.peak_bytes, available_memory(device)
+        asked = self.ram if device == "cpu" else self.vram
+        return plan.peak_bytes, available_memory(device) if asked is None else asked
 
     def warm(self) -> None:
         """Do now what the first request would wait for."""

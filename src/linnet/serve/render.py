@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from linnet.catalog import find
+from linnet.api import load
 from linnet.direct.beginning import Beginning
 from linnet.errors import InvalidInput
 from linnet.media import plainly, probe, read_frames
@@ -21,7 +21,6 @@ from linnet.pipeline import Pipeline
 from linnet.progress import Progress
 from linnet.request import Request, make_request
 from linnet.serve.queue import Given
-from linnet.weights.store import resolve
 
 Frame = UInt8[np.ndarray, "H W 3"]
 Report = Callable[[str, int, int, bytes | None], None]
@@ -35,13 +34,15 @@ TILE = 320  # pixels, at most, of a tile's or thumbnail's longer side
 @dataclass(frozen=True, kw_only=True)
 class RenderSettings:
     """How to render. `weights` is the folder of `model` where that is not in its usual place. `watched`: with previews,
-    a thumbnail and a spritesheet."""
+    a thumbnail and a spritesheet. `vram` and `ram`: bytes that may be used, of the card and of main memory."""
 
     model: str
     weights: str | None = None
     device: str = "auto"
     dtype: str = "auto"
     threads: int | None = None
+    vram: int | None = None
+    ram: int | None = None
     watched: bool = True
 
 
@@ -53,21 +54,17 @@ class Renderer:
         self._pipeline: Pipeline | None = None
 
     def pipeline(self, model: str) -> Pipeline:
-        import torch
-
-        from linnet.runtime.device import default_dtype, default_threads, resolve_device
-
         if self._pipeline is None or self._pipeline.spec.name != model:
             self._pipeline = None  # before the next is read
-            settings, spec = self.settings, find(model)
-            own = settings.weights is not None and model == settings.model
-            device = resolve_device(settings.device)
-            self._pipeline = Pipeline.open(
-                spec,
-                resolve(spec, weights=Path(settings.weights) if own and settings.weights else None),
-                device=device,
-                dtype=default_dtype(device) if settings.dtype == "auto" else getattr(torch, settings.dtype),
-                threads=settings.threads or default_threads(),
+            settings = self.settings
+            self._pipeline = load(
+                model,
+                weights=settings.weights if model == settings.model else None,
+                device=settings.device,
+                dtype=settings.dtype,
+                threads=settings.threads,
+                vram=settings.vram,
+                ram=settings.ram,
             )
         return self._pipeline
 

@@ -61,7 +61,8 @@ def serve(settings: Settings) -> None:
             field, value = ("name", settings.name) if settings.name else ("host", settings.host)
             raise InvalidInput(field, value, "can be reached by others, and there is no key", remedy)
         crew = settings.crew
-        models = Models(crew.model, crew.weights, crew.devices[0])
+        crew.check_budget()
+        models = Models(crew.model, crew.weights, crew.devices[0], vram=crew.vram, ram=crew.ram)
         queue.recover()
         tidy(settings.data, queue)
         if settings.webhook is not None:
