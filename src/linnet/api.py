@@ -52,17 +52,21 @@ def generate(
     model: str | None = None,
     weights: str | Path | None = None,
     device: str = "auto",
+    vram: int | None = None,
+    ram: int | None = None,
     overwrite: bool = False,
     anyway: bool = False,
     **settings: Any,
 ) -> Clip:
-    """Make one clip of `prompt`. `settings` are those of `linnet.request.make_request`: seconds, seed, steps, ...
+    """Make one clip of `prompt`. `settings` are those of `linnet.request.make_request`: seconds, seed, steps, ...; the
+    rest is as in `load`.
 
     Without `output` the file is named after the prompt and the seed, in the current folder. Raises InvalidInput, which
     names the field, the value and the remedy, for anything that cannot be done as asked; so does a prompt with words
     that seedling does not know, unless `anyway`.
     """
-    pipeline = load(model, weights=weights, device=device, dtype=settings.get("dtype") or "auto")
+    dtype = settings.get("dtype") or "auto"
+    pipeline = load(model, weights=weights, device=device, dtype=dtype, vram=vram, ram=ram)
     request = make_request(pipeline.spec, prompt=prompt, **settings)
     if pipeline.spec.source == "package" and not anyway:
         check_words(pipeline.tokenizer, request.prompt)
