@@ -14,6 +14,9 @@ from typer.testing import CliRunner
 
 from linnet.cli import app
 from linnet.media import probe, read_metadata
+from linnet.serve.crew import Crew
+from linnet.serve.keeper import ProcessKeeper
+from linnet.serve.queue import Queue
 from serving import until
 
 STILL = {"seconds": 0, "steps": 2}
@@ -102,3 +105,9 @@ def test_a_budget_that_the_device_cannot_have_is_refused_before_anything_is_writ
     assert result.exit_code == 2
     assert 'vram "8.0 GB": is the memory of a card, and cpu is none' in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_each_worker_is_told_its_budget(tmp_path: Path) -> None:
+    crew = Crew(model="seedling", devices=["cpu", "cpu"], ram=10**9)
+    members = crew.members(tmp_path, Queue(tmp_path))
+    assert [member.settings.ram for member in members if isinstance(member, ProcessKeeper)] == [10**9] * 2

@@ -369,6 +369,17 @@ def events(stream: Any) -> Iterator[tuple[str, Any]]:
             yield lines["event"], json.loads(lines["data"])
 
 
+def test_what_is_over_the_servers_budget_is_refused_at_once(
+    client: TestClient, service: Service, tiny_model: Path
+) -> None:
+    service.models = Models("seedling", tiny_model, "cpu", ram=10**9)
+    assert client.post("/v1/plan", json=STILL).json()["memory_free_bytes"] == 10**9
+    service.models = Models("seedling", tiny_model, "cpu", ram=10**6)
+    refused = client.post("/v1/videos", json=STILL)
+    assert refused.status_code == 400
+    assert "this server may use" in refused.json()["error"]["message"]
+
+
 def test_the_plan_is_measured_once_there_was_a_clip(client: TestClient, service: Service) -> None:
     before = client.post("/v1/plan", json=STILL).json()
     assert (before["seconds_needed"], before["jobs_waiting"]) == (None, 0)

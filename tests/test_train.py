@@ -16,11 +16,11 @@ from linnet.data.playground import sample_scene
 from linnet.data.vocabulary import write_tokenizer
 from linnet.errors import InvalidInput
 from linnet.models.tae import TAEConfig
-from linnet.models.text import T5Config, Tokenizer
+from linnet.models.text import T5Config, T5Encoder, Tokenizer
 from linnet.models.transformer import TransformerConfig
 from linnet.train.autoencoder import AutoencoderConfig, AutoencoderTask
 from linnet.train.config import LoopConfig
-from linnet.train.flow import FlowConfig, FlowTask, hard
+from linnet.train.flow import FlowConfig, FlowTask, hard, look_around
 from linnet.train.loop import randomness, train
 
 LOOP = LoopConfig(
@@ -62,6 +62,16 @@ def test_from_the_focus_on_hard_scenes_and_noise_are_frequent(tmp_path: Path) ->
         assert bool((batch > 0).all()) is focused  # hard scenes alone
         share = (task.sigmas(step, 2000, noise) > 0.99).float().mean().item()
         assert abs(share - (0.5 if focused else 0.0)) < 0.05
+
+
+def test_the_text_encoder_begins_by_looking_around() -> None:
+    config = T5Config(vocab_size=9, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=4, gated=True)
+    text = T5Encoder(config).initialise(torch.Generator().manual_seed(0))
+    before = text.position_bias(torch.ones(1, 9, dtype=torch.long))
+    look_around(text)
+    more = (text.position_bias(torch.ones(1, 9, dtype=torch.long)) - before)[0, :, 4]  # from the middle word
+    seen = [[place - 4 for place in row.nonzero().flatten().tolist()] for row in more]
+    assert seen == [[1], [-1], [-2, 2], []]
 
 
 def losses(folder: Path) -> dict[int, float]:

@@ -43,6 +43,7 @@ def test_a_clip_that_is_over_the_budget_fails_and_says_so(tmp_path: Path, tiny_m
     clips_folder(tmp_path).mkdir()
     settings: Any = {"data": str(tmp_path), "model": "seedling", "weights": str(tiny_model), "device": "cpu"}
     frugal = Worker(WorkerSettings(**settings, ram=1000), "w")
+    frugal.renderer.warm()  # which would not fit either
     frugal.queue.add(request())
     job = rendered(frugal)
     assert (job.status, "takes about" in str(job.message)) == ("failed", True)

@@ -5,6 +5,7 @@ Axes: M the text encoder's width.
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, Literal, Self, TypeVar
 
 import torch
@@ -23,8 +24,8 @@ from linnet.request import Request
 from linnet.runtime.compile import check_compiler, compile_blocks
 from linnet.runtime.device import check_format
 from linnet.runtime.knobs import Knobs
-from linnet.runtime.memory import shape_of
-from linnet.runtime.plan import Budget, Plan, Stage, budget_of, make_plan, predict, smaller
+from linnet.runtime.memory import Shape, shape_of
+from linnet.runtime.plan import Budget, Plan, Stage, budget_of, fitting, make_plan, predict, smaller
 from linnet.runtime.recover import is_gone, let_go, out_of_memory
 from linnet.runtime.stream import BlockStream, stream_into, transformer_of
 from linnet.runtime.text import TextStates
@@ -65,7 +66,7 @@ class Parts:
         self.knobs, self.budget = knobs or Knobs(), budget
         self.compiled, self.attention = False, ""
         self.plan: Plan | None = None
-        self._fixed = {} if knobs is None else vars(knobs)
+        self._asked = self._fixed = {} if knobs is None else vars(knobs)
         self._shrunk: Stage | None = None
         self.spec, self.files, self.device, self.dtype = spec, files, torch.device(device), dtype
         self.tokenizer = Tokenizer.open(files.tokenizer)
@@ -95,7 +96,7 @@ class Parts:
     ) -> Self:
         """Read the tokenizer and the headers of the weights; `threads` of the CPU, torch's own choice when None.
 
-        `knobs`: how to run, which is otherwise planned for each first request. `compiled`: fuse the transformer's
+        `knobs`: how to run, which is otherwise planned. `compiled`: fuse the transformer's
         blocks when they first run. `attention`: the way to attend that an earlier clip tells, otherwise the fastest.
         WeightsError if the files do not hold exactly this model, known before a weight is read.
         """
@@ -198,26 +199,33 @@ class Parts:
         decoder = usual if request.decoder_dtype == "auto" else request.decoder_dtype
         return replace(request, dtype=usual, decoder_dtype=decoder)
 
-    def settle(self, request: Request, *, clips: int = 1) -> None:
-        """Decide where everything goes, before the transformer is read; InvalidInput if the request cannot fit.
+    @cached_property
+    def shape(self) -> Shape:
+        """What decides how much memory the model takes, by the headers of its files."""
+        return shape_of(self.files)
 
-        What is loaded stays as it is while the request keeps the budget so. Without a budget it stays: of memory that
-        is free, what is loaded is no part.
+    def settle(self, request: Request, *, clips: int = 1) -> None:
+        """Decide where everything goes; InvalidInput if the request cannot fit.
+
+        Under a budget each request goes by the fastest plan that keeps it, and what is loaded is dropped where that is
+        another. Without one, what is loaded stays: of the memory that is free it is no part.
         """
-        device, shape = str(self.device), shape_of(self.files)
-        if self._transformer is not None:
-            if self.budget is None:
-                return
-            way = {"device": device, "budget": self.budget, "knobs": self.knobs, "clips": clips}
-            if predict(self.spec, shape, request, text_resident=self.text.held, **way).fits():
-                return
-        way = {"device": device, "budget": self.budget or budget_of(device), "fixed": self._fixed}
-        plan = make_plan(self.spec, shape, request, clips=clips, **way)
-        self._unload()
+        way: dict[str, Any] = {"device": str(self.device), "clips": clips}
+        if self._transformer is not None and self.budget is None:
+            way |= {"budget": self.plan.budget if self.plan else Budget(), "text_resident": self.text.held}
+            self.plan = predict(self.spec, self.shape, request, knobs=self.knobs, **way)
+            return
+        way["budget"] = self.budget or budget_of(str(self.device))
+        plan = fitting(self.spec, self.shape, request, fixed=self._fixed, **way)
+        plan = plan or make_plan(self.spec, self.shape, request, fixed=self._asked, **way)
+        if plan.knobs != self.knobs:
+            self._unload()
         self.follow(plan)
 
     def follow(self, plan: Plan) -> None:
-        """Run by this plan from now on; before the transformer is first read."""
+        """Run by this plan from now on."""
+        if not plan.text_resident:
+            self.text.let_go()
         self.plan, self.knobs, self.text.held = plan, plan.knobs, plan.text_resident
 
     def choices(self) -> dict[str, Any]:
@@ -257,7 +265,7 @@ class Parts:
     def _shrink(self, plan: Plan, stage: Stage, watch: Watch) -> None:
         """Unload, and go on by a plan that takes less in this stage."""
         self._unload()
-        self.follow(smaller(plan, shape_of(self.files), stage))
+        self.follow(smaller(plan, self.shape, stage))
         self._fixed = vars(self.knobs)
         words = f"ran out of memory in the {stage} stage; going on by a smaller plan, with all that is done"
         watch(Progress(stage, 0, 1, note=words))

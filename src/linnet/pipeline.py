@@ -248,6 +248,8 @@ class Pipeline(Parts):
             self._sparing("text", lambda: self.text_states(*prompts, watch=watch), watch)
             watch(Progress("text", 1, 1))
 
+        if self.budget is not None:
+            self._autoencoder = None  # whatever used it so far: the plan counts it while decoding alone
         with timed(seconds, "denoise"):
             latents, skipped = self._denoise(request, list(outputs), watch, course)
 

@@ -124,6 +124,7 @@ def create_app(service: Service) -> FastAPI:
         if longest is not None and request.seconds > longest:
             problem = f"this server makes clips of up to {longest:g} s"
             raise InvalidInput("seconds", request.seconds, problem, "ask for less")
+        service.models.check_memory(request)
         image = asked.image(fetch if service.fetches else None)
         if image is not None:
             size = schemas.look_at(image)

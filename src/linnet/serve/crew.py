@@ -5,6 +5,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from linnet.errors import InvalidInput
+from linnet.runtime.device import resolve_device
+from linnet.runtime.plan import budget_of
 from linnet.serve.keeper import Member, Patience, ProcessKeeper
 from linnet.serve.queue import Queue
 from linnet.serve.render import RenderSettings
@@ -53,11 +55,7 @@ class Crew:
         return [Cluster(self.ray, replace(settings, device=self.devices[0]), data, queue, self.patience)]
 
     def check_budget(self) -> None:
-        """InvalidInput for a budget that a device here cannot have; what nodes have is theirs to say."""
-        if self.ray or (self.vram is None and self.ram is None):
-            return
-        from linnet.runtime.device import resolve_device  # imports torch
-        from linnet.runtime.plan import budget_of
-
-        for device in self.devices:
-            budget_of(resolve_device(device), vram=self.vram, ram=self.ram)
+        """InvalidInput for a card's budget where the device is none; what nodes have is theirs to say."""
+        if self.ray is None and self.vram is not None:
+            for device in self.devices:
+                budget_of(resolve_device(device), vram=self.vram)

@@ -1,7 +1,4 @@
-"""What is said of a request before it is accepted: whether a model here can do it, and what it would take.
-
-torch is imported when it is first needed, behind the back of whoever waits for the service to start.
-"""
+"""What is said of a request before it is accepted: whether a model here can do it, and what it would take."""
 
 from contextlib import suppress
 from dataclasses import replace
@@ -101,6 +98,17 @@ class Models:
         plan = planned(find(request.model), shape, request, device=device, budget=budget)
         asked = self.ram if device == "cpu" else self.vram
         return plan.peak_bytes, available_memory(device) if asked is None else asked
+
+    def check_memory(self, request: Request) -> None:
+        """InvalidInput for what is over the budget that was set; what is free now may be more by then."""
+        if self.vram is None and self.ram is None:
+            return
+        from linnet.runtime.plan import gigabytes
+
+        need, most = self.memory(request)
+        if most is not None and need > most:
+            problem = f"takes about {gigabytes(need)} of memory, and this server may use {gigabytes(most)}"
+            raise InvalidInput("seconds", request.seconds, problem, "ask for a shorter or smaller clip")
 
     def warm(self) -> None:
         """Do now what the first request would wait for."""

@@ -5,6 +5,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,12 +70,16 @@ class Renderer:
         return self._pipeline
 
     def warm(self) -> None:
-        """Read what the first job would wait for; a small model makes one frame, so that all is in its place."""
-        spec = self.pipeline(self.settings.model).spec
-        if spec.source == "package":
-            request = make_request(spec, prompt="a", seed=0, frames=1, steps=1)
-            with tempfile.TemporaryDirectory(prefix="linnet-") as folder:
-                self.make(request, Path(folder) / "first.mp4", lambda *what: None)
+        """Read what the first job would wait for; a small model makes one frame, so that all is in its place.
+
+        What the settings do not allow is for each job to say.
+        """
+        with suppress(InvalidInput):
+            spec = self.pipeline(self.settings.model).spec
+            if spec.source == "package":
+                request = make_request(spec, prompt="a", seed=0, frames=1, steps=1)
+                with tempfile.TemporaryDirectory(prefix="linnet-") as folder:
+                    self.make(request, Path(folder) / "first.mp4", lambda *what: None)
 
     def make(
         self, request: Request, path: Path, report: Report, image: Given | None = None

@@ -62,7 +62,10 @@ def serve(settings: Settings) -> None:
             raise InvalidInput(field, value, "can be reached by others, and there is no key", remedy)
         crew = settings.crew
         crew.check_budget()
-        models = Models(crew.model, crew.weights, crew.devices[0], vram=crew.vram, ram=crew.ram)
+        budget: dict[str, int | None] = (
+            {} if crew.ray else {"vram": crew.vram, "ram": crew.ram}
+        )  # a node's is not this machine's
+        models = Models(crew.model, crew.weights, crew.devices[0], **budget)
         queue.recover()
         tidy(settings.data, queue)
         if settings.webhook is not None:
