@@ -20,7 +20,7 @@ from linnet.cli import app
 from linnet.data.playground import Scene, render
 from linnet.direct.beginning import Beginning
 from linnet.direct.conditions import Edited, Held, Renoised, noisier
-from linnet.direct.extend import join
+from linnet.direct.extend import join, open_old
 from linnet.direct.footage import open_source, paced, read_image
 from linnet.geometry import Size
 from linnet.models.tae import TAE, TAEConfig
@@ -58,6 +58,16 @@ def turn(path: Path, *matrix: int) -> None:
     place = data.index(b"tkhd") + 44  # of the track's matrix
     a, b, c, d = (value << 16 for value in matrix)
     path.write_bytes(data[:place] + struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30) + data[place + 36 :])
+
+
+def foreign(path: Path) -> None:
+    """A clip that another program encoded."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=24, options={"preset": "ultrafast", "refs": "1"})
+        stream.width, stream.height, stream.pix_fmt = 128, 72, "yuv420p"
+        for frame in render(SCENE, 5):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
 
 
 def command(*words: object) -> Any:
@@ -226,6 +236,26 @@ def test_extending_keeps_every_packet_and_adds_frames(drawn: Path, tiny_model: P
     assert "by `linnet extend`; give that command again" in again.stderr
 
 
+def test_a_clip_that_cannot_go_on_is_refused_before_anything_is_made(
+    drawn: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Pipeline, "encode_frames", None)  # nothing may come so far
+    foreign(Path("foreign.mp4"))
+    write(Path("one.mp4"), render(SCENE, 1))  # begins when it is decoded: what follows would have to, before
+    common = ("--prompt", PROMPT, "--seconds", 1, "--model", "seedling", "--weights", tiny_model, "--quiet")
+    for words, answer in (
+        (("foreign.mp4",), 'file "foreign.mp4": was encoded with other settings than linnet\'s'),
+        (("one.mp4",), 'file "one.mp4": has packets in an order after which new ones cannot come'),
+        ((drawn, "--output", "b.webm"), 'output "b.webm": is no .mp4'),
+        ((drawn, "--output", "b"), 'output "b": is no .mp4'),
+        ((drawn, "--output", "one.mp4"), 'output "one.mp4": is there already'),
+    ):
+        result = command("extend", *words, *common)
+        assert (result.exit_code, answer in result.stderr) == (2, True), result.output
+    assert list(open_old(drawn, make_request(SEEDLING, prompt=PROMPT)).order) == list(range(29))
+
+
 def test_sound_is_kept_where_packets_are_and_else_left_out_with_a_word(drawn: Path, tmp_path: Path) -> None:
     with av.open(str(drawn)) as old, av.open(str(tmp_path / "loud.mp4"), "w") as container:
         picture = container.add_stream_from_template(old.streams.video[0])
@@ -277,12 +307,6 @@ def bad(tmp_path: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with av.open("silent.mkv", "w") as container:  # a stream without a frame
         container.add_stream("libx264", rate=24, width=128, height=72, pix_fmt="yuv420p")
         container.start_encoding()
-    with av.open("foreign.mp4", "w") as container:
-        stream = container.add_stream("libx264", rate=24, options={"preset": "ultrafast", "refs": "1"})
-        stream.width, stream.height, stream.pix_fmt = 128, 72, "yuv420p"
-        for frame in render(SCENE, 5):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
 
 
 @pytest.mark.parametrize(
@@ -308,7 +332,6 @@ def bad(tmp_path: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("extend wide.mp4", 'file "wide.mp4": is 128x64, and seedling makes 128x72'),
         ("extend turned.mp4", 'file "turned.mp4": is turned by its player'),
         ("extend clip.webm", 'file "clip.webm": is no .mp4'),
-        ("extend foreign.mp4 --seconds 0.167", 'file "foreign.mp4": was encoded with other settings'),
         ("extend drawn.mp4 --seconds 0", 'seconds "0.0": adds nothing'),
         ("refine broken.mp4", 'file "broken.mp4": cannot be read'),
         ("refine drawn.mp4 --ram 200MB", 'ram "0.2 GB": is too little'),

@@ -69,8 +69,7 @@ def extend(
     if added < FRAMES_PER_LATENT:
         raise InvalidInput("seconds", seconds, "adds nothing", "give at least 0.167")
 
-    from linnet.direct.extend import extend as go_on  # it and what follows take seconds to import
-    from linnet.direct.extend import open_old, seen_of
+    from linnet.direct import extend as extending  # it takes seconds to import
 
     words = prompt if prompt is not None or earlier is None else earlier.request.prompt
     settings: dict[str, Any] = {
@@ -81,7 +80,8 @@ def extend(
         "loop": False,
     }
     usual = make_request(spec, **settings, seed=seed, frames=spec.default_frames)
-    seen = seen_of(open_old(file, usual))
+    extending.check_output(output, usual, overwrite=overwrite)
+    seen = extending.seen_of(extending.open_old(file, usual))
     frames = max(seen + added, spec.min_frames)
     if frames > seen + added:
         shortest = format_seconds((spec.min_frames - seen) / spec.fps)
@@ -93,7 +93,7 @@ def extend(
         spec, [request], weights=weights, device=device, anyway=anyway, threads=threads, vram=vram, ram=ram
     )
     run(
-        lambda watch: go_on(pipeline, request, file, output, overwrite=overwrite, watch=watch),
+        lambda watch: extending.extend(pipeline, request, file, output, overwrite=overwrite, watch=watch),
         output,
         notes=(),
         quiet=quiet,

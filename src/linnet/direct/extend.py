@@ -5,6 +5,7 @@ finishes; the frames after them are what is added.
 """
 
 import os
+import tempfile
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -20,6 +21,7 @@ from linnet.direct.beginning import check_whole, fingerprint
 from linnet.direct.conditions import Held
 from linnet.direct.footage import Source, on_the_grid, open_source, quarter_turns
 from linnet.errors import InvalidInput
+from linnet.geometry import FRAMES_PER_LATENT
 from linnet.pipeline import Pipeline
 from linnet.progress import Progress, Watch, ignore
 from linnet.request import Request
@@ -54,7 +56,28 @@ def open_old(path: Path, request: Request) -> Source:
         raise InvalidInput(
             "file", path, problem, "frames that are kept cannot be resampled: extend a clip that does"
         )
+    check_joint(path, request)
     return source
+
+
+def check_joint(path: Path, request: Request) -> None:
+    """Refuse a clip that what linnet encodes could not follow; a few black frames tell, before any is made."""
+    black = np.zeros((FRAMES_PER_LATENT, request.height, request.width, 3), np.uint8)
+    with tempfile.TemporaryDirectory() as folder:
+        sample = Path(folder) / "black.mp4"
+        with media.open_writer(
+            sample, width=request.width, height=request.height, fps=request.fps, metadata={}
+        ) as writer:
+            writer.write(black)
+        joint_of(path, sample)
+
+
+def check_output(path: Path, request: Request, *, overwrite: bool) -> None:
+    """Refuse a file that the clip cannot go on in, before any work is done."""
+    if path.suffix.lower() != ".mp4":
+        problem = "is no .mp4, and packets that are kept are of one"
+        raise InvalidInput("output", path, problem, "give it a name that ends with .mp4")
+    media.check_target(path, size=request.size, overwrite=overwrite)
 
 
 def seen_of(source: Source) -> int:
@@ -76,7 +99,7 @@ def extend(
     """
     check_whole(request, "a clip to extend")
     request = pipeline.settled(request)
-    media.check_target(output, size=request.size, overwrite=overwrite)
+    check_output(output, request, overwrite=overwrite)
     source = open_old(path, request)
     pipeline.settle(request)
     seen = seen_of(source)
@@ -121,8 +144,33 @@ def later(frames: Iterator[Frames], skip: int) -> Iterator[Frames]:
 def join(first: Path, second: Path, output: Path, *, metadata: dict[str, Any], overwrite: bool) -> None:
     """One .mp4 of the packets of both, none of them encoded again; the sound, if any, is the first one's.
 
-    InvalidInput if the two were encoded with other settings, so that one stream cannot hold both.
+    InvalidInput if one stream cannot hold both.
     """
+    begins = joint_of(first, second)
+    with media.legibly(first), media.opened_video(first) as old, media.opened_video(second) as new:
+        before, after = old.streams.video[0], new.streams.video[0]
+        with Joint(output, metadata, overwrite) as container:
+            copies = {
+                stream.index: container.add_stream_from_template(stream)
+                for stream in old.streams
+                if keeps(stream)
+            }
+            for packet in old.demux([stream for stream in old.streams if keeps(stream)]):
+                if packet.dts is None:
+                    continue
+                packet.stream = copies[packet.stream.index]
+                container.mux_one(packet)
+            for packet in new.demux(after):
+                if packet.dts is None:
+                    continue
+                shift = round(begins / packet.time_base)
+                packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
+                packet.stream = copies[before.index]
+                container.mux_one(packet)
+
+
+def joint_of(first: Path, second: Path) -> Fraction:
+    """The second at which the second clip begins behind the first; InvalidInput if one stream cannot hold both."""
     with media.legibly(first), media.opened_video(first) as old, media.opened_video(second) as new:
         before, after = old.streams.video[0], new.streams.video[0]
         if before.codec_context.extradata != after.codec_context.extradata:
@@ -130,36 +178,17 @@ def join(first: Path, second: Path, output: Path, *, metadata: dict[str, Any], o
             raise InvalidInput(
                 "file", first, problem, "bring it to them first, with `linnet generate --video`"
             )
-        joint = Joint(output, metadata, overwrite)
-        with joint as container:
-            copies = {
-                stream.index: container.add_stream_from_template(stream)
-                for stream in old.streams
-                if keeps(stream)
-            }
-            ends = Fraction(0)
-            last_dts: Fraction | None = None
-            for packet in old.demux([stream for stream in old.streams if keeps(stream)]):
-                if packet.dts is None:  # the demuxer's word that it is done
-                    continue
-                if packet.stream.index == before.index:
-                    ends = max(ends, (packet.pts + (packet.duration or 0)) * packet.time_base)
-                    last_dts = packet.dts * packet.time_base
-                packet.stream = copies[packet.stream.index]
-                container.mux_one(packet)
-            for packet in new.demux(after):
-                if packet.dts is None:
-                    continue
-                base = packet.time_base
-                shift = round(ends / base)
-                if last_dts is not None and (packet.dts + shift) * base <= last_dts:
-                    problem = "has packets in an order after which new ones cannot come"
-                    raise InvalidInput(
-                        "file", first, problem, "bring it to linnet's with `linnet generate --video`"
-                    )
-                packet.pts, packet.dts, last_dts = packet.pts + shift, packet.dts + shift, None
-                packet.stream = copies[before.index]
-                container.mux_one(packet)
+        ends, last = Fraction(0), Fraction(0)
+        for packet in old.demux(before):
+            if packet.dts is not None:  # which is the demuxer's word that it is done
+                ends = max(ends, (packet.pts + (packet.duration or 0)) * packet.time_base)
+                last = packet.dts * packet.time_base
+        following = next(packet for packet in new.demux(after) if packet.dts is not None)
+        base = following.time_base
+        if (following.dts + round(ends / base)) * base <= last:
+            problem = "has packets in an order after which new ones cannot come"
+            raise InvalidInput("file", first, problem, "bring it to linnet's with `linnet generate --video`")
+        return ends
 
 
 def keeps(stream: Any) -> bool:
