@@ -4,8 +4,9 @@
 
 Each row answers the same questions with the same seeds as `linnet evaluate adherence`: CPU seconds a clip (all of it,
 from the prompt's states to the file; the median), how often the model is asked, how many clips are right in everything,
-and the PSNR of its frames against "exact" (the median of clips; --only must then begin with it). Clips stay in the
-folder, so that a stopped run goes on, but only clips made in this run are timed. A Markdown table, then one JSON line.
+PSNR and SSIM of its frames against "exact" (medians of clips; --only must then begin with it), and peak memory as
+planned. Clips stay in the folder, so that a stopped run goes on, but only clips made in this run are timed.
+A Markdown table, then one JSON line.
 """
 
 import argparse
@@ -20,6 +21,8 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 import linnet
 from linnet import media
@@ -60,6 +63,25 @@ def psnr(path: Path, reference: Path) -> float:
     return math.inf if error == 0 else 10 * math.log10(255**2 / error)
 
 
+def ssim(path: Path, reference: Path) -> float:
+    """Structural similarity of both clips' frames in gray (Wang et al. 2004, in windows of 8x8), the mean over all."""
+
+    def gray(clip: Path) -> Tensor:
+        frames = np.stack([frame.mean(-1) for frame in media.read_frames(clip)])
+        return torch.from_numpy(frames).float()[:, None]
+
+    def mean(x: Tensor) -> Tensor:
+        return F.avg_pool2d(x, 8, stride=1)
+
+    a, b = gray(path), gray(reference)
+    mean_a, mean_b = mean(a), mean(b)
+    spread_a, spread_b = mean(a * a) - mean_a**2, mean(b * b) - mean_b**2
+    together = mean(a * b) - mean_a * mean_b
+    light, contrast = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    over = (2 * mean_a * mean_b + light) * (2 * together + contrast)
+    return float((over / ((mean_a**2 + mean_b**2 + light) * (spread_a + spread_b + contrast))).mean())
+
+
 def measure(name: str, pipeline: Any, arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     steps = {"steps": arguments.steps} if arguments.steps else {}
     settings = {"seconds": arguments.seconds, **steps, **WAYS[name]}
@@ -90,7 +112,8 @@ def measure(name: str, pipeline: Any, arguments: argparse.Namespace, folder: Pat
     )
     share = examination.share(ALL)
     exact = [folder / EXACT / "made" / answer.path.name for answer in examination.answers]
-    levels = [psnr(a.path, b) for a, b in zip(examination.answers, exact, strict=True) if b.exists()]
+    pairs = [(a.path, b) for a, b in zip(examination.answers, exact, strict=True) if b.exists()]
+    compared = pairs if name != EXACT else []
     return {
         "way": name,
         "cpu_seconds": median(seconds) if seconds else None,
@@ -99,7 +122,9 @@ def measure(name: str, pipeline: Any, arguments: argparse.Namespace, folder: Pat
         "of": share.of,
         "rate": share.rate,
         "interval": share.interval,
-        "psnr": median(levels) if levels and name != EXACT else None,
+        "psnr": median(psnr(*pair) for pair in compared) if compared else None,
+        "ssim": median(ssim(*pair) for pair in compared) if compared else None,
+        "bytes": pipeline.plan.peak_bytes if pipeline.plan else None,
     }
 
 
@@ -116,6 +141,8 @@ def row(result: dict[str, Any], exact: dict[str, Any] | None) -> str:
         shown(faster, ".1f"),
         f"{result['rate']:.1%} ({result['interval'][0]:.0%} to {result['interval'][1]:.0%})",
         shown(result["psnr"], ".1f"),
+        shown(result["ssim"], ".3f"),
+        shown(result["bytes"] and result["bytes"] / 1e6, ".0f"),
     ]
     return f"| {' | '.join(cells)} |"
 
@@ -134,8 +161,8 @@ def main() -> None:
     arguments = parser.parse_args()
     pipeline = linnet.load("seedling", weights=arguments.weights, device="cpu", threads=arguments.threads)
     names = [name.strip() for name in arguments.only.split(";")] if arguments.only else list(WAYS)
-    print("| way | passes | CPU seconds | times faster | all right (95 %) | PSNR to exact, dB |")
-    print("|---|---|---|---|---|---|")
+    heads = "way | passes | CPU seconds | times faster | all right (95 %) | PSNR to exact, dB | SSIM | planned, MB"
+    print(f"| {heads} |\n|{'---|' * 8}")
     results: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as temporary:
         for name in names:

@@ -65,6 +65,7 @@ def main() -> None:
     if options.measured:
         return encode(options.folder, options.only, getattr(torch, options.dtype), options.tokens)
     print(f"{'':>9} {'dtype':>9} {'held':>6} {'mapped':>7} {'resident':>9}  GB {'seconds':>9}  states")
+    rows = []
     for way in [options.only] if options.only else ["streamed", "resident"]:
         if options.cold:
             forget(options.folder)
@@ -82,6 +83,8 @@ def main() -> None:
         held, mapped, both = (peak[name] / 1e9 for name in ("held", "mapped", "resident"))
         row = f"{way:>9} {options.dtype:>9} {held:6.2f} {mapped:7.2f} {both:9.2f} {found['seconds']:13.1f}"
         print(f"{row}  {found['states']}", flush=True)
+        rows.append({"way": way, "dtype": options.dtype, "seconds": found["seconds"], "peak_bytes": peak})
+    print(json.dumps({"tokens": options.tokens, "rows": rows}))
     return None
 
 

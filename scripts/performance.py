@@ -11,6 +11,7 @@ PAGE, RESULTS = ROOT / "docs" / "performance.md", ROOT / "benchmarks" / "results
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 NOT_MEASURED = "not measured"
+ALIKE = (("psnr", ".1f"), ("ssim", ".3f"))
 
 
 def record(name: str) -> dict[str, Any] | None:
@@ -102,7 +103,34 @@ def quality(result: dict[str, Any]) -> Any:
         times = f"{exact / row['cpu_seconds']:.1f}" if exact and row["cpu_seconds"] else ""
         least, most = row["interval"]
         right = f"{row['rate']:.0%} of {row['of']} ({least:.0%} to {most:.0%})"
-        yield row["way"], times, right, "" if row["psnr"] is None else f"{row['psnr']:.1f}"
+        alike = ("" if row.get(name) is None else f"{row[name]:{form}}" for name, form in ALIKE)
+        yield row["way"], times, right, *alike, f"{row['bytes'] / 1e6:.0f}" if row.get("bytes") else ""
+
+
+def right(result: dict[str, Any]) -> Any:
+    for what, share in result["summary"].items():
+        least, most = share["interval"]
+        found = f"{share['rate']:.1%} ({least:.1%} to {most:.1%})"
+        yield what, found, f"{share['ceiling']:.0%}", f"{share['chance']:.1%}", share["of"]
+
+
+def whole(result: dict[str, Any]) -> Any:
+    clip, floor = result["clip"], result["floor"]
+    yield "a clip of 2 s", f"{clip['wall']:.1f} s", f"{clip['cpu']:.1f} s", f"{clip['peak_bytes'] / 1e9:.2f}"
+    yield "of which torch's import", f"{floor['wall']:.1f} s", "", f"{floor['peak_bytes'] / 1e9:.2f}"
+    yield "`linnet --help`", "", f"{result['help_cpu']:.2f} s", ""
+
+
+def autoencoder(result: dict[str, Any]) -> Any:
+    for row in result["rows"]:
+        names = "direction", "way", "seconds", "peak_mb", "total_mb", "wall_s"
+        yield tuple(row[name] for name in names)
+
+
+def texts(result: dict[str, Any]) -> Any:
+    for row in result["rows"]:
+        sizes = (f"{row['peak_bytes'][name] / 1e9:.2f}" for name in ("held", "mapped"))
+        yield f"{row['way']}, {row['dtype']}", *sizes, f"{row['seconds']:.0f}"
 
 
 def beyond(result: dict[str, Any]) -> Any:
@@ -142,6 +170,21 @@ def card() -> str:
 
 
 SECTIONS = (
+    (
+        "Seedling shows what was asked for",
+        "adherence",
+        right,
+        "what | right (95 %) | reader's ceiling | a guess | of",
+        """Clips of 2 s of combinations of shape, colour and motion that it was never trained on, read from the pixels
+        of the files alone. The ceiling is what the same reader gets right on clips that were drawn.""",
+    ),
+    (
+        "Seedling, from the command to the file",
+        "seedling",
+        whole,
+        "what | wall | CPU | peak memory, GB",
+        "The whole process, the median of three. The same request gave the same bytes.",
+    ),
     (
         "The transformer beside a plain one",
         "forward",
@@ -207,10 +250,11 @@ SECTIONS = (
         "What ways to save cost in quality",
         "profiles",
         quality,
-        "way | times faster | all right | PSNR, dB",
+        "way | times faster | all right | PSNR, dB | SSIM | memory as planned, MB",
         """Seedling, the same questions and seeds for all: clips that are right in everything (95 % interval), and the
-        median PSNR against exact. The command says how long the clips are and in how many steps they were made. Rows
-        that are not here were not measured with these weights.""",
+        median PSNR and SSIM against exact. Times are of CPU seconds, from the prompt's states to the file. The command
+        says how long the clips are and in how many steps they were made. Rows that are not here were not measured
+        with these weights.""",
     ),
     (
         "Beyond one clip",
@@ -228,6 +272,20 @@ SECTIONS = (
         "way | seam | jump, pixels | same object | as asked",
         """Films of two shots by seedling. Seam: the largest change between frames within the join over the largest in
         a stretch of that length elsewhere; jump: the farthest that the object moves in a frame; medians over films.""",
+    ),
+    (
+        "The autoencoder as a stream",
+        "vae_memory",
+        autoencoder,
+        "direction | way | seconds of video | peak, MB | with the process, MB | seconds",
+        "Wan's, narrower: MB above what there was before, for a clip that streams and for one that is had whole.",
+    ),
+    (
+        "T5-XXL, streamed and whole",
+        "text_memory",
+        texts,
+        "way | held, GB | mapped, GB | seconds",
+        "Random weights of the true size, one prompt: what the process holds, and pages of the file beside it.",
     ),
     (
         "Linum's size on a CPU",
