@@ -23,7 +23,18 @@ from linnet.models.transformer import Transformer, TransformerConfig
 from linnet.request import Request, make_request
 from linnet.runtime.knobs import decided
 from linnet.runtime.memory import LINUM_V2, shape_of
-from linnet.runtime.plan import STAGES, Budget, Stage, budget_of, every, make_plan, parse_bytes, smaller
+from linnet.runtime.plan import (
+    STAGES,
+    Budget,
+    Stage,
+    TooLarge,
+    budget_of,
+    every,
+    make_plan,
+    parse_bytes,
+    smaller,
+    ways,
+)
 from linnet.runtime.rates import Rates, forwards, key_of, known, remember
 from linnet.runtime.simulate import simulate
 from linnet.weights.load import load_into
@@ -152,6 +163,66 @@ def test_a_refusal_names_a_budget_that_is_enough(device: str, option: str, clips
                 make_plan(LINUM, LINUM_V2, request, device=device, budget=budget, clips=clips)
 
 
+@pytest.mark.parametrize("asked", [("vram", "ram"), ("vram",)])
+@pytest.mark.parametrize(("vram", "ram"), [(8, 5), (4, 5), (3, 64), (3, 4), (2, 2), (80, 1)])
+def test_what_a_refusal_of_two_budgets_names_is_enough(vram: int, ram: int, asked: tuple[str, ...]) -> None:
+    """Of a card's memory more can be saved where main memory has room, and the other way around."""
+    large = CATALOG["linum-v2-720p"]
+    way: dict[str, Any] = {"device": "cuda"}
+    request = make_request(large, prompt="a fox", seconds=5, dtype="bfloat16")
+    budget = Budget(device=vram * GB, system=ram * GB, asked=frozenset(asked))
+    with pytest.raises(TooLarge) as refused:
+        make_plan(large, LINUM_V2, request, budget=budget, **way)
+    text, least = str(refused.value), refused.value.least
+    assert not least.fits()
+    named = {name: parse_bytes(name, size) for name, size in re.findall(r"--(vram|ram) (\S+?GB)", text)}
+    if found := re.search(r" with (\S+ GB) in main memory", refused.value.remedy):
+        named["ram"] = parse_bytes("ram", found[1])
+    limits = budget.limits
+    assert named or refused.value.field == "memory"
+    assert all(size > limits[name] for name, size in named.items()), text
+    enough = Budget(device=named.get("vram", vram * GB), system=named.get("ram", ram * GB))
+    if named:
+        assert make_plan(large, LINUM_V2, request, budget=enough, **way).fits()
+    for name in limits.keys() & named if len(named) == 1 else ():
+        field = {"vram": "device", "ram": "system"}[name]
+        with pytest.raises(TooLarge):
+            make_plan(
+                large, LINUM_V2, request, budget=replace(enough, **{field: named[name] - GB // 5}), **way
+            )
+
+
+def test_an_autoencoder_in_bfloat16_is_the_last_resort() -> None:
+    large = CATALOG["linum-v2-720p"]
+    request = make_request(large, prompt="a fox", seconds=5, dtype="bfloat16")
+    way: dict[str, Any] = {"device": "cuda"}
+    tight = make_plan(large, LINUM_V2, request, budget=Budget(device=8 * GB, system=8 * GB), **way)
+    assert tight.knobs.autoencoder_dtype == "bfloat16"
+    dtype = tight.stages[2].choices[0]
+    assert dtype.value == "bfloat16"
+    assert "can be seen" in dtype.reason
+    # The ways that lose nothing come first; a CPU and a tiny autoencoder have no others.
+    seen = [knobs.autoencoder_dtype for knobs in ways(large, LINUM_V2, "cuda")]
+    assert seen == sorted(seen, reverse=True)
+    assert {knobs.autoencoder_dtype for knobs in ways(large, LINUM_V2, "cpu")} == {"float32"}
+    assert {knobs.autoencoder_dtype for knobs in ways(SEEDLING, LINUM_V2, "cuda")} == {"float32"}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "decoder", "shown"),
+    [
+        ("bfloat16", "float32", "float32"),
+        ("float32", "bfloat16", "bfloat16"),
+        ("bfloat16", "auto", "bfloat16"),
+        ("float32", "auto", "float32"),
+    ],
+)
+def test_a_plan_tells_what_the_decoder_computes_in(dtype: Any, decoder: Any, shown: str) -> None:
+    request = make_request(LINUM, prompt="a fox", dtype=dtype, decoder_dtype=decoder)
+    plan = make_plan(LINUM, LINUM_V2, request, device="cuda", budget=Budget())
+    assert plan.stages[2].choices[0].value == shown
+
+
 def test_a_refusal_names_the_nearest_request_that_fits() -> None:
     def least(spec: ModelSpec, request: Request) -> int:
         plans = every(spec, LINUM_V2, request, device="cuda", budget=Budget())
@@ -189,11 +260,19 @@ def test_a_cpu_has_no_vram() -> None:
     assert budget_of("cpu", ram=GB) == Budget(system=GB, asked=frozenset({"ram"}))
 
 
-@pytest.mark.parametrize(("gigabytes", "name"), [(4, "text"), (4, "denoise"), (12, "decode")])
-def test_a_plan_predicts_what_a_full_size_run_holds(gigabytes: int, name: Stage) -> None:
+@pytest.mark.parametrize(
+    ("gigabytes", "name", "decoder"),
+    [
+        (4, "text", "float32"),
+        (4, "denoise", "float32"),
+        (12, "decode", "float32"),
+        (12, "decode", "bfloat16"),
+    ],
+)
+def test_a_plan_predicts_what_a_full_size_run_holds(gigabytes: int, name: Stage, decoder: str) -> None:
     request = make_request(LINUM, prompt="a fox", seconds=2, dtype="bfloat16")
-    budget = Budget(device=gigabytes * GB, system=12 * GB)
-    plan = make_plan(LINUM, LINUM_V2, request, device="cuda", budget=budget)
+    budget, fixed = Budget(device=gigabytes * GB, system=12 * GB), {"autoencoder_dtype": decoder}
+    plan = make_plan(LINUM, LINUM_V2, request, device="cuda", budget=budget, fixed=fixed)
     (stage,) = (stage for stage in plan.stages if stage.stage == name)
     assert stage.device_bytes - plan.allowance.device == pytest.approx(simulate(plan, name).device, rel=0.1)
 
@@ -270,5 +349,7 @@ finally:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
-    assert json.loads(done.stdout)["fits"] is False
+    record = json.loads(done.stdout)
+    assert record["fits"] is False
+    assert record["peak_device_bytes"] > record["budget"]["device_bytes"] == GB
     assert done.stderr.startswith('error: vram "1.0 GB": is too little')

@@ -30,7 +30,7 @@ from linnet.request import Request, make_request
 from linnet.runtime import rates
 from linnet.runtime.host import may_have_gpu
 from linnet.runtime.memory import LINUM_V2, shape_of
-from linnet.runtime.plan import NOTHING, Plan, budget_of, kind_of, make_plan
+from linnet.runtime.plan import NOTHING, Plan, TooLarge, budget_of, kind_of, make_plan
 from linnet.weights.files import read_config
 from linnet.weights.store import ModelFiles, default_model, locate, resolve
 
@@ -76,13 +76,22 @@ def plan(
         found = plan_for(spec, files, request, device, vram=vram, ram=ram, threads=threads, measure=measure)
     except InvalidInput as error:
         if as_json:
-            print(json.dumps({"fits": False, "problem": str(error)}))
+            print(json.dumps({"fits": False, "problem": str(error), **nearest(error)}))
             fail(f"error: {error}", 2)
         raise
     if as_json:
         print(json.dumps(found.to_json()))
     else:
         show_plan(found)
+
+
+def nearest(error: InvalidInput) -> dict[str, Any]:
+    """Of the plan that comes nearest, where nothing fits: what it would take and what there is."""
+    if not isinstance(error, TooLarge):
+        return {}
+    record = error.least.to_json()
+    names = ("peak_device_bytes", "peak_system_bytes", "device", "dtype", "budget", "allowance")
+    return {name: record[name] for name in names}
 
 
 def files_here(spec: ModelSpec, weights: Path | None) -> ModelFiles | None:

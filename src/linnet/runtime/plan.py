@@ -1,7 +1,8 @@
 """Where and how each stage of a request runs, decided before it runs: what fits the memory there is, and costs least.
 
 `make_plan` goes through the ways to run, the fastest first, predicts what each takes (`runtime/memory.py`) and settles
-for the first that fits. All ways that it chooses from give the same clip, to rounding; 8-bit weights are never chosen
+for the first that fits. All ways that it chooses from give the same clip, to rounding, but one: where nothing else fits
+a card, the Wan autoencoder is held in bfloat16, which can be seen, and the plan says so. 8-bit weights are never chosen
 unasked. Imports no torch and reads no weights.
 """
 
@@ -64,6 +65,18 @@ class Budget:
     system: int | None = None
     asked: frozenset[str] = frozenset()
 
+    @property
+    def limits(self) -> dict[str, int]:
+        """Those that are known, by the names of their options."""
+        pairs = {"vram": self.device, "ram": self.system}
+        return {name: limit for name, limit in pairs.items() if limit is not None}
+
+
+class TooLarge(InvalidInput):
+    """Nothing fits."""
+
+    least: "Plan"  # the plan that comes nearest
+
 
 class Choice(NamedTuple):
     name: str
@@ -105,6 +118,11 @@ class Plan:
         return max(stage.system_bytes for stage in self.stages)
 
     @property
+    def peaks(self) -> dict[str, int]:
+        """Both, by the names of the budget's limits."""
+        return {"vram": self.peak_device_bytes, "ram": self.peak_system_bytes}
+
+    @property
     def peak_bytes(self) -> int:
         """On the device that it runs on."""
         return self.peak_system_bytes if kind_of(self.device) == "cpu" else self.peak_device_bytes
@@ -120,11 +138,8 @@ class Plan:
         return None if None in parts[1:] else sum(part or 0.0 for part in parts)
 
     def fits(self, budget: Budget | None = None) -> bool:
-        budget = budget or self.budget
-        device, system = budget.device, budget.system
-        return (device is None or self.peak_device_bytes <= device) and (
-            system is None or self.peak_system_bytes <= system
-        )
+        limits = (budget or self.budget).limits
+        return all(self.peaks[name] <= limit for name, limit in limits.items())
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; bytes and seconds."""
@@ -164,7 +179,7 @@ def make_plan(
     """The first way to run that fits, of those that cost least; `fixed` are knobs that are decided already. The
     request's dtype must be decided.
 
-    InvalidInput, with the nearest request that would fit, if there is none.
+    TooLarge, with the nearest request that would fit, if there is none.
     """
     way = {"device": device, "budget": budget, "clips": clips, "fixed": fixed}
     found = fitting(spec, shape, request, rates=rates, **way)
@@ -231,17 +246,22 @@ def ways(spec: ModelSpec, shape: Shape, device: str, fixed: Mapping[str, Any] = 
 def free_ways(spec: ModelSpec, shape: Shape, device: str) -> Iterator[Knobs]:
     tilings = TILINGS if spec.autoencoder == "wan" else (None,)
     parts = [None, *(round(shape.layers * eighths / 8) for eighths in range(7, -1, -1))]
-    waits = ("file",) if kind_of(device) == "cpu" else ("memory", "file")
-    for stay in dict.fromkeys(parts):
-        for source in waits[: 1 if stay is None else None]:
-            for chunk in TOKEN_CHUNKS:
-                for tiling in tilings:
-                    yield Knobs(
-                        token_chunk=chunk,
-                        resident_blocks=stay,
-                        blocks_from=source,
-                        tiling=tiling,
-                    )
+    on_cpu = kind_of(device) == "cpu"
+    waits = ("file",) if on_cpu else ("memory", "file")
+    # The last resort, as it costs more than time. Not every CPU convolves in bfloat16 without copies in float32.
+    decoders = ("float32", "bfloat16") if spec.autoencoder == "wan" and not on_cpu else ("float32",)
+    for decoder in decoders:
+        for stay in dict.fromkeys(parts):
+            for source in waits[: 1 if stay is None else None]:
+                for chunk in TOKEN_CHUNKS:
+                    for tiling in tilings:
+                        yield Knobs(
+                            token_chunk=chunk,
+                            resident_blocks=stay,
+                            blocks_from=source,
+                            tiling=tiling,
+                            autoencoder_dtype=decoder,
+                        )
 
 
 def budget_of(device: str, *, vram: int | None = None, ram: int | None = None) -> Budget:
@@ -353,10 +373,14 @@ def choices(
         yield Choice("tokens", *(some if chunk else every))
         yield Choice("attention", "the fastest here", "found by measuring at first use, in no more memory")
         return
-    if knobs.autoencoder_dtype == "float32":
-        yield Choice("dtype", "float32", "as trained; it fits")
+    asked = request.dtype if request.decoder_dtype == "auto" else request.decoder_dtype
+    if knobs.autoencoder_dtype == "bfloat16":
+        reason = "float32 does not fit; it can be seen: pixels differ by about one part in 256"
+        yield Choice("dtype", "bfloat16", reason)
+    elif asked == "bfloat16":
+        yield Choice("dtype", "bfloat16", "of convolutions, as the request says; weights are float32")
     else:
-        yield Choice("dtype", "bfloat16", "float32 does not fit; pixels differ by about one part in 256")
+        yield Choice("dtype", "float32", "as trained; it fits")
     if tiling := knobs.tiling:
         words = (
             f"tiles of {8 * tiling.columns}x{8 * tiling.rows} pixels, {tiling.chunk} latent frames at a time"
@@ -413,30 +437,48 @@ def too_large(
     budget: Budget,
     clips: int,
     fixed: Mapping[str, Any] = NOTHING,
-) -> InvalidInput:
-    """Which memory is short, which stage is to blame, and the nearest request that would fit."""
+) -> TooLarge:
+    """Which memory is short, which stage is to blame, how much would do, and the nearest request that would fit."""
     plans = every(spec, shape, request, device=device, budget=budget, clips=clips, fixed=fixed)
-    least = min(plans, key=lambda plan: plan.peak_device_bytes)
-    short = budget.device is not None and least.peak_device_bytes > budget.device
-    if not short:
-        least = min(plans, key=lambda plan: plan.peak_system_bytes)
-    have = (budget.device if short else budget.system) or 0
-    need = least.peak_device_bytes if short else least.peak_system_bytes
-    sizes = {stage.stage: stage.device_bytes if short else stage.system_bytes for stage in least.stages}
-    stage = max(sizes, key=lambda name: sizes[name])
-    option = "vram" if short else "ram"
+    least = min(plans, key=lambda plan: excess(plan, budget))
+    lacking = [name for name, limit in budget.limits.items() if least.peaks[name] > limit]
+    asked = [name for name in lacking if name in budget.asked]
+    short = (asked or lacking)[0]
+    stage = max(least.stages, key=lambda stage: stage.device_bytes if short == "vram" else stage.system_bytes)
     many = f"{clips} clips like " if clips > 1 else ""
     clip = f"{many}a {format_seconds(request.seconds)} s {request.size} clip in {request.dtype}"
-    takes = f"the {stage} stage of {clip} takes about {gigabytes(need)}"
+    takes = f"the {stage.stage} stage of {clip} takes about {gigabytes(least.peaks[short])} at least"
+    places = {"vram": f"on {device}", "ram": "in main memory"}
+    if min(plan.peaks[short] for plan in plans) < least.peaks[short]:
+        others = {
+            name: max(limit, least.peaks[name]) for name, limit in budget.limits.items() if name != short
+        }
+        takes += "".join(f" beside {gigabytes(size)} {places[name]}" for name, size in others.items())
     change = nearest(spec, shape, request, device=device, budget=budget, clips=clips, fixed=fixed)
-    if option in budget.asked:
-        words = f"use --{option} {gigabytes(need).replace(' ', '')}" + (f", or {change}" if change else "")
-        return InvalidInput(option, gigabytes(have), f"is too little: {takes} at least", words)
-    close = "close other programs" if spec is SEEDLING else "close other programs, or use --model seedling"
-    where = device if short else "cpu"
-    return InvalidInput(
-        "memory", gigabytes(have), f"is free on {where}, and {takes}", f"use {change}" if change else close
-    )
+    have = gigabytes(budget.limits[short])
+    if asked:
+        more = " ".join(f"--{name} {gigabytes(least.peaks[name]).replace(' ', '')}" for name in asked)
+        free = [
+            f" with {gigabytes(least.peaks[name])} {places[name]}" for name in lacking if name not in asked
+        ]
+        words = f"use {more}{''.join(free)}" + (f", or {change}" if change else "")
+        found = TooLarge(short, have, f"is too little: {takes}", words)
+    else:
+        close = (
+            "close other programs" if spec is SEEDLING else "close other programs, or use --model seedling"
+        )
+        where = device if short == "vram" else "cpu"
+        words = f"use {change}" if change else close
+        found = TooLarge("memory", have, f"is free on {where}, and {takes}", words)
+    found.least = least
+    return found
+
+
+def excess(plan: Plan, budget: Budget) -> tuple[int, float]:
+    """How far a plan is from fitting: the number of memories that are too small, and by which factor at most."""
+    limits = budget.limits.items()
+    factors = [plan.peaks[name] / max(limit, 1) for name, limit in limits if plan.peaks[name] > limit]
+    return len(factors), max(factors, default=0.0)
 
 
 def nearest(
