@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import linnet
 from linnet.errors import InvalidInput
 from linnet.runtime.device import resolve_device
 from linnet.runtime.doctor import doctor
@@ -71,3 +72,11 @@ def test_the_doctor_s_facts_are_plain_values() -> None:
     assert facts["packages"]["torch"] == torch.__version__
     fitting = {found["model"]: found for found in facts["models"]}
     assert fitting["linum-v2-720p"]["needs_bytes"]["5"] > fitting["linum-v2-360p"]["needs_bytes"]["5"]
+
+
+@pytest.mark.parametrize("dtype", ["banana", "float16"])
+def test_a_dtype_that_no_clip_can_tell_is_refused(dtype: str) -> None:
+    with pytest.raises(
+        InvalidInput, match=rf'^dtype "{dtype}": is not known; use auto or float32 or bfloat16$'
+    ):
+        linnet.load("seedling", dtype=dtype)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from typer.testing import CliRunner
 
@@ -130,6 +130,22 @@ def test_what_an_earlier_clip_decided_is_not_decided_again() -> None:
 def test_a_file_of_another_kind_is_refused_by_name(files: ModelFiles) -> None:
     with pytest.raises(WeightsError, match=r'tiny.safetensors": is not a video transformer'):
         shape_of(replace(files, transformer=files.autoencoder))
+
+
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [
+        ("transformer", "model.blocks.0.ffn.0.weight"),
+        ("text_encoder", "encoder.block.0.layer.1.DenseReluDense.wi_0.weight"),
+        ("text_encoder", "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"),
+    ],
+)
+def test_a_tensor_that_is_no_matrix_is_refused_by_name(files: ModelFiles, part: str, name: str) -> None:
+    path: Path = getattr(files, part)
+    state = load_file(path)
+    save_file({**state, name: state[name].flatten()}, path)
+    with pytest.raises(WeightsError, match=rf'{path.name}": .*{re.escape(name)} has the shape \[\d+\]'):
+        shape_of(files)
 
 
 def test_a_request_that_just_fits_is_let_through(files: ModelFiles) -> None:

@@ -1,6 +1,7 @@
 """The T5 encoder and the tokenizer against those of `transformers`."""
 
 import io
+import json
 import random
 from pathlib import Path
 
@@ -8,9 +9,11 @@ import pytest
 import sentencepiece
 import torch
 import transformers
+from safetensors.torch import save_file
 
 from linnet.errors import WeightsError
 from linnet.models.text import T5Config, T5Encoder, Tokenizer, relative_bucket, t5_xxl
+from linnet.runtime.text import text_config
 
 SENTENCE = "a red star spins on blue background green circle moves left the small grows still naïve café 1 2"
 
@@ -138,3 +141,20 @@ def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
         (tmp_path / name).write_text("{")
         with pytest.raises(WeightsError, match="cannot be read"):
             Tokenizer.open(tmp_path / name)
+
+
+def test_a_config_that_says_too_little_is_refused_by_file_and_key(tmp_path: Path) -> None:
+    save_file({"shared.weight": torch.zeros(4, 2)}, tmp_path / "model.safetensors")
+    assert text_config(tmp_path) == t5_xxl()
+    whole = {"vocab_size": 4, "d_model": 2, "d_kv": 2, "d_ff": 4, "num_layers": 1, "num_heads": 1}
+    beside, text = tmp_path / "config.json", json.dumps(whole)
+    beside.write_text(text)
+    assert text_config(tmp_path).d_ff == 4
+    for spoilt, problem in (
+        (text.replace("d_ff", "d_gg"), "says no d_ff"),
+        (text[:40], "is cut short"),
+        ("[]", "is not"),
+    ):
+        beside.write_text(spoilt)
+        with pytest.raises(WeightsError, match=rf'config.json": .*{problem}'):
+            text_config(tmp_path)

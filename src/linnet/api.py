@@ -8,8 +8,9 @@ import torch
 from linnet.catalog import find
 from linnet.clip import Clip, default_name
 from linnet.data.known import check_words
+from linnet.errors import InvalidInput
 from linnet.pipeline import Pipeline
-from linnet.request import make_request
+from linnet.request import CHOICES, make_request
 from linnet.runtime.device import default_dtype, default_threads, limit_memory, resolve_device
 from linnet.runtime.plan import ALLOWANCES, budget_of, kind_of
 from linnet.weights.store import default_model, resolve
@@ -31,8 +32,10 @@ def load(
     the folder of a downloaded repository. `dtype` is that of the matrix products, "float32" or "bfloat16"; `threads`
     of the CPU are by default as many as this process may use. `vram` and `ram` are bytes, of the card and of main
     memory, that may be used: every clip is planned to keep to them, and the card gives no more. Raises InvalidInput for
-    a model or device that is not here, WeightsError for files that are missing or damaged.
+    a model, device or dtype that is not here, WeightsError for files that are missing or damaged.
     """
+    if dtype not in CHOICES["dtype"]:
+        raise InvalidInput("dtype", dtype, "is not known", f"use {' or '.join(CHOICES['dtype'])}")
     folder = Path(weights) if weights is not None else None
     spec = find(model) if model else default_model(folder)[0]
     files = resolve(spec, weights=folder)

@@ -75,16 +75,20 @@ LINUM_V2 = Shape(
 
 
 def shape_of(files: ModelFiles) -> Shape:
-    """Read from the headers of the files; WeightsError if the transformer's are not a transformer's."""
+    """Read from the headers of the files; WeightsError names a matrix that is none."""
     header = read_header(files.transformer)
-    ffn = header.tensors.get(f"{TRANSFORMER_PREFIX}blocks.0.ffn.0.weight")
-    if ffn is None or len(ffn.shape) != 2:
-        remedy = "use the files of the chosen model"
-        raise WeightsError("weights", files.transformer, "is not a video transformer of linnet's", remedy)
+    ffn_dim, dim = sides(
+        header, f"{TRANSFORMER_PREFIX}blocks.0.ffn.0.weight", "a video transformer of linnet's"
+    )
     text = [read_header(path) for path in shards(files.text_encoder)]
-    first = {name: entry.shape for one in text for name, entry in one.tensors.items() if ".block.0." in name}
-    inner = [s for name, s in first.items() if "wi" in name.split(".")[-2] and name.endswith(".weight")]
-    biases = [shape for name, shape in first.items() if "relative_attention_bias" in name]
+    first = [(one, name) for one in text for name in one.tensors if ".block.0." in name]
+    kind = "a text encoder of linnet's"
+    inner = [
+        sides(one, name, kind)
+        for one, name in first
+        if "wi" in name.split(".")[-2] and name.endswith(".weight")
+    ]
+    biases = [sides(one, name, kind) for one, name in first if "relative_attention_bias" in name]
     return Shape(
         text=count(text),
         text_block=largest_block(text),
@@ -94,10 +98,21 @@ def shape_of(files: ModelFiles) -> Shape:
         transformer=count([header]),
         block=count([header], f"{TRANSFORMER_PREFIX}blocks.0."),
         layers=sum(name.endswith(".ffn.0.weight") for name in header.tensors),
-        dim=ffn.shape[1],
-        ffn_dim=ffn.shape[0],
+        dim=dim,
+        ffn_dim=ffn_dim,
         autoencoder=Parameters(0, sum(count([read_header(files.autoencoder)]))),
     )
+
+
+def sides(header: Header, name: str, kind: str) -> tuple[int, int]:
+    """(Rows, columns) of a matrix."""
+    entry = header.tensors.get(name)
+    if entry is None or len(entry.shape) != 2:
+        found = f"has the shape {list(entry.shape)} and is no matrix" if entry else "is missing"
+        problem = f"is not {kind}: {name} {found}"
+        raise WeightsError("weights", header.path, problem, "use the files of the chosen model")
+    rows, columns = entry.shape
+    return rows, columns
 
 
 def largest_block(headers: Sequence[Header]) -> Parameters:

@@ -19,7 +19,7 @@ from linnet.runtime.host import cache_folder
 from linnet.runtime.memory import SMALL_TEXT, count
 from linnet.runtime.offload import encode_streamed
 from linnet.runtime.text_cache import TextCache
-from linnet.weights.files import Header, read_config, shards
+from linnet.weights.files import Header, damaged, read_config, shards
 from linnet.weights.load import fill, fingerprint, matched
 
 States = Float[Tensor, "L M"]
@@ -113,8 +113,20 @@ class TextStates:
 
 
 def text_config(files: Path) -> T5Config:
-    """As the file itself says, or the config.json in its folder; T5-XXL's if neither does."""
-    if config := read_config(shards(files)[0]):
-        return T5Config(**config)
+    """As the file itself says, or the config.json in its folder; T5-XXL's if neither does. WeightsError, with the key,
+    for one that does not say enough."""
+    first = shards(files)[0]
+    if config := read_config(first):
+        try:
+            return T5Config(**config)
+        except TypeError as error:  # whose words name the key
+            raise damaged(first, f'has a "config" that is not a text encoder\'s ({error})') from None
     beside = files / "config.json"
-    return T5Config.from_json(json.loads(beside.read_text())) if beside.is_file() else t5_xxl()
+    if not beside.is_file():
+        return t5_xxl()
+    try:
+        return T5Config.from_json(json.loads(beside.read_text("utf-8")))
+    except KeyError as error:
+        raise damaged(beside, f"says no {error.args[0]}") from None
+    except (ValueError, TypeError, AttributeError):
+        raise damaged(beside, "is not a JSON object, or is cut short") from None
