@@ -4,13 +4,16 @@ import json
 import os
 import random
 import signal
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from linnet.cli.train import app
 from linnet.data.cache import LatentCache
 from linnet.data.playground import sample_scene
 from linnet.data.vocabulary import write_tokenizer
@@ -120,6 +123,18 @@ def test_a_restart_goes_on_from_a_run_that_could_have_been_the_last() -> None:
     assert max(rates) == 1.0
     assert rates[:3] == rates[10:13] == [1 / 3, 2 / 3, 1.0]
     assert rates[9] == 0.2
+
+
+def test_the_command_says_that_there_is_no_tensorboard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("linnet.train.recipes.RECIPES", {"seedling": lambda recipe, watch: "made"})
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    words = ["seedling", "--device", "cpu", "--output", str(tmp_path)]
+    said, quiet = (CliRunner().invoke(app, [*words, *more]) for more in ([], ["--quiet"]))
+    assert "linnet[train]" in said.stderr
+    assert said.stdout == quiet.stdout == "made\n"
+    assert not quiet.stderr
 
 
 def test_flow_matching_learns(tmp_path: Path) -> None:

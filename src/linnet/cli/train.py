@@ -3,6 +3,7 @@
 import json
 import sys
 from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -57,6 +58,10 @@ def train(
         torch.set_num_threads(threads)
     if not quiet:
         note(f"{recipe} on {where}, in {folder}")
+        if find_spec("tensorboard") is None:
+            note(
+                "note: there is no TensorBoard here, only log.jsonl; run `pip install 'linnet[train]'` for both"
+            )
     try:
         with bars(quiet=quiet or as_json) as show:
 
