@@ -15,13 +15,15 @@ from typer.testing import CliRunner
 
 import linnet
 from linnet import media
-from linnet.catalog import SEEDLING
+from linnet.catalog import SEEDLING, find
 from linnet.cli import app
+from linnet.clip import Clip
 from linnet.data.playground import Scene, render
-from linnet.direct.beginning import Beginning
+from linnet.direct.beginning import Beginning, begins_at
 from linnet.direct.conditions import Edited, Held, Renoised, noisier
 from linnet.direct.extend import join, open_old
-from linnet.direct.footage import open_source, paced, read_image
+from linnet.direct.footage import frames_in, length_for, open_source, paced, read_image
+from linnet.errors import InvalidInput
 from linnet.geometry import Size
 from linnet.models.tae import TAE, TAEConfig
 from linnet.pipeline import Pipeline
@@ -116,6 +118,31 @@ def test_all_of_the_steps_from_a_clip_are_plain_denoising() -> None:
     *_, from_clip = Renoised(clip=clip, strength=1.0)(swirl, noise, levels, euler)
     assert torch.equal(plain.latents, from_clip.latents)
     assert len(list(Renoised(clip=clip, strength=0.5)(swirl, noise, levels, euler))) == 3
+
+
+def test_the_note_tells_the_noise_level_that_the_model_sees_first() -> None:
+    request = make_request(SEEDLING, prompt=PROMPT, steps=50)
+    clip, noise, seen = torch.zeros(1, 4, 2, 3, 3), torch.randn(1, 4, 2, 3, 3), []
+
+    def model(latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        seen.append(float(timestep) / TIMESTEPS)
+        return swirl(latents, timestep)
+
+    list(Renoised(clip=clip, strength=0.4)(model, noise, sigmas(50, request.shift), euler))
+    assert begins_at(request, 0.4) == f"begins at noise level {seen[0]:.2f} (20 of 50 steps)"
+    assert len(seen) == 20
+    assert 0.4 < seen[0] < 1
+
+
+def test_a_clip_of_a_length_that_no_model_makes_is_refused_by_its_name(drawn: Path) -> None:
+    linum = find("linum-v2-360p")
+    with pytest.raises(
+        InvalidInput, match=r'^video ".*drawn.mp4": has 29 frames .*makes 2 to 300.*; give a longer'
+    ):
+        frames_in(drawn, linum)
+    with pytest.raises(InvalidInput, match=r"300 seconds .*; name a part of it with --seconds$"):
+        length_for(linum, drawn, 7206, shorten="name a part of it with --seconds")
+    assert (length_for(linum, drawn, 7204), frames_in(drawn, SEEDLING)) == (7201, 29)
 
 
 def test_an_edit_to_what_is_there_already_changes_nothing() -> None:
@@ -290,6 +317,36 @@ def test_clips_are_edited_and_refined(
     assert "direction" in (media.read_metadata(tmp_path / "other.mp4") or {})
 
 
+@pytest.mark.parametrize(
+    ("name", "extra", "profile", "usual"),
+    [
+        ("edit", ("--from", PROMPT, "--to", PROMPT), None, "exact"),
+        ("refine", (), None, "exact"),
+        ("refine", (), "draft", "draft"),
+        ("extend", ("--seconds", 0.167), None, None),
+        ("extend", ("--seconds", 0.167), "exact", "exact"),
+    ],
+)
+def test_what_is_made_from_a_draft_takes_no_shortcuts_that_nobody_asked_for(
+    name: str, extra: tuple[str, ...], profile: str | None, usual: Any, tiny_model: Path, tmp_path: Path
+) -> None:
+    draft = make_request(
+        SEEDLING, prompt=PROMPT, frames=5, seed=7, profile="draft", steps=6, guidance=2.0, reuse="3,5"
+    )
+    clip = Clip(path=tmp_path / "draft.mp4", request=draft, model_hash="", version="")
+    with media.open_writer(clip.path, width=128, height=72, fps=24, metadata=clip.metadata()) as writer:
+        writer.write(render(SCENE, 5))
+    chosen = ("--profile", profile) if profile else ()
+    result = command(
+        name, clip.path, *extra, *chosen, "--weights", tiny_model, "--output", tmp_path / "a.mp4"
+    )
+    assert result.exit_code == 0, result.output
+    made = Clip.from_metadata(tmp_path / "a.mp4", media.read_metadata(tmp_path / "a.mp4")).request
+    expected = make_request(SEEDLING, prompt=PROMPT, profile=usual) if usual else draft
+    assert (made.steps, made.guidance_until) == (expected.steps, expected.guidance_until)
+    assert (made.reuse, made.seed, made.guidance) == ("none", 7, 2.0)
+
+
 # --- what cannot be -------------------------------------------------------------------------------------------
 
 
@@ -304,7 +361,7 @@ def bad(tmp_path: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(Path("clip.webm"), render(SCENE, 3))
     Path("turned.mp4").write_bytes(drawn.read_bytes())
     turn(Path("turned.mp4"), -1, 0, 0, -1)
-    with av.open("silent.mkv", "w") as container:  # a stream without a frame
+    with av.open("silent.avi", "w") as container:  # a stream without a frame
         container.add_stream("libx264", rate=24, width=128, height=72, pix_fmt="yuv420p")
         container.start_encoding()
 
@@ -320,7 +377,7 @@ def bad(tmp_path: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("--image none.png", 'file "none.png": is missing'),
         ("--last-image square.png --fit stretch", 'fit "stretch": is not known; use crop or pad'),
         ("--video broken.mp4", 'file "broken.mp4": cannot be read'),
-        ("--video silent.mkv", '(video|file) "silent.mkv": (holds no frame|cannot be read)'),
+        ("--video silent.avi", 'video "silent.avi": holds no frame'),
         ("--video wide.mp4", 'video "wide.mp4": is 128x64, of another shape'),
         ("--video drawn.mp4 --seconds 2", 'video "drawn.mp4": has 29 frames at 24 a second, fewer than 49'),
         ("--video drawn.mp4 --strength 1.5", 'strength "1.5": is out of range'),

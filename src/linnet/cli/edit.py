@@ -10,10 +10,11 @@ from linnet.cli.options import (
     Anyway,
     AsJson,
     ClipsModel,
+    ClipsSeed,
     Device,
     GuidanceScale,
-    NewSeed,
     Overwrite,
+    Profile,
     Quiet,
     Ram,
     Steps,
@@ -37,7 +38,8 @@ def edit(
         float | None, number("strength", "Share of the steps in which it changes; 0.85 by default.")
     ] = None,
     fit: Annotated[str | None, option("fit", "crop or pad a clip of another shape.", metavar="HOW")] = None,
-    seed: NewSeed = None,
+    seed: ClipsSeed = None,
+    profile: Profile = None,
     steps: Steps = None,
     guidance: GuidanceScale = None,
     output: Annotated[Path | None, option("output", "By default FILE-edited.mp4.", metavar="PATH")] = None,
@@ -52,7 +54,11 @@ def edit(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Change what a clip shows, and keep its motion."""
+    """Change what a clip shows, and keep its motion.
+
+    From a clip that the same model made it takes the size, the guidance, the negative prompt and the seed, but not the
+    shortcuts: without --profile it is exact.
+    """
     earlier = earlier_clip(file)
     spec = model_for(model, earlier, weights)
     output = output or beside(file, "edited")
@@ -61,13 +67,21 @@ def edit(
     from linnet.direct import edit as editing  # it and what follows take seconds to import
     from linnet.direct.beginning import check_fit
     from linnet.direct.conditions import check_strength
-    from linnet.direct.footage import on_the_grid, open_source
+    from linnet.direct.footage import length_for, open_source
+    from linnet.media import check_target
 
     share = check_strength(editing.STRENGTH if strength is None else strength)
-    settings: dict[str, Any] = {"steps": steps, "guidance": guidance, "loop": False}
+    settings: dict[str, Any] = {
+        "profile": profile or "exact",
+        "reuse": "none",
+        "steps": steps,
+        "guidance": guidance,
+        "loop": False,
+    }
     first = make_request(spec, prompt=wanted, like=like, seed=seed, frames=spec.default_frames, **settings)
     source = open_source(file, first.size, spec.fps, check_fit(fit))
-    frames = on_the_grid(len(source.order))
+    check_target(output, size=first.size, overwrite=overwrite)
+    frames = length_for(spec, file, len(source.order))
     request = make_request(spec, prompt=wanted, like=like, frames=frames, **settings, seed=first.seed)
     before = make_request(spec, prompt=shown, frames=frames, seed=0)
     pipeline = opened(

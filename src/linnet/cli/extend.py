@@ -10,10 +10,11 @@ from linnet.cli.options import (
     Anyway,
     AsJson,
     ClipsModel,
+    ClipsSeed,
     Device,
     GuidanceScale,
-    NewSeed,
     Overwrite,
+    Profile,
     Quiet,
     Ram,
     Steps,
@@ -40,7 +41,8 @@ def extend(
     prompt: Annotated[
         str | None, option("prompt", "What goes on; by default the clip's own.", metavar="TEXT")
     ] = None,
-    seed: NewSeed = None,
+    seed: ClipsSeed = None,
+    profile: Profile = None,
     steps: Steps = None,
     guidance: GuidanceScale = None,
     output: Annotated[Path | None, option("output", "By default FILE-extended.mp4.", metavar="PATH")] = None,
@@ -58,6 +60,9 @@ def extend(
     """Go on from a clip's last frames.
 
     Its own packets are copied, not encoded again, and so is its sound; the new frames follow them.
+
+    Of a clip of linnet's the prompt goes on; if the same model made it, all its settings do, too, those of its profile
+    unless --profile says another, but not its --reuse.
     """
     earlier = earlier_clip(file)
     if prompt is None and earlier is None:
@@ -74,6 +79,8 @@ def extend(
     words = prompt if prompt is not None or earlier is None else earlier.request.prompt
     settings: dict[str, Any] = {
         "prompt": words,
+        "profile": profile,
+        "reuse": "none",
         "steps": steps,
         "guidance": guidance,
         "like": like,

@@ -172,7 +172,7 @@ def generate(
     if video and seconds is None:
         from linnet.direct.footage import frames_in
 
-        settings["frames"] = frames_in(video, spec.fps)
+        settings["frames"] = frames_in(video, spec)
     requests = [make_request(spec, seed=one, **settings) for one in each_once(seed)]
     outputs = output_names(output, requests)
     files = resolve(spec, weights=weights, **single_files)

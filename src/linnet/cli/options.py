@@ -75,7 +75,9 @@ Dtype = Annotated[
     str | None,
     option("dtype", "Of the matrix products: float32 or bfloat16; by default auto.", metavar="NAME"),
 ]
-NewSeed = Annotated[int | None, whole("seed", "Which of the possible videos; by default a new one.")]
+ClipsSeed = Annotated[
+    int | None, whole("seed", "Which of the possible videos; by default the clip's own, or a new one.")
+]
 ClipsModel = Annotated[
     str | None, option("model", "A name from `linnet models`; by default the clip's own.", metavar="NAME")
 ]

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from linnet import media
-from linnet.direct.conditions import Held, Renoised, check_strength
+from linnet.catalog import find
+from linnet.direct.conditions import Held, Renoised, check_strength, levels_left
 from linnet.direct.footage import Fit, Frame, Source, open_source, read_image
 from linnet.errors import InvalidInput
 from linnet.pipeline import Pipeline
 from linnet.request import Request
+from linnet.sampling import flow
 from linnet.sampling.denoise import Course
 
 STRENGTH = 0.6
@@ -112,7 +114,9 @@ class Beginning:
         latents = pipeline.encode_frames(islice(source.frames(), request.frames))
         strength = STRENGTH if self.strength is None else self.strength
         return Way(
-            Renoised(clip=latents, strength=strength), self.record() | {"strength": strength}, source.notes
+            Renoised(clip=latents, strength=strength),
+            self.record() | {"strength": strength},
+            (*source.notes, begins_at(request, strength)),
         )
 
     def source(self, request: Request) -> Source:
@@ -121,7 +125,10 @@ class Beginning:
         count = len(source.order)
         if count < request.frames:
             problem = f"has {count} frames at {request.fps} a second, fewer than {request.frames}"
-            raise InvalidInput("video", self.video, problem, "ask for fewer seconds")
+            enough = count >= find(request.model).min_frames
+            raise InvalidInput(
+                "video", self.video, problem, "ask for fewer seconds" if enough else "give a longer one"
+            )
         unused = (f"the last {count - request.frames} frames of {self.video.name} are left out",)
         return replace(source, notes=source.notes + unused) if count > request.frames else source
 
@@ -130,6 +137,12 @@ class Beginning:
         return {name: fingerprint(path) for name, path in files.items()} | (
             {"fit": self.fit} if self.fit else {}
         )
+
+
+def begins_at(request: Request, strength: float) -> str:
+    """What a share of the steps comes to, since most of them lie at high noise."""
+    left = levels_left(flow.sigmas(request.steps, request.shift), strength)
+    return f"begins at noise level {float(left[0]):.2f} ({len(left) - 1} of {request.steps} steps)"
 
 
 def check_fit(fit: str | None) -> Fit | None:

@@ -83,7 +83,7 @@ class Renoised:
     strength: float
 
     def __call__(self, velocity: Velocity, noise: Latents, sigmas: Levels, solver: Solver) -> Iterator[Step]:
-        left = sigmas[-1 - steps_of(self.strength, len(sigmas) - 1) :]
+        left = levels_left(sigmas, self.strength)
         level = left[:1].expand(len(noise)).to(noise.device)
         yield from denoise(
             velocity, add_noise(self.clip.to(noise).expand_as(noise), noise, level), left, solver
@@ -105,7 +105,7 @@ class Edited:
     seed: int
 
     def __call__(self, velocity: Velocity, noise: Latents, sigmas: Levels, solver: Solver) -> Iterator[Step]:
-        left = sigmas[-1 - steps_of(self.strength, len(sigmas) - 1) :]
+        left = levels_left(sigmas, self.strength)
         count = len(left) - 1
         fresh = torch.Generator(noise.device).manual_seed(self.seed)
         before = self.clip.to(noise).expand_as(noise)
@@ -121,9 +121,9 @@ class Edited:
             yield Step(index, count, float(left[index + 1]), edited, edited)
 
 
-def steps_of(strength: float, steps: int) -> int:
-    """How many of the steps are taken; at least one."""
-    return max(1, round(strength * steps))
+def levels_left(sigmas: Levels, strength: float) -> Float[Tensor, " left"]:
+    """The noise levels of the last `strength` of the steps; of one step at least."""
+    return sigmas[-1 - max(1, round(strength * (len(sigmas) - 1))) :]
 
 
 def check_strength(strength: float) -> float:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from itertools import islice
 
-from linnet.direct.beginning import Way, check_whole, fingerprint
+from linnet.direct.beginning import Way, begins_at, check_whole, fingerprint
 from linnet.direct.conditions import Edited, Renoised, check_strength
 from linnet.direct.footage import Source
 from linnet.pipeline import Pipeline
@@ -52,4 +52,6 @@ def refine(pipeline: Pipeline, request: Request, source: Source, *, strength: fl
     pipeline.settle(request)
     latents = pipeline.encode_frames(islice(source.frames(), request.frames))
     direction = {"refines": fingerprint(source.path), "strength": strength}
-    return Way(Renoised(clip=latents, strength=strength), direction, source.notes)
+    return Way(
+        Renoised(clip=latents, strength=strength), direction, (*source.notes, begins_at(request, strength))
+    )

@@ -14,8 +14,10 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
 from linnet import media
+from linnet.catalog import ModelSpec
 from linnet.errors import InvalidInput
-from linnet.geometry import FRAMES_PER_LATENT, Size
+from linnet.geometry import FRAMES_PER_LATENT, Size, format_seconds, seconds_of
+from linnet.request import check_length
 
 Frame = UInt8[np.ndarray, "H W 3"]
 Fit = Literal["crop", "pad"]
@@ -71,8 +73,6 @@ def open_source(path: Path, size: Size, fps: int, fit: Fit | None = None) -> Sou
     """A clip to begin from. InvalidInput where it is broken, has no frame, or another shape than `fit` allows for."""
     notes: list[str] = []
     times, audio = frame_times(path, fps)
-    if not times:
-        raise InvalidInput("video", path, "holds no frame", "give a clip with frames in it")
     fitted(next(iter(upright_frames(path))), size, fit, field="video", value=path)
     order = paced(times, fps)
     if order != list(range(len(times))):
@@ -84,10 +84,25 @@ def open_source(path: Path, size: Size, fps: int, fit: Fit | None = None) -> Sou
     return Source(path=path, size=size, fps=fps, fit=fit, order=order, notes=tuple(notes))
 
 
-def frames_in(path: Path, fps: int) -> int:
-    """The most frames that a clip can give the model."""
-    times, _ = frame_times(path, fps)
-    return on_the_grid(len(paced(times, fps))) if times else 1
+def frames_in(path: Path, spec: ModelSpec) -> int:
+    """The most frames that a clip can give the model (see `length_for`)."""
+    times, _ = frame_times(path, spec.fps)
+    return length_for(spec, path, len(paced(times, spec.fps)), shorten="name a part of it with --seconds")
+
+
+def length_for(spec: ModelSpec, path: Path, count: int, *, shorten: str = "give a shorter one") -> int:
+    """The most frames of a clip's `count` that the model can make; InvalidInput where it makes none so short or long.
+    `shorten` is what to do about one that is too long."""
+    frames = on_the_grid(count)
+    try:
+        check_length(spec, frames, "frames", frames)
+    except InvalidInput as error:
+        seconds = format_seconds(seconds_of(count, spec.fps))
+        problem = f"has {count} frames at {spec.fps} a second, {seconds} s, and {error.problem}"
+        raise InvalidInput(
+            "video", path, problem, "give a longer one" if frames < spec.min_frames else shorten
+        ) from error
+    return frames
 
 
 def on_the_grid(count: int) -> int:
@@ -96,7 +111,8 @@ def on_the_grid(count: int) -> int:
 
 
 def frame_times(path: Path, fps: int) -> tuple[list[float], bool]:
-    """When each frame of a clip is shown, in seconds from its first, and whether there is sound."""
+    """When each frame of a clip is shown, in seconds from its first, and whether there is sound; InvalidInput where
+    there is no frame."""
     if path.is_dir() or path.suffix.lower() in media.IMAGES:
         found = media.probe(path)
         pace = found.fps or fps
@@ -107,8 +123,9 @@ def frame_times(path: Path, fps: int) -> tuple[list[float], bool]:
         if len(known) < len(stamps):
             rate = float(container.streams.video[0].average_rate or fps)
             known = [index / rate for index in range(len(stamps))]
-        start = known[0] if known else 0.0
-        return [stamp - start for stamp in known], bool(container.streams.audio)
+        if not known:
+            raise InvalidInput("video", path, "holds no frame", "give a clip with frames in it")
+        return [stamp - known[0] for stamp in known], bool(container.streams.audio)
 
 
 def paced(times: Sequence[float], fps: int) -> list[int]:
