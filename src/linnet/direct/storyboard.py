@@ -48,6 +48,7 @@ ALIASES = {
     "prompt": ("subject", "style"),
     "frames": ("seconds",),
 }
+WINDOWS = ("window", "window_overlap")
 BLENDS = ("dissolve", "morph")  # both shots are seen in the overlap
 # What shots that are denoised as one need not share.
 OWN_IN_MORPH = ("prompt", "negative", "seed", "frames", "window", "window_overlap")
@@ -268,10 +269,18 @@ def request_of(spec: ModelSpec, usual: Request, film: Section, section: Section)
             text_in(section, key, section.values.get(key, film.values.get(key)))
             for key in ("subject", "prompt", "style")
         ]
-        settings: dict[str, Any] = section.settings() | {"prompt": sentence(parts)}
+        settings: dict[str, Any] = windows_in(usual, film, section) | {"prompt": sentence(parts)}
         if isinstance(settings.get("reuse"), int | float):
             settings["reuse"] = str(settings["reuse"])  # `reuse: 6` and `reuse: 0.05` are numbers to YAML
         return make_request(spec, like=usual, **settings)
+
+
+def windows_in(usual: Request, film: Section, section: Section) -> dict[str, Any]:
+    """The section's settings and, since a shot of another length would get the model's usual windows, the film's."""
+    own = section.settings()
+    if own.get("span") or all(film.values.get(key) is None for key in WINDOWS):
+        return own
+    return own | {key: getattr(usual, key) for key in WINDOWS if own.get(key) is None}
 
 
 def sentence(parts: Sequence[str]) -> str:
