@@ -169,7 +169,7 @@ def test_the_first_frame_is_the_images(pipeline: Pipeline, tmp_path: Path) -> No
     request = make_request(SEEDLING, prompt=PROMPT, frames=13, steps=4, seed=1)
     way = Beginning(image=tmp_path / "first.png").way(pipeline, request)
     *_, last = pipeline.sample(request, course=way.course)
-    known = pipeline.encode_frames([read_image(tmp_path / "first.png", SIZE)])
+    known = pipeline.encode_frames(lambda: [read_image(tmp_path / "first.png", SIZE)])
     alone = next(pipeline.decode(known))[0].astype(int)
     assert np.abs(next(pipeline.decode(last.latents))[0] - alone).max() <= 1
 

@@ -1,17 +1,22 @@
 """Memory that runs out in the middle costs one more try and nothing that was done."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
 
 from linnet.catalog import SEEDLING
 from linnet.cli import app
+from linnet.direct.conditions import Edited
+from linnet.direct.edit import edit
+from linnet.direct.footage import open_source
 from linnet.errors import DeviceLost, InvalidInput
+from linnet.media import open_writer
 from linnet.models.tae import TAE
 from linnet.models.text import T5Encoder
 from linnet.models.transformer import Transformer
@@ -49,6 +54,12 @@ def made(folder: Path, output: Path) -> tuple[bytes, dict[str, Any], list[Progre
     return content[content.index(b"mdat") :], dict(clip.choices), said
 
 
+def drawn(path: Path) -> Path:
+    with open_writer(path, width=128, height=72, fps=24, metadata={}) as writer:
+        writer.write(np.zeros((5, 72, 128, 3), np.uint8))
+    return path
+
+
 @pytest.mark.parametrize(
     ("stage", "owner", "name", "at"),
     [
@@ -78,6 +89,29 @@ def test_a_stage_without_memory_has_another_try(
     assert fault.calls == count.calls + 1  # what was done is not done again
     (note,) = [progress.note for progress in said if progress.note]
     assert note.startswith(f"ran out of memory in the {stage} stage; going on")
+
+
+def test_an_edit_whose_clip_is_encoded_without_memory_has_another_try(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = open_source(drawn(tmp_path / "a.mp4"), REQUEST.size, REQUEST.fps)
+    pipeline = Pipeline.open(SEEDLING, resolve(SEEDLING, weights=tiny_model))
+    request = pipeline.settled(REQUEST)
+    expected = cast(Edited, edit(pipeline, request, source, REQUEST.prompt).course)
+    pipeline = Pipeline.open(SEEDLING, resolve(SEEDLING, weights=tiny_model))
+    original, loaded = TAE.encode_stream, []
+
+    def encode_stream(model: TAE, chunks: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+        loaded.append(pipeline._transformer is not None)
+        for number, latents in enumerate(original(model, chunks)):
+            if len(loaded) == 1 and number == 1:  # in the middle of the clip, whose frames are read again
+                raise FULL
+            yield latents
+
+    monkeypatch.setattr(TAE, "encode_stream", encode_stream)
+    course = cast(Edited, edit(pipeline, request, source, REQUEST.prompt).course)
+    assert torch.equal(course.clip, expected.clip)
+    assert loaded == [False, False]  # no transformer takes the memory meanwhile
 
 
 def test_main_memory_says_it_in_other_words(

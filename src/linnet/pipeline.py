@@ -4,7 +4,7 @@ Axes: B clips, C latent channels, T latent frames, H and W latent rows and colum
 """
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -157,15 +157,24 @@ class Pipeline(Parts):
 
     # --- pixels ---------------------------------------------------------------------------------------------------
 
-    def encode_frames(self, frames: Iterable[Image]) -> Float[Tensor, "1 C T h w"]:
-        """The latents of 4k+1 frames, read a few at a time: the first stands for the first frame alone."""
-        pixels = (
-            torch.tensor(frame, device=self.device).permute(2, 0, 1)[None, :, None].float() / 127.5 - 1
-            for frame in frames
-        )
-        with torch.inference_mode():
-            latents = torch.cat(list(self.autoencoder.encode_stream(pixels)), 2).float()
-            return self.latent_space.enter(latents)
+    def encode_frames(
+        self, frames: Callable[[], Iterable[Image]], watch: Watch = ignore
+    ) -> Float[Tensor, "1 C T h w"]:
+        """The latents of 4k+1 frames, read a few at a time: the first stands for the first frame alone.
+
+        `frames` gives them anew for each try: memory may run out here, too.
+        """
+
+        def encode() -> Float[Tensor, "1 C T h w"]:
+            pixels = (
+                torch.tensor(frame, device=self.device).permute(2, 0, 1)[None, :, None].float() / 127.5 - 1
+                for frame in frames()
+            )
+            with torch.inference_mode():
+                latents = torch.cat(list(self.autoencoder.encode_stream(pixels)), 2).float()
+                return self.latent_space.enter(latents)
+
+        return self._sparing("decode", encode, watch)  # the stage that the autoencoder belongs to
 
     def decode(self, latents: Float[Tensor, "1 C T H W"], *, lower: bool = False) -> Iterator[Frames]:
         """One clip's frames, a few at a time; the whole video never exists at once. `lower`: convolved in bfloat16."""

@@ -249,7 +249,7 @@ def generate(
             with bars(quiet=quiet or as_json) as show, watching(show, place, sheet) as watch:
                 begun = {}
                 if beginning:
-                    way = beginning.way(pipeline, pipeline.settled(request))
+                    way = beginning.way(pipeline, pipeline.settled(request), watch)
                     for line in () if quiet or made else way.notes:
                         note(f"note: {line}")
                     begun = {"course": way.course, "direction": way.direction}

@@ -13,6 +13,7 @@ from linnet.direct.conditions import Held, Renoised, check_strength, levels_left
 from linnet.direct.footage import Fit, Frame, Source, open_source, read_image
 from linnet.errors import InvalidInput
 from linnet.pipeline import Pipeline
+from linnet.progress import Watch, ignore
 from linnet.request import Request
 from linnet.sampling import flow
 from linnet.sampling.denoise import Course
@@ -93,25 +94,26 @@ class Beginning:
         if self.video:
             self.source(request)
 
-    def way(self, pipeline: Pipeline, request: Request) -> Way:
+    def way(self, pipeline: Pipeline, request: Request, watch: Watch = ignore) -> Way:
         """Read and encode the files."""
         self.check(request)
         pipeline.settle(pipeline.settled(request))
-        return self.along(pipeline, request) if self.video else self.between(pipeline, request)
+        go = self.along if self.video else self.between
+        return go(pipeline, request, watch)
 
-    def between(self, pipeline: Pipeline, request: Request) -> Way:
+    def between(self, pipeline: Pipeline, request: Request, watch: Watch) -> Way:
         held, direction = {}, self.record()
         if self.image:
-            picture = read_image(self.image, request.size, self.fit)
-            held[0] = pipeline.encode_frames([picture])[:, :, 0]
+            first = read_image(self.image, request.size, self.fit)
+            held[0] = pipeline.encode_frames(lambda: [first], watch)[:, :, 0]
         if self.last_image:
-            picture = read_image(self.last_image, request.size, self.fit, field="last-image")
-            held[-1] = pipeline.encode_frames(still(picture))[:, :, -1]
+            last = read_image(self.last_image, request.size, self.fit, field="last-image")
+            held[-1] = pipeline.encode_frames(lambda: still(last), watch)[:, :, -1]
         return Way(Held(frames=held, seed=request.seed), direction, ())
 
-    def along(self, pipeline: Pipeline, request: Request) -> Way:
+    def along(self, pipeline: Pipeline, request: Request, watch: Watch) -> Way:
         source = self.source(request)
-        latents = pipeline.encode_frames(islice(source.frames(), request.frames))
+        latents = pipeline.encode_frames(lambda: islice(source.frames(), request.frames), watch)
         strength = STRENGTH if self.strength is None else self.strength
         return Way(
             Renoised(clip=latents, strength=strength),

@@ -33,8 +33,9 @@ def edit(
     pipeline.settle(request)
     sigmas = flow.sigmas(request.steps, request.shift)
     followed = request.guidance / 3 if guidance is None else guidance
+    # First, while the transformer is not there yet and takes no memory.
+    latents = pipeline.encode_frames(lambda: islice(source.frames(), request.frames))
     velocity = pipeline.velocity(replace(request, prompt=shown, guidance=followed), sigmas)
-    latents = pipeline.encode_frames(islice(source.frames(), request.frames))
     course = Edited(clip=latents, source=velocity, strength=strength, seed=request.seed)
     direction = {
         "edits": fingerprint(source.path),
@@ -50,7 +51,7 @@ def refine(pipeline: Pipeline, request: Request, source: Source, *, strength: fl
     check_strength(strength)
     check_whole(request, "a draft to refine")
     pipeline.settle(request)
-    latents = pipeline.encode_frames(islice(source.frames(), request.frames))
+    latents = pipeline.encode_frames(lambda: islice(source.frames(), request.frames))
     direction = {"refines": fingerprint(source.path), "strength": strength}
     return Way(
         Renoised(clip=latents, strength=strength), direction, (*source.notes, begins_at(request, strength))

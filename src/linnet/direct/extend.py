@@ -103,7 +103,7 @@ def extend(
     source = open_old(path, request)
     pipeline.settle(request)
     seen = seen_of(source)
-    known = pipeline.encode_frames(source.frames(len(source.order) - seen))
+    known = pipeline.encode_frames(lambda: source.frames(len(source.order) - seen), watch)
     course = Held(frames=dict(enumerate(known.unbind(2))), seed=request.seed)
     latents = None
     for step in pipeline.sample(request, course=course):

@@ -168,7 +168,7 @@ def make(board: Storyboard, pipeline: Pipeline, take: Take, watch: Watch) -> Non
 
 def continuing(pipeline: Pipeline, source: Take, frames: range, seed: int) -> Course:
     """A way from noise to a clip whose first frames are those frames of another take."""
-    known = pipeline.encode_frames(islice(media.read_frames(source.path), frames.start, frames.stop))
+    known = pipeline.encode_frames(lambda: islice(media.read_frames(source.path), frames.start, frames.stop))
     return Held(frames=dict(enumerate(known.unbind(2))), seed=seed)
 
 
