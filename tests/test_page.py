@@ -1,5 +1,6 @@
 """The page in a browser: what a person does with it, from the first prompt to the last deletion."""
 
+import io
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from linnet.serve.keys import make_key
 from linnet.serve.queue import Queue
@@ -140,6 +141,60 @@ def test_versions_stand_side_by_side_under_one_prompt(page: Page) -> None:
     page.get_by_role("button", name="Make it").click()
     expect(page.locator("article video")).to_have_count(4)
     expect(page.locator("article")).to_have_count(1)
+
+
+def test_it_keeps_all_jobs_in_sight_however_many_there_are(page: Page, server: Server) -> None:
+    queue = Queue(server.data)
+    first = server.create(prompt="a red star", num_inference_steps=1000, num_frames=121)
+    server.wait(first, "in_progress")
+    running = queue.get(first)
+    assert running is not None
+    request = running.request
+    others = [queue.add(request).id for _ in range(66)]
+    rows = page.locator("#queue li")
+
+    def row(job: str) -> Locator:
+        return page.locator(f'#queue li[data-id="{job}"]')
+
+    # The one that runs is the oldest, behind the first page of the list; another device takes one more.
+    second = queue.claim("another worker")
+    assert second is not None
+    assert second.id == others[0]
+    seen = io.BytesIO()
+    Image.new("RGB", (16, 9), "green").save(seen, "WEBP")
+    queue.report(second, "denoise", 3, 10, seen.getvalue())
+    page.reload()
+    for job, words in ((first, "of 1000"), (second.id, "step 3 of 10")):
+        expect(row(job)).to_contain_text(words)
+        expect(row(job).get_by_alt_text("How it looks so far")).to_be_visible()
+    expect(row(others[2])).to_contain_text("number 2 in your queue")
+    page.get_by_role("button", name="more that wait").click()
+    expect(rows).to_have_count(67)
+    expect(rows.last).to_contain_text("number 65 in your queue")
+
+    # All that happens behind the first page is seen, too.
+    queue.report(second, "denoise", 4, 10)
+    expect(row(second.id)).to_contain_text("step 4 of 10")
+    row(others[-1]).get_by_role("button").click()
+    queue.cancel(second.id)
+    queue.delete(others[30])
+    for job in (second.id, others[-1]):
+        expect(row(job)).to_contain_text("cancelled")
+    expect(rows).to_have_count(66)
+
+    # What ended is a page at a time, and a new one pushes none out of sight.
+    for job in others:
+        queue.cancel(job)
+    queue.cancel(first)
+    page.reload()
+    expect(rows).to_have_count(60)
+    page.get_by_role("button", name="Show older ones").click()
+    expect(rows).to_have_count(66)
+    queue.cancel(queue.add(request).id)
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")  # looks at once
+    expect(rows).to_have_count(67)
+    for job in queue.page(owner="", limit=67):
+        queue.delete(job.id)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -4,18 +4,23 @@ const $ = (id) => document.getElementById(id);
 const copyOf = (id) => $(id).content.firstElementChild.cloneNode(true);
 
 const PAGE = 60, BUSY = 1000, CALM = 8000, UNDO = 7000; // jobs a page, then milliseconds
+const CATCH_UP = 10; // pages at once, at most
+const FOLD = 4; // rows that wait, before the rest is folded away
+const STREAMS = 4; // at once, of the six connections that a browser opens to one server
 const LONGER = [10, 15, 20, 30, 45, 60, 90, 120, 180, 240, 300]; // seconds, made in windows
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
 let models = [];
-let older = []; // pages that "show older ones" brought
-let hasMore = false;
-let jobs = new Map(); // id -> job, newest first
+let jobs = new Map(); // id -> job, newest first: all from the newest to the oldest that was fetched, without a gap
+let hasMore = false; // behind the oldest
+const gone = new Set(); // deleted from here: not shown, whatever an answer says that was on its way
 const held = new Map(); // id -> timer of a deletion that may be undone
 const live = new Map(); // id -> EventSource
 const progress = new Map(); // id -> last event
 const fresh = new Set(); // ended while the page was watching
 const rows = new Map(), clips = new Map(); // id -> element
+let places = new Map(); // id -> its number among those that wait
+let unfolded = false;
 
 // --- talking to the server
 
@@ -27,7 +32,7 @@ async function ask(path, options = {}) {
   }
   if (answer.status === 204) return null;
   const body = await answer.json();
-  if (!answer.ok) throw Object.assign(new Error(body.error.message), { field: body.error.param });
+  if (!answer.ok) throw Object.assign(new Error(body.error.message), { field: body.error.param, status: answer.status });
   return body;
 }
 
@@ -190,7 +195,7 @@ function plan() {
       const found = await post("/v1/plan", { ...request(), input_reference: undefined }), count = Number($("count").value);
       const words = [];
       if (found.seconds_needed !== null) words.push(`${found.measured ? "takes" : "takes roughly"} ${duration(found.seconds_needed * count)}`);
-      words.push(`needs about ${gigabytes(found.memory_bytes)} of memory` + (found.memory_free_bytes === null ? "" : ` (${gigabytes(found.memory_free_bytes)} free)`));
+      words.push(`needs about ${gigabytes(found.memory_bytes)} of memory` + (found.memory_free_bytes === null ? "" : ` (${gigabytes(found.memory_free_bytes)} may be used)`));
       if (found.jobs_waiting) words.push(`${found.jobs_waiting} before it`);
       const line = words.join(", ");
       $("plan").textContent = line[0].toUpperCase() + line.slice(1);
@@ -206,31 +211,91 @@ const say = (words) => ($("news").textContent = words);
 
 // --- what the server has
 
-let timer;
+let timer, refreshing = false, again = false;
 
+// One at a time: of two answers, the older one would undo what the newer one brought.
 async function refresh() {
   clearTimeout(timer);
-  let wait = CALM;
+  again = refreshing;
+  if (refreshing) return;
+  refreshing = true;
+  let away = false;
   try {
-    const page = await ask(`/v1/videos?limit=${PAGE}`);
-    hasMore = older.length ? older.at(-1).has_more : page.has_more;
-    const before = jobs;
-    jobs = new Map([...page.data, ...older.flatMap((one) => one.data)].map((job) => [job.id, job]));
-    for (const [id, job] of jobs) {
-      const was = before.get(id)?.status;
-      if (was && was !== job.status && job.status === "completed") {
-        fresh.add(id);
-        say(`Your video is ready: ${job.prompt}`);
-        plan();
-      } else if (was && was !== job.status && job.status === "failed") say(`A video was not made: ${job.error.message}`);
-    }
+    const seen = await newest();
+    await overtaken(seen);
     draw();
-    if ([...jobs.values()].some(active)) wait = BUSY;
   } catch {
-    wait = BUSY; // the server is away; it will be back
+    away = true; // the server; it will be back
   }
-  clearTimeout(timer);
-  timer = setTimeout(refresh, wait);
+  refreshing = false;
+  if (again) return void refresh();
+  timer = setTimeout(refresh, away || [...jobs.values()].some(active) ? BUSY : CALM);
+}
+
+// From the newest on until it meets what is known; at the beginning, until it has all that is yet to be made.
+async function newest() {
+  const found = [];
+  let page;
+  do {
+    page = await ask(`/v1/videos?limit=${PAGE}` + (page ? `&after=${page.last_id}` : ""));
+    found.push(...page.data);
+  } while (page.has_more && found.length < CATCH_UP * PAGE
+    && (jobs.size ? !page.data.some((job) => jobs.has(job.id)) : active(page.data.at(-1))));
+  merge(found, page.has_more);
+  return new Set(found.map((job) => job.id));
+}
+
+// Those yet to be made that lie behind the newest: a page from the first of them brings most others, too.
+async function overtaken(seen) {
+  for (;;) {
+    const known = [...jobs.values()];
+    const first = known.findIndex((job) => active(job) && !seen.has(job.id));
+    if (first < 1) return;
+    for (const id of await behind(known[first - 1].id)) seen.add(id);
+  }
+}
+
+async function behind(id) {
+  try {
+    const page = await ask(`/v1/videos?limit=${PAGE}&after=${id}`);
+    merge(page.data, page.has_more, id);
+    return page.data.map((job) => job.id);
+  } catch (error) {
+    if (error.status !== 404) throw error;
+    jobs.delete(id);
+    return [];
+  }
+}
+
+// What the server has behind the job `after`, or from the newest on. Of what is known, that tells anew about all up to
+// the last that was found: what is not among it is gone.
+function merge(found, more, after) {
+  const known = [...jobs.values()], at = (id) => known.findIndex((job) => job.id === id);
+  if (after && at(after) < 0) return; // another answer was faster, and told that it is gone
+  const first = after ? at(after) + 1 : 0, last = more ? at(found.at(-1).id) : -1;
+  const rest = last < 0 ? [] : known.slice(last + 1);
+  if (rest.length === 0) hasMore = more;
+  for (const job of found) tell(jobs.get(job.id), job);
+  jobs = new Map([...known.slice(0, first), ...found, ...rest].map((job) => [job.id, job]));
+}
+
+async function showOlder() {
+  try {
+    while (hasMore && !(await behind([...jobs.keys()].at(-1))).length);
+  } catch {
+    return say("The server does not answer.");
+  }
+  draw();
+  if (!hasMore) $("gallery").focus({ preventScroll: true }); // the button is no more
+}
+
+function tell(was, job) {
+  if (!was || was.status === job.status) return;
+  if (job.status === "completed") {
+    fresh.add(job.id);
+    say(`Your video is ready: ${job.prompt}`);
+    plan();
+  } else if (job.status === "failed") say(`A video was not made: ${job.error.message}`);
 }
 
 const active = (job) => job.status === "queued" || job.status === "in_progress";
@@ -240,9 +305,7 @@ function follow(job) {
   const source = new EventSource(`/v1/videos/${job.id}/events`);
   live.set(job.id, source);
   const close = () => {
-    source.close();
-    live.delete(job.id);
-    progress.delete(job.id);
+    leave(job.id);
     refresh();
   };
   source.addEventListener("progress", (event) => {
@@ -258,14 +321,33 @@ function follow(job) {
   source.onerror = () => source.readyState === EventSource.CLOSED && close();
 }
 
+function leave(id) {
+  live.get(id).close();
+  live.delete(id);
+  progress.delete(id);
+}
+
+// Those that run, or the one that is to run next. A page that nobody sees leaves the connections to others.
+function followAll(waiting) {
+  const running = waiting.filter((job) => job.status === "in_progress").length;
+  const wanted = document.hidden ? [] : waiting.filter(active).slice(0, Math.min(STREAMS, running || 1));
+  for (const id of live.keys()) if (!wanted.some((job) => job.id === id)) leave(id);
+  wanted.forEach(follow);
+}
+
 // --- drawing
 
 function draw() {
-  const shown = [...jobs.values()].filter((job) => !held.has(job.id));
+  const shown = [...jobs.values()].filter((job) => !held.has(job.id) && !gone.has(job.id));
   const waiting = shown.filter((job) => job.status !== "completed").reverse(); // first come, first seen
   waiting.sort((a, b) => order(a) - order(b));
+  const queued = waiting.filter((job) => job.status === "queued");
+  places = new Map(queued.map((job, index) => [job.id, index + 1]));
+  const folded = unfolded || queued.length < FOLD + 2 ? [] : queued.slice(FOLD);
   $("making").hidden = waiting.length === 0;
-  arrange($("queue"), waiting.map(row));
+  arrange($("queue"), waiting.filter((job) => !folded.includes(job)).map(row));
+  $("fold").hidden = queued.length < FOLD + 2;
+  $("fold").textContent = unfolded ? "Show fewer that wait" : `Show ${folded.length} more that wait`;
   for (const [id, element] of rows) if (!element.isConnected) rows.delete(id);
 
   const done = shown.filter((job) => job.status === "completed");
@@ -281,10 +363,9 @@ function draw() {
   if ($("groups").dataset.drawn !== drawn) {
     $("groups").dataset.drawn = drawn;
     $("groups").replaceChildren(...groups.map(drawGroup));
-    for (const id of clips.keys()) if (!jobs.has(id)) clips.delete(id);
+    for (const id of clips.keys()) if (gone.has(id) || !jobs.has(id)) clips.delete(id);
   }
-  const running = waiting.find((job) => job.status === "in_progress") ?? waiting.find((job) => job.status === "queued");
-  if (running) follow(running);
+  followAll(waiting);
 }
 
 const order = (job) => ({ in_progress: 0, queued: 1, failed: 2 })[job.status];
@@ -316,12 +397,13 @@ function drawState(element, job) {
   const now = job.status === "failed" ? null : progress.get(job.id);
   const status = now?.status ?? job.status;
   element.classList.toggle("live", status === "in_progress");
+  element.classList.toggle("queued", status === "queued");
   element.querySelector("progress").value = now?.progress ?? job.progress;
-  let words = "waiting";
+  const place = places.get(job.id) ?? 1, before = now?.queue_position; // other people's count here, too
+  let words = before > place ? `number ${before} in the queue` : place > 1 ? `number ${place} in your queue` : "next";
   if (job.status === "failed") words = job.error.code === "cancelled" ? "cancelled" : `not made: ${job.error.message}`;
-  else if (status === "queued" && now?.queue_position) words = `number ${now.queue_position} in the queue`;
   else if (status === "in_progress") {
-    words = STAGES[now?.stage] ?? "beginning";
+    words = STAGES[now?.stage] ?? (job.progress ? `${job.progress} % done` : "beginning");
     if (now?.stage === "denoise" && now.done) words += `, step ${now.done} of ${now.total}`;
     if (now?.seconds_left) words += `, ${duration(now.seconds_left)} left`;
   }
@@ -424,12 +506,11 @@ function remove(job) {
 async function reallyRemove(id) {
   try {
     await ask(`/v1/videos/${id}`, { method: "DELETE" });
-  } catch {
-    // it is gone already
+    gone.add(id);
+  } catch (error) {
+    if (error.status === 404) gone.add(id); // already
+    else say("It could not be deleted.");
   }
-  clearTimeout(held.get(id));
-  jobs.delete(id);
-  older = older.map((page) => ({ ...page, data: page.data.filter((job) => job.id !== id) }));
   held.delete(id);
   if (lastHeld === id) $("toast").hidden = true;
   draw();
@@ -460,12 +541,9 @@ async function begin() {
   $("unbegin").addEventListener("click", () => (begins(null), $("image").focus()));
   $("size").addEventListener("change", cut);
   $("model").addEventListener("change", () => (fillModel(), cut()));
-  $("older").addEventListener("click", async () => {
-    const last = [...jobs.keys()].at(-1);
-    older.push(await ask(`/v1/videos?limit=${PAGE}&after=${last}`));
-    refresh();
-  });
-  document.addEventListener("visibilitychange", () => document.hidden || refresh());
+  $("older").addEventListener("click", showOlder);
+  $("fold").addEventListener("click", () => ((unfolded = !unfolded), draw()));
+  document.addEventListener("visibilitychange", refresh);
   models = (await ask("/v1/models")).data;
   $("model").replaceChildren(...models.map((model) => new Option(model.id, model.id)));
   $("model-field").hidden = models.length < 2;
