@@ -400,7 +400,7 @@ function drawState(element, job) {
   element.classList.toggle("queued", status === "queued");
   element.querySelector("progress").value = now?.progress ?? job.progress;
   const place = places.get(job.id) ?? 1, before = now?.queue_position; // other people's count here, too
-  let words = before > place ? `number ${before} in the queue` : place > 1 ? `number ${place} in your queue` : "next";
+  let words = before > place ? `number ${before} in the queue` : place > 1 ? `number ${place} in your queue` : "next in your queue";
   if (job.status === "failed") words = job.error.code === "cancelled" ? "cancelled" : `not made: ${job.error.message}`;
   else if (status === "in_progress") {
     words = STAGES[now?.stage] ?? (job.progress ? `${job.progress} % done` : "beginning");
