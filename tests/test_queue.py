@@ -1,6 +1,7 @@
 """The queue: whose turn it is, whose job it is, and what happens to those whose worker dies."""
 
 import sqlite3
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from linnet.request import Request, make_request
 from linnet.serve.backup import backup
 from linnet.serve.clips import KINDS, clips_folder, file_of
 from linnet.serve.queue import MIGRATIONS, TRIES, Job, KeyReused, Limits, NotThis, Queue, QueueFull
+from linnet.serve.webhook import SECRET_FILE, open_webhook
 
 SEEDS = count()
 
@@ -96,6 +98,19 @@ def test_the_same_idempotency_key_is_the_same_job(queue: Queue) -> None:
     assert queue.check() == []
 
 
+def test_what_is_left_behind_a_stage_is_what_it_took_last_time(queue: Queue) -> None:
+    wanted = request()
+    assert queue.speed_behind(wanted, "denoise") is None
+    took = {"text": 1.0, "denoise": 4.0, "decode": 2.0, "finish": 0.5}
+    for seconds in ({"denoise": 4.0}, took):
+        assert queue.speed_behind(wanted, "denoise") is None
+        queue.add(request())
+        queue.complete(claimed(queue), size=1, seconds=seconds)
+    left = [queue.speed_behind(wanted, stage) for stage in took]
+    assert left == [6.5, 2.5, 0.5, 0.0]
+    assert queue.speed_behind(replace(wanted, frames=9), "decode") == 4.5
+
+
 def test_a_full_queue_takes_no_more(queue: Queue) -> None:
     limits = Limits(jobs=2, jobs_per_owner=1)
     job = queue.add(request(), owner="a", limits=limits)
@@ -152,10 +167,13 @@ def test_a_backup_serves_in_place_of_the_original(tmp_path: Path) -> None:
             queue.complete(running, size=3, seconds={"denoise": 1.0})
     for variant in KINDS:
         file_of(data, done.id, variant).write_text("abc")  # and none of `deleted`, as if it went meanwhile
+    secret = open_webhook(data, "http://localhost/").secret
     assert backup(data, copy) == 1
     restored = Queue(copy)
     assert restored.ids() == {done.id, waiting.id}
     assert file_of(copy, done.id).read_text() == "abc"
     assert restored.check() == []
+    assert open_webhook(copy, "http://localhost/").secret == secret
+    assert (copy / SECRET_FILE).stat().st_mode & 0o777 == 0o600
     with pytest.raises(InvalidInput, match="there already"):
         backup(data, copy)

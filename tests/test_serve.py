@@ -352,6 +352,10 @@ def test_events_tell_the_way(client: TestClient, service: Service) -> None:
     job = service.queue.claim("w")
     assert job is not None
     service.queue.report(job, "denoise", 1, 2, b"picture")
+    now = service.queue.get(job.id)
+    assert now is not None
+    assert 2.5 <= (app.seconds_left(now, 2.5) or 0) < 60
+    assert app.seconds_left(now, None) is None
     got: list[tuple[str, Any]] = []
     with client.stream("GET", f"/v1/videos/{job.id}/events") as stream:
         # The client hands the stream over when it has ended, so it is ended from the side.

@@ -441,7 +441,8 @@ async def follow(service: Service, job: Job, shown: Callable[[Job], schemas.Vide
         }
         if (line := json.dumps(record)) != said:
             said, spoke = line, time.monotonic()
-            yield event("progress", record | {"seconds_left": seconds_left(now)})
+            behind = await run_in_threadpool(service.queue.speed_behind, now.request, now.stage or "")
+            yield event("progress", record | {"seconds_left": seconds_left(now, behind)})
         elif time.monotonic() - spoke > QUIET:
             spoke = time.monotonic()
             yield ": still here\n\n"
@@ -452,11 +453,12 @@ def event(name: str, record: dict[str, Any]) -> str:
     return f"event: {name}\ndata: {json.dumps(record)}\n\n"
 
 
-def seconds_left(job: Job) -> float | None:
-    """Of the stage it is in, at the pace that it has gone so far."""
-    if not job.done or job.stage_started is None:
+def seconds_left(job: Job, behind: float | None) -> float | None:
+    """Until its clip is there: the stage it is in, at the pace that it has gone so far, and those `behind` that one.
+    None where either is unknown."""
+    if not job.done or job.stage_started is None or behind is None:
         return None
-    return round((time.time() - job.stage_started) / job.done * (job.total - job.done), 1)
+    return round((time.time() - job.stage_started) / job.done * (job.total - job.done) + behind, 1)
 
 
 # --- errors -------------------------------------------------------------------------------------------------------

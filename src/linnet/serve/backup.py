@@ -2,15 +2,17 @@
 
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from linnet.errors import InvalidInput
 from linnet.serve.clips import KINDS, clips_folder, file_of
 from linnet.serve.queue import Queue
+from linnet.serve.webhook import SECRET_FILE
 
 
 def backup(data: Path, target: Path) -> int:
-    """Copy the jobs as they are at one moment, then the files of those that were completed; how many clips.
+    """Copy the jobs as they are at one moment, the webhook's secret, then the files of completed jobs; how many.
 
     `target` appears when it is complete. A clip that is deleted meanwhile is missing from the copy, and its job too.
     """
@@ -30,6 +32,9 @@ def backup(data: Path, target: Path) -> int:
                     shutil.copy2(file_of(data, job.id, variant), file_of(part, job.id, variant))
             except FileNotFoundError:
                 copy.delete(job.id)
+        with suppress(FileNotFoundError):
+            shutil.copyfile(data / SECRET_FILE, part / SECRET_FILE)
+            (part / SECRET_FILE).chmod(0o600)
         clips = len(copy.kept())
         copy.close()
         part.rename(target)

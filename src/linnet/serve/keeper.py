@@ -18,7 +18,7 @@ from linnet.media import remove
 from linnet.serve.clips import clips_folder
 from linnet.serve.queue import Queue
 from linnet.serve.render import RenderSettings
-from linnet.serve.worker import WorkerSettings
+from linnet.serve.worker import WorkerSettings, cause
 
 log = logging.getLogger("linnet.serve")
 
@@ -26,6 +26,7 @@ LOOK = 0.1  # seconds between two looks at a worker
 START = 60.0  # seconds that a worker has to import all and begin, beside those of silence
 WEARY = (0.1, 30.0)  # seconds before another start: at first, and at most, doubling while workers die young
 YOUNG = 30.0  # seconds
+AGAIN = 1.0  # seconds until a job is put back after all, when that failed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +57,13 @@ class Keeper(Member):
         pause = WEARY[0]
         while not self.leave.is_set():
             begun, name = time.monotonic(), secrets.token_hex(8)
-            reason = self.keep_one(name)
+            try:
+                reason = self.keep_one(name)
+            except (
+                Exception
+            ) as error:  # a full disk, or no process to be had: what ends a worker, never its keeper
+                log.exception("could not look after the worker for %s", self.place)
+                reason = f"could not be looked after, {cause(error)}"
             self.put_back(name, reason)
             if reason is None:
                 return
@@ -75,7 +82,8 @@ class Keeper(Member):
                 return
             except Exception:  # a full disk: nothing else to do until there is room
                 log.exception("could not put back a job")
-                time.sleep(1)
+                if self.hurry.wait(AGAIN):  # the next start does
+                    return
 
     def stalled(self, name: str) -> str | None:
         """What is wrong with a worker that gives signs of life, but no progress."""
@@ -99,6 +107,16 @@ class ProcessKeeper(Keeper):
             start_new_session=True,  # Ctrl-C in a terminal is for the service alone
         )
         self.process = process
+        try:
+            return self.watch(process, name)
+        finally:
+            process.kill()  # nothing, if it has ended
+            process.wait()
+            for part in clips_folder(self.data).glob(f".*.{process.pid}.part"):
+                remove(part)
+
+    def watch(self, process: subprocess.Popen[bytes], name: str) -> str | None:
+        """Until it has ended, or should; why, as `keep_one` has it."""
         begun = time.monotonic()
         asked: float | None = None
         reason = None
@@ -112,15 +130,12 @@ class ProcessKeeper(Keeper):
             late = asked is not None and time.monotonic() - asked > self.patience.grace
             reason = None if asked else self.trouble(name, begun)
             if late or self.hurry.is_set() or reason:
-                process.kill()
-                process.wait()
                 break
             time.sleep(LOOK)
-        for part in clips_folder(self.data).glob(f".*.{process.pid}.part"):
-            remove(part)
         if asked is not None or self.hurry.is_set():
             return None
-        return reason or died(status or 0)
+        words = (self.queue.workers().get(name) or {}).get("words")
+        return reason or (f"failed, {words}" if words else died(status or 0))
 
     def trouble(self, name: str, begun: float) -> str | None:
         """What is wrong with a worker that still runs."""

@@ -24,6 +24,7 @@ from linnet.request import Request
 Status = Literal["queued", "in_progress", "completed", "failed"]
 
 TRIES = 3  # of a job whose worker dies
+LATER = ("decode", "finish")  # the stages behind denoising, in their order
 WAIT = 20.0  # seconds for another process to finish its transaction
 
 # Each entry brings the file from the version before to the next; a released entry never changes.
@@ -100,6 +101,13 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             content BLOB NOT NULL,
             fit TEXT CHECK (fit IN ('crop', 'pad'))
         )""",
+    ),
+    (
+        "ALTER TABLE workers ADD COLUMN reserved INTEGER",  # of a card's memory
+        "ALTER TABLE workers ADD COLUMN words TEXT",  # the last ones of a worker that is about to die
+        "ALTER TABLE speeds ADD COLUMN decode REAL",
+        "ALTER TABLE speeds ADD COLUMN finish REAL",
+        "CREATE INDEX jobs_by_end ON jobs (ended)",
     ),
 )
 
@@ -361,8 +369,12 @@ class Queue:
             step = seconds.get("denoise", 0.0) / request.steps
             rest = sum(seconds.values()) - seconds.get("denoise", 0.0)
             db.execute(
-                "INSERT OR REPLACE INTO speeds VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (request.model, request.width, request.height, request.frames, step, rest, time.time()),
+                "INSERT OR REPLACE INTO speeds (model, width, height, frames, step, rest, at, decode, finish) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    *(request.model, request.width, request.height, request.frames, step, rest, time.time()),
+                    *(seconds.get(stage) for stage in LATER),
+                ),
             )
 
     def fail(self, job: Job, code: str, message: str) -> None:
@@ -384,7 +396,9 @@ class Queue:
             )
             db.execute("DELETE FROM workers WHERE name = ?", (worker,))
             if blame:
-                count(db, "worker_restarts", reason)
+                count(
+                    db, "worker_restarts", reason.partition(":")[0]
+                )  # few kinds; what is behind the colon varies
 
     def recover(self) -> None:
         """Put back what ran when the whole service was stopped. Only for who knows that no worker is left."""
@@ -408,16 +422,28 @@ class Queue:
 
     # --- workers --------------------------------------------------------------------------------------------------
 
-    def beat(self, worker: str, *, ready: bool, memory: int) -> None:
-        """The worker is alive; `ready` when its model is loaded; `memory` in bytes."""
+    def beat(self, worker: str, *, ready: bool, memory: int, reserved: int | None = None) -> None:
+        """The worker is alive; `ready` when its model is loaded; `memory` in bytes, and `reserved` of its card, if it
+        has one."""
         with self._writing() as db:
             db.execute(
-                "INSERT OR REPLACE INTO workers VALUES (?, ?, ?, ?)",
-                (worker, time.time(), int(ready), memory),
+                "INSERT INTO workers (name, beat, ready, memory, reserved) VALUES (?, ?, ?, ?, ?) "
+                "ON CONFLICT DO UPDATE SET beat = excluded.beat, ready = excluded.ready, "
+                "memory = excluded.memory, reserved = excluded.reserved",
+                (worker, time.time(), int(ready), memory, reserved),
+            )
+
+    def last_words(self, worker: str, words: str) -> None:
+        """What a worker dies of, for whoever looks after it."""
+        with self._writing() as db:
+            db.execute(
+                "INSERT INTO workers (name, beat, ready, words) VALUES (?, ?, 0, ?) "
+                "ON CONFLICT DO UPDATE SET words = excluded.words",
+                (worker, time.time(), words),
             )
 
     def workers(self) -> dict[str, dict[str, Any]]:
-        """Last beat, readiness and memory of each, by name."""
+        """Last beat, readiness, memory and last words of each, by name."""
         return {row["name"]: dict(row) for row in self._rows("SELECT * FROM workers")}
 
     def seconds_without_progress(self, worker: str) -> float | None:
@@ -465,6 +491,23 @@ class Queue:
     def speed(self, request: Request) -> tuple[float, bool] | None:
         """Seconds that a clip like this one takes here, and whether just such a one was made; else it is
         reckoned from the last of the same model, in proportion to pixels and frames. None before the first."""
+        if (found := self._last_like(request)) is None:
+            return None
+        last, scale = found
+        return scale * (last["step"] * request.steps + last["rest"]), bool(last["same"])
+
+    def speed_behind(self, request: Request, stage: str) -> float | None:
+        """Seconds that the stages behind this one take here, reckoned as in `speed`; None before the first."""
+        if (found := self._last_like(request)) is None:
+            return None
+        last, scale = found
+        took = [last[later] for later in LATER[LATER.index(stage) + 1 if stage in LATER else 0 :]]
+        if stage == "text":
+            took.append(last["step"] * request.steps)
+        return None if None in took else scale * sum(took)
+
+    def _last_like(self, request: Request) -> tuple[sqlite3.Row, float] | None:
+        """The last clip of this kind, or else of its model, and how much larger this one is."""
         rows = self._rows(
             "SELECT *, width = ? AND height = ? AND frames = ? AS same FROM speeds WHERE model = ? "
             "ORDER BY same DESC, at DESC LIMIT 1",
@@ -476,8 +519,7 @@ class Queue:
         if not rows:
             return None
         last = rows[0]
-        scale = request.size.pixels * request.frames / (last["width"] * last["height"] * last["frames"])
-        return scale * (last["step"] * request.steps + last["rest"]), bool(last["same"])
+        return last, request.size.pixels * request.frames / (last["width"] * last["height"] * last["frames"])
 
     def kept(self) -> list[Job]:
         """Completed jobs, the oldest first."""

@@ -24,7 +24,7 @@ from linnet.serve.clips import file_of, files_bytes, forget, put, remove_files, 
 from linnet.serve.keeper import LOOK, START, Keeper, Member, Patience
 from linnet.serve.queue import Given, Job, NotThis, Queue
 from linnet.serve.render import Renderer, RenderSettings
-from linnet.serve.worker import BEAT, IDLE, resident_bytes
+from linnet.serve.worker import BEAT, IDLE, cause, resident_bytes
 
 log = logging.getLogger("linnet.serve")
 
@@ -135,7 +135,7 @@ class ActorKeeper(Keeper):
         except GetTimeoutError:
             return f"gave no sign of life for {self.patience.silence:g} s"
         except RayTaskError as error:
-            return f"failed: {one_line(error.cause)[:300]}"
+            return f"failed, {cause(error.cause)}"
         except RayError as error:
             return f"is gone with its process or its node ({type(error).__name__})"
         finally:

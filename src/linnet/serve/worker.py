@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from linnet.errors import InvalidInput
+from linnet.errors import InvalidInput, one_line
 from linnet.serve.clips import clips_folder, file_of, files_bytes, forget, put, remove_files, told
 from linnet.serve.queue import Job, NotThis, Queue
 from linnet.serve.render import Renderer, RenderSettings
@@ -69,6 +69,15 @@ class Worker:
             else:
                 self.render(job)
 
+    def run_or_say(self) -> None:
+        """As `run`; what goes wrong is left in the queue for the one who looks after us, before it ends us."""
+        try:
+            self.run()
+        except Exception as error:
+            with suppress(sqlite3.Error):
+                self.queue.last_words(self.name, cause(error))
+            raise
+
     def render(self, job: Job) -> None:
         """Bring a job to its end. An error that is not the request's own goes up, and with it the process: another
         starts afresh, and the job has another try."""
@@ -103,6 +112,11 @@ class Worker:
                 time.sleep(BEAT)
 
 
+def cause(error: BaseException) -> str:
+    """An error's kind, a colon and its words, which are cut short."""
+    return f"{type(error).__name__}: {one_line(error)[:300]}"
+
+
 def resident_bytes() -> int:
     """Memory of this process, 0 where the system does not say."""
     try:
@@ -117,7 +131,7 @@ def main() -> None:
     worker = Worker(settings, sys.argv[2])
     for task in (worker.listen, worker.beat_for_ever):
         threading.Thread(target=task, daemon=True).start()
-    worker.run()
+    worker.run_or_say()
 
 
 if __name__ == "__main__":
