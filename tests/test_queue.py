@@ -1,6 +1,7 @@
 """The queue: whose turn it is, whose job it is, and what happens to those whose worker dies."""
 
 import sqlite3
+import time
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -12,7 +13,7 @@ from linnet.errors import InvalidInput
 from linnet.request import Request, make_request
 from linnet.serve.backup import backup
 from linnet.serve.clips import KINDS, clips_folder, file_of
-from linnet.serve.queue import MIGRATIONS, TRIES, Job, KeyReused, Limits, NotThis, Queue, QueueFull
+from linnet.serve.queue import MIGRATIONS, TRIES, Given, Job, KeyReused, Limits, NotThis, Queue, QueueFull
 from linnet.serve.webhook import SECRET_FILE, open_webhook
 
 SEEDS = count()
@@ -109,6 +110,54 @@ def test_what_is_left_behind_a_stage_is_what_it_took_last_time(queue: Queue) -> 
     left = [queue.speed_behind(wanted, stage) for stage in took]
     assert left == [6.5, 2.5, 0.5, 0.0]
     assert queue.speed_behind(replace(wanted, frames=9), "decode") == 4.5
+
+
+def test_a_failed_job_keeps_no_image_and_the_file_gives_its_room_back(queue: Queue) -> None:
+    given = Given(bytes(2**22), "crop")
+    jobs = [queue.add(request(), image=given) for _ in range(3)]
+    assert queue.stored_bytes() == 3 * 2**22
+    queue.complete(claimed(queue), size=7, seconds={})
+    queue.fail(claimed(queue), "x", "y")
+    queue.cancel(jobs[2].id)
+    assert [queue.image(job.id) for job in jobs] == [given, Given(b"", "crop"), Given(b"", "crop")]
+    assert [size for _, size in queue.ended()] == [2**22 + 7, 0, 0]
+    assert queue.stored_bytes() == 2**22 + 7
+    for job in jobs:
+        queue.delete(job.id)
+    queue.shrink()
+    queue.close()  # the last one to close brings the file up to date
+    assert queue.path.stat().st_size < 2**20
+    assert queue.check() == []
+
+
+def test_a_file_that_never_gave_room_back_learns_to(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "linnet.db") as db:
+        db.execute("CREATE TABLE older (x)")
+    queue = Queue(tmp_path)
+    queue.shrink()
+    queue.close()
+    with sqlite3.connect(queue.path) as db:
+        assert db.execute("PRAGMA auto_vacuum").fetchone()[0] == 2  # incremental
+
+
+def test_a_key_can_adopt_what_was_made_without_one(queue: Queue) -> None:
+    job = queue.add(request(), repeat_key="k", digest="1")
+    queue.add(request(), owner="other")
+    assert (queue.keyless(), queue.adopt("ann"), queue.keyless()) == (1, 1, 0)
+    assert [found.id for found in queue.page(owner="ann")] == [job.id]
+    assert queue.add(request(), owner="ann", repeat_key="k", digest="1").id == job.id
+
+
+def test_the_pace_of_what_runs_is_known_while_it_runs(queue: Queue) -> None:
+    queue.add(request())
+    job = claimed(queue)
+    queue.report(job, "denoise", 0, 10)
+    assert queue.steps_per_second() == {}
+    time.sleep(0.02)
+    queue.report(job, "denoise", 5, 10)
+    assert 0 < queue.steps_per_second()["seedling"] < 250
+    queue.report(job, "decode", 1, 10)
+    assert queue.steps_per_second() == {}
 
 
 def test_a_full_queue_takes_no_more(queue: Queue) -> None:

@@ -227,6 +227,29 @@ def test_limits(client: TestClient, service: Service) -> None:
     refused(client.post("/v1/videos", json=STILL), 503, "draining")
 
 
+def test_ended_jobs_of_every_kind_are_past_their_time_one_day(client: TestClient, service: Service) -> None:
+    accepted(client)
+    render(service)
+    client.post(f"/v1/videos/{accepted(client)['id']}/cancel")
+    waiting = accepted(client)["id"]
+    service.keep_seconds = 3600.0
+    service.make_room()
+    assert len(service.queue.ids()) == 3
+    service.keep_seconds = -1.0
+    service.make_room()
+    assert service.queue.ids() == {waiting}
+
+
+def test_a_failed_video_cannot_be_remixed_without_its_image(client: TestClient) -> None:
+    sent = {"input_reference": ("a.png", header_of_png(128, 72), "image/png")}
+    form = {name: str(value) for name, value in STILL.items()}
+    job = client.post("/v1/videos", data=form, files=sent).json()["id"]
+    assert client.post(f"/v1/videos/{job}/remix", json={"prompt": PROMPT}).status_code == 200
+    client.post(f"/v1/videos/{job}/cancel")
+    answer = client.post(f"/v1/videos/{job}/remix", json={"prompt": PROMPT})
+    assert "image" in refused(answer, 409, "image_gone")
+
+
 def test_the_oldest_clips_make_room_but_not_one_that_is_read(client: TestClient, service: Service) -> None:
     made = [render(service) for _ in range(3) if accepted(client)]
     client.get(f"/v1/videos/{made[0].id}/content")
@@ -244,7 +267,7 @@ def test_the_oldest_clips_make_room_but_not_one_that_is_read(client: TestClient,
 
 def test_a_key_sees_its_own_jobs_until_it_is_revoked(client: TestClient, service: Service) -> None:
     local = accepted(client)["id"]
-    (ann, ann_key), (_, bob_key) = (make_key(service.queue, name) for name in ("ann", "bob"))
+    (ann, ann_key), (bob, bob_key) = (make_key(service.queue, name) for name in ("ann", "bob"))
     as_ann, as_bob = ({"authorization": f"Bearer {key}"} for key in (ann_key, bob_key))
     refused(client.get("/v1/videos"), 401, "invalid_api_key")
     refused(
@@ -269,6 +292,10 @@ def test_a_key_sees_its_own_jobs_until_it_is_revoked(client: TestClient, service
     assert client.get(f"/v1/videos/{job}").status_code == 200
     assert service.queue.revoke_key(ann)
     refused(client.get(f"/v1/videos/{job}"), 401, "invalid_api_key")
+    assert service.queue.revoke_key(bob)
+    assert client.get(f"/v1/videos/{local}").status_code == 200  # as before the first key
+    service.local = False
+    refused(client.get(f"/v1/videos/{local}"), 401, "invalid_api_key")
     assert ann_key.encode() not in (service.data / "linnet.db").read_bytes()
 
 
@@ -405,5 +432,6 @@ def test_metrics_count_what_ended_and_how(client: TestClient, service: Service) 
     assert 'linnet_jobs_failed_total{kind="cancelled"} 1.0' in lines
     assert 'linnet_stage_seconds_total{stage="denoise"} 1.0' in lines
     refused(client.get("/readyz"), 503, "not_ready")
-    service.queue.beat("w", ready=True, memory=5)
+    service.queue.beat("w", ready=True, memory=5, reserved=7)
+    assert 'linnet_worker_card_bytes{worker="0"} 7.0' in client.get("/metrics").text.splitlines()
     assert client.get("/readyz").status_code == 200

@@ -24,12 +24,20 @@ Data = Annotated[Path, option("data", "Folder of all that is kept.", metavar="DI
 def add(
     name: Annotated[str, typer.Argument(help="Whose key it is, for `linnet keys list`.", metavar="NAME")],
     data: Data = DATA,
+    adopt: Annotated[bool, option("adopt", "Give it the clips that were made without a key.")] = False,
 ) -> None:
     """Make a key and print it, this once."""
     from linnet.serve.keys import make_key
 
     data.mkdir(parents=True, exist_ok=True)
-    identity, key = make_key(opened(data), name)
+    queue = opened(data)
+    identity, key = make_key(queue, name)
+    if adopt:
+        note(f"{queue.adopt(identity)} videos that were made without a key are now its own")
+    elif hidden := queue.keyless():
+        note(
+            f"{hidden} videos that were made without a key cannot be seen with it; a key made with --adopt owns them"
+        )
     note(f"key {identity} of {name}; only a hash of it is kept, so keep it well:")
     print(key)
 

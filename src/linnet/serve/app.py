@@ -140,6 +140,9 @@ def create_app(service: Service) -> FastAPI:
             raise Refused(503, "draining", "the server is about to stop", headers={"Retry-After": "30"})
         request, content = checked(asked, source.request if source else None)
         image = Given(content, asked.fit) if content else service.queue.image(source.id) if source else None
+        if image is not None and not image.content:
+            problem = "the image that this video was to begin from is not kept, since it failed; ask for a new video"
+            raise Refused(409, "image_gone", problem)
         service.check_room()
         sent = hashlib.sha256(asked._file or b"").hexdigest()  # an image elsewhere is known by its address
         said = json.dumps([asked.model_dump(), source.id if source else None, sent], sort_keys=True)

@@ -36,7 +36,19 @@ class Metrics:
                 if one == name:
                     sums.add_metric([value], amount)
             yield sums
+        pace = GaugeMetricFamily(
+            "linnet_steps_per_second", "Denoising steps, of jobs that run.", labels=["model"]
+        )
+        for model, steps in self.queue.steps_per_second().items():
+            pace.add_metric([model], steps)
+        yield pace
         memory = GaugeMetricFamily("linnet_worker_memory_bytes", "Resident memory.", labels=["worker"])
+        card = GaugeMetricFamily(
+            "linnet_worker_card_bytes", "Memory of its card that it holds.", labels=["worker"]
+        )
         for index, worker in enumerate(self.queue.workers().values()):
             memory.add_metric([str(index)], worker["memory"] or 0)
+            if worker["reserved"] is not None:
+                card.add_metric([str(index)], worker["reserved"])
         yield memory
+        yield card

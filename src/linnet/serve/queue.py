@@ -25,6 +25,7 @@ Status = Literal["queued", "in_progress", "completed", "failed"]
 
 TRIES = 3  # of a job whose worker dies
 LATER = ("decode", "finish")  # the stages behind denoising, in their order
+SPARE = 256  # empty pages, of 4 kB, that the file may keep for what comes
 WAIT = 20.0  # seconds for another process to finish its transaction
 
 # Each entry brings the file from the version before to the next; a released entry never changes.
@@ -281,7 +282,7 @@ class Queue:
         return (rows[0]["number"], rows[0]["image"]) if rows else None
 
     def image(self, job: str) -> Given | None:
-        """What its clip begins from."""
+        """What its clip begins from; without content once the job has failed, since that is kept for no one."""
         rows = self._rows("SELECT content, fit FROM images WHERE job = ?", job)
         return Given(*rows[0]) if rows else None
 
@@ -294,7 +295,7 @@ class Queue:
                 (time.time(), job),
             ).rowcount
             if stopped:
-                db.execute("DELETE FROM previews WHERE job = ?", (job,))
+                drop_pictures(db, job)
                 count(db, "jobs_failed", "cancelled")
         return bool(stopped)
 
@@ -416,7 +417,7 @@ class Queue:
                 "WHERE id = ? AND status = 'in_progress' AND worker = COALESCE(?, worker)",
                 (code, message, time.time(), job, worker),
             ).rowcount
-            db.execute("DELETE FROM previews WHERE job = ?", (job,))
+            drop_pictures(db, job)
             count(db, "jobs_failed", code)
         return changed
 
@@ -445,6 +446,18 @@ class Queue:
     def workers(self) -> dict[str, dict[str, Any]]:
         """Last beat, readiness, memory and last words of each, by name."""
         return {row["name"]: dict(row) for row in self._rows("SELECT * FROM workers")}
+
+    def steps_per_second(self) -> dict[str, float]:
+        """Of the jobs that are denoised now, by model."""
+        rows = self._rows(
+            "SELECT request, done / (reported - stage_started) AS pace FROM jobs "
+            "WHERE status = 'in_progress' AND stage = 'denoise' AND done > 0 AND reported > stage_started"
+        )
+        paces: dict[str, float] = {}
+        for row in rows:
+            model = json.loads(row["request"])["model"]
+            paces[model] = paces.get(model, 0.0) + row["pace"]
+        return paces
 
     def seconds_without_progress(self, worker: str) -> float | None:
         """Since the last report of the job that it is at; None if it has none."""
@@ -525,9 +538,22 @@ class Queue:
         """Completed jobs, the oldest first."""
         return self._jobs("WHERE status = 'completed' ORDER BY ended")
 
+    def ended(self) -> list[tuple[Job, int]]:
+        """Jobs that are completed or failed, the first to end first, with the bytes of their clips and images."""
+        rows = self._rows(
+            "SELECT jobs.*, bytes + COALESCE(LENGTH(content), 0) AS stored FROM jobs LEFT JOIN images ON job = id "
+            "WHERE status IN ('completed', 'failed') ORDER BY ended"
+        )
+        records = [dict(row) for row in rows]
+        sizes = [record.pop("stored") for record in records]
+        return [(as_job(record), size) for record, size in zip(records, sizes, strict=True)]
+
     def stored_bytes(self) -> int:
-        """Of all clips."""
-        return self._rows("SELECT COALESCE(SUM(bytes), 0) AS sum FROM jobs")[0]["sum"]
+        """Of all clips, and of the images that they begin from."""
+        return self._rows(
+            "SELECT (SELECT COALESCE(SUM(bytes), 0) FROM jobs) + "
+            "(SELECT COALESCE(SUM(LENGTH(content)), 0) FROM images) AS sum"
+        )[0]["sum"]
 
     def ids(self) -> set[str]:
         return {row["id"] for row in self._rows("SELECT id FROM jobs")}
@@ -537,6 +563,16 @@ class Queue:
     def add_key(self, key: str, name: str, digest: bytes) -> None:
         with self._writing() as db:
             db.execute("INSERT INTO keys VALUES (?, ?, ?, ?, NULL)", (key, name, digest, time.time()))
+
+    def keyless(self) -> int:
+        """How many jobs were made without a key."""
+        return self._rows("SELECT COUNT(*) AS count FROM jobs WHERE owner = ''")[0]["count"]
+
+    def adopt(self, key: str) -> int:
+        """Give the jobs that were made without a key to this one; how many."""
+        with self._writing() as db:
+            db.execute("UPDATE repeats SET owner = ? WHERE owner = ''", (key,))
+            return db.execute("UPDATE jobs SET owner = ? WHERE owner = ''", (key,)).rowcount
 
     def all_keys(self) -> list[dict[str, Any]]:
         """All that were ever made; `revoked` is a time or None."""
@@ -556,6 +592,16 @@ class Queue:
             f"{row[0]} refers to nothing" for row in self._rows("PRAGMA foreign_key_check")
         ]
 
+    def shrink(self) -> None:
+        """Give room that deleted jobs had back to the disk, once it is worth it. A file of before this was done is
+        written anew, once, which takes as much room again meanwhile."""
+        db = self._connection
+        if not db.execute("PRAGMA auto_vacuum").fetchone()[0]:
+            db.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            db.execute("VACUUM")
+        elif db.execute("PRAGMA freelist_count").fetchone()[0] > SPARE:
+            db.executescript("PRAGMA incremental_vacuum")  # which steps on; `execute` would free one page
+
     def close(self) -> None:
         """This thread's connection."""
         self._connection.close()
@@ -574,6 +620,12 @@ def as_job(row: sqlite3.Row | dict[str, Any]) -> Job:
     return Job(**{**dict(row), "request": Request.from_json(json.loads(row["request"]))})
 
 
+def drop_pictures(db: sqlite3.Connection, job: str) -> None:
+    """Of a job that failed: its preview, and the content of the image that it was to begin from."""
+    db.execute("DELETE FROM previews WHERE job = ?", (job,))
+    db.execute("UPDATE images SET content = x'' WHERE job = ?", (job,))
+
+
 def count(db: sqlite3.Connection, name: str, label: str, amount: float = 1) -> None:
     db.execute(
         "INSERT INTO sums VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET value = value + excluded.value",
@@ -583,9 +635,15 @@ def count(db: sqlite3.Connection, name: str, label: str, amount: float = 1) -> N
 
 def connect(path: Path) -> sqlite3.Connection:
     """Readers never wait; a writer waits for the one before it; what is committed survives a power cut."""
+    new = not path.exists()
     connection = sqlite3.connect(path, timeout=WAIT, isolation_level=None, check_same_thread=False)
     connection.row_factory = sqlite3.Row
-    for setting in ("journal_mode = WAL", "foreign_keys = ON", "synchronous = FULL"):
+    for setting in (
+        *(("auto_vacuum = INCREMENTAL",) if new else ()),
+        "journal_mode = WAL",
+        "foreign_keys = ON",
+        "synchronous = FULL",
+    ):
         connection.execute(f"PRAGMA {setting}")
     return connection
 

@@ -24,7 +24,7 @@ from linnet.serve.clips import file_of, files_bytes, forget, put, remove_files, 
 from linnet.serve.keeper import LOOK, START, Keeper, Member, Patience
 from linnet.serve.queue import Given, Job, NotThis, Queue
 from linnet.serve.render import Renderer, RenderSettings
-from linnet.serve.worker import BEAT, IDLE, cause, resident_bytes
+from linnet.serve.worker import BEAT, IDLE, cause, reserved_bytes, resident_bytes
 
 log = logging.getLogger("linnet.serve")
 
@@ -36,6 +36,7 @@ class Look:
     """What an actor is at. `preview` is there if it is newer than the one that was seen last."""
 
     memory: int
+    reserved: int | None = None
     number: int = 0  # of this report; the first is 1
     stage: str = ""
     done: int = 0
@@ -75,7 +76,8 @@ class Hand:
         now = self.now
         return Look(
             **vars(now)
-            | {"memory": resident_bytes(), "preview": now.preview if now.pictured > seen else None}
+            | {"memory": resident_bytes(), "reserved": reserved_bytes()}
+            | {"preview": now.preview if now.pictured > seen else None}
         )
 
     def stop(self) -> None:
@@ -152,7 +154,7 @@ class ActorKeeper(Keeper):
             limit = self.patience.silence
             if time.monotonic() - beat > BEAT:
                 beat = time.monotonic()
-                self.queue.beat(name, ready=ready, memory=now.memory)
+                self.queue.beat(name, ready=ready, memory=now.memory, reserved=now.reserved)
                 if (trouble := self.stalled(name)) is not None:
                     return trouble
             if job is not None and now.number > last.number and not self.tell(job, now):

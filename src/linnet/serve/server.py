@@ -118,6 +118,7 @@ class Server(uvicorn.Server):
         while not self.service.stopping:
             try:
                 self.service.make_room()
+                self.service.queue.shrink()
             except Exception:
                 log.exception("could not make room")
             time.sleep(TIDY)

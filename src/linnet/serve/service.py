@@ -38,11 +38,12 @@ class Service:
     readers: dict[str, float] = field(default_factory=dict)
 
     def who(self, key: str | None) -> str | None:
-        """The owner whose key it is; None is nobody. Where there never was a key, and listening is local, everybody
-        is the one owner "", without a key."""
+        """The owner whose key it is; None is nobody. While no key is valid, and listening is local, everybody is the
+        one owner "", without a key."""
         if key:
             return find_owner(self.queue, key)
-        return "" if self.local and not self.queue.all_keys() else None
+        demanded = not self.local or any(known["revoked"] is None for known in self.queue.all_keys())
+        return None if demanded else ""
 
     def ready(self) -> bool:
         """A worker has its model loaded and gave a sign of life lately."""
@@ -50,19 +51,19 @@ class Service:
         return not self.draining and any(w["ready"] and time.time() - w["beat"] < 10 for w in workers)
 
     def make_room(self) -> None:
-        """Drop clips that are past their time, and the oldest while all together are over the quota; none that
-        somebody read just now."""
-        now, clips = time.time(), self.queue.kept()
+        """Drop jobs that ended too long ago, and the oldest that take room while all together are over the quota; none
+        whose clip somebody read just now."""
+        now = time.time()
         over = self.queue.stored_bytes() - self.quota_bytes if self.quota_bytes else 0
-        for job in clips:
+        for job, size in self.queue.ended():
             late = self.keep_seconds is not None and now - (job.ended or now) > self.keep_seconds
             if not late and over <= 0:
                 break
-            if now - self.readers.get(job.id, 0.0) < READ_RECENTLY:
+            if now - self.readers.get(job.id, 0.0) < READ_RECENTLY or not (late or size):
                 continue
             self.queue.delete(job.id)
             remove_files(self.data, job.id)
-            over -= job.bytes
+            over -= size
         self.readers = {job: at for job, at in self.readers.items() if now - at < READ_RECENTLY}
 
     def check_room(self) -> None:

@@ -46,7 +46,9 @@ class Worker:
     def beat_for_ever(self) -> None:
         while True:
             with suppress(sqlite3.OperationalError):  # a full disk, say; the next may be luckier
-                self.queue.beat(self.name, ready=self.ready, memory=resident_bytes())
+                self.queue.beat(
+                    self.name, ready=self.ready, memory=resident_bytes(), reserved=reserved_bytes()
+                )
             time.sleep(BEAT)
 
     def listen(self) -> None:
@@ -124,6 +126,15 @@ def resident_bytes() -> int:
     except OSError:
         return 0
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def reserved_bytes() -> int | None:
+    """Memory of cards that this process holds; None if it uses none."""
+    import torch  # which is there already: the renderer's
+
+    if not torch.cuda.is_initialized():
+        return None
+    return sum(torch.cuda.memory_reserved(card) for card in range(torch.cuda.device_count()))
 
 
 def main() -> None:
