@@ -33,10 +33,10 @@ def add(
     queue = opened(data)
     identity, key = make_key(queue, name)
     if adopt:
-        note(f"{queue.adopt(identity)} videos that were made without a key are now its own")
+        note(f"videos that were made without a key and are now its own: {queue.adopt(identity)}")
     elif hidden := queue.keyless():
         note(
-            f"{hidden} videos that were made without a key cannot be seen with it; a key made with --adopt owns them"
+            f"videos that were made without a key, which it cannot see: {hidden}; a key made with --adopt owns them"
         )
     note(f"key {identity} of {name}; only a hash of it is kept, so keep it well:")
     print(key)
