@@ -13,6 +13,7 @@ from linnet.errors import InvalidInput
 from linnet.request import Request, make_request
 from linnet.serve.backup import backup
 from linnet.serve.clips import KINDS, clips_folder, file_of
+from linnet.serve.journal import Journal
 from linnet.serve.queue import MIGRATIONS, TRIES, Given, Job, KeyReused, Limits, NotThis, Queue, QueueFull
 from linnet.serve.webhook import SECRET_FILE, open_webhook
 
@@ -146,6 +147,28 @@ def test_a_key_can_adopt_what_was_made_without_one(queue: Queue) -> None:
     assert (queue.keyless(), queue.adopt("ann"), queue.keyless()) == (1, 1, 0)
     assert [found.id for found in queue.page(owner="ann")] == [job.id]
     assert queue.add(request(), owner="ann", repeat_key="k", digest="1").id == job.id
+
+
+def test_the_log_has_a_line_for_each_job_that_ends(queue: Queue, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="linnet.serve")
+    queue.cancel(queue.add(request()).id)  # before
+    journal, secretive = Journal(queue, prompts=True), Journal(queue)
+    done, failed = queue.add(request()), queue.add(request(), owner="ann")
+    queue.complete(claimed(queue), size=1, seconds={})
+    journal.look()
+    queue.cancel(failed.id)
+    queue.add(request())
+    journal.look()
+    journal.look()
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines == [
+        f'job={done.id} key=- model=seedling seconds=0.0 status=completed code=- prompt="a red star"',
+        f'job={failed.id} key=ann model=seedling seconds=- status=failed code=cancelled prompt="a red star"',
+    ]
+    secretive.look()
+    assert [record.getMessage() for record in caplog.records][2:] == [
+        line.partition(" prompt=")[0] for line in lines
+    ]
 
 
 def test_the_pace_of_what_runs_is_known_while_it_runs(queue: Queue) -> None:

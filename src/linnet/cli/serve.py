@@ -63,6 +63,9 @@ def serve(
     fetch_images: Annotated[
         bool, option("fetch-images", "Fetch images that clients name by a public http(s) address.")
     ] = False,
+    log_prompts: Annotated[
+        bool, option("log-prompts", "Tell prompts, too, in the line that the log has for each job that ends.")
+    ] = False,
     grace: Annotated[float, number("grace", "Seconds that a running job has when the server stops.")] = 30.0,
 ) -> None:
     """Serve the models: an API, a queue, and a page.
@@ -89,6 +92,7 @@ def serve(
             name=name,
             webhook=webhook,
             fetches=fetch_images,
+            log_prompts=log_prompts,
             crew=Crew(
                 model=model or default_model(weights)[0].name,
                 weights=weights,

@@ -208,6 +208,8 @@ def create_app(service: Service) -> FastAPI:
     @app.delete("/v1/videos/{video_id}", operation_id="deleteVideo", responses=errors(401, 404))
     def delete(job: Own) -> schemas.Deleted:
         """Delete it and its files; if it is not done yet, it is stopped first."""
+        if service.journal is not None and job.status in ("completed", "failed"):
+            service.journal.look()  # which may not have seen it yet
         service.queue.delete(job.id)
         remove_files(service.data, job.id)
         return schemas.Deleted(id=job.id)

@@ -534,6 +534,10 @@ class Queue:
         last = rows[0]
         return last, request.size.pixels * request.frames / (last["width"] * last["height"] * last["frames"])
 
+    def ended_after(self, moment: float) -> list[Job]:
+        """Jobs that ended behind that moment, the first to end first."""
+        return self._jobs("WHERE ended > ? ORDER BY ended", moment)
+
     def kept(self) -> list[Job]:
         """Completed jobs, the oldest first."""
         return self._jobs("WHERE status = 'completed' ORDER BY ended")

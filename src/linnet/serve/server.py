@@ -6,9 +6,11 @@ next start.
 
 import logging
 import signal
+import sqlite3
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
@@ -21,6 +23,7 @@ from linnet.serve.alone import alone
 from linnet.serve.app import create_app
 from linnet.serve.clips import tidy
 from linnet.serve.crew import Crew
+from linnet.serve.journal import Journal
 from linnet.serve.keeper import Member
 from linnet.serve.models import Models
 from linnet.serve.queue import Limits, Queue
@@ -35,7 +38,8 @@ TIDY = 30.0  # seconds between two looks for clips that are past their time
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """`name`: that of the proxy in front. `webhook`: where to tell of jobs that ended. `fetches`: images that clients
-    name by their address are fetched. `keep_days` and `quota_bytes` bound what is kept."""
+    name by their address are fetched. `keep_days` and `quota_bytes` bound what is kept. `log_prompts`: the log
+    tells what was asked."""
 
     data: Path
     crew: Crew
@@ -44,6 +48,7 @@ class Settings:
     name: str | None = None
     webhook: str | None = None
     fetches: bool = False
+    log_prompts: bool = False
     limits: Limits = field(default_factory=Limits)
     longest_seconds: float | None = None
     keep_days: float | None = None
@@ -79,11 +84,13 @@ def serve(settings: Settings) -> None:
             name=settings.name,
             notices=settings.webhook is not None,
             fetches=settings.fetches,
+            journal=Journal(queue, prompts=settings.log_prompts),
             longest_seconds=settings.longest_seconds,
             keep_seconds=settings.keep_days * 86400 if settings.keep_days else None,
             quota_bytes=settings.quota_bytes,
             reserve_bytes=settings.reserve_bytes,
         )
+        speak()
         config = uvicorn.Config(
             create_app(service),
             host=settings.host,
@@ -110,6 +117,8 @@ class Server(uvicorn.Server):
         for member in self.members:
             member.start()
         threading.Thread(target=self.make_room_for_ever, daemon=True).start()
+        if self.service.journal is not None:
+            self.service.journal.start()
         address = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
         port = self.servers[0].sockets[0].getsockname()[1] if self.servers else self.config.port
         print(f"linnet serves http://{address}:{port}", flush=True)
@@ -136,8 +145,18 @@ class Server(uvicorn.Server):
             member.leave.set()
         for member in self.members:
             member.join()
+        if self.service.journal is not None:
+            with suppress(sqlite3.Error):
+                self.service.journal.look()
         self.service.stopping = True
         self.should_exit = True
+
+
+def speak() -> None:
+    """The service's log, jobs that end included, goes to standard error, each line with its time."""
+    if not log.hasHandlers():
+        logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
+    log.setLevel(logging.INFO)
 
 
 def is_local(host: str) -> bool:

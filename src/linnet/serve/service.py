@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from linnet.serve.clips import remove_files
+from linnet.serve.journal import Journal
 from linnet.serve.keys import find_owner
 from linnet.serve.models import Models
 from linnet.serve.queue import Limits, Queue
@@ -28,6 +29,7 @@ class Service:
     name: str | None = None
     notices: bool = False
     fetches: bool = False
+    journal: Journal | None = None
     body_bytes: int = 8 * 2**20
     longest_seconds: float | None = None
     keep_seconds: float | None = None
