@@ -3,6 +3,7 @@
 Each is made by a process of its own, in one step, since steps do not add to the peak; both in the same windows.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -34,8 +35,12 @@ def peak(seconds: int, folder: Path) -> float:
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        short, long = (peak(seconds, Path(folder)) for seconds in LENGTHS)
-    print(f"{LENGTHS[0]} s: {short:.0f} MB\n{LENGTHS[1]} s: {long:.0f} MB\nratio: {long / short:.3f}")
+        peaks = [peak(seconds, Path(folder)) for seconds in LENGTHS]
+    rows = [{"seconds": seconds, "megabytes": peak} for seconds, peak in zip(LENGTHS, peaks, strict=True)]
+    for row in rows:
+        print(f"{row['seconds']} s: {row['megabytes']:.0f} MB")
+    print(f"ratio: {peaks[1] / peaks[0]:.3f}")
+    print(json.dumps({"rows": rows, "ratio": peaks[1] / peaks[0]}))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ in every way, and their frames read back. For each way, over all films:
   films both are as asked.
 
 The naive ways stand beside the others: `cut` joins independent clips, `last frame` continues from one frame alone.
+
+At last a film of four shots is made, and made again with another third shot: how often does the model run each time?
 """
 
 import argparse
@@ -33,6 +35,7 @@ from linnet.direct.film import render
 from linnet.direct.storyboard import read_storyboard
 from linnet.evaluate.adherence import questions
 from linnet.evaluate.parse import cover, find_paint, find_solid, follow, parse, wrapped
+from linnet.pipeline import Pipeline
 
 WAYS = {  # how the second shot begins, and the seconds of the join
     "cut": ("cut", 0.0),
@@ -78,6 +81,24 @@ def jump(film: Film, join: range) -> float:
     steps = np.hypot(wrapped(np.diff(track.x), WIDTH), wrapped(np.diff(track.y), HEIGHT))
     within = (track.frames[1:] >= join.start) & (track.frames[1:] <= join.stop)
     return float(steps[within].max()) if within.any() else float("nan")
+
+
+def passes(pipeline: Pipeline, profile: str) -> list[int]:
+    """Forward passes of the transformer for a film of four shots, and for the same film with another third shot."""
+    counts = []
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "film.yaml"
+        for third in ("rises", "falls"):
+            prompts = ("moves left", "spins", third, "bounces")
+            shots = "".join(f"  - prompt: {prompt}\n" for prompt in prompts)
+            look = "subject: a red star\nstyle: on a blue background\n"
+            path.write_text(f"{look}seconds: 0.5\nprofile: {profile}\nshots:\n{shots}", "utf-8")
+            ran: list[int] = []
+            hook = pipeline.transformer.register_forward_pre_hook(lambda model, given, ran=ran: ran.append(1))
+            render(read_storyboard(path, model="seedling"), pipeline, path.with_suffix(".mkv"))
+            hook.remove()
+            counts.append(len(ran))
+    return counts
 
 
 def main() -> None:
@@ -136,7 +157,10 @@ def main() -> None:
             f"{way:<14} {row['seam']:6.2f} {row['jump']:6.1f} {row['same']:6.0%} {row['right']:6.0%}",
             flush=True,
         )
-    print(json.dumps({"weights": pipeline.model_hash, "ways": summary}))
+    first, second = passes(pipeline, asked.profile)
+    print(f"four shots: {first} forward passes; with one of them changed: {second}")
+    found = {"ways": summary, "passes": {"all": first, "one changed": second}}
+    print(json.dumps({"weights": pipeline.model_hash, **found}))
 
 
 if __name__ == "__main__":

@@ -133,7 +133,8 @@ def continuity(
 ) -> None:
     """Measure long clips, and those that begin from pictures or from other clips, beside the naive ways to make them.
 
-    Everything is read from the pixels of the files. A run that was stopped goes on where it was.
+    Everything is read from the pixels of the files. A run that was stopped goes on where it was. report.json has the
+    figures of each trial and, of the long clips, what is seen in each second.
     """
     spec = find(model)
     settings: dict[str, Any] = {"profile": profile}
@@ -154,7 +155,7 @@ def continuity(
     names = [name for name in measuring.TRIALS if not only or name in only]
     try:
         with bars(quiet=quiet or as_json) as show:
-            rows = measuring.examine(
+            found = measuring.examine(
                 measuring.Bench(pipeline=pipeline, settings=settings),
                 folder=folder,
                 n=n,
@@ -163,8 +164,9 @@ def continuity(
             )
     except KeyboardInterrupt:
         fail(f"stopped; the clips in {folder} are kept, and the same command goes on", 130)
-    report = {"subject": subject, "request": sampling, "n": n, "rows": [asdict(row) for row in rows]}
-    (folder / "report.json").write_text(json.dumps(report, indent=1))
+    rows = [asdict(row) for row in found.rows]
+    report = {"subject": subject, "request": sampling, "n": n, "rows": rows}
+    (folder / "report.json").write_text(json.dumps({**report, "trials": found.trials}, indent=1))
     if as_json:
         print(json.dumps({"output": str(folder), **report}))
         return
@@ -174,11 +176,16 @@ def continuity(
             (
                 row.words,
                 f"{'at most' if row.most else 'at least'} {row.aim:g}",
-                f"{row.ours:.3g}",
-                f"{row.naive:.3g}",
+                figure(row.ours, row.interval),
+                figure(row.naive, row.naive_interval),
                 row.naive_way,
                 str(row.trials),
             )
-            for row in rows
+            for row in found.rows
         ],
     )
+
+
+def figure(value: float, interval: tuple[float, float] | None) -> str:
+    """A share with its 95 % interval, or any other figure."""
+    return f"{value:.3g}" if interval is None else "{:.0%} ({:.0%} to {:.0%})".format(value, *interval)
