@@ -471,7 +471,13 @@ def summed(name: str, results: Sequence[tuple[Values, Values]]) -> list[Row]:
         pairs = [(ours[key], naive[key]) for ours, naive in results if key in ours]
         if not pairs:
             continue
-        row: dict[str, Any] = {"words": words, "aim": aim, "most": most, "trials": len(pairs), "naive_way": NAIVE[name]}
+        row: dict[str, Any] = {
+            "words": words,
+            "aim": aim,
+            "most": most,
+            "trials": len(pairs),
+            "naive_way": NAIVE[name],
+        }
         both = zip(*pairs, strict=True)
         if share:
             ours, naive = (Share(int(sum(values)), len(values)) for values in both)
