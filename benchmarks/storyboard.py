@@ -20,10 +20,13 @@ import argparse
 import json
 import random
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -83,6 +86,10 @@ def jump(film: Film, join: range) -> float:
     return float(steps[within].max()) if within.any() else float("nan")
 
 
+def tally(ran: Counter[str], *_: Any) -> None:
+    ran["forward"] += 1
+
+
 def passes(pipeline: Pipeline, profile: str) -> list[int]:
     """Forward passes of the transformer for a film of four shots, and for the same film with another third shot."""
     counts = []
@@ -93,11 +100,11 @@ def passes(pipeline: Pipeline, profile: str) -> list[int]:
             shots = "".join(f"  - prompt: {prompt}\n" for prompt in prompts)
             look = "subject: a red star\nstyle: on a blue background\n"
             path.write_text(f"{look}seconds: 0.5\nprofile: {profile}\nshots:\n{shots}", "utf-8")
-            ran: list[int] = []
-            hook = pipeline.transformer.register_forward_pre_hook(lambda model, given, ran=ran: ran.append(1))
+            ran = Counter[str]()
+            hook = pipeline.transformer.register_forward_pre_hook(partial(tally, ran))
             render(read_storyboard(path, model="seedling"), pipeline, path.with_suffix(".mkv"))
             hook.remove()
-            counts.append(len(ran))
+            counts.append(ran.total())
     return counts
 
 

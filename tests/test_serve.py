@@ -12,6 +12,7 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from linnet.runtime.rates import Rates
 from linnet.serve import app
 from linnet.serve.app import PAGE, create_app
 from linnet.serve.clips import KINDS, clips_folder, file_of
@@ -421,6 +422,18 @@ def test_the_plan_is_measured_once_there_was_a_clip(client: TestClient, service:
     assert (after["seconds_needed"], after["measured"]) == (1.5, True)
     longer = client.post("/v1/plan", json=STILL | {"num_frames": 9}).json()
     assert (longer["seconds_needed"], longer["measured"]) == (13.5, False)
+
+
+def test_before_the_first_clip_the_plan_goes_by_what_was_measured_here(
+    client: TestClient, service: Service, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pace = Rates(block=0.0, token=0.0, pair=0.0, step=0.0, frame=1.5, cell=0.0, prompt=0.5)
+    monkeypatch.setattr("linnet.runtime.rates.known", lambda key: pace)
+    found = client.post("/v1/plan", json=STILL).json()
+    assert (found["seconds_needed"], found["measured"]) == (2, False)
+    service.models = Models("seedling", tiny_model, "cpu", elsewhere=True)
+    found = client.post("/v1/plan", json=STILL).json()
+    assert (found["seconds_needed"], found["memory_free_bytes"]) == (None, None)
 
 
 def test_metrics_count_what_ended_and_how(client: TestClient, service: Service) -> None:

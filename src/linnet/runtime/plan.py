@@ -188,9 +188,17 @@ def make_plan(
     return found
 
 
-def planned(spec: ModelSpec, shape: Shape, request: Request, *, device: str, budget: Budget) -> Plan:
-    """The same, but if nothing fits, the one that needs least."""
-    found = fitting(spec, shape, request, device=device, budget=budget)
+def planned(
+    spec: ModelSpec,
+    shape: Shape,
+    request: Request,
+    *,
+    device: str,
+    budget: Budget,
+    rates: Rates | None = None,
+) -> Plan:
+    """The same, but if nothing fits, the one that needs least (of which the seconds are not told)."""
+    found = fitting(spec, shape, request, device=device, budget=budget, rates=rates)
     plans = [] if found else every(spec, shape, request, device=device, budget=budget)
     return found or min(plans, key=lambda plan: plan.peak_bytes)
 

@@ -401,18 +401,18 @@ def refusal_of(found: Any) -> Refused:
 def plan_of(service: Service, request: ClipRequest) -> schemas.Plan:
     from linnet.geometry import format_seconds
 
-    need, free = service.models.memory(request)
-    speed = service.queue.speed(request)
+    plan = service.models.plan(request)
+    took, measured = service.queue.speed(request) or (plan.seconds, False)
     jobs = service.queue.statistics()["jobs"]
     return schemas.Plan(
         model=request.model,
         size=str(request.size),
         seconds=format_seconds(request.seconds),
         num_frames=request.frames,
-        memory_bytes=need,
-        memory_free_bytes=free,
-        seconds_needed=round(speed[0], 2) if speed else None,
-        measured=bool(speed and speed[1]),
+        memory_bytes=plan.peak_bytes,
+        memory_free_bytes=service.models.free(),
+        seconds_needed=None if took is None else round(took, 2),
+        measured=measured,
         jobs_waiting=jobs.get("queued", 0) + jobs.get("in_progress", 0),
     )
 

@@ -3,7 +3,7 @@
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from linnet.catalog import CATALOG, ModelSpec, find
 from linnet.errors import InvalidInput
@@ -11,10 +11,14 @@ from linnet.request import Request, make_request
 from linnet.serve.schemas import VideoRequest
 from linnet.weights.store import ModelFiles, locate, resolve
 
+if TYPE_CHECKING:
+    from linnet.runtime.plan import Plan
+
 
 class Models:
     """Those on this machine; `default` is the one that a request gets which names none. `vram` and `ram`: bytes that
-    may be used, of the device and of main memory."""
+    may be used, of the device and of main memory. `elsewhere`: other machines run them, of whose memory and pace
+    nothing is known here."""
 
     def __init__(
         self,
@@ -24,9 +28,12 @@ class Models:
         *,
         vram: int | None = None,
         ram: int | None = None,
+        threads: int | None = None,
+        elsewhere: bool = False,
     ) -> None:
         self.default, self.device = find(default), device
         self.vram, self.ram = vram, ram
+        self.threads, self.elsewhere = threads, elsewhere
         self.files: dict[str, ModelFiles] = {self.default.name: resolve(self.default, weights=weights)}
         for spec in CATALOG.values():
             if spec.name not in self.files and (files := locate(spec)):
@@ -82,10 +89,11 @@ class Models:
                 remedy = error.remedy.partition(". For anything else")[0]
                 raise InvalidInput(field, text, error.problem, remedy) from None
 
-    def memory(self, request: Request) -> tuple[int, int | None]:
-        """Bytes that the request takes at its peak, and bytes that it may take: what was asked for, else what is free,
-        where the system says so."""
-        from linnet.runtime.device import available_memory, default_dtype, resolve_device
+    def plan(self, request: Request) -> "Plan":
+        """How it would run, or nearly, if nothing fits; seconds where `linnet plan --measure` has measured them."""
+        from linnet.runtime import rates
+        from linnet.runtime.device import default_dtype, default_threads, resolve_device
+        from linnet.runtime.doctor import title
         from linnet.runtime.memory import shape_of
         from linnet.runtime.plan import budget_of, planned
 
@@ -93,11 +101,22 @@ class Models:
         if request.dtype == "auto":
             kind: Any = str(default_dtype(device)).removeprefix("torch.")
             request = replace(request, dtype=kind)
+        spec, shape = find(request.model), shape_of(self.files[request.model])
+        threads = self.threads or default_threads()
+        key = rates.key_of(title(device), request.dtype, threads, shape, spec.autoencoder)
+        pace = None if self.elsewhere else rates.known(key)
         budget = budget_of(device, vram=self.vram, ram=self.ram)
-        shape = shape_of(self.files[request.model])
-        plan = planned(find(request.model), shape, request, device=device, budget=budget)
+        return planned(spec, shape, request, device=device, budget=budget, rates=pace)
+
+    def free(self) -> int | None:
+        """Bytes that a clip may take: what was asked for, else what is free now, where the system says so."""
+        from linnet.runtime.device import available_memory, resolve_device
+
+        device = resolve_device(self.device)
         asked = self.ram if device == "cpu" else self.vram
-        return plan.peak_bytes, available_memory(device) if asked is None else asked
+        if asked is not None or self.elsewhere:
+            return asked
+        return available_memory(device)
 
     def check_memory(self, request: Request) -> None:
         """InvalidInput for what is over the budget that was set; what is free now may be more by then."""
@@ -105,7 +124,7 @@ class Models:
             return
         from linnet.runtime.plan import gigabytes
 
-        need, most = self.memory(request)
+        need, most = self.plan(request).peak_bytes, self.free()
         if most is not None and need > most:
             problem = f"takes about {gigabytes(need)} of memory, and this server may use {gigabytes(most)}"
             raise InvalidInput("seconds", request.seconds, problem, "ask for a shorter or smaller clip")
@@ -113,7 +132,7 @@ class Models:
     def warm(self) -> None:
         """Do now what the first request would wait for."""
         with suppress(InvalidInput):
-            self.memory(self.request(VideoRequest(prompt="a")))
+            self.plan(self.request(VideoRequest(prompt="a")))
 
 
 def seconds(given: str | float) -> float:

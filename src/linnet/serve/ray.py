@@ -9,7 +9,7 @@ import logging
 import socket
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,11 +74,8 @@ class Hand:
 
     def look(self, seen: int) -> Look:
         now = self.now
-        return Look(
-            **vars(now)
-            | {"memory": resident_bytes(), "reserved": reserved_bytes()}
-            | {"preview": now.preview if now.pictured > seen else None}
-        )
+        preview = now.preview if now.pictured > seen else None
+        return replace(now, memory=resident_bytes(), reserved=reserved_bytes(), preview=preview)
 
     def stop(self) -> None:
         self.stopped = True

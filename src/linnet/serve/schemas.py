@@ -213,8 +213,9 @@ class ModelList(BaseModel):
 
 
 class Plan(BaseModel):
-    """What a request would take. `seconds_needed` is null before the first clip of its model was made here;
-    `measured` says that just such a clip was, else it is reckoned from another."""
+    """What a request would take. `measured` says that just such a clip was made here; else `seconds_needed` is reckoned
+    from another, or from what `linnet plan --measure` found, and null if there is neither. `memory_free_bytes` is
+    null where other machines make the clips."""
 
     object: Literal["plan"] = "plan"
     model: str

@@ -70,7 +70,8 @@ def serve(settings: Settings) -> None:
         budget: dict[str, int | None] = (
             {} if crew.ray else {"vram": crew.vram, "ram": crew.ram}
         )  # a node's is not this machine's
-        models = Models(crew.model, crew.weights, crew.devices[0], **budget)
+        way = {"threads": crew.threads, "elsewhere": crew.ray is not None}
+        models = Models(crew.model, crew.weights, crew.devices[0], **budget, **way)
         queue.recover()
         tidy(settings.data, queue)
         if settings.webhook is not None:
