@@ -13,8 +13,9 @@ from linnet.errors import InvalidInput
 from linnet.request import Request, make_request
 from linnet.serve.backup import backup
 from linnet.serve.clips import KINDS, clips_folder, file_of
+from linnet.serve.database import MIGRATIONS
 from linnet.serve.journal import Journal
-from linnet.serve.queue import MIGRATIONS, TRIES, Given, Job, KeyReused, Limits, NotThis, Queue, QueueFull
+from linnet.serve.queue import TRIES, Given, Job, KeyReused, Limits, NotThis, Queue, QueueFull
 from linnet.serve.webhook import SECRET_FILE, open_webhook
 
 SEEDS = count()
@@ -211,7 +212,7 @@ def test_a_folder_of_an_earlier_version_is_brought_up_to_date(
         data = tmp_path / str(version)
         data.mkdir()
         with monkeypatch.context() as then:
-            then.setattr("linnet.serve.queue.MIGRATIONS", MIGRATIONS[:version])
+            then.setattr("linnet.serve.database.MIGRATIONS", MIGRATIONS[:version])
             old = Queue(data)
             waiting, running = old.add(request()), old.add(request())
             was = claimed(old, "old")

@@ -10,107 +10,19 @@ Times are seconds since 1970.
 import json
 import secrets
 import sqlite3
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from linnet.errors import InvalidInput, LinnetError
+from linnet.errors import LinnetError
 from linnet.request import Request
+from linnet.serve.database import Database
 
 Status = Literal["queued", "in_progress", "completed", "failed"]
 
 TRIES = 3  # of a job whose worker dies
 LATER = ("decode", "finish")  # the stages behind denoising, in their order
-SPARE = 256  # empty pages, of 4 kB, that the file may keep for what comes
-WAIT = 20.0  # seconds for another process to finish its transaction
-
-# Each entry brings the file from the version before to the next; a released entry never changes.
-MIGRATIONS: tuple[tuple[str, ...], ...] = (
-    (
-        """CREATE TABLE jobs (
-            number INTEGER PRIMARY KEY AUTOINCREMENT,
-            id TEXT NOT NULL UNIQUE,
-            owner TEXT NOT NULL,
-            status TEXT NOT NULL CHECK (status IN ('queued', 'in_progress', 'completed', 'failed')),
-            request TEXT NOT NULL,
-            remixed_from TEXT,
-            created REAL NOT NULL,
-            started REAL,
-            ended REAL,
-            tries INTEGER NOT NULL DEFAULT 0,
-            worker TEXT,
-            code TEXT,
-            message TEXT,
-            stage TEXT,
-            stage_started REAL,
-            reported REAL,
-            done INTEGER NOT NULL DEFAULT 0,
-            total INTEGER NOT NULL DEFAULT 1,
-            bytes INTEGER NOT NULL DEFAULT 0
-        )""",
-        "CREATE INDEX jobs_by_status ON jobs (status, owner, number)",
-        "CREATE INDEX jobs_by_owner ON jobs (owner, number)",
-        # What the first frame looks like so far; `number` counts the previews of a job.
-        """CREATE TABLE previews (
-            job TEXT PRIMARY KEY REFERENCES jobs (id) ON DELETE CASCADE,
-            number INTEGER NOT NULL,
-            image BLOB NOT NULL
-        )""",
-        """CREATE TABLE repeats (
-            owner TEXT NOT NULL,
-            key TEXT NOT NULL,
-            digest TEXT NOT NULL,
-            job TEXT NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
-            PRIMARY KEY (owner, key)
-        )""",
-        "CREATE INDEX repeats_by_job ON repeats (job)",
-        # When each owner's turn last was, in turns.
-        "CREATE TABLE turns (owner TEXT PRIMARY KEY, served INTEGER NOT NULL)",
-        "CREATE TABLE workers (name TEXT PRIMARY KEY, beat REAL NOT NULL, ready INTEGER NOT NULL, memory INTEGER)",
-        """CREATE TABLE keys (
-            id TEXT PRIMARY KEY,
-            name TEXT NOT NULL,
-            hash BLOB NOT NULL UNIQUE,
-            created REAL NOT NULL,
-            revoked REAL
-        )""",
-        # Sums that outlive the jobs and the processes, for /metrics.
-        "CREATE TABLE sums (name TEXT, label TEXT, value REAL NOT NULL, PRIMARY KEY (name, label))",
-        # The last clip of each kind: what it took here.
-        """CREATE TABLE speeds (
-            model TEXT, width INTEGER, height INTEGER, frames INTEGER,
-            step REAL NOT NULL, rest REAL NOT NULL, at REAL NOT NULL,
-            PRIMARY KEY (model, width, height, frames)
-        )""",
-    ),
-    (
-        # Who is to be told of a job's end, from its beginning: so none is forgotten, whoever dies when.
-        """CREATE TABLE notices (
-            job TEXT PRIMARY KEY REFERENCES jobs (id) ON DELETE CASCADE,
-            tries INTEGER NOT NULL DEFAULT 0,
-            due REAL NOT NULL DEFAULT 0
-        )""",
-    ),
-    (
-        # The image that a clip begins from, as it was sent: nobody has looked into it yet.
-        """CREATE TABLE images (
-            job TEXT PRIMARY KEY REFERENCES jobs (id) ON DELETE CASCADE,
-            content BLOB NOT NULL,
-            fit TEXT CHECK (fit IN ('crop', 'pad'))
-        )""",
-    ),
-    (
-        "ALTER TABLE workers ADD COLUMN reserved INTEGER",  # of a card's memory
-        "ALTER TABLE workers ADD COLUMN words TEXT",  # the last ones of a worker that is about to die
-        "ALTER TABLE speeds ADD COLUMN decode REAL",
-        "ALTER TABLE speeds ADD COLUMN finish REAL",
-        "CREATE INDEX jobs_by_end ON jobs (ended)",
-    ),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,30 +77,8 @@ class NotThis(LinnetError):
     """The job is no longer the worker's: it was cancelled, deleted, or given back."""
 
 
-class Queue:
-    """May be used from several threads and processes; opening it brings the file up to date."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.path = folder / "linnet.db"
-        self._own = threading.local()
-        migrate(self._connection, self.path)
-
-    @property
-    def _connection(self) -> sqlite3.Connection:
-        """Each thread's own."""
-        if not hasattr(self._own, "connection"):
-            self._own.connection = connect(self.path)
-        return self._own.connection
-
-    @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        """A transaction that is on the disk when it ends."""
-        with transaction(self._connection) as connection:
-            yield connection
-
-    def _rows(self, query: str, *values: Any) -> list[sqlite3.Row]:
-        return self._connection.execute(query, values).fetchall()
+class Queue(Database):
+    """The jobs in the folder's file."""
 
     def _jobs(self, query: str, *values: Any) -> list[Job]:
         return [as_job(row) for row in self._rows(f"SELECT * FROM jobs {query}", *values)]
@@ -587,38 +477,6 @@ class Queue:
             query = "UPDATE keys SET revoked = ? WHERE id = ? AND revoked IS NULL"
             return bool(db.execute(query, (time.time(), key)).rowcount)
 
-    # --- the file -------------------------------------------------------------------------------------------------
-
-    def check(self) -> list[str]:
-        """What SQLite finds wrong with the file; nothing, one hopes."""
-        found = [row[0] for row in self._rows("PRAGMA integrity_check")]
-        return [line for line in found if line != "ok"] + [
-            f"{row[0]} refers to nothing" for row in self._rows("PRAGMA foreign_key_check")
-        ]
-
-    def shrink(self) -> None:
-        """Give room that deleted jobs had back to the disk, once it is worth it. A file of before this was done is
-        written anew, once, which takes as much room again meanwhile."""
-        db = self._connection
-        if not db.execute("PRAGMA auto_vacuum").fetchone()[0]:
-            db.execute("PRAGMA auto_vacuum = INCREMENTAL")
-            db.execute("VACUUM")
-        elif db.execute("PRAGMA freelist_count").fetchone()[0] > SPARE:
-            db.executescript("PRAGMA incremental_vacuum")  # which steps on; `execute` would free one page
-
-    def close(self) -> None:
-        """This thread's connection."""
-        self._connection.close()
-        del self._own.connection
-
-    def backup(self, target: Path) -> None:
-        """A copy of one moment, while others write."""
-        copy = sqlite3.connect(target)
-        try:
-            self._connection.backup(copy)
-        finally:
-            copy.close()
-
 
 def as_job(row: sqlite3.Row | dict[str, Any]) -> Job:
     return Job(**{**dict(row), "request": Request.from_json(json.loads(row["request"]))})
@@ -635,43 +493,3 @@ def count(db: sqlite3.Connection, name: str, label: str, amount: float = 1) -> N
         "INSERT INTO sums VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET value = value + excluded.value",
         (name, label, amount),
     )
-
-
-def connect(path: Path) -> sqlite3.Connection:
-    """Readers never wait; a writer waits for the one before it; what is committed survives a power cut."""
-    new = not path.exists()
-    connection = sqlite3.connect(path, timeout=WAIT, isolation_level=None, check_same_thread=False)
-    connection.row_factory = sqlite3.Row
-    for setting in (
-        *(("auto_vacuum = INCREMENTAL",) if new else ()),
-        "journal_mode = WAL",
-        "foreign_keys = ON",
-        "synchronous = FULL",
-    ):
-        connection.execute(f"PRAGMA {setting}")
-    return connection
-
-
-@contextmanager
-def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield connection
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
-
-
-def migrate(connection: sqlite3.Connection, path: Path) -> None:
-    """Bring the file from its version to ours, one step a transaction; a file of a later linnet is refused."""
-    while (version := connection.execute("PRAGMA user_version").fetchone()[0]) < len(MIGRATIONS):
-        with transaction(connection):
-            if connection.execute("PRAGMA user_version").fetchone()[0] != version:
-                continue  # another process was faster
-            for statement in MIGRATIONS[version]:
-                connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {version + 1}")
-    if version > len(MIGRATIONS):
-        raise InvalidInput("data", path, "was written by a later linnet", "update linnet")
