@@ -11,22 +11,8 @@ import linnet
 from linnet.catalog import SEEDLING
 from linnet.data.playground import FPS, SPEED, Scene, render
 from linnet.evaluate.adherence import Share
-from linnet.evaluate.continuity import (
-    FAR,
-    LONG,
-    SHORT,
-    Bench,
-    apart,
-    borders_of,
-    direction_of,
-    examine,
-    long_values,
-    path_of,
-    psnr,
-    seam,
-    strays,
-    summed,
-)
+from linnet.evaluate.continuity import LONG, SHORT, Bench, borders_of, examine, long_values, summed
+from linnet.evaluate.measures import FAR, apart, direction_of, path_of, psnr, seam, strays
 from linnet.request import make_request
 
 SCENE = Scene(shape="star", colour="red", size="large", background="blue", motion="spins", x=64, y=36)
