@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from linnet.catalog import ModelSpec
-from linnet.errors import DeviceLost, InvalidInput
+from linnet.errors import DeviceLost, InvalidInput, one_line
 from linnet.models.latents import LatentSpace, linum_v2_latents
 from linnet.models.tae import TAE, TAEConfig
 from linnet.models.text import Encoded, Tokenizer
@@ -249,8 +249,9 @@ class Parts:
                 return run()
             except Exception as error:
                 if is_gone(error):
+                    remedy = "run the same again, which begins anew; if it stays away, add --device cpu"
                     raise DeviceLost(
-                        f"{self.device} stopped working in the {stage} stage: {error}"
+                        f"{self.device} stopped working in the {stage} stage ({one_line(error)}); {remedy}"
                     ) from error
                 if self.plan is None or not out_of_memory(error):
                     raise
