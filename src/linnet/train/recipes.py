@@ -82,7 +82,7 @@ def seedling(recipe: Recipe, watch: Watch) -> Path:
     tiny = TAEConfig.from_json(read_config(autoencoder_path) or {})
     decoder = load_into(lambda: TAE(tiny), autoencoder_path, device=recipe.device).eval()
 
-    clips = 8000
+    clips = 12_000
     cache = cached_latents(
         decoder,
         fingerprint([autoencoder_path]),
@@ -113,7 +113,7 @@ def seedling(recipe: Recipe, watch: Watch) -> Path:
         focus_from=9800,
     )
     loop = LoopConfig(
-        steps=recipe.steps or 16000,
+        steps=recipe.steps or 18_400,
         restarts=(3600, 9600),
         learning_rate=1e-3,
         optimiser="muon",
