@@ -47,7 +47,7 @@ class Pipeline(Parts):
 
     def _attend(self, request: Request) -> Attend:
         """How tokens attend to each other: as was asked, where this device can, else the fastest way."""
-        config = self._matched_transformer()[0].config
+        config = (self._transformer or self._matched_transformer()[0]).config
         batch, seen = 2 if self.spec.source == "package" else 1, request.window or request.frames
         tokens = token_count(min(seen, request.frames), request.size)
         work = Work(batch, config.num_heads, tokens, config.dim // config.num_heads)

@@ -198,10 +198,9 @@ def _run(
 def _past(x: Images, batch: int, place: int, memory: Memory) -> Images:
     """Every frame's predecessor; the first one's comes from the stream's memory, which is moved on."""
     frames = x.unflatten(0, (batch, -1))
-    before = torch.zeros_like(x)  # keeps the memory format
+    before = torch.empty_like(x)  # keeps the memory format
     earlier = before.unflatten(0, (batch, -1))
     earlier[:, 1:] = frames[:, :-1]
-    if place in memory.past:
-        earlier[:, 0] = memory.past[place]
+    earlier[:, 0] = memory.past.get(place, 0)
     memory.past[place] = frames[:, -1]
     return before
