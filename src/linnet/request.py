@@ -258,7 +258,7 @@ def profile_settings(spec: ModelSpec, name: str) -> dict[str, Any]:
     """Everything that a profile decides, so that it takes the place of another one."""
     if name != "exact" and name not in spec.profiles:
         raise InvalidInput("profile", name, "is not known", f"use {' or '.join(('exact', *spec.profiles))}")
-    return EXACT | {"steps": spec.steps} | dict(spec.profiles.get(name, {}))
+    return EXACT | {"steps": spec.steps, "shift": spec.shift} | dict(spec.profiles.get(name, {}))
 
 
 def inherited(spec: ModelSpec, like: Request | None) -> dict[str, Any]:
