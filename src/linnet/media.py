@@ -24,7 +24,7 @@ from typing import Any, Self
 import av
 import numpy as np
 from av.error import FFmpegError
-from av.video.reformatter import ColorRange, Colorspace
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from jaxtyping import UInt8
 from PIL import GifImagePlugin, Image, PngImagePlugin, UnidentifiedImageError
 
@@ -195,6 +195,7 @@ class VideoWriter(Writer):
         )
         self.stream.width, self.stream.height = self.size
         self.halved = ending in HALVED
+        self.reformatter = VideoReformatter()  # one for all frames: setting it up takes longer than its work
         self.stream.pix_fmt = "yuv420p" if self.halved else "rgb24"
         context = self.stream.codec_context
         context.thread_count = THREADS
@@ -206,8 +207,8 @@ class VideoWriter(Writer):
     def add(self, frame: Frame) -> None:
         picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
         if self.halved:
-            picture = picture.reformat(
-                format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
+            picture = self.reformatter.reformat(
+                picture, format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
             )
         self.container.mux(self.stream.encode(picture))
 

@@ -54,14 +54,14 @@ class MemoryBlock(nn.Module):
         super().__init__()
         self.conv = nn.Sequential(
             nn.Conv2d(2 * width, width, 3, padding=1),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Conv2d(width, width, 3, padding=1),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Conv2d(width, width, 3, padding=1),
         )
 
     def forward(self, x: Images, past: Images) -> Images:
-        return F.relu(self.conv(torch.cat((x, past), 1)) + x)
+        return F.relu(self.conv(torch.cat((x, past), 1)).add_(x), inplace=True)
 
 
 class TimePool(nn.Module):
@@ -96,7 +96,7 @@ class Clamp(nn.Module):
 
 
 def _encoder(width: int, latent: int) -> nn.Sequential:
-    layers: list[nn.Module] = [nn.Conv2d(3, width, 3, padding=1), nn.ReLU()]
+    layers: list[nn.Module] = [nn.Conv2d(3, width, 3, padding=1), nn.ReLU(inplace=True)]
     for stride in (2, 2, 1):
         layers += [TimePool(width, stride), nn.Conv2d(width, width, 3, stride=2, padding=1, bias=False)]
         layers += [MemoryBlock(width) for _ in range(3)]
@@ -104,12 +104,12 @@ def _encoder(width: int, latent: int) -> nn.Sequential:
 
 
 def _decoder(widths: tuple[int, ...], latent: int) -> nn.Sequential:
-    layers: list[nn.Module] = [Clamp(), nn.Conv2d(latent, widths[0], 3, padding=1), nn.ReLU()]
+    layers: list[nn.Module] = [Clamp(), nn.Conv2d(latent, widths[0], 3, padding=1), nn.ReLU(inplace=True)]
     for width, narrower, stride in zip(widths, widths[1:], (1, 2, 2), strict=False):
         layers += [MemoryBlock(width) for _ in range(3)]
         layers += [nn.Upsample(scale_factor=2), TimeGrow(width, stride)]
         layers += [nn.Conv2d(width, narrower, 3, padding=1, bias=False)]
-    return nn.Sequential(*layers, nn.ReLU(), nn.Conv2d(widths[-1], 3, 3, padding=1))
+    return nn.Sequential(*layers, nn.ReLU(inplace=True), nn.Conv2d(widths[-1], 3, 3, padding=1))
 
 
 class TAE(nn.Module):
@@ -190,9 +190,21 @@ def _run(
     batch = clip.shape[0]
     # Channels last: CPUs with bfloat16 tiles and GPUs convolve several times faster so.
     x = clip.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-    for place, layer in enumerate(layers):
+    for place, layer in _cheapest_first(layers):
         x = layer(x, _past(x, batch, place, memory)) if isinstance(layer, MemoryBlock) else layer(x)
     return x.unflatten(0, (batch, -1))
+
+
+def _cheapest_first(layers: nn.Sequential) -> list[tuple[int, nn.Module]]:
+    """The layers with their places, each that grows time before the one that doubles its pixels, not after it.
+
+    It sees every pixel alone, so that it gives the same of a fourth of them.
+    """
+    order = list(enumerate(layers))
+    for at in range(len(order) - 1):
+        if isinstance(order[at][1], nn.Upsample) and isinstance(order[at + 1][1], TimeGrow):
+            order[at : at + 2] = order[at + 1], order[at]
+    return order
 
 
 def _past(x: Images, batch: int, place: int, memory: Memory) -> Images:
