@@ -14,11 +14,12 @@ import torch
 from typer.testing import CliRunner
 
 from linnet.cli.train import app
-from linnet.data.cache import LatentCache
-from linnet.data.playground import sample_scene
+from linnet.data import cache
+from linnet.data.cache import LatentCache, cached_latents
+from linnet.data.playground import SPEED, moment, render, sample_scene
 from linnet.data.vocabulary import write_tokenizer
 from linnet.errors import InvalidInput
-from linnet.models.tae import TAEConfig
+from linnet.models.tae import TAE, TAEConfig
 from linnet.models.text import T5Config, T5Encoder, Tokenizer
 from linnet.models.transformer import TransformerConfig
 from linnet.train.autoencoder import AutoencoderConfig, AutoencoderTask
@@ -50,15 +51,19 @@ def flow_task(folder: Path) -> FlowTask:
         tokens=48,
         lengths=((0, ((1, 0.3), (3, 0.7))), (20, ((3, 1.0),))),
     )
-    return FlowTask(config, LatentCache(scenes, latents), Tokenizer.open(folder / "tokenizer.json"))
+    return FlowTask(config, LatentCache(scenes, [0] * 12, latents), Tokenizer.open(folder / "tokenizer.json"))
 
 
 def test_from_the_focus_on_hard_scenes_and_noise_are_frequent(tmp_path: Path) -> None:
     usual, rng = flow_task(tmp_path), random.Random(0)
     scenes = [sample_scene(rng) for _ in range(60)]
-    shown = torch.tensor([float(hard(scene)) for scene in scenes]).half().view(-1, 1, 1, 1, 1)
+    moments = [moment(rng, scene) for scene in scenes]
+    hardness = [hard(*clip) for clip in zip(scenes, moments, strict=True)]
+    assert any(moments)
+    assert not all(hardness)
+    shown = torch.tensor(hardness).half().view(-1, 1, 1, 1, 1)
     config = replace(usual.config, focus_from=5, hard_scenes=1e6, almost_noise=0.5)
-    task = FlowTask(config, LatentCache(scenes, shown.expand(-1, 16, 3, 4, 4)), usual.tokenizer)
+    task = FlowTask(config, LatentCache(scenes, moments, shown.expand(-1, 16, 3, 4, 4)), usual.tokenizer)
     noise = torch.Generator().manual_seed(0)
     for step, focused in ((4, False), (5, True)):
         batch, _ = task.batch(step, rng)
@@ -75,6 +80,25 @@ def test_the_text_encoder_begins_by_looking_around() -> None:
     more = (text.position_bias(torch.ones(1, 9, dtype=torch.long)) - before)[0, :, 4]  # from the middle word
     seen = [[place - 4 for place in row.nonzero().flatten().tolist()] for row in more]
     assert seen == [[1], [-1], [-2, 2], []]
+
+
+def test_clips_begin_at_any_moment_of_what_moves_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "SHARD", 12)
+    tiny = TAE(TAEConfig(encoder_width=4, decoder_widths=(4, 4, 4, 4))).initialise().eval()
+
+    def cached() -> LatentCache:
+        return cached_latents(tiny, "tiny", tmp_path, clips=24, frames=5, seed=3)
+
+    found = cached()
+    later = [n for n, start in enumerate(found.moments) if start]
+    assert later
+    assert all(found.scenes[n].motion in SPEED and not found.scenes[n].place for n in later)
+    for n in (0, *later):
+        pixels = torch.from_numpy(render(found.scenes[n], 5, start=found.moments[n]))
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            latents = tiny.encode(pixels.permute(0, 3, 1, 2)[None].float() / 255, lead=3)[0]
+        assert torch.equal(found.latents[n], latents.transpose(0, 1).half())
+    assert torch.equal(cached().latents, found.latents)
 
 
 def losses(folder: Path) -> dict[int, float]:
@@ -140,7 +164,7 @@ def test_the_command_says_that_there_is_no_tensorboard(
 def test_flow_matching_learns(tmp_path: Path) -> None:
     """With one clip to remember, the loss falls well below 2, that of predicting nothing."""
     task = flow_task(tmp_path)
-    task.cache = LatentCache(task.cache.scenes[:1], task.cache.latents[:1])
+    task.cache = LatentCache(task.cache.scenes[:1], [0], task.cache.latents[:1])
     loop = LoopConfig(steps=60, learning_rate=1e-2, optimiser="muon", warmup=5, log_every=1)
     train(task, loop, tmp_path / "run")
     seen = losses(tmp_path / "run")

@@ -15,17 +15,20 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from linnet.data.playground import Scene, render, sample_scene
+from linnet.data.playground import LATER, Scene, moment, render, sample_scene
 from linnet.models.tae import TAE
 
 SHARD = 250  # clips a file
 
 
 class LatentCache:
-    """Scenes and their latents. The encoder is causal: a clip's first latent frames are those of its first frames."""
+    """Scenes, the frame of each at which its clip begins, and the clips' latents.
 
-    def __init__(self, scenes: list[Scene], latents: Float[Tensor, "N C T h w"]) -> None:
-        self.scenes, self.latents = scenes, latents
+    The encoder is causal: a clip's first latent frames are those of its first frames.
+    """
+
+    def __init__(self, scenes: list[Scene], moments: list[int], latents: Float[Tensor, "N C T h w"]) -> None:
+        self.scenes, self.moments, self.latents = scenes, moments, latents
 
     def __len__(self) -> int:
         return len(self.scenes)
@@ -53,7 +56,7 @@ def cached_latents(
     autoencoder (by `fingerprint`), length or seed is made again.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    origin = {"autoencoder": fingerprint, "frames": str(frames), "seed": str(seed)}
+    origin = {"autoencoder": fingerprint, "frames": str(frames), "seed": str(seed), "later": str(LATER)}
     scenes: list[Scene] = []
     parts = []
     for first in range(0, clips, SHARD):
@@ -63,7 +66,13 @@ def cached_latents(
         with safe_open(path, "pt") as file:
             scenes += [Scene(**scene) for scene in json.loads(file.metadata()["scenes"])]
             parts.append(file.get_tensor("latents"))
-    return LatentCache(scenes[:clips], torch.cat(parts)[:clips])
+    moments = [begins(seed, index, scene) for index, scene in enumerate(scenes[:clips])]
+    return LatentCache(scenes[:clips], moments, torch.cat(parts)[:clips])
+
+
+def begins(seed: int, index: int, scene: Scene) -> int:
+    """The frame of clip `index`'s scene at which the clip begins."""
+    return moment(random.Random(f"{seed}/{index}/moment"), scene)
 
 
 def _origin(path: Path) -> dict[str, str] | None:
@@ -87,7 +96,7 @@ def _encode_shard(
     scenes, latents = [], []
     for index in range(first, first + SHARD):
         scene = sample_scene(random.Random(f"{seed}/{index}"))
-        pixels = torch.from_numpy(render(scene, frames)).to(device)
+        pixels = torch.from_numpy(render(scene, frames, start=begins(seed, index, scene))).to(device)
         video = pixels.permute(0, 3, 1, 2)[None].float() / 255
         with torch.inference_mode(), torch.autocast(device, torch.bfloat16):
             found = autoencoder.encode(video, lead=3)[0].transpose(0, 1)

@@ -144,6 +144,22 @@ def room(shape: str, size: str, motion: str) -> tuple[tuple[float, float], tuple
     return across, (0.0, HEIGHT) if motion in ("up", "down") else (top, bottom)
 
 
+LATER = 0.4  # share of the scenes in their usual place that move on, of which a clip shows a later part
+
+
+def moment(rng: random.Random, scene: Scene) -> int:
+    """The frame of a scene at which a training clip of it begins: mostly the first.
+
+    Films are cut into clips at any moment. A model that saw nothing but beginnings lets whatever moves begin again with
+    each of its windows, and cannot go on from where something is.
+    """
+    if scene.motion not in SPEED or scene.place or rng.random() >= LATER:
+        return 0
+    dx, dy = SPEED[scene.motion]
+    around = WIDTH / abs(dx) if dx else HEIGHT / abs(dy)  # seconds
+    return rng.randrange(round(FPS * around))
+
+
 PLACES = (
     ("at the top left", "at the top", "at the top right"),
     ("on the left", "in the middle", "on the right"),

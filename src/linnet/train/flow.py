@@ -76,13 +76,14 @@ def look_around(text: T5Encoder) -> None:
         bias[buckets, head] += ATTENTIVE
 
 
-def hard(scene: Scene) -> bool:
-    """Whether a scene is of those that are learnt last.
+def hard(scene: Scene, moment: int) -> bool:
+    """Whether a clip of a scene, from that frame on, is of those that are learnt last.
 
-    A shape that turns is another in every frame; and where object and background could change colours, only the order
-    of the words tells which is which.
+    A shape that turns is another in every frame; where object and background could change colours, only the order of
+    the words tells which is which; and of what is shown from later on, no word says where it is.
     """
-    return scene.motion == "spins" or (scene.colour in BACKGROUNDS and scene.background in COLOURS)
+    swapped = scene.colour in BACKGROUNDS and scene.background in COLOURS
+    return scene.motion == "spins" or swapped or moment > 0
 
 
 class FlowTask:
@@ -97,7 +98,8 @@ class FlowTask:
         self.config, self.cache, self.tokenizer = config, cache, tokenizer
         self.model = FlowModel(config, seed=seed)
         mean, std = cache.statistics()
-        self.shares = list(accumulate(config.hard_scenes if hard(scene) else 1.0 for scene in cache.scenes))
+        clips = zip(cache.scenes, cache.moments, strict=True)
+        self.shares = list(accumulate(config.hard_scenes if hard(*clip) else 1.0 for clip in clips))
         self.scale, self.bias = 1 / std, -mean / std  # z_model = z * scale + bias, unit spread a channel
 
     def loss(

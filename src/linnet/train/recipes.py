@@ -113,7 +113,7 @@ def seedling(recipe: Recipe, watch: Watch) -> Path:
         focus_from=9800,
     )
     loop = LoopConfig(
-        steps=recipe.steps or 18_400,
+        steps=recipe.steps or 22_400,
         restarts=(3600, 9600),
         learning_rate=1e-3,
         optimiser="muon",
