@@ -20,7 +20,7 @@ from linnet.cli import app
 from linnet.clip import Clip
 from linnet.data.playground import Scene, render
 from linnet.direct.beginning import Beginning, begins_at
-from linnet.direct.conditions import Edited, Held, Renoised, noisier
+from linnet.direct.conditions import Edited, Renoised
 from linnet.direct.extend import join, open_old
 from linnet.direct.footage import frames_in, length_for, open_source, paced, read_image
 from linnet.errors import InvalidInput
@@ -30,6 +30,7 @@ from linnet.pipeline import Pipeline
 from linnet.request import make_request
 from linnet.sampling.denoise import denoise
 from linnet.sampling.flow import TIMESTEPS, sigmas
+from linnet.sampling.held import VEIL, Held, noisier
 from linnet.sampling.solvers import SOLVERS, euler
 
 SCENE = Scene(shape="star", colour="red", size="large", background="blue", motion="left", x=96, y=36)
@@ -94,8 +95,8 @@ def test_what_is_held_is_reached_exactly_whatever_the_solver(solver: str) -> Non
     assert (last.index, last.count) == (7, 8)
 
 
-def test_what_is_held_is_as_noisy_as_the_rest_when_the_model_sees_it() -> None:
-    shown, noise, seen = torch.zeros(1, 4, 3, 3), torch.randn(1, 4, 50, 30, 30), []
+def test_what_is_held_is_half_as_noisy_as_the_rest_when_the_model_sees_it() -> None:
+    noise, seen = torch.randn(1, 4, 50, 30, 30), []
 
     def model(latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
         seen.append((float(timestep) / TIMESTEPS, latents[:, :, 0].std().item()))
@@ -104,7 +105,7 @@ def test_what_is_held_is_as_noisy_as_the_rest_when_the_model_sees_it() -> None:
     shown = torch.zeros(1, 4, 30, 30)
     list(Held(frames={0: shown}, seed=1, turns=3)(model, noise, sigmas(6, 3.0), euler))
     assert len(seen) > 6
-    assert all(spread == pytest.approx(level, rel=0.1) for level, spread in seen)
+    assert all(spread == pytest.approx(VEIL * level, rel=0.1) for level, spread in seen)
 
 
 def test_noise_that_comes_back_has_the_level_of_where_it_came_from() -> None:

@@ -1,6 +1,7 @@
 """Long clips: windows that share their say, and are the plain way where there is but one."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,8 +13,15 @@ from hypothesis import strategies as st
 import linnet
 from linnet import media
 from linnet.catalog import SEEDLING
+from linnet.direct.conditions import Renoised
+from linnet.errors import InvalidInput
 from linnet.models.transformer import TextContext
 from linnet.request import make_request
+from linnet.sampling.denoise import Velocity
+from linnet.sampling.flow import sigmas
+from linnet.sampling.held import VEIL
+from linnet.sampling.onward import onward
+from linnet.sampling.solvers import euler
 from linnet.sampling.span import nearby
 from linnet.sampling.windows import Windowed, free_noise, in_a_ring, in_a_row
 
@@ -88,6 +96,69 @@ def test_long_clips_and_loops_are_written_recorded_and_repeated(
     again = make_request(SEEDLING, like=clip.request)
     assert again == clip.request
     assert pipeline.generate(again, tmp_path / "two.mp4").path.read_bytes() == clip.path.read_bytes()
+
+
+def test_each_window_goes_on_from_the_frames_it_shares_with_the_last() -> None:
+    windows, noise, levels = in_a_row(11, 5, 2), torch.randn(1, 4, 11, 2, 2), sigmas(3, 2.0)
+    runs: list[list[torch.Tensor]] = []
+
+    def fresh() -> Velocity:
+        runs.append([])
+
+        def velocity(latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+            runs[-1].append(latents)
+            return latents.roll(1, 2).sin()
+
+        return velocity
+
+    given = {0: torch.randn(1, 4, 2, 2), -1: torch.randn(1, 4, 2, 2)}
+    steps = list(onward(fresh, noise, levels, euler, windows, given=given, seed=0))
+    assert [(step.index, step.count) for step in steps] == [(index, 9) for index in range(9)]
+    for before, after in pairwise(steps[2::3]):
+        done = windows.places[before.index // 3][-1] + 1
+        assert torch.allclose(after.latents[:, :, :done], before.latents[:, :, :done], atol=1e-5)
+    shown = steps[-1].latents
+    for number, (place, seen) in enumerate(zip(windows.places, runs, strict=True)):
+        known = {0} if number == 0 else set(range(windows.places[number - 1][-1] + 1))
+        known |= {windows.frames - 1}
+        for index, frame in enumerate(place):
+            level = (1 - VEIL * levels[0]) * shown[:, :, frame] + VEIL * levels[0] * noise[:, :, frame]
+            assert torch.allclose(
+                seen[0][:, :, index], level if frame in known else noise[:, :, frame], atol=1e-5
+            )
+    for frame, picture in given.items():
+        assert torch.allclose(shown[:, :, frame], picture, atol=1e-5)
+
+
+def test_windows_that_follow_each_other_do_not_know_their_neighbours_in_a_batch(tiny_model) -> None:
+    pipeline = linnet.load("seedling", weights=tiny_model, device="cpu", dtype="float32")
+    request = make_request(SEEDLING, prompt="a red star", frames=133, steps=2, seed=1)
+    assert request.onward
+    *_, both = pipeline.sample(request, [1, 2])
+    for number, seed in enumerate((1, 2)):
+        *_, alone = pipeline.sample(request, [seed])
+        assert torch.allclose(both.latents[number], alone.latents[0], atol=1e-4)
+
+
+def test_only_windows_in_a_row_go_onward() -> None:
+    for settings in ({"frames": 49}, {"frames": 241, "loop": True}):
+        assert not make_request(SEEDLING, prompt="a red star", **settings).onward
+        with pytest.raises(InvalidInput, match="onward"):
+            make_request(SEEDLING, prompt="a red star", onward=True, **settings)
+    long = make_request(SEEDLING, prompt="a red star", frames=241)
+    assert make_request(SEEDLING, like=long).onward
+    together = make_request(SEEDLING, like=long, onward=False)
+    assert not make_request(SEEDLING, like=together).onward
+
+
+def test_a_clip_made_from_another_has_its_windows_together(tiny_model) -> None:
+    pipeline = linnet.load("seedling", weights=tiny_model, device="cpu")
+    request = make_request(SEEDLING, prompt="a red star", frames=133, steps=2, seed=1)
+    course = Renoised(clip=torch.zeros(1, 16, 34, 9, 16), strength=0.5)
+    with pytest.raises(InvalidInput, match="together"):
+        next(pipeline.sample(request, course=course))
+    *_, last = pipeline.sample(replace(request, onward=False), course=course)
+    assert last.latents.shape[2] == 34
 
 
 def test_a_loops_decoder_has_seen_its_end(tiny_model) -> None:

@@ -19,7 +19,8 @@ class ModelSpec:
     size whose sides are multiples of it, with half to all of the largest trained size's pixels and neither
     side over 2.5 times the other; 0 allows `sizes` alone. Paths are relative to `repository` on the Hub
     or, when `source` is "package", to the folder inside the package that is named after the model.
-    A clip over `max_frames` is made in windows of `window` frames that share `overlap` (see sampling.windows).
+    A clip over `max_frames` is made in windows of `window` frames that share `overlap`: `onward`, each from the one
+    before it (see sampling.onward), or all together (see sampling.windows).
     `profiles` are settings of a request that trade fidelity for time; the model's other defaults are "exact".
     """
 
@@ -32,6 +33,7 @@ class ModelSpec:
     default_frames: int
     window: int
     overlap: int
+    onward: bool = True
     fps: int = FPS
     steps: int
     guidance: float

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from linnet import __version__, media
 from linnet.clip import Clip
+from linnet.errors import InvalidInput
 from linnet.geometry import FRAMES_PER_LATENT, latent_grid, token_count
 from linnet.models.attention import Attend, attend
 from linnet.models.transformer import TextContext
@@ -29,6 +30,8 @@ from linnet.runtime.attention import Work, choose, way_of
 from linnet.runtime.tiles import decode_tiled
 from linnet.sampling import flow
 from linnet.sampling.denoise import Course, Guidance, GuidedVelocity, Model, Step, denoise, levels_between
+from linnet.sampling.held import Held
+from linnet.sampling.onward import onward
 from linnet.sampling.reuse import Reuse
 from linnet.sampling.solvers import SOLVERS
 from linnet.sampling.span import nearby
@@ -63,7 +66,8 @@ class Pipeline(Parts):
         """Each seed's own noise, whatever its neighbours."""
         grid, windows = latent_grid(request.frames, request.size), windows_of(request)
         frames = windows.frames if windows else grid.frames
-        seen = min(frames, latents_in(request.window)) if request.window else frames
+        together = request.window and not request.onward
+        seen = min(frames, latents_in(request.window)) if together else frames
         shape = (self.transformer.config.channels, seen, grid.height, grid.width)
         shift = max(1, seen - request.window_overlap // FRAMES_PER_LATENT)
         each = ((flow.noise(seed, shape, self.device), seed) for seed in seeds)
@@ -97,13 +101,19 @@ class Pipeline(Parts):
         self, request: Request, sigmas: Float[Tensor, " levels"], watch: Watch = ignore
     ) -> GuidedVelocity | Reuse:
         """What the request's prompts, guidance and reuse make of the transformer, for one run over `sigmas`."""
+        return self.velocities(request, sigmas, watch)()
+
+    def velocities(
+        self, request: Request, sigmas: Float[Tensor, " levels"], watch: Watch = ignore
+    ) -> Callable[[], GuidedVelocity | Reuse]:
+        """A new one for each run: of the whole clip, or, where windows follow each other, of one of them."""
         prompt, negative = self.contexts(request.prompt, request.negative, watch=watch)
         model, windows = self.model(request, watch), windows_of(request)
+        if windows and not request.onward:
+            model = Windowed(model, windows)
         # Both passes at once where a step is so short that launching it costs; apart where memory counts.
         batched = self.spec.source == "package"
-        return self.steered(
-            request, sigmas, Windowed(model, windows) if windows else model, prompt, negative, batched=batched
-        )
+        return partial(self.steered, request, sigmas, model, prompt, negative, batched=batched)
 
     def steered(
         self,
@@ -149,11 +159,25 @@ class Pipeline(Parts):
         the steps do not tell; `course` goes the way from noise to clip.
         """
         seeds = [request.seed] if seeds is None else seeds
-        sigmas = flow.sigmas(request.steps, request.shift)
-        velocity = self.velocity(request, sigmas, watch)
-        if skipped is not None and isinstance(velocity, Reuse):
-            velocity.skipped = skipped
-        yield from course(velocity, self.noise(request, seeds), sigmas, SOLVERS[request.solver])
+        sigmas, solver = flow.sigmas(request.steps, request.shift), SOLVERS[request.solver]
+        fresh, noise, windows = (
+            self.velocities(request, sigmas, watch),
+            self.noise(request, seeds),
+            windows_of(request),
+        )
+        runs: list[GuidedVelocity | Reuse] = []
+
+        def run() -> GuidedVelocity | Reuse:
+            runs.append(fresh())
+            return runs[-1]
+
+        if windows and request.onward:
+            yield from onward(run, noise, sigmas, solver, windows, given=held_by(course), seed=request.seed)
+        else:
+            yield from course(run(), noise, sigmas, solver)
+        if skipped is not None:
+            own = ((number * request.steps, run) for number, run in enumerate(runs) if isinstance(run, Reuse))
+            skipped += [before + index for before, run in own for index in run.skipped]
 
     # --- pixels ---------------------------------------------------------------------------------------------------
 
@@ -342,6 +366,16 @@ def windows_of(request: Request) -> Windows | None:
     overlap = request.window_overlap // FRAMES_PER_LATENT if request.window else window // 2
     # A loop has no frame that stands alone, as a clip's first does: it is one latent frame shorter.
     return in_a_ring(frames - 1, window, overlap) if request.loop else in_a_row(frames, window, overlap)
+
+
+def held_by(course: Course) -> Mapping[int, Float[Tensor, "B C H W"]]:
+    """What windows that follow each other have to keep of a course's; InvalidInput if it is of another kind."""
+    if isinstance(course, Held):
+        return course.frames
+    if course is denoise:
+        return {}
+    problem = "is a way to make a clip from noise, not from another clip"
+    raise InvalidInput("onward", "true", problem, "make its windows together")
 
 
 def to_pixels(frames: Float[Tensor, "1 3 f H W"]) -> Frames:

@@ -59,8 +59,9 @@ class Request:
     Of n steps, counted from 0, step i is guided where guidance_from <= i/n < guidance_until. `reuse` is "none", the
     steps (from 1) that do without the model, as "6,8,9", or the change, as "0.05", that steps may add up to before it
     is asked again (see sampling.reuse). `window` (4k+1) and `window_overlap` (4k) are frames of the windows that a long
-    clip is made in; 0: the model sees the clip at once (see sampling.windows), every frame of it no farther than `span`
-    frames (4k) to either side; 0: all of it (see sampling.span). A `loop` has one frame less than `frames`: the last
+    clip is made in, together (see sampling.windows) or, `onward`, each from the one before it (see sampling.onward); 0:
+    the model sees the clip at once, every frame of it no farther than `span` frames (4k) to either side; 0: all of it
+    (see sampling.span). A `loop` has one frame less than `frames`: the last
     would be the first again.
     """
 
@@ -87,6 +88,7 @@ class Request:
     decoder_dtype: Literal["auto", "float32", "bfloat16"] = "float32"
     window: int = 0
     window_overlap: int = 0
+    onward: bool = False
     span: int = 0
     loop: bool = False
 
@@ -144,6 +146,7 @@ def make_request(
     decoder_dtype: Literal["auto", "float32", "bfloat16"] | None = None,
     window: int | None = None,
     window_overlap: int | None = None,
+    onward: bool | None = None,
     span: int | None = None,
     loop: bool | None = None,
     profile: Literal["exact", "fast", "draft"] | None = None,
@@ -177,6 +180,7 @@ def make_request(
         "decoder_dtype": decoder_dtype,
         "window": window,
         "window_overlap": window_overlap,
+        "onward": onward,
         "span": span,
         "loop": loop,
     }
@@ -210,7 +214,9 @@ def make_request(
     changed = like is None or settings["frames"] != like.frames or "window" not in settings
     if window is None and (changed or span is not None):
         settings |= usual_windows(spec, settings, window_overlap)
-    request = Request(**check_fields({"window": 0, "window_overlap": 0} | settings))
+    if onward is None and (changed or window is not None or span is not None or loop):
+        settings["onward"] = bool(settings.get("window")) and spec.onward and not settings["loop"]
+    request = Request(**check_fields({"window": 0, "window_overlap": 0, "onward": False} | settings))
     spec.check_size(request.size)
     check_length(spec, request.frames, "frames", request.frames)
     check_windows(spec, request)
@@ -233,6 +239,8 @@ def check_windows(spec: ModelSpec, request: Request) -> None:
     if span and (window or request.loop):
         problem = "is of a clip that the model sees at once, not of one in windows"
         raise InvalidInput("span", span, problem, "leave out the windows, the loop or the span")
+    if request.onward:
+        check_onward(request)
     if not window:
         if overlap:
             raise InvalidInput(
@@ -252,6 +260,15 @@ def check_windows(spec: ModelSpec, request: Request) -> None:
         raise InvalidInput(
             "window_overlap", overlap, problem, "use a multiple of 4 above 0 and below the window"
         )
+
+
+def check_onward(request: Request) -> None:
+    if not request.window:
+        raise InvalidInput(
+            "onward", "true", "is of windows, of which there are none", "give --window, or leave it out"
+        )
+    if request.loop:
+        raise InvalidInput("onward", "true", "has an end, and a loop has none", "leave out one of the two")
 
 
 def profile_settings(spec: ModelSpec, name: str) -> dict[str, Any]:

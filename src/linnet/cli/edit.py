@@ -77,13 +77,14 @@ def edit(
         "steps": steps,
         "guidance": guidance,
         "loop": False,
+        "onward": False,
     }
     first = make_request(spec, prompt=wanted, like=like, seed=seed, frames=spec.default_frames, **settings)
     source = open_source(file, first.size, spec.fps, check_fit(fit))
     check_target(output, size=first.size, overwrite=overwrite)
     frames = length_for(spec, file, len(source.order))
     request = make_request(spec, prompt=wanted, like=like, frames=frames, **settings, seed=first.seed)
-    before = make_request(spec, prompt=shown, frames=frames, seed=0)
+    before = make_request(spec, prompt=shown, frames=frames, seed=0, onward=False)
     pipeline = opened(
         spec,
         [request, before],

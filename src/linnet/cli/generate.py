@@ -87,6 +87,14 @@ def generate(
         int | None, whole("window", "Frames that the model sees at once, of a clip longer than its own.")
     ] = None,
     window_overlap: Annotated[int | None, whole("window-overlap", "Frames that two windows share.")] = None,
+    onward: Annotated[
+        bool | None,
+        typer.Option(
+            "--onward/--together",
+            help="Each window from the one before it, or all at once; by default as suits the model.",
+            show_default=False,
+        ),
+    ] = None,
     span: Annotated[
         int | None, whole("span", "Instead of windows: how many frames to either side each frame looks.")
     ] = None,
@@ -165,6 +173,7 @@ def generate(
         "reuse": reuse,
         "window": window,
         "window_overlap": window_overlap,
+        "onward": False if video and onward is None else onward,
         "span": span,
         "loop": loop or None,
         "like": earlier.request if earlier else None,

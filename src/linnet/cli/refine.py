@@ -90,6 +90,7 @@ def refine(
         "guidance": guidance,
         "size": size,
         "loop": False,
+        "onward": False,
     }
     like = earlier.request if earlier else None
     first = make_request(spec, like=like, seed=seed, frames=spec.default_frames, **settings)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Self
 
 from linnet import media
 from linnet.catalog import find
-from linnet.direct.conditions import Held, Renoised, check_strength, levels_left
+from linnet.direct.conditions import Renoised, check_strength, levels_left
 from linnet.direct.footage import Fit, Frame, Source, open_source, read_image
 from linnet.errors import InvalidInput
 from linnet.pipeline import Pipeline
@@ -17,6 +17,7 @@ from linnet.progress import Watch, ignore
 from linnet.request import Request
 from linnet.sampling import flow
 from linnet.sampling.denoise import Course
+from linnet.sampling.held import Held
 
 STRENGTH = 0.6
 STILL = (

@@ -18,13 +18,13 @@ from jaxtyping import UInt8
 from linnet import media
 from linnet.clip import GENERATED
 from linnet.direct.beginning import check_whole, fingerprint
-from linnet.direct.conditions import Held
 from linnet.direct.footage import Source, on_the_grid, open_source, quarter_turns
 from linnet.errors import InvalidInput
 from linnet.geometry import FRAMES_PER_LATENT
 from linnet.pipeline import Pipeline
 from linnet.progress import Progress, Watch, ignore
 from linnet.request import Request
+from linnet.sampling.held import Held
 
 Frames = UInt8[np.ndarray, "f H W 3"]
 

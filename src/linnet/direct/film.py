@@ -20,7 +20,6 @@ from jaxtyping import UInt8
 
 from linnet import __version__, media
 from linnet.clip import GENERATED
-from linnet.direct.conditions import Held
 from linnet.direct.morph import sample
 from linnet.direct.sheet import Cell, draw_sheet, moments, small, write_image
 from linnet.direct.storyboard import Storyboard
@@ -29,6 +28,7 @@ from linnet.geometry import format_seconds
 from linnet.pipeline import Pipeline
 from linnet.progress import Progress, Watch, ignore
 from linnet.sampling.denoise import Course, denoise
+from linnet.sampling.held import Held
 
 Frame = UInt8[np.ndarray, "H W 3"]
 

@@ -48,10 +48,10 @@ ALIASES = {
     "prompt": ("subject", "style"),
     "frames": ("seconds",),
 }
-WINDOWS = ("window", "window_overlap")
+WINDOWS = ("window", "window_overlap", "onward")
 BLENDS = ("dissolve", "morph")  # both shots are seen in the overlap
 # What shots that are denoised as one need not share.
-OWN_IN_MORPH = ("prompt", "negative", "seed", "frames", "window", "window_overlap")
+OWN_IN_MORPH = ("prompt", "negative", "seed", "frames", *WINDOWS)
 
 
 @dataclass(frozen=True, kw_only=True)

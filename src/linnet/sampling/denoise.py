@@ -1,6 +1,6 @@
 """From noise to latents. The loop is a generator: progress, previews and cancelling belong to its consumer.
 
-Axes: B batch, C channels, T frames, H and W rows and columns of the latents.
+Axes: B batch, C channels, T frames, t frames of a part, H and W rows and columns of the latents.
 """
 
 import math
@@ -28,14 +28,15 @@ Course = Callable[[Velocity, Latents, Float[Tensor, " levels"], Solver], Iterato
 class Step:
     """Step `index` (from 0) of `count` is done; `latents` are left at noise level `sigma`.
 
-    `clean` is where the flow points from here, the data that the model expects: what a preview shows.
+    `clean` is where the flow points from here, the data that the model expects: what a preview shows. It may be of a
+    part of the clip, the one at work.
     """
 
     index: int
     count: int
     sigma: float
     latents: Latents
-    clean: Latents
+    clean: Float[Tensor, "B C t H W"]
 
 
 def denoise(

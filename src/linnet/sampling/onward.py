@@ -1,0 +1,51 @@
+"""A clip longer than the model's own, one window after another: each goes on from the frames it shares with the last.
+
+What is made together, in windows whose velocities are averaged (sampling.windows), agrees on how things look; where
+something has moved to by now, only the windows before can tell.
+
+Axes: B batch, C channels, T latent frames of the clip, t of one window, H and W rows and columns of the latents.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from linnet.sampling.denoise import Course, Latents, Step, Velocity, denoise
+from linnet.sampling.held import Held
+from linnet.sampling.solvers import Solver
+from linnet.sampling.windows import Windows
+
+
+def onward(
+    fresh: Callable[[], Velocity],
+    noise: Latents,
+    sigmas: Float[Tensor, " levels"],
+    solver: Solver,
+    windows: Windows,
+    *,
+    given: Mapping[int, Float[Tensor, "B C H W"]],
+    seed: int,
+) -> Iterator[Step]:
+    """Denoise each window down to its clean frames, the next one with those of them held that it begins with.
+
+    `fresh` gives each run its own velocity, for clips of a window's length: guidance remembers. `given` are frames of
+    the whole clip that are held from the outset, as in `Held`. Steps count on through all windows; their `latents` are
+    the whole clip's, noise where no window has been yet, and `clean` is of the window at work.
+    """
+    whole, done, total = noise.float().clone(), 0, len(windows.places) * (len(sigmas) - 1)
+    given = {frame % windows.frames: shown for frame, shown in given.items()}
+    for number, place in enumerate(windows.places):
+        known = {
+            index: whole[:, :, frame] if frame < done else given[frame]
+            for index, frame in enumerate(place)
+            if frame < done or frame in given
+        }
+        course: Course = Held(frames=known, seed=seed + number) if known else denoise
+        at = torch.tensor(place, device=whole.device)
+        for step in course(fresh(), noise.index_select(2, at), sigmas, solver):
+            whole = whole.index_copy(2, at, step.latents)
+            yield replace(step, index=number * step.count + step.index, count=total, latents=whole)
+        done = place[-1] + 1
