@@ -32,7 +32,7 @@ def main() -> None:
     other = moving.worded(moving.other)
     parts = [f"part{part}" for part in range(-(-LONG // SHORT))]
     cells = [
-        cell(any_, "10 seconds in windows", "long"),
+        cell(any_, "10 seconds, window after window", "long"),
         cell(any_, "10 seconds of hard cuts", *parts),
         cell(any_, "from an image", "image"),
         cell(any_, "without the image", "plain"),

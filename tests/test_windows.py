@@ -141,10 +141,10 @@ def test_windows_that_follow_each_other_do_not_know_their_neighbours_in_a_batch(
 
 
 def test_only_windows_in_a_row_go_onward() -> None:
-    for settings in ({"frames": 49}, {"frames": 241, "loop": True}):
-        assert not make_request(SEEDLING, prompt="a red star", **settings).onward
+    for frames, loop in ((49, False), (241, True)):
+        assert not make_request(SEEDLING, prompt="a red star", frames=frames, loop=loop).onward
         with pytest.raises(InvalidInput, match="onward"):
-            make_request(SEEDLING, prompt="a red star", onward=True, **settings)
+            make_request(SEEDLING, prompt="a red star", frames=frames, loop=loop, onward=True)
     long = make_request(SEEDLING, prompt="a red star", frames=241)
     assert make_request(SEEDLING, like=long).onward
     together = make_request(SEEDLING, like=long, onward=False)

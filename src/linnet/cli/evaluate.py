@@ -116,7 +116,7 @@ def continuity(
         list[str] | None,
         option(
             "only",
-            "long, span, extend, image, loop, video or edit; may be given several times.",
+            "long, together, span, extend, image, loop, video or edit; may be given several times.",
             metavar="KIND",
         ),
     ] = None,

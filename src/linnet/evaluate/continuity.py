@@ -54,6 +54,16 @@ AIMS: dict[str, Mapping[str, Aim]] = {
         "creep": Aim("10 s: background from first to last second, of 255", 4.0, share=False, most=True),
         "frozen": Aim("10 s: movers that stop, turn or jump in any second", 0.1, most=True),
     },
+    "together": {
+        "right": Aim("10 s, windows together: shape and colour right in every second", 0.9),
+        "seam": Aim(
+            "10 s, windows together: largest change at a border over inside", 1.2, share=False, most=True
+        ),
+        "creep": Aim(
+            "10 s, windows together: background from first to last second", 4.0, share=False, most=True
+        ),
+        "frozen": Aim("10 s, windows together: movers that stop, turn or jump in any second", 0.1, most=True),
+    },
     "span": {
         "right": Aim("10 s in one pass: shape and colour right in every second", 0.9),
         "creep": Aim("10 s in one pass: background from first to last second", 4.0, share=False, most=True),
@@ -80,6 +90,7 @@ AIMS: dict[str, Mapping[str, Aim]] = {
 }
 NAIVE = {
     "long": "hard cuts of 2 s clips",
+    "together": "hard cuts of 2 s clips",
     "span": "hard cuts of 2 s clips",
     "extend": "from the last frame only",
     "image": "no image",
@@ -153,6 +164,12 @@ class Bench:
 def try_long(bench: Bench, trial: Trial) -> tuple[Values, Values]:
     request = bench.request(trial, frames=LONG)
     ours = bench.clip(trial, "long", request)
+    return long_values(ours, trial.scene, borders_of(request)), cut_values(bench, trial)
+
+
+def try_together(bench: Bench, trial: Trial) -> tuple[Values, Values]:
+    request = bench.request(trial, frames=LONG, onward=False)
+    ours = bench.clip(trial, "together", request)
     return long_values(ours, trial.scene, borders_of(request)), cut_values(bench, trial)
 
 
@@ -276,6 +293,7 @@ def recoloured(clip: Clip, trial: Trial) -> Values:
 
 TRIALS: dict[str, Callable[[Bench, Trial], tuple[Values, Values]]] = {
     "long": try_long,
+    "together": try_together,
     "span": try_span,
     "extend": try_extend,
     "image": try_image,
