@@ -23,6 +23,7 @@ STRENGTH = 0.6
 STILL = (
     13  # frames for which a last image is held before it is encoded, so that its latent frame knows no motion
 )
+TURNS = 2  # an image is one frame of many: the early steps are taken twice, so that the others come into line with it
 FILES = ("image", "last_image", "video")
 COMMANDS = {
     "extends": "extend",
@@ -110,7 +111,7 @@ class Beginning:
         if self.last_image:
             last = read_image(self.last_image, request.size, self.fit, field="last-image")
             held[-1] = pipeline.encode_frames(lambda: still(last), watch)[:, :, -1]
-        return Way(Held(frames=held, seed=request.seed), direction, ())
+        return Way(Held(frames=held, seed=request.seed, turns=TURNS), direction, ())
 
     def along(self, pipeline: Pipeline, request: Request, watch: Watch) -> Way:
         source = self.source(request)
