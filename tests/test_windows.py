@@ -75,6 +75,23 @@ def test_windows_of_a_model_without_regard_for_time_are_the_model() -> None:
         assert torch.allclose(velocity, latents.sin(), atol=1e-6)
 
 
+@given(st.integers(1, 400))
+def test_a_loops_windows_are_turned_until_every_frame_was_first(frames: int) -> None:
+    seen: list[int] = []
+
+    def model(latents: torch.Tensor, timestep: torch.Tensor, text: TextContext) -> torch.Tensor:
+        seen.append(int(latents[0, 0, 0, 0, 0]))
+        return latents
+
+    numbered = torch.arange(float(frames)).view(1, 1, -1, 1, 1)
+    windowed = Windowed(model, in_a_ring(frames, frames, 1))
+    for level in range(frames):
+        for _ in range(2):  # guidance asks twice at a level
+            assert torch.allclose(windowed(numbered, torch.tensor([1.0 + level]), NO_TEXT), numbered)
+    assert seen[::2] == seen[1::2]
+    assert sorted(seen[::2]) == list(range(frames))
+
+
 def test_noise_repeats_in_another_order() -> None:
     first = torch.randn(4, 6, 2, 2)
     noise = free_noise(first, 40, 3, seed=0)

@@ -51,10 +51,10 @@ class Rates:
 def window_count(request: Request) -> int:
     """Passes of the model in the place of one, where the clip is made in windows (see sampling.windows)."""
     if not request.window:
-        return 2 if request.loop else 1
+        return 1
     frames, step = request.frames - 1, request.window - request.window_overlap
     if request.loop:
-        return max(2, -(-frames // step))
+        return 1 if frames - 3 <= request.window else max(2, -(-frames // step))
     return -(-max(0, request.frames - request.window) // step) + 1
 
 
