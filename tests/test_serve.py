@@ -178,7 +178,7 @@ def test_the_models_say_how_long_their_clips_may_be(client: TestClient, service:
         (model,) = client.get("/v1/models").json()["data"]
         return [model[name] for name in ("default_seconds", "seconds_at_once", "max_seconds")]
 
-    assert limits() == ["2", "5", "300"]
+    assert limits() == ["2", "2", "300"]
     service.longest_seconds = 1.6  # less than half a latent frame over 1.5
     assert limits() == ["1.5", "1.5", "1.5"]
     refused(

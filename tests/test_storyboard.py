@@ -403,12 +403,12 @@ def test_a_shot_overrides_the_film(board: Board) -> None:
 
 def test_the_films_windows_are_those_of_shots_with_their_own_length(board: Board) -> None:
     film = board(
-        "seconds: 8\nwindow: 97\nwindow_overlap: 40\nshots:\n- prompt: a\n- {prompt: b, seconds: 10}\n"
+        "seconds: 8\nwindow: 45\nwindow_overlap: 40\nshots:\n- prompt: a\n- {prompt: b, seconds: 10}\n"
         "- {prompt: c, seconds: 10, window_overlap: 20}\n- {prompt: d, seconds: 10, span: 24}\n"
         "- {prompt: e, seconds: 1}\n"
     )
     windows = [(shot.request.window, shot.request.window_overlap) for shot in film.shots]
-    assert windows == [(97, 40), (97, 40), (97, 20), (0, 0), (97, 40)]
+    assert windows == [(45, 40), (45, 40), (45, 20), (0, 0), (45, 40)]
     overlap_alone = board("seconds: 8\nwindow_overlap: 40\nshots:\n- prompt: a\n- {prompt: b, seconds: 10}\n")
     assert overlap_alone.shots[1].request.window_overlap == 40
     usual = board("shots:\n- {prompt: b, seconds: 10}\n").shots[0].request

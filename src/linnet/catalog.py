@@ -111,13 +111,13 @@ def linum(lines: int, size: Size) -> ModelSpec:
 
 SEEDLING = ModelSpec(
     name="seedling",
-    title="Coloured shapes that move, 128x72, up to 5 seconds; ships with linnet",
+    title="Coloured shapes that move, 128x72; ships with linnet",
     sizes=(Size(128, 72),),
     size_multiple=0,
     min_frames=1,
-    max_frames=121,
+    max_frames=49,  # as it was trained
     default_frames=49,
-    window=49,  # as it was trained
+    window=49,
     overlap=24,
     steps=20,
     guidance=3.0,

@@ -7,7 +7,7 @@ const PAGE = 60, BUSY = 1000, CALM = 8000, UNDO = 7000; // jobs a page, then mil
 const CATCH_UP = 10; // pages at once, at most
 const FOLD = 4; // rows that wait, before the rest is folded away
 const STREAMS = 4; // at once, of the six connections that a browser opens to one server
-const LONGER = [10, 15, 20, 30, 45, 60, 90, 120, 180, 240, 300]; // seconds, made in windows
+const LONGER = [5, 10, 15, 20, 30, 45, 60, 90, 120, 180, 240, 300]; // seconds, made in windows
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
 let models = [];
