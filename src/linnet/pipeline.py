@@ -160,11 +160,8 @@ class Pipeline(Parts):
         """
         seeds = [request.seed] if seeds is None else seeds
         sigmas, solver = flow.sigmas(request.steps, request.shift), SOLVERS[request.solver]
-        fresh, noise, windows = (
-            self.velocities(request, sigmas, watch),
-            self.noise(request, seeds),
-            windows_of(request),
-        )
+        fresh, windows = self.velocities(request, sigmas, watch), windows_of(request)
+        noise = self.noise(request, seeds)
         runs: list[GuidedVelocity | Reuse] = []
 
         def run() -> GuidedVelocity | Reuse:

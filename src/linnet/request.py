@@ -61,8 +61,7 @@ class Request:
     is asked again (see sampling.reuse). `window` (4k+1) and `window_overlap` (4k) are frames of the windows that a long
     clip is made in, together (see sampling.windows) or, `onward`, each from the one before it (see sampling.onward); 0:
     the model sees the clip at once, every frame of it no farther than `span` frames (4k) to either side; 0: all of it
-    (see sampling.span). A `loop` has one frame less than `frames`: the last
-    would be the first again.
+    (see sampling.span). A `loop` has one frame less than `frames`: the last would be the first again.
     """
 
     prompt: str
