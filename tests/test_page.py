@@ -164,7 +164,7 @@ def test_it_keeps_all_jobs_in_sight_however_many_there_are(page: Page, server: S
     Image.new("RGB", (16, 9), "green").save(seen, "WEBP")
     queue.report(second, "denoise", 3, 10, seen.getvalue())
     page.reload()
-    for job, words in ((first, "of 1000"), (second.id, "step 3 of 10")):
+    for job, words in ((first, "of 4000"), (second.id, "step 3 of 10")):  # four windows of 1000 steps
         expect(row(job)).to_contain_text(words)
         expect(row(job).get_by_alt_text("How it looks so far")).to_be_visible()
     expect(row(others[2])).to_contain_text("number 2 in your queue")
