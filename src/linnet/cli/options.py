@@ -1,6 +1,7 @@
 """How the commands declare their options. Numbers are read here, so that a bad one is answered as any other bad
 input is; what typer would say depends on its version, and does not name the value."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -19,24 +20,38 @@ def option(name: str, help: str, *, metavar: str | None = None, **more: Any) -> 
     return typer.Option(f"--{name}", *letters, help=help, metavar=metavar, show_default=False, **more)
 
 
-def whole(name: str, help: str, *, metavar: str = "N", least: int | None = None) -> Any:
-    """`--name N`, a whole number, `least` or more."""
+def whole(
+    name: str, help: str, *, metavar: str = "N", least: int | None = None, most: int | None = None
+) -> Any:
+    """`--name N`, a whole number from `least` to `most`."""
 
     def read(given: str | int) -> int:  # a default comes as the number that it is
-        text = str(given)
-        value = parse(name, text, int, "a whole number")
+        value = parse(name, str(given), int, "a whole number")
         if least is not None and value < least:
-            raise InvalidInput(name, text, "is out of range", f"use {least} or more")
+            raise InvalidInput(name, str(given), "is out of range", f"use {least} or more")
+        if most is not None and value > most:
+            raise InvalidInput(name, str(given), "is out of range", f"use {most} or less")
         return value
 
     return option(name, help, metavar=metavar, parser=read)
 
 
-def number(name: str, help: str, *, metavar: str = "X") -> Any:
-    """`--name X`, any number."""
-    return option(
-        name, help, metavar=metavar, parser=lambda given: parse(name, str(given), float, "a number")
-    )
+def number(
+    name: str, help: str, *, metavar: str = "X", least: float | None = None, above: float | None = None
+) -> Any:
+    """`--name X`, a finite number: `least` or more, or more than `above`."""
+
+    def read(given: str | float) -> float:
+        value = parse(name, str(given), float, "a number")
+        if not math.isfinite(value):
+            raise InvalidInput(name, str(given), "is not a finite number", "write it in digits, such as 2")
+        if least is not None and value < least:
+            raise InvalidInput(name, str(given), "is out of range", f"use {least:g} or more")
+        if above is not None and value <= above:
+            raise InvalidInput(name, str(given), "is out of range", f"use more than {above:g}")
+        return value
+
+    return option(name, help, metavar=metavar, parser=read)
 
 
 def amount(name: str, help: str, *, metavar: str = "SIZE") -> Any:

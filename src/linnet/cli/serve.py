@@ -28,7 +28,7 @@ def serve(
     host: Annotated[
         str, option("host", "Where to listen; elsewhere than on 127.0.0.1 needs keys.", metavar="NAME")
     ] = "127.0.0.1",
-    port: Annotated[int, whole("port", "By default 8000.", least=0)] = 8000,
+    port: Annotated[int, whole("port", "By default 8000.", least=0, most=65535)] = 8000,
     name: Annotated[
         str | None,
         option("name", "Name of the proxy in front, such as linnet.example; needs keys.", metavar="NAME"),
@@ -53,9 +53,11 @@ def serve(
     ] = None,
     jobs: Annotated[int, whole("jobs", "Most jobs that may wait.", least=1)] = 1000,
     jobs_per_key: Annotated[int, whole("jobs-per-key", "Most jobs of one key.", least=1)] = 100,
-    longest: Annotated[float | None, number("longest", "Most seconds of a clip.")] = None,
-    keep_days: Annotated[float | None, number("keep-days", "Delete clips that are older.")] = None,
-    quota: Annotated[float | None, number("quota", "Most gigabytes of clips; the oldest go.")] = None,
+    longest: Annotated[float | None, number("longest", "Most seconds of a clip.", above=0)] = None,
+    keep_days: Annotated[float | None, number("keep-days", "Delete clips that are older.", above=0)] = None,
+    quota: Annotated[
+        float | None, number("quota", "Most gigabytes of clips; the oldest go.", above=0)
+    ] = None,
     webhook: Annotated[
         str | None,
         option("webhook", "Told, signed, of each job that ends; the secret is in --data.", metavar="URL"),
@@ -66,7 +68,9 @@ def serve(
     log_prompts: Annotated[
         bool, option("log-prompts", "Tell prompts, too, in the line that the log has for each job that ends.")
     ] = False,
-    grace: Annotated[float, number("grace", "Seconds that a running job has when the server stops.")] = 30.0,
+    grace: Annotated[
+        float, number("grace", "Seconds that a running job has when the server stops.", least=0)
+    ] = 30.0,
 ) -> None:
     """Serve the models: an API, a queue, and a page.
 
