@@ -11,12 +11,12 @@ import pytest
 
 from linnet.catalog import SEEDLING
 from linnet.errors import DeviceLost
-from linnet.request import make_request
+from linnet.request import Request, make_request
 from linnet.serve import keeper
 from linnet.serve.clips import clips_folder
 from linnet.serve.keeper import Keeper, Patience, ProcessKeeper
-from linnet.serve.queue import TRIES, Queue
-from linnet.serve.render import Renderer, RenderSettings
+from linnet.serve.queue import TRIES, Given, Queue
+from linnet.serve.render import Renderer, RenderSettings, Report
 from linnet.serve.worker import Worker, WorkerSettings
 
 REQUEST = make_request(SEEDLING, prompt="a red star", frames=1)
@@ -76,6 +76,37 @@ def test_a_process_does_not_outlive_a_keeper_that_fails(
         its.keep_one("w")
     assert its.process is not None
     assert its.process.returncode is not None
+
+
+def test_a_worker_that_hangs_is_found_out_even_after_its_job_was_cancelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clips_folder(tmp_path).mkdir()
+    settings: Any = {"model": "seedling", "device": "cpu"}
+    worker = Worker(WorkerSettings(data=str(tmp_path), **settings), "w")
+    impatient = Patience(stall=0.0)
+    its = ProcessKeeper(RenderSettings(**settings), tmp_path, worker.queue, impatient)
+    found: list[str | None] = []
+
+    def look() -> None:
+        worker.beat()
+        found.append(its.trouble("w", 0.0))
+
+    def hang(self: Renderer, request: Request, path: Path, report: Report, image: Given | None) -> Any:
+        worker.queue.cancel(job)
+        look()
+        report("denoise", 1, 2, None)  # it comes round after all, and learns of it
+
+    def rest(seconds: float) -> None:
+        look()
+        worker.leaving = True
+
+    monkeypatch.setattr(Renderer, "warm", lambda self: None)
+    monkeypatch.setattr(Renderer, "make", hang)
+    monkeypatch.setattr("linnet.serve.worker.time.sleep", rest)
+    job = worker.queue.add(REQUEST).id
+    worker.run()
+    assert found == ["got nowhere for 0 s", None]
 
 
 def test_a_job_learns_what_its_workers_died_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

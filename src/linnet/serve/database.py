@@ -94,6 +94,10 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE speeds ADD COLUMN finish REAL",
         "CREATE INDEX jobs_by_end ON jobs (ended)",
     ),
+    (
+        # When a worker last got on with what it is at, which nobody may want any more; none while it waits for a job.
+        "ALTER TABLE workers ADD COLUMN busy REAL",
+    ),
 )
 
 

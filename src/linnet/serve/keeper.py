@@ -85,10 +85,11 @@ class Keeper(Member):
                 if self.hurry.wait(AGAIN):  # the next start does
                     return
 
-    def stalled(self, name: str) -> str | None:
-        """What is wrong with a worker that gives signs of life, but no progress."""
-        idle = self.queue.seconds_without_progress(name)
-        return f"got nowhere for {self.patience.stall:g} s" if (idle or 0) > self.patience.stall else None
+    def stalled(self, busy: float | None) -> str | None:
+        """What is wrong with a worker that gives signs of life, but last got on with what it is at when it was `busy`,
+        whether or not anybody still wants that; None is one that waits for a job."""
+        stuck = busy is not None and time.time() - busy > self.patience.stall
+        return f"got nowhere for {self.patience.stall:g} s" if stuck else None
 
 
 class ProcessKeeper(Keeper):
@@ -143,7 +144,7 @@ class ProcessKeeper(Keeper):
         silent = time.time() - worker["beat"] if worker else time.monotonic() - begun - START
         if silent > self.patience.silence:
             return f"gave no sign of life for {self.patience.silence:g} s"
-        return self.stalled(name)
+        return self.stalled(worker["busy"] if worker else None)
 
 
 def died(status: int) -> str:

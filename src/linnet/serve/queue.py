@@ -313,15 +313,23 @@ class Queue(Database):
 
     # --- workers --------------------------------------------------------------------------------------------------
 
-    def beat(self, worker: str, *, ready: bool, memory: int, reserved: int | None = None) -> None:
+    def beat(
+        self,
+        worker: str,
+        *,
+        ready: bool,
+        memory: int,
+        reserved: int | None = None,
+        busy: float | None = None,
+    ) -> None:
         """The worker is alive; `ready` when its model is loaded; `memory` in bytes, and `reserved` of its card, if it
-        has one."""
+        has one; `busy`: when it last got on with what it is at."""
         with self._writing() as db:
             db.execute(
-                "INSERT INTO workers (name, beat, ready, memory, reserved) VALUES (?, ?, ?, ?, ?) "
+                "INSERT INTO workers (name, beat, ready, memory, reserved, busy) VALUES (?, ?, ?, ?, ?, ?) "
                 "ON CONFLICT DO UPDATE SET beat = excluded.beat, ready = excluded.ready, "
-                "memory = excluded.memory, reserved = excluded.reserved",
-                (worker, time.time(), int(ready), memory, reserved),
+                "memory = excluded.memory, reserved = excluded.reserved, busy = excluded.busy",
+                (worker, time.time(), int(ready), memory, reserved, busy),
             )
 
     def last_words(self, worker: str, words: str) -> None:
@@ -334,7 +342,7 @@ class Queue(Database):
             )
 
     def workers(self) -> dict[str, dict[str, Any]]:
-        """Last beat, readiness, memory and last words of each, by name."""
+        """Last beat, readiness, memory, last progress and last words of each, by name."""
         return {row["name"]: dict(row) for row in self._rows("SELECT * FROM workers")}
 
     def steps_per_second(self) -> dict[str, float]:
@@ -348,11 +356,6 @@ class Queue(Database):
             model = json.loads(row["request"])["model"]
             paces[model] = paces.get(model, 0.0) + row["pace"]
         return paces
-
-    def seconds_without_progress(self, worker: str) -> float | None:
-        """Since the last report of the job that it is at; None if it has none."""
-        rows = self._rows("SELECT reported FROM jobs WHERE worker = ? AND status = 'in_progress'", worker)
-        return time.time() - rows[0]["reported"] if rows else None
 
     # --- telling --------------------------------------------------------------------------------------------------
 

@@ -145,15 +145,17 @@ class ActorKeeper(Keeper):
         """Keep it at work; what is wrong with it, or None if it was asked to go."""
         task, job = hand.warm.remote(), None
         limit, beat, asked, last = START + self.patience.silence, 0.0, 0.0, Look(memory=0)
-        ready = False
+        ready, busy = False, time.time()
         while True:
             now: Look = ray.get(hand.look.remote(last.pictured), timeout=limit)
             limit = self.patience.silence
             if time.monotonic() - beat > BEAT:
                 beat = time.monotonic()
                 self.queue.beat(name, ready=ready, memory=now.memory, reserved=now.reserved)
-                if (trouble := self.stalled(name)) is not None:
+                if (trouble := self.stalled(busy if task is not None else None)) is not None:
                     return trouble
+            if now.number > last.number:
+                busy = time.time()
             if job is not None and now.number > last.number and not self.tell(job, now):
                 hand.stop.remote()
                 job = None
@@ -177,6 +179,7 @@ class ActorKeeper(Keeper):
                 if job is None:
                     time.sleep(IDLE)
                 else:
+                    busy = time.time()
                     task = hand.render.remote(job.request.to_json(), self.queue.image(job.id))
 
     def tell(self, job: Job, now: Look) -> bool:

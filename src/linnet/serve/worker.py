@@ -13,7 +13,9 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from linnet.errors import InvalidInput, one_line
 from linnet.serve.clips import clips_folder, file_of, files_bytes, forget, put, remove_files, told
@@ -40,16 +42,21 @@ class Worker:
         self.queue = Queue(self.data)
         self.renderer = Renderer(settings)
         self.ready = self.leaving = False
+        self.busy: float | None = (
+            time.time()
+        )  # when it last got on with something; None while it waits for a job
 
     # --- signs of life --------------------------------------------------------------------------------------------
 
     def beat_for_ever(self) -> None:
         while True:
             with suppress(sqlite3.OperationalError):  # a full disk, say; the next may be luckier
-                self.queue.beat(
-                    self.name, ready=self.ready, memory=resident_bytes(), reserved=reserved_bytes()
-                )
+                self.beat()
             time.sleep(BEAT)
+
+    def beat(self) -> None:
+        memory, reserved = resident_bytes(), reserved_bytes()
+        self.queue.beat(self.name, ready=self.ready, memory=memory, reserved=reserved, busy=self.busy)
 
     def listen(self) -> None:
         """A line asks to leave after this job; the end of the pipe means that the service is gone."""
@@ -66,6 +73,7 @@ class Worker:
         self.ready = True
         while not self.leaving:
             job = self.queue.claim(self.name)
+            self.busy = time.time() if job else None
             if job is None:
                 time.sleep(IDLE)
             else:
@@ -87,7 +95,7 @@ class Worker:
             pictures, seconds = self.renderer.make(
                 job.request,
                 file_of(self.data, job.id),
-                lambda *what: self.queue.report(job, *what),
+                partial(self.report, job),
                 self.queue.image(job.id),
             )
             for variant, picture in pictures.items():
@@ -101,6 +109,10 @@ class Worker:
                 raise
             remove_files(self.data, job.id)  # first, since saying so takes room, too
             self.insist(lambda: self.queue.fail(job, code, words))
+
+    def report(self, job: Job, *what: Any) -> None:
+        self.busy = time.time()
+        self.queue.report(job, *what)
 
     def insist(self, say: Callable[[], None]) -> None:
         """Until there is room to say it, or nobody to hear it."""
