@@ -1,6 +1,7 @@
 """What is told of a job's end: signed so that an existing client believes it, and again until it is heard."""
 
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -80,6 +81,30 @@ def test_an_end_is_told_signed_and_again_until_it_is_heard(
             client.webhooks.verify_signature(body + b" ", headers)
     event = json.loads(ear.heard[-1][0])
     assert (event["type"], event["data"]) == ("video.completed", {"id": job.id})
+
+
+def test_an_answer_that_is_not_http_is_no_answer(tmp_path: Path) -> None:
+    queue = Queue(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as odd:
+
+        def answer() -> None:
+            line, _ = odd.accept()
+            with line:
+                line.recv(65536)
+                line.sendall(b"SSH-2.0-OpenSSH_9.6\r\n")
+
+        threading.Thread(target=answer, daemon=True).start()
+        teller = Teller(open_webhook(tmp_path, f"http://127.0.0.1:{odd.getsockname()[1]}/"), queue)
+        queue.cancel(queue.add(make_request(SEEDLING, prompt="a red star", frames=1), notice=True).id)
+        teller.tell(*queue.due_notices()[0])
+    assert queue.due_notices() == []  # until later
+
+
+@pytest.mark.parametrize("content", ["", "whsec_\n", "whsec_?"])
+def test_a_file_that_holds_no_secret_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / webhook.SECRET_FILE).write_text(content)
+    with pytest.raises(InvalidInput, match="holds no secret"):
+        open_webhook(tmp_path, "http://localhost/")
 
 
 def test_who_never_hears_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

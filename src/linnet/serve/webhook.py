@@ -13,14 +13,16 @@ import logging
 import secrets
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from linnet.errors import InvalidInput
+from linnet.media import flush, flush_folder
 from linnet.serve.queue import Job, Queue
 
 log = logging.getLogger("linnet.serve")
@@ -44,11 +46,23 @@ def open_webhook(data: Path, url: str) -> Webhook:
     """With the secret of this folder, made when it is first asked for."""
     if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
         raise InvalidInput("webhook", url, "is not an address", "give one such as https://example.org/hook")
-    path = data / SECRET_FILE
+    return Webhook(url=url, secret=secret_in(data / SECRET_FILE))
+
+
+def secret_in(path: Path) -> str:
+    """The file's, which appears when it is whole; InvalidInput for a file that holds none."""
     if not path.exists():
-        path.touch(mode=0o600)
-        path.write_text(PREFIX + base64.b64encode(secrets.token_bytes(32)).decode() + "\n")
-    return Webhook(url=url, secret=path.read_text().strip())
+        part = path.with_name(f".{path.name}.part")
+        part.touch(mode=0o600)
+        part.write_text(PREFIX + base64.b64encode(secrets.token_bytes(32)).decode() + "\n")
+        flush(part)
+        part.replace(path)
+        flush_folder(path.parent)
+    secret = path.read_text().strip()
+    with suppress(ValueError):
+        if base64.b64decode(secret.removeprefix(PREFIX), validate=True):
+            return secret
+    raise InvalidInput("webhook", path, "holds no secret", "remove it, and the next start makes a new one")
 
 
 class Straight(HTTPRedirectHandler):
@@ -87,7 +101,7 @@ class Teller(threading.Thread):
         request = Request(self.webhook.url, body, headers=headers(self.webhook, f"evt_{job.id}", body))
         try:
             build_opener(Straight).open(request, timeout=PATIENCE).close()
-        except (URLError, OSError, ValueError) as error:  # an answer of another kind than 2xx, too
+        except (OSError, ValueError, HTTPException) as error:  # another answer than 2xx, or no HTTP at all
             if tries < len(PAUSES):
                 self.queue.tell_later(job.id, time.time() + PAUSES[tries])
                 return
