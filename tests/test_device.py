@@ -7,7 +7,8 @@ import torch
 
 import linnet
 from linnet.errors import InvalidInput
-from linnet.runtime.device import resolve_device
+from linnet.runtime import device
+from linnet.runtime.device import default_dtype, resolve_device
 from linnet.runtime.doctor import doctor
 from linnet.runtime.host import cgroup_folders, host_memory, processors
 
@@ -80,3 +81,30 @@ def test_a_dtype_that_no_clip_can_tell_is_refused(dtype: str) -> None:
         InvalidInput, match=rf'^dtype "{dtype}": is not known; use auto or float32 or bfloat16$'
     ):
         linnet.load("seedling", dtype=dtype)
+
+
+@pytest.mark.parametrize("faster", [torch.float32, torch.bfloat16])
+def test_a_cpu_computes_in_what_it_multiplies_faster(
+    faster: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LINNET_CACHE", str(tmp_path))
+    features = {"cpu_name": "a CPU", "avx512_bf16": True}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features, raising=False)
+    tried: list[torch.dtype] = []
+
+    def seconds(dtype: torch.dtype) -> float:
+        tried.append(dtype)
+        return 1.0 if dtype == faster else 2.0
+
+    monkeypatch.setattr(device, "seconds_of_product", seconds)
+    assert [default_dtype("cpu"), default_dtype("cpu")] == [faster, faster]
+    assert len(tried) == 2  # remembered
+    features["amx_bf16"] = True
+    assert default_dtype("cpu") == torch.bfloat16
+    assert len(tried) == 2  # known without trying
+
+
+def test_products_are_timed_in_one_thread_and_the_others_come_back() -> None:
+    threads = torch.get_num_threads()
+    assert 0 < device.seconds_of_product(torch.float32) < 10
+    assert torch.get_num_threads() == threads
