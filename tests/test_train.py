@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from linnet.cli.train import app
 from linnet.data import cache
 from linnet.data.cache import LatentCache, cached_latents
-from linnet.data.playground import SPEED, moment, render, sample_scene
+from linnet.data.playground import FPS, lasts, moment, render, sample_scene
 from linnet.data.vocabulary import write_tokenizer
 from linnet.errors import InvalidInput
 from linnet.models.tae import TAE, TAEConfig
@@ -92,7 +92,7 @@ def test_clips_begin_at_any_moment_of_what_moves_on(tmp_path: Path, monkeypatch:
     found = cached()
     later = [n for n, start in enumerate(found.moments) if start]
     assert later
-    assert all(found.scenes[n].motion in SPEED and not found.scenes[n].place for n in later)
+    assert all(found.moments[n] < FPS * lasts(found.scenes[n].motion) for n in later)
     for n in (0, *later):
         pixels = torch.from_numpy(render(found.scenes[n], 5, start=found.moments[n]))
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):

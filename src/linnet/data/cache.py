@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from linnet.data.playground import LATER, Scene, moment, render, sample_scene
+from linnet.data.playground import LATER, LATER_ELSEWHERE, Scene, moment, render, sample_scene
 from linnet.models.tae import TAE
 
 SHARD = 250  # clips a file
@@ -56,7 +56,8 @@ def cached_latents(
     autoencoder (by `fingerprint`), length or seed is made again.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    origin = {"autoencoder": fingerprint, "frames": str(frames), "seed": str(seed), "later": str(LATER)}
+    later = json.dumps([LATER, LATER_ELSEWHERE])
+    origin = {"autoencoder": fingerprint, "frames": str(frames), "seed": str(seed), "later": later}
     scenes: list[Scene] = []
     parts = []
     for first in range(0, clips, SHARD):

@@ -144,20 +144,39 @@ def room(shape: str, size: str, motion: str) -> tuple[tuple[float, float], tuple
     return across, (0.0, HEIGHT) if motion in ("up", "down") else (top, bottom)
 
 
-LATER = 0.4  # share of the scenes in their usual place that move on, of which a clip shows a later part
+LATER = {
+    "left": 0.3,
+    "right": 0.3,
+    "up": 0.3,
+    "down": 0.3,
+    "spins": 0.3,
+    "bounces": 0.3,
+    "grows": 0.1,
+    "shrinks": 0.1,
+}
+LATER_ELSEWHERE = 0.1  # where the caption names a place, and the object leaves it
 
 
 def moment(rng: random.Random, scene: Scene) -> int:
     """The frame of a scene at which a training clip of it begins: mostly the first.
 
-    Films are cut into clips at any moment. A model that saw nothing but beginnings lets whatever moves begin again with
-    each of its windows, and cannot go on from where something is.
+    Films are cut into clips at any moment; `LATER` is the share of those cut at another than the first. A model that
+    saw nothing but beginnings lets whatever moves begin again with each of its windows, does not know what there is to
+    see when it has passed the frame's edge or is done growing, and cannot go on from where something is.
     """
-    if scene.motion not in SPEED or scene.place or rng.random() >= LATER:
-        return 0
-    dx, dy = SPEED[scene.motion]
-    around = WIDTH / abs(dx) if dx else HEIGHT / abs(dy)  # seconds
-    return rng.randrange(round(FPS * around))
+    share = LATER.get(scene.motion, 0.0)
+    if scene.place and scene.motion in SPEED:
+        share = LATER_ELSEWHERE
+    return rng.randrange(round(FPS * lasts(scene.motion))) if rng.random() < share else 0
+
+
+def lasts(motion: str) -> float:
+    """Seconds after which a motion shows nothing new."""
+    if motion in SPEED:
+        dx, dy = SPEED[motion]
+        return WIDTH / abs(dx) if dx else HEIGHT / abs(dy)
+    known = {"spins": 2 * math.pi / TURN, "bounces": HOP_SECONDS}
+    return known.get(motion, 1.5 * SWELL_SECONDS if motion in SWELL else 0.0)
 
 
 PLACES = (
