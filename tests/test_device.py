@@ -1,6 +1,8 @@
 """Where a model runs: limits of containers are seen, devices that are not there are refused."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -102,6 +104,22 @@ def test_a_cpu_computes_in_what_it_multiplies_faster(
     features["amx_bf16"] = True
     assert default_dtype("cpu") == torch.bfloat16
     assert len(tried) == 2  # known without trying
+
+
+@pytest.mark.parametrize(("name", "card"), [("cuda", 2), ("cuda:1", 1)])
+def test_a_card_is_limited_by_its_number(name: str, card: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def limit(fraction: float, device: Any) -> None:
+        index = torch._utils._get_device_index(device)  # as torch's own does, which refuses "cuda"
+        limits.append((fraction, index))
+
+    limits: list[tuple[float, int]] = []
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 2)
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda index: SimpleNamespace(total_memory=80 * GB)
+    )
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", limit)
+    device.limit_memory(name, 8 * GB)
+    assert limits == [(0.1, card)]
 
 
 def test_products_are_timed_in_one_thread_and_the_others_come_back() -> None:

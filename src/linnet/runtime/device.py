@@ -89,8 +89,10 @@ def default_threads() -> int:
 def limit_memory(device: str, size: int) -> None:
     """Never take more than `size` bytes of a CUDA card, as if it had no more; torch.OutOfMemoryError beyond that."""
     if device.startswith("cuda"):
-        total = torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, max(0, size) / total), device)
+        index = torch.device(device).index  # which alone names a card that can be limited
+        card = torch.cuda.current_device() if index is None else index
+        total = torch.cuda.get_device_properties(card).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, max(0, size) / total), card)
 
 
 def available_memory(device: str = "cpu") -> int | None:
