@@ -40,9 +40,9 @@ def test_each_key_has_its_turn_and_the_position_tells_it(queue: Queue) -> None:
     jobs = [queue.add(request(), owner=owner) for owner in ("a", "a", "a", "b", "c", "b")]
     first = claimed(queue)
     assert first == queue.get(jobs[0].id)
-    waiting = sorted((job for job in jobs if job.id != first.id), key=lambda job: queue.position(job) or 0)
+    waiting = [job for job, _ in queue.line()]
     order = [claimed(queue).id for _ in waiting]
-    assert order == [job.id for job in waiting]
+    assert order == waiting
     assert [queue.get(job).owner for job in order] == ["b", "c", "a", "b", "a"]  # type: ignore[union-attr]
     assert queue.claim("w") is None
 
@@ -122,7 +122,7 @@ def test_a_failed_job_keeps_no_image_and_the_file_gives_its_room_back(queue: Que
     queue.fail(claimed(queue), "x", "y")
     queue.cancel(jobs[2].id)
     assert [queue.image(job.id) for job in jobs] == [given, Given(b"", "crop"), Given(b"", "crop")]
-    assert [size for _, size in queue.ended()] == [2**22 + 7, 0, 0]
+    assert [size for *_, size in queue.ended()] == [2**22 + 7, 0, 0]
     assert queue.stored_bytes() == 2**22 + 7
     for job in jobs:
         queue.delete(job.id)

@@ -1,5 +1,6 @@
 """The HTTP interface, over a queue whose worker is the test itself."""
 
+import base64
 import io
 import json
 import struct
@@ -14,10 +15,11 @@ from PIL import Image
 
 from linnet.runtime.rates import Rates
 from linnet.serve import app
-from linnet.serve.app import PAGE, create_app
+from linnet.serve.app import PAGE, STREAMS, create_app
 from linnet.serve.clips import KINDS, clips_folder, file_of
 from linnet.serve.keys import make_key
 from linnet.serve.models import Models
+from linnet.serve.outlook import Prospect, seconds_left
 from linnet.serve.queue import Job, Limits, Queue
 from linnet.serve.service import Service
 
@@ -89,6 +91,9 @@ def refused(answer: Any, status: int, code: str, param: str | None = None) -> st
         ({"seconds": "../../etc"}, "seconds"),
         ({"size": "99999x99999"}, "size"),
         ({"size": ["128x72"]}, "size"),
+        ({"width": 128}, "size"),
+        ({"width": -128, "height": 72}, "size"),
+        ({"size": "128x72", "width": 72, "height": 128}, "size"),
         ({"seed": -1}, "seed"),
         ({"seed": "7"}, "seed"),
         ({"num_frames": 2}, "num_frames"),
@@ -259,7 +264,7 @@ def test_the_oldest_clips_make_room_but_not_one_that_is_read(client: TestClient,
     assert service.queue.ids() == {made[0].id, made[2].id}
     assert not file_of(service.data, made[1].id).exists()
     service.quota_bytes = 1
-    service.readers = {job.id: 2e9 * 2 for job in made}
+    client.get(f"/v1/videos/{made[2].id}/content")
     refused(client.post("/v1/videos", json=STILL), 507, "quota_full")
 
 
@@ -300,11 +305,14 @@ def test_a_key_sees_its_own_jobs_until_it_is_revoked(client: TestClient, service
     assert ann_key.encode() not in (service.data / "linnet.db").read_bytes()
 
 
-def test_other_sites_get_no_answer_out_of_a_local_server(client: TestClient) -> None:
+def test_other_sites_get_no_answer_out_of_a_local_server(client: TestClient, service: Service) -> None:
     refused(client.get("/v1/videos", headers={"host": "evil.example"}), 403, "wrong_host")
     refused(
         client.post("/v1/videos", json=STILL, headers={"origin": "http://evil.example"}), 403, "wrong_origin"
     )
+    refused(client.get("/", headers={"origin": "http://["}), 403, "wrong_origin")
+    service.host = "127.0.0.2"
+    assert client.get("/v1/videos", headers={"host": "127.0.0.2:8000"}).status_code == 200
     answer = client.get("/", headers={"origin": "http://localhost"})
     assert answer.status_code == 200
     assert "default-src 'none'" in answer.headers["content-security-policy"]
@@ -346,7 +354,15 @@ def test_a_video_from_asking_to_deleting(client: TestClient, service: Service) -
     assert client.get(address).json()["progress"] == 100
     part = client.get(f"{address}/content", headers={"range": "bytes=2-4"})
     assert (part.status_code, part.content, part.headers["content-range"]) == (206, b"234", "bytes 2-4/10")
-    assert client.get(f"{address}/content", headers={"range": "bytes=99-"}).status_code == 416
+    beyond = client.get(f"{address}/content", headers={"range": "bytes=99-"})
+    refused(beyond, 416, "no_such_range")
+    assert beyond.headers["content-range"] == "bytes */10"
+    refused(client.get(f"{address}/content", headers={"range": "lines=1-"}), 400, "invalid_request", "Range")
+    same = client.get(f"{address}/content", headers={"if-none-match": f'"x", W/{part.headers["etag"]}'})
+    assert (same.status_code, same.content, same.headers["etag"]) == (304, b"", part.headers["etag"])
+    head = client.head(f"{address}/content")
+    assert (head.status_code, head.content, head.headers["content-length"]) == (200, b"", "10")
+    assert client.head("/").status_code == 200
     kinds = {v: client.get(f"{address}/content?variant={v}").headers["content-type"] for v in KINDS}
     assert kinds == {"video": "video/mp4", "thumbnail": "image/webp", "spritesheet": "image/jpeg"}
     remix = client.post(f"{address}/remix", json={"prompt": "a green heart"}).json()
@@ -354,6 +370,22 @@ def test_a_video_from_asking_to_deleting(client: TestClient, service: Service) -
     assert client.delete(address).json() == {"id": video["id"], "object": "video.deleted", "deleted": True}
     assert client.get(address).status_code == 404
     assert list(clips_folder(service.data).iterdir()) == []
+
+
+def test_the_names_of_vllm_omni_are_understood(client: TestClient, service: Service) -> None:
+    address = f"data:image/png;base64,{base64.b64encode(header_of_png(128, 72)).decode()}"
+    named: dict[str, Any] = {"width": 128, "height": 72, "user": "ann"}
+    image = {"image_reference": {"image_url": address}}
+    jobs = [accepted(client, **named, **image)["id"]]
+    form = {name: str(value) for name, value in (STILL | named).items()}
+    form["image_reference"] = json.dumps(image["image_reference"])
+    jobs.append(client.post("/v1/videos", data=form).json()["id"])
+    for job in jobs:
+        given = service.queue.image(job)
+        assert given is not None
+        assert given.content == header_of_png(128, 72)
+    twice = client.post("/v1/videos", json=STILL | image | {"input_reference": image["image_reference"]})
+    refused(twice, 400, "invalid_value", "input_reference")
 
 
 def test_pages_of_a_list(client: TestClient) -> None:
@@ -366,10 +398,12 @@ def test_pages_of_a_list(client: TestClient) -> None:
     refused(client.get("/v1/videos", params={"limit": 0}), 400, "invalid_request", "limit")
 
 
-def test_an_idempotency_key_makes_one_job_of_two_requests(client: TestClient) -> None:
+def test_an_idempotency_key_makes_one_job_of_two_requests(client: TestClient, service: Service) -> None:
     headers = {"idempotency-key": "k"}
-    first, again = (client.post("/v1/videos", json=STILL, headers=headers).json() for _ in range(2))
-    assert first == again
+    first = client.post("/v1/videos", json=STILL, headers=headers).json()
+    service.longest_seconds, service.reserve_bytes = -1.0, 2**62  # all of which came since
+    service.draining = True
+    assert client.post("/v1/videos", json=STILL, headers=headers).json() == first
     other = client.post("/v1/videos", json=STILL | {"seed": 1}, headers=headers)
     refused(other, 409, "idempotency_key_reused", "Idempotency-Key")
 
@@ -382,8 +416,7 @@ def test_events_tell_the_way(client: TestClient, service: Service) -> None:
     service.queue.report(job, "denoise", 1, 2, b"picture")
     now = service.queue.get(job.id)
     assert now is not None
-    assert 2.5 <= (app.seconds_left(now, 2.5) or 0) < 60
-    assert app.seconds_left(now, None) is None
+    assert seconds_left(service.queue, now) is None  # before the first clip
     got: list[tuple[str, Any]] = []
     with client.stream("GET", f"/v1/videos/{job.id}/events") as stream:
         # The client hands the stream over when it has ended, so it is ended from the side.
@@ -391,7 +424,30 @@ def test_events_tell_the_way(client: TestClient, service: Service) -> None:
         got = [*events(stream)]
     assert got[-1][0] == "end"
     assert got[-1][1]["error"] == {"code": "x", "message": "y"}
-    assert service.queue.position(service.queue.get(video["id"]) or job) == 1
+    assert service.outlook.of(service.queue.get(video["id"]) or job) == Prospect(1, None, False)
+    assert service.outlook.of(job) is None
+    assert +service.streams == {}
+
+
+def test_who_waits_learns_how_long_from_what_was_made(client: TestClient, service: Service) -> None:
+    accepted(client)
+    render(service)  # in 1.5 s, of two steps
+    accepted(client)
+    videos = [accepted(client, num_inference_steps=4), accepted(client)]
+    waiting = [service.queue.get(video["id"]) for video in videos]
+    assert service.queue.claim("w") is not None
+    service.queue.beat("w", ready=True, memory=0)
+    found = [service.outlook.of(job) for job in waiting if job]
+    assert [one and (one.position, one.worker_ready) for one in found] == [(1, True), (2, True)]
+    first, second = (one.seconds for one in found if one)
+    assert 2.5 < (first or 0) <= 4.0
+    assert second == pytest.approx((first or 0) + 1.5)
+
+
+def test_a_key_follows_so_many_jobs_at_a_time(client: TestClient, service: Service) -> None:
+    job = accepted(client)["id"]
+    service.streams[""] = STREAMS
+    refused(client.get(f"/v1/videos/{job}/events"), 429, "too_many_streams")
 
 
 def events(stream: Any) -> Iterator[tuple[str, Any]]:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.resources import files
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -26,14 +27,16 @@ from starlette.exceptions import HTTPException
 
 from linnet import __version__
 from linnet.direct.footage import check_fit
-from linnet.errors import InvalidInput, LinnetError
+from linnet.errors import InvalidInput
 from linnet.request import Request as ClipRequest
 from linnet.serve import schemas
+from linnet.serve.answers import ClipFile, Events
 from linnet.serve.clips import file_of, is_full, remove_files
 from linnet.serve.description import BINARY, LINKS, body_of, errors, openapi
 from linnet.serve.edge import Edge
 from linnet.serve.fetch import fetch
 from linnet.serve.metrics import Metrics
+from linnet.serve.outlook import seconds_left
 from linnet.serve.queue import Given, Job, KeyReused, QueueFull
 from linnet.serve.schemas import Refused
 from linnet.serve.service import Service
@@ -41,6 +44,7 @@ from linnet.serve.service import Service
 Body = TypeVar("Body", bound=BaseModel)
 
 POLL = 0.2  # seconds between two looks at a job whose events are streamed
+STREAMS = 64  # that a key may follow at a time; a browser opens six
 POLL_HINT = "500"  # milliseconds, for clients that poll
 QUIET = 15.0  # seconds after which a silent stream says that it lives
 FIELD_BYTES = 64 * 1024  # of one field of a form; a prompt of the longest kind has 16 kB at most
@@ -136,6 +140,14 @@ def create_app(service: Service) -> FastAPI:
     def accept(
         asked: schemas.VideoRequest, owner: str, repeat_key: str | None, source: Job | None = None
     ) -> Job:
+        sent = hashlib.sha256(asked._file or b"").hexdigest()  # an image elsewhere is known by its address
+        said = json.dumps(
+            [asked.model_dump(exclude_none=True), source.id if source else None, sent], sort_keys=True
+        )
+        digest = hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()
+        # What was accepted before is so still, even if it would not be now.
+        if repeat_key is not None and (before := service.queue.repeated(owner, repeat_key, digest)):
+            return before
         if service.draining:
             raise Refused(503, "draining", "the server is about to stop", headers={"Retry-After": "30"})
         request, content = checked(asked, source.request if source else None)
@@ -144,23 +156,16 @@ def create_app(service: Service) -> FastAPI:
             problem = "the image that this video was to begin from is not kept, since it failed; ask for a new video"
             raise Refused(409, "image_gone", problem)
         service.check_room()
-        sent = hashlib.sha256(asked._file or b"").hexdigest()  # an image elsewhere is known by its address
-        said = json.dumps([asked.model_dump(), source.id if source else None, sent], sort_keys=True)
-        try:
-            return service.queue.add(
-                request,
-                owner=owner,
-                limits=service.limits,
-                remixed_from=source.id if source else None,
-                repeat_key=repeat_key,
-                digest=hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest(),
-                notice=service.notices,
-                image=image,
-            )
-        except QueueFull as error:
-            raise Refused(429, "queue_full", str(error), headers={"Retry-After": "10"}) from error
-        except KeyReused as error:
-            raise Refused(409, "idempotency_key_reused", str(error), param="Idempotency-Key") from error
+        return service.queue.add(
+            request,
+            owner=owner,
+            limits=service.limits,
+            remixed_from=source.id if source else None,
+            repeat_key=repeat_key,
+            digest=digest,
+            notice=service.notices,
+            image=image,
+        )
 
     # --- the Videos format ----------------------------------------------------------------------------------------
 
@@ -214,6 +219,7 @@ def create_app(service: Service) -> FastAPI:
         remove_files(service.data, job.id)
         return schemas.Deleted(id=job.id)
 
+    @app.head("/v1/videos/{video_id}/content", include_in_schema=False)
     @app.get(
         "/v1/videos/{video_id}/content",
         operation_id="downloadVideo",
@@ -222,8 +228,7 @@ def create_app(service: Service) -> FastAPI:
             200: {"description": "The file.", "content": dict.fromkeys(KINDS.values(), BINARY)},
             206: {"description": "A part of it.", "content": dict.fromkeys(KINDS.values(), BINARY)},
             304: {"description": "As you have it."},
-            416: {"description": "It has no such part."},
-            **errors(400, 401, 404, 409),
+            **errors(400, 401, 404, 409, 416),
         },
     )
     def content(job: Own, variant: Literal["video", "thumbnail", "spritesheet"] = "video") -> FileResponse:
@@ -231,13 +236,15 @@ def create_app(service: Service) -> FastAPI:
         if job.status != "completed":
             why = job.message if job.status == "failed" else "it is not done yet"
             raise Refused(409, "not_ready", f"this video has no content: {why}")
-        path = file_of(service.data, job.id, variant)
-        if not path.is_file():
-            raise Refused(404, "not_found", "its file is gone")
-        service.readers[job.id] = time.time()
-        headers = {"Cache-Control": "private, max-age=3600"}
-        return FileResponse(path, media_type=KINDS[variant], filename=path.name, headers=headers,
-                            content_disposition_type="inline")  # fmt: skip
+        gone = Refused(404, "not_found", "its file is gone")
+        if not service.readers.begin(job.id):
+            raise gone
+        over = partial(service.readers.end, job.id)
+        try:
+            return ClipFile(file_of(service.data, job.id, variant), KINDS[variant], over=over)
+        except FileNotFoundError:
+            over()
+            raise gone from None
 
     @app.post(
         "/v1/videos/{video_id}/remix",
@@ -270,13 +277,16 @@ def create_app(service: Service) -> FastAPI:
                 "description": "progress, preview, end",
                 "content": {"text/event-stream": {"schema": {"type": "string"}}},
             },
-            **errors(401, 404),
+            **errors(401, 404, 429),
         },
     )
-    def events(job: Own) -> StreamingResponse:
+    async def events(job: Own) -> StreamingResponse:
         """Server-sent events until it ends: `progress`, `preview` (an image as a data address), and `end`."""
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        return StreamingResponse(follow(service, job, shown), media_type="text/event-stream", headers=headers)
+        if service.streams[job.owner] >= STREAMS:
+            problem = f"{STREAMS} of your jobs are being followed already; ask for them one by one"
+            raise Refused(429, "too_many_streams", problem, headers={"Retry-After": "10"})
+        service.streams[job.owner] += 1
+        return Events(follow(service, job, shown), over=lambda: service.streams.subtract([job.owner]))
 
     @app.post(
         "/v1/plan",
@@ -344,6 +354,7 @@ def add_page(app: FastAPI, address: str, name: str, kind: str) -> None:
     app.add_api_route(
         address,
         lambda: Response(text, media_type=kind, headers={"Cache-Control": "no-cache"}),
+        methods=["GET", "HEAD"],
         include_in_schema=False,
     )
 
@@ -366,7 +377,10 @@ async def read_body(request: Request, kind: type[Body]) -> Body:
             files = {name: value for name, value in form.items() if isinstance(value, UploadFile)}
             for name in files.keys() - ({"input_reference"} if kind is schemas.VideoRequest else set()):
                 raise Refused(400, "invalid_request", f"{name[:100]} is no file", param=name[:100])
-            asked = kind.model_validate(nested({n: v for n, v in form.items() if n not in files}))
+            fields = nested({name: value for name, value in form.items() if name not in files})
+            if isinstance(said := fields.get("image_reference"), str):  # as JSON, in vLLM-Omni's forms
+                fields["image_reference"] = schemas.Reference.model_validate_json(said)
+            asked = kind.model_validate(fields)
             if isinstance(asked, schemas.VideoRequest):
                 for file in files.values():
                     asked._file = await file.read()
@@ -403,7 +417,6 @@ def plan_of(service: Service, request: ClipRequest) -> schemas.Plan:
 
     plan = service.models.plan(request)
     took, measured = service.queue.speed(request) or (plan.seconds, False)
-    jobs = service.queue.statistics()["jobs"]
     return schemas.Plan(
         model=request.model,
         size=str(request.size),
@@ -413,7 +426,7 @@ def plan_of(service: Service, request: ClipRequest) -> schemas.Plan:
         memory_free_bytes=service.models.free(),
         seconds_needed=None if took is None else round(took, 2),
         measured=measured,
-        jobs_waiting=jobs.get("queued", 0) + jobs.get("in_progress", 0),
+        jobs_waiting=service.queue.unfinished(),
     )
 
 
@@ -435,19 +448,22 @@ async def follow(service: Service, job: Job, shown: Callable[[Job], schemas.Vide
             seen, image = preview
             address = f"data:image/webp;base64,{base64.b64encode(image).decode()}"
             yield event("preview", {"number": seen, "image": address})
-        place = await run_in_threadpool(service.queue.position, now)
+        prospect = (
+            await run_in_threadpool(service.outlook.of, now) if now.status == "queued" else None
+        )  # None, too, if it has just begun
         record = {
             "status": now.status,
             "progress": schemas.percentage(now),
-            "queue_position": place,
+            "queue_position": prospect and prospect.position,
+            "worker_ready": prospect is None or prospect.worker_ready,
             "stage": now.stage,
             "done": now.done,
             "total": now.total,
         }
         if (line := json.dumps(record)) != said:
             said, spoke = line, time.monotonic()
-            behind = await run_in_threadpool(service.queue.speed_behind, now.request, now.stage or "")
-            yield event("progress", record | {"seconds_left": seconds_left(now, behind)})
+            left = prospect.seconds if prospect else await run_in_threadpool(seconds_left, service.queue, now)
+            yield event("progress", record | {"seconds_left": left})
         elif time.monotonic() - spoke > QUIET:
             spoke = time.monotonic()
             yield ": still here\n\n"
@@ -456,14 +472,6 @@ async def follow(service: Service, job: Job, shown: Callable[[Job], schemas.Vide
 
 def event(name: str, record: dict[str, Any]) -> str:
     return f"event: {name}\ndata: {json.dumps(record)}\n\n"
-
-
-def seconds_left(job: Job, behind: float | None) -> float | None:
-    """Until its clip is there: the stage it is in, at the pace that it has gone so far, and those `behind` that one.
-    None where either is unknown."""
-    if not job.done or job.stage_started is None or behind is None:
-        return None
-    return round((time.time() - job.stage_started) / job.done * (job.total - job.done) + behind, 1)
 
 
 # --- errors -------------------------------------------------------------------------------------------------------
@@ -483,6 +491,12 @@ def add_error_handlers(app: FastAPI) -> None:
         message = str(error).replace("--fit ", "fit=")
         return answer(Refused(400, "invalid_value", message, param=name))
 
+    async def full(request: Request, error: Any) -> JSONResponse:
+        return answer(Refused(429, "queue_full", str(error), headers={"Retry-After": "10"}))
+
+    async def reused(request: Request, error: Any) -> JSONResponse:
+        return answer(Refused(409, "idempotency_key_reused", str(error), param="Idempotency-Key"))
+
     async def malformed(request: Request, error: Any) -> JSONResponse:
         return answer(refusal_of(error.errors()))
 
@@ -501,7 +515,8 @@ def add_error_handlers(app: FastAPI) -> None:
     handlers: dict[Any, Callable[[Request, Any], Awaitable[JSONResponse]]] = {
         Refused: refused,
         InvalidInput: invalid,
-        LinnetError: invalid,
+        QueueFull: full,
+        KeyReused: reused,
         RequestValidationError: malformed,
         HTTPException: http,
         Exception: broken,

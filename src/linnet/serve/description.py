@@ -20,7 +20,8 @@ ERRORS = {
     409: "Not in this state.",
     413: "Too large.",
     415: "Of another kind than expected.",
-    429: "Too many jobs wait.",
+    416: "It has no such part.",
+    429: "Too many jobs wait, or too many are followed.",
     503: "Not now.",
     507: "No room.",
 }
@@ -38,6 +39,7 @@ def body_of(kind: type[BaseModel]) -> dict[str, Any]:
     form = schema | {"properties": {name: plain(of) for name, of in schema["properties"].items()}}
     if "input_reference" in form["properties"]:
         form["properties"]["input_reference"] = BINARY["schema"]
+        form["properties"]["image_reference"] = {"type": "string", "description": "As JSON."}
     contents = {"application/json": {"schema": schema}, "multipart/form-data": {"schema": form}}
     return {"requestBody": {"required": True, "content": contents}}
 

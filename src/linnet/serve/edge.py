@@ -1,7 +1,7 @@
 """Around the service: who may speak to it at all, how much, and under which headers it answers."""
 
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from fastapi.responses import JSONResponse
 
@@ -65,6 +65,8 @@ class Edge:
         except Refused as error:
             if started:
                 raise
+            if error.status == 413:
+                await swallow(receive, self.service.body_bytes)
             response = JSONResponse(error.body(), error.status, headers=error.headers)
             await response(scope, receive, marked)
 
@@ -74,22 +76,32 @@ class Edge:
         if length.isdecimal() and int(length) > self.service.body_bytes:
             raise too_large(self.service.body_bytes)
         host = headers.get(b"host", "")
-        known = LOCAL_NAMES | {self.service.name}
-        if (self.service.local or self.service.name) and name_in(f"//{host}") not in known:
+        known = LOCAL_NAMES | {self.service.host.lower(), self.service.name}
+        if (self.service.local or self.service.name) and parts_of(f"//{host}").hostname not in known:
             raise Refused(
                 403, "wrong_host", f"this server answers to {self.service.name or 'localhost'} alone"
             )
         origin = headers.get(b"origin")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and parts_of(origin).netloc != host:
             raise Refused(403, "wrong_origin", "pages of other sites may not ask this server")
+
+
+async def swallow(receive: Any, most: int) -> None:
+    """What is still on its way, up to so much: a proxy that cannot hand over all does not listen to an answer."""
+    taken, more = 0, True
+    while more and taken <= most:
+        message = await receive()
+        taken += len(message.get("body", b""))
+        more = message.get("more_body", False)
 
 
 def too_large(most: int) -> Refused:
     return Refused(413, "too_large", f"the request has over {most} bytes", headers={"Connection": "close"})
 
 
-def name_in(address: str) -> str | None:
+def parts_of(address: str) -> SplitResult:
+    """None, of what is no address."""
     try:
-        return urlsplit(address).hostname
+        return urlsplit(address)
     except ValueError:
-        return None
+        return urlsplit("")

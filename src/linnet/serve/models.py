@@ -66,7 +66,7 @@ class Models:
             negative=asked.negative_prompt,
             seconds=None if asked.seconds is None else seconds(asked.seconds),
             frames=asked.num_frames,
-            size=asked.size,
+            size=asked.dimensions(),
             seed=asked.seed,
             steps=asked.num_inference_steps,
             guidance=asked.guidance_scale,

@@ -22,6 +22,7 @@ from linnet.serve.database import Database
 Status = Literal["queued", "in_progress", "completed", "failed"]
 
 TRIES = 3  # of a job whose worker dies
+LATELY = 10.0  # seconds since a worker's last sign of life, for which it counts as there
 LATER = ("decode", "finish")  # the stages behind denoising, in their order
 
 
@@ -103,18 +104,11 @@ class Queue(Database):
         request of another `digest`.
         """
         with self._writing() as db:
-            if repeat_key is not None:
-                found = db.execute(
-                    "SELECT digest, job FROM repeats WHERE owner = ? AND key = ?", (owner, repeat_key)
-                ).fetchone()
-                if found and found["digest"] != digest:
-                    raise KeyReused("this Idempotency-Key was used for another request; use a new key")
-                if found:
-                    return as_job(db.execute("SELECT * FROM jobs WHERE id = ?", (found["job"],)).fetchone())
-            busy = "SELECT COUNT(*) FROM jobs WHERE status IN ('queued', 'in_progress')"
-            if db.execute(busy).fetchone()[0] >= limits.jobs:
+            if repeat_key is not None and (found := self.repeated(owner, repeat_key, digest)):
+                return found
+            if self.unfinished() >= limits.jobs:
                 raise QueueFull(f"the queue is full ({limits.jobs} jobs); try again later")
-            if db.execute(f"{busy} AND owner = ?", (owner,)).fetchone()[0] >= limits.jobs_per_owner:
+            if self.unfinished(owner) >= limits.jobs_per_owner:
                 raise QueueFull(f"{limits.jobs_per_owner} of your jobs are waiting; try again later")
             values = (
                 f"video_{secrets.token_hex(16)}",
@@ -137,6 +131,26 @@ class Queue(Database):
             count(db, "jobs_accepted", request.model)
             return as_job(row)
 
+    def repeated(self, owner: str, key: str, digest: str) -> Job | None:
+        """The job that this idempotency key stands for; KeyReused if that is of a request of another `digest`."""
+        found = self._rows(
+            "SELECT jobs.*, digest FROM repeats JOIN jobs ON jobs.id = job WHERE repeats.owner = ? AND key = ?",
+            owner,
+            key,
+        )
+        if not found:
+            return None
+        record = dict(found[0])
+        if record.pop("digest") != digest:
+            raise KeyReused("this Idempotency-Key was used for another request; use a new key")
+        return as_job(record)
+
+    def unfinished(self, owner: str | None = None) -> int:
+        """How many jobs wait or run: the owner's, or all."""
+        query = "SELECT COUNT(*) AS count FROM jobs WHERE status IN ('queued', 'in_progress')"
+        rows = self._rows(query) if owner is None else self._rows(f"{query} AND owner = ?", owner)
+        return rows[0]["count"]
+
     def get(self, job: str, *, owner: str | None = None) -> Job | None:
         """The job of that id, if it is `owner`'s (anybody's when None)."""
         found = self._jobs("WHERE id = ?", job)
@@ -152,19 +166,19 @@ class Queue(Database):
             f"WHERE owner = ? AND number {sign} ? ORDER BY number {order} LIMIT ?", owner, start, limit
         )
 
-    def position(self, job: Job) -> int | None:
-        """How many jobs will start before this one, and itself; None if it does not wait."""
+    def line(self) -> list[tuple[str, Request]]:
+        """The jobs that wait, by id, in the order in which they will start."""
         rows = self._rows(
             """WITH waiting AS (
-                SELECT id, number, owner, ROW_NUMBER() OVER (PARTITION BY owner ORDER BY number) AS round
+                SELECT id, number, owner, request, ROW_NUMBER() OVER (PARTITION BY owner ORDER BY number) AS round
                 FROM jobs WHERE status = 'queued'
-            ), ordered AS (
-                SELECT id, ROW_NUMBER() OVER (ORDER BY round, COALESCE(served, 0), number) AS position
-                FROM waiting LEFT JOIN turns USING (owner)
-            ) SELECT position FROM ordered WHERE id = ?""",
-            job.id,
+            ) SELECT id, request FROM waiting LEFT JOIN turns USING (owner)
+            ORDER BY round, COALESCE(served, 0), number"""
         )
-        return rows[0]["position"] if rows else None
+        return [(row["id"], Request.from_json(json.loads(row["request"]))) for row in rows]
+
+    def running(self) -> list[Job]:
+        return self._jobs("WHERE status = 'in_progress'")
 
     def preview(self, job: str, after: int = 0) -> tuple[int, bytes] | None:
         """The number and the image of the newest preview, if there is one behind number `after`."""
@@ -345,6 +359,11 @@ class Queue(Database):
         """Last beat, readiness, memory, last progress and last words of each, by name."""
         return {row["name"]: dict(row) for row in self._rows("SELECT * FROM workers")}
 
+    def ready_workers(self) -> int:
+        """Those whose model is loaded and who gave a sign of life lately."""
+        since = time.time() - LATELY
+        return self._rows("SELECT COUNT(*) AS count FROM workers WHERE ready AND beat > ?", since)[0]["count"]
+
     def steps_per_second(self) -> dict[str, float]:
         """Of the jobs that are denoised now, by model."""
         rows = self._rows(
@@ -435,15 +454,13 @@ class Queue(Database):
         """Completed jobs, the oldest first."""
         return self._jobs("WHERE status = 'completed' ORDER BY ended")
 
-    def ended(self) -> list[tuple[Job, int]]:
-        """Jobs that are completed or failed, the first to end first, with the bytes of their clips and images."""
+    def ended(self) -> list[tuple[str, float, int]]:
+        """Jobs that are completed or failed, by id, the first to end first: when, and the bytes of clip and image."""
         rows = self._rows(
-            "SELECT jobs.*, bytes + COALESCE(LENGTH(content), 0) AS stored FROM jobs LEFT JOIN images ON job = id "
+            "SELECT id, ended, bytes + COALESCE(LENGTH(content), 0) FROM jobs LEFT JOIN images ON job = id "
             "WHERE status IN ('completed', 'failed') ORDER BY ended"
         )
-        records = [dict(row) for row in rows]
-        sizes = [record.pop("stored") for record in records]
-        return [(as_job(record), size) for record, size in zip(records, sizes, strict=True)]
+        return [tuple(row) for row in rows]
 
     def stored_bytes(self) -> int:
         """Of all clips, and of the images that they begin from."""
@@ -465,11 +482,11 @@ class Queue(Database):
         """How many jobs were made without a key."""
         return self._rows("SELECT COUNT(*) AS count FROM jobs WHERE owner = ''")[0]["count"]
 
-    def adopt(self, key: str) -> int:
-        """Give the jobs that were made without a key to this one; how many."""
+    def adopt(self, key: str, *, of: str = "") -> int:
+        """Give the jobs `of` another key, or those made without one, to this key, a new one; how many."""
         with self._writing() as db:
-            db.execute("UPDATE repeats SET owner = ? WHERE owner = ''", (key,))
-            return db.execute("UPDATE jobs SET owner = ? WHERE owner = ''", (key,)).rowcount
+            db.execute("UPDATE OR REPLACE repeats SET owner = ? WHERE owner = ?", (key, of))
+            return db.execute("UPDATE jobs SET owner = ? WHERE owner = ?", (key, of)).rowcount
 
     def all_keys(self) -> list[dict[str, Any]]:
         """All that were ever made; `revoked` is a time or None."""

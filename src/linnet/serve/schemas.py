@@ -67,7 +67,10 @@ class VideoRequest(Strict):
         default=None, description='Length, such as "2"; the model\'s own when left out.'
     )
     size: str | None = Field(default=None, max_length=20, description="WIDTHxHEIGHT")
+    width: int | None = Field(default=None, description="With `height`, the same as `size`.")
+    height: int | None = None
     input_reference: Reference | None = None
+    image_reference: Reference | None = Field(default=None, description="The same as `input_reference`.")
     fit: Literal["crop", "pad"] | None = Field(
         default=None, description="What to do with an image of another shape; it is refused when left out."
     )
@@ -77,13 +80,29 @@ class VideoRequest(Strict):
     num_inference_steps: int | None = Field(default=None, json_schema_extra=within("steps"))
     guidance_scale: float | None = Field(default=None, json_schema_extra=within("guidance"))
     seed: int | None = Field(default=None, json_schema_extra=within("seed"))
+    user: str | None = Field(
+        default=None, max_length=1000, description="Whatever it says, it changes nothing."
+    )
     _file: bytes | None = PrivateAttr(None)  # the form's, which JSON cannot carry
+
+    def dimensions(self) -> str | None:
+        """Its size, whichever way it was given."""
+        if self.width is None and self.height is None:
+            return self.size
+        said = f"{self.width or ''}x{self.height or ''}"
+        if self.size not in (None, said):
+            remedy = "give `size`, or `width` and `height`"
+            raise InvalidInput("size", self.size, f"is not {said}, which is asked for, too", remedy)
+        return said
 
     def image(self, fetch: Callable[[str], bytes] | None = None) -> bytes | None:
         """What it is to begin from, still in its file's form and not looked at; `fetch` gets it where it is far."""
-        if self._file is None and self.input_reference is None:
+        given = [one for one in (self._file, self.input_reference, self.image_reference) if one is not None]
+        if len(given) > 1:
+            raise InvalidInput("input_reference", "image", "is given twice", "send one image")
+        if not given:
             return None
-        return self._file if self._file is not None else decoded(self.input_reference, fetch)
+        return given[0] if isinstance(given[0], bytes) else decoded(given[0], fetch)
 
 
 def look_at(content: bytes) -> Size:
@@ -114,8 +133,8 @@ def orientation(image: Image.Image) -> object:
         return None
 
 
-def decoded(reference: Reference | None, fetch: Callable[[str], bytes] | None) -> bytes:
-    address = reference.image_url or "" if reference else ""
+def decoded(reference: Reference, fetch: Callable[[str], bytes] | None) -> bytes:
+    address = reference.image_url or ""
     if fetch and address.startswith(("http://", "https://")):
         return fetch(address)
     if not address.startswith("data:image/"):

@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,23 +10,24 @@ from linnet.serve.clips import remove_files
 from linnet.serve.journal import Journal
 from linnet.serve.keys import find_owner
 from linnet.serve.models import Models
+from linnet.serve.outlook import Outlook
 from linnet.serve.queue import Limits, Queue
+from linnet.serve.readers import Readers
 from linnet.serve.schemas import Refused
-
-READ_RECENTLY = 60.0  # seconds
 
 
 @dataclass(kw_only=True)
 class Service:
-    """What the handlers share. `local`: only this machine can reach us, so other names for us are a trick; behind a
-    proxy, so are others than `name`. `notices`: the end of each job is to be told. `fetches`: images that a client
-    names by their address are fetched."""
+    """What the handlers share. `local`: only this machine can reach us, so names for us other than that of the `host`
+    on which we listen are a trick; behind a proxy, so are others than `name`. `notices`: the end of each job is to be
+    told. `fetches`: images that a client names by their address are fetched."""
 
     data: Path
     queue: Queue
     models: Models
     limits: Limits = field(default_factory=Limits)
     local: bool = True
+    host: str = "127.0.0.1"
     name: str | None = None
     notices: bool = False
     fetches: bool = False
@@ -37,7 +39,12 @@ class Service:
     reserve_bytes: int = 200 * 2**20
     draining: bool = False
     stopping: bool = False
-    readers: dict[str, float] = field(default_factory=dict)
+    readers: Readers = field(default_factory=Readers)
+    streams: Counter[str] = field(default_factory=Counter)  # of events that are followed, by owner
+    outlook: Outlook = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.outlook = Outlook(self.queue)
 
     def who(self, key: str | None) -> str | None:
         """The owner whose key it is; None is nobody. While no key is valid, and listening is local, everybody is the
@@ -49,24 +56,26 @@ class Service:
 
     def ready(self) -> bool:
         """A worker has its model loaded and gave a sign of life lately."""
-        workers = self.queue.workers().values()
-        return not self.draining and any(w["ready"] and time.time() - w["beat"] < 10 for w in workers)
+        return not self.draining and self.queue.ready_workers() > 0
 
     def make_room(self) -> None:
         """Drop jobs that ended too long ago, and the oldest that take room while all together are over the quota; none
         whose clip somebody read just now."""
         now = time.time()
         over = self.queue.stored_bytes() - self.quota_bytes if self.quota_bytes else 0
-        for job, size in self.queue.ended():
-            late = self.keep_seconds is not None and now - (job.ended or now) > self.keep_seconds
+        if self.keep_seconds is None and over <= 0:
+            return
+        for job, ended, size in self.queue.ended():
+            late = self.keep_seconds is not None and now - ended > self.keep_seconds
             if not late and over <= 0:
                 break
-            if now - self.readers.get(job.id, 0.0) < READ_RECENTLY or not (late or size):
+            if not (late or size):
                 continue
-            self.queue.delete(job.id)
-            remove_files(self.data, job.id)
-            over -= size
-        self.readers = {job: at for job, at in self.readers.items() if now - at < READ_RECENTLY}
+            with self.readers.keep_out(job) as free:
+                if free:
+                    self.queue.delete(job)
+                    remove_files(self.data, job)
+                    over -= size
 
     def check_room(self) -> None:
         if self.quota_bytes and self.queue.stored_bytes() >= self.quota_bytes:

@@ -1,0 +1,67 @@
+"""What a job may expect: its place among those that wait, and when its clip will be there."""
+
+import threading
+import time
+from typing import NamedTuple
+
+from linnet.request import Request
+from linnet.serve.queue import Job, Queue
+
+FRESH = 1.0  # seconds that what was reckoned once is good for all who ask
+
+
+class Prospect(NamedTuple):
+    """Of a job that waits. `seconds` until its clip is there, None where a clip before it is like none that was made;
+    `worker_ready`: there is somebody to make it."""
+
+    position: int
+    seconds: float | None
+    worker_ready: bool
+
+
+class Outlook:
+    """Of all that wait, at a time."""
+
+    def __init__(self, queue: Queue) -> None:
+        self.queue = queue
+        self._lock, self._at = threading.Lock(), 0.0
+        self._found: dict[str, Prospect] = {}
+
+    def of(self, job: Job) -> Prospect | None:
+        """None if it waits no longer."""
+        with self._lock:
+            if time.monotonic() - self._at > FRESH or job.id not in self._found:
+                self._found, self._at = self.reckon(), time.monotonic()
+            return self._found.get(job.id)
+
+    def reckon(self) -> dict[str, Prospect]:
+        """As if all workers were alike, and shared what is before a job evenly."""
+        took: dict[Request, float | None] = {}
+        ready = self.queue.ready_workers()
+        ahead = total([seconds_left(self.queue, job) for job in self.queue.running()])
+        found: dict[str, Prospect] = {}
+        for position, (job, request) in enumerate(self.queue.line(), 1):
+            if request not in took:
+                speed = self.queue.speed(request)
+                took[request] = speed[0] if speed else None
+            own = took[request]
+            known = None if ahead is None or own is None else round(ahead / max(ready, 1) + own, 1)
+            found[job] = Prospect(position, known, ready > 0)
+            ahead = total([ahead, own])
+        return found
+
+
+def total(seconds: list[float | None]) -> float | None:
+    """None if one of them is unknown."""
+    known = [one for one in seconds if one is not None]
+    return sum(known) if len(known) == len(seconds) else None
+
+
+def seconds_left(queue: Queue, job: Job) -> float | None:
+    """Of a job that runs, until its clip is there: the stage that it is in, at the pace that it has gone so far, and
+    those behind that one. Before there is a pace, what such a clip takes here. None where that is unknown, too."""
+    behind = queue.speed_behind(job.request, job.stage or "")
+    if job.done and job.stage_started is not None and behind is not None:
+        return round((time.time() - job.stage_started) / job.done * (job.total - job.done) + behind, 1)
+    speed = queue.speed(job.request)
+    return None if speed is None else round(max(0.0, speed[0] - (time.time() - (job.started or 0.0))), 1)
