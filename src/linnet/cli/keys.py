@@ -3,7 +3,7 @@
 import json
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -11,9 +11,6 @@ from linnet.cli.options import option
 from linnet.cli.serve import DATA
 from linnet.cli.terminal import note, print_table
 from linnet.errors import InvalidInput
-
-if TYPE_CHECKING:
-    from linnet.serve.queue import Queue
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Say who may use the server.")
 
@@ -25,13 +22,24 @@ def add(
     name: Annotated[str, typer.Argument(help="Whose key it is, for `linnet keys list`.", metavar="NAME")],
     data: Data = DATA,
     adopt: Annotated[bool, option("adopt", "Give it the clips that were made without a key.")] = False,
+    inherit: Annotated[
+        str | None, option("inherit", "Give it the clips of this revoked key.", metavar="ID")
+    ] = None,
 ) -> None:
     """Make a key and print it, this once."""
+    from linnet.serve.backup import open_beside
     from linnet.serve.keys import make_key
+    from linnet.serve.queue import Queue
 
-    data.mkdir(parents=True, exist_ok=True)
-    queue = opened(data)
+    if not name.strip():
+        raise InvalidInput("name", name, "is empty", "say whose key it is")
+    data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    queue = open_beside(data) if (data / "linnet.db").exists() else Queue(data)
+    if inherit is not None and not any(key["id"] == inherit and key["revoked"] for key in queue.all_keys()):
+        raise InvalidInput("inherit", inherit, "is no revoked key's id", "see `linnet keys list`")
     identity, key = make_key(queue, name)
+    if inherit is not None:
+        note(f"videos of the key {inherit} that are now its own: {queue.adopt(identity, of=inherit)}")
     if adopt:
         note(f"videos that were made without a key and are now its own: {queue.adopt(identity)}")
     elif hidden := queue.keyless():
@@ -48,7 +56,9 @@ def list_keys(
     as_json: Annotated[bool, option("json", "Print one JSON line a key.")] = False,
 ) -> None:
     """Show whose keys there are, and which are revoked."""
-    keys = opened(data).all_keys()
+    from linnet.serve.backup import open_beside
+
+    keys = open_beside(data).all_keys()
     for key in keys:
         key.pop("hash")
     if as_json:
@@ -68,17 +78,11 @@ def revoke(
     data: Data = DATA,
 ) -> None:
     """Make a key worthless, at once."""
-    if not opened(data).revoke_key(key):
+    from linnet.serve.backup import open_beside
+
+    if not open_beside(data).revoke_key(key):
         raise InvalidInput("key", key, "is no valid key's id", "see `linnet keys list`")
     note(f"{key} is revoked")
-
-
-def opened(data: Path) -> "Queue":
-    from linnet.serve.queue import Queue
-
-    if not data.is_dir():
-        raise InvalidInput("data", data, "there is no such folder", "give the --data of `linnet serve`")
-    return Queue(data)
 
 
 def day(seconds: float) -> str:

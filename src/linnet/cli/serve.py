@@ -68,6 +68,10 @@ def serve(
     log_prompts: Annotated[
         bool, option("log-prompts", "Tell prompts, too, in the line that the log has for each job that ends.")
     ] = False,
+    stall: Annotated[
+        float,
+        number("stall", "Seconds without progress before a worker is replaced; 3600 by default.", above=0),
+    ] = 3600.0,
     grace: Annotated[
         float, number("grace", "Seconds that a running job has when the server stops.", least=0)
     ] = 30.0,
@@ -106,7 +110,7 @@ def serve(
                 vram=vram,
                 ram=ram,
                 ray=ray,
-                patience=Patience(grace=grace),
+                patience=Patience(stall=stall, grace=grace),
             ),
             limits=Limits(jobs=jobs, jobs_per_owner=jobs_per_key),
             longest_seconds=longest,

@@ -20,3 +20,15 @@ def alone(data: Path) -> Iterator[None]:
             raise InvalidInput("data", data, problem, "stop that one, or give another folder") from None
         data.chmod(0o700)
         yield
+
+
+def is_used(data: Path) -> bool:
+    """Whether somebody has the folder alone just now."""
+    try:
+        with (data / "lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False

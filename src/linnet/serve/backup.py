@@ -6,9 +6,23 @@ from contextlib import suppress
 from pathlib import Path
 
 from linnet.errors import InvalidInput
+from linnet.serve.alone import is_used
 from linnet.serve.clips import KINDS, clips_folder, file_of
+from linnet.serve.database import MIGRATIONS, version_of
 from linnet.serve.queue import Queue
 from linnet.serve.webhook import SECRET_FILE
+
+
+def open_beside(data: Path) -> Queue:
+    """The queue of a folder that a server may be using; InvalidInput if there is none, or the server is an older one,
+    to which a file that is brought up to date would be strange."""
+    path = data / "linnet.db"
+    if not path.is_file():
+        raise InvalidInput("data", data, "holds no linnet data", "give the --data of `linnet serve`")
+    if is_used(data) and version_of(path) < len(MIGRATIONS):
+        remedy = "stop it first, or use the linnet that it runs"
+        raise InvalidInput("data", data, "is in use by an older linnet", remedy)
+    return Queue(data)
 
 
 def backup(data: Path, target: Path) -> int:
@@ -16,15 +30,14 @@ def backup(data: Path, target: Path) -> int:
 
     `target` appears when it is complete. A clip that is deleted meanwhile is missing from the copy, and its job too.
     """
-    if not (data / "linnet.db").is_file():
-        raise InvalidInput("data", data, "holds no linnet data", "give the --data of `linnet serve`")
+    queue = open_beside(data)
     if target.exists():
         raise InvalidInput("backup", target, "is there already", "choose another name")
     part = target.absolute().with_name(f".{target.name}.{os.getpid()}.part")
     try:
         clips_folder(part).mkdir(parents=True)
         part.chmod(0o700)
-        Queue(data).backup(part / "linnet.db")
+        queue.backup(part / "linnet.db")
         copy = Queue(part)
         for job in copy.kept():
             try:

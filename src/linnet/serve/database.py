@@ -159,7 +159,8 @@ class Database:
 
 def connect(path: Path) -> sqlite3.Connection:
     """Readers never wait; a writer waits for the one before it; what is committed survives a power cut."""
-    new = not path.exists()
+    if new := not path.exists():
+        path.touch(mode=0o600)  # which what SQLite puts beside it takes over
     connection = sqlite3.connect(path, timeout=WAIT, isolation_level=None, check_same_thread=False)
     connection.row_factory = sqlite3.Row
     for setting in (
@@ -182,6 +183,15 @@ def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
+
+
+def version_of(path: Path) -> int:
+    """Without bringing it up to date."""
+    connection = sqlite3.connect(path, timeout=WAIT)
+    try:
+        return connection.execute("PRAGMA user_version").fetchone()[0]
+    finally:
+        connection.close()
 
 
 def migrate(connection: sqlite3.Connection, path: Path) -> None:

@@ -4,13 +4,17 @@ SIGTERM drains: nothing new is accepted, what runs may finish within a grace tim
 next start.
 """
 
+import errno
 import logging
+import os
+import re
 import signal
+import socket
 import sqlite3
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
@@ -59,12 +63,14 @@ class Settings:
 def serve(settings: Settings) -> None:
     """Until SIGTERM or Ctrl-C."""
     local = is_local(settings.host) and settings.name is None
-    with alone(settings.data):
+    name = None if settings.name is None else plain_name(settings.name)
+    with alone(settings.data), ExitStack() as doors:
         queue = Queue(settings.data)
         if not local and not any(key["revoked"] is None for key in queue.all_keys()):
             remedy = f"make a key with `linnet keys add NAME --data {settings.data}`, or listen on 127.0.0.1"
-            field, value = ("name", settings.name) if settings.name else ("host", settings.host)
+            field, value = ("name", name) if name else ("host", settings.host)
             raise InvalidInput(field, value, "can be reached by others, and there is no key", remedy)
+        sockets = [doors.enter_context(one) for one in listening(settings.host, settings.port)]
         crew = settings.crew
         crew.check_budget()
         budget: dict[str, int | None] = (
@@ -82,7 +88,8 @@ def serve(settings: Settings) -> None:
             models=models,
             limits=settings.limits,
             local=local,
-            name=settings.name,
+            host=settings.host,
+            name=name,
             notices=settings.webhook is not None,
             fetches=settings.fetches,
             journal=Journal(queue, prompts=settings.log_prompts),
@@ -101,7 +108,7 @@ def serve(settings: Settings) -> None:
             timeout_graceful_shutdown=3,
             timeout_keep_alive=30,
         )
-        Server(config, service, crew.members(settings.data, queue)).run()
+        Server(config, service, crew.members(settings.data, queue)).run(sockets)
 
 
 class Server(uvicorn.Server):
@@ -113,8 +120,6 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
         await super().startup(sockets)  # type: ignore[arg-type]
-        if self.should_exit:  # the port is taken
-            return
         for member in self.members:
             member.start()
         threading.Thread(target=self.make_room_for_ever, daemon=True).start()
@@ -151,6 +156,35 @@ class Server(uvicorn.Server):
                 self.service.journal.look()
         self.service.stopping = True
         self.should_exit = True
+
+
+def plain_name(name: str) -> str:
+    """As clients write it; InvalidInput for what is more than a name, and would match none."""
+    if not re.fullmatch(r"[a-z0-9._-]+", name.lower()):
+        remedy = "give it alone, such as linnet.example, without scheme, port or path"
+        raise InvalidInput("name", name, "is not the name of a machine", remedy)
+    return name.lower()
+
+
+def listening(host: str, port: int) -> list[socket.socket]:
+    """At every address of the host that this machine has; InvalidInput if there is none, or it is taken."""
+    sockets: list[socket.socket] = []
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, *_, address in found:
+            try:
+                sockets.append(socket.create_server(address[:2], family=family))
+            except OSError as error:
+                if error.errno != errno.EADDRNOTAVAIL or (address == found[-1][4] and not sockets):
+                    raise
+    except (OSError, UnicodeError) as error:
+        for one in sockets:
+            one.close()
+        if isinstance(error, socket.gaierror | UnicodeError):
+            raise InvalidInput("host", host, "is not known here", "give an address of this machine") from None
+        problem = f"cannot be had at {host}: {os.strerror(error.errno or 0).lower()}"
+        raise InvalidInput("port", port, problem, "choose another, or stop who has it") from None
+    return sockets
 
 
 def speak() -> None:
