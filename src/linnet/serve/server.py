@@ -175,7 +175,8 @@ def listening(host: str, port: int) -> list[socket.socket]:
             try:
                 sockets.append(socket.create_server(address[:2], family=family))
             except OSError as error:
-                if error.errno != errno.EADDRNOTAVAIL or (address == found[-1][4] and not sockets):
+                absent = error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # IPv6, say
+                if not absent or (address == found[-1][4] and not sockets):
                     raise
     except (OSError, UnicodeError) as error:
         for one in sockets:
