@@ -328,6 +328,8 @@ def test_steps_that_do_less_are_counted_as_less() -> None:
     assert forwards(replace(request, guidance=0.0)) == [1] * 10
     assert forwards(replace(request, guidance_from=0.2, guidance_until=0.5)) == [1, 1, 2, 2, 2, 1, 1, 1, 1, 1]
     assert forwards(replace(request, reuse="4,6")) == [2] * 8
+    # 0.35 of 20 is a little more than 7 in floating point.
+    assert forwards(replace(request, steps=20, guidance_until=0.35)) == [2] * 7 + [1] * 13
 
 
 def plan(*words: object) -> tuple[int, str]:
@@ -350,6 +352,20 @@ def test_the_command_plans_for_a_card_that_is_not_here() -> None:
     assert (record["seconds"], record["dtype"]) == (None, "bfloat16")
     status, text = plan(*words)
     assert "not measured" in text
+
+
+@pytest.mark.parametrize("driver", [False, True])
+@pytest.mark.parametrize("device", ["cuda", "mps"])
+def test_a_card_that_is_not_here_is_not_asked(
+    device: str, driver: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("linnet.cli.plan.may_have_gpu", lambda: driver)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    words = ("--model", "linum-v2-360p", "--device", device, "--vram", "8GB", "--json")
+    status, text = plan(*words)
+    assert status == 0
+    assert json.loads(text)["dtype"] == "bfloat16"
 
 
 def test_what_cannot_fit_is_refused_before_torch_is_imported() -> None:

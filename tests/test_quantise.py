@@ -158,6 +158,7 @@ def test_a_model_is_quantised_once_and_runs(tiny_model: Path, tmp_path: Path) ->
     assert not list(tmp_path.glob(".*"))
     clip = ("generate", "a red star spins", "--seconds", 0, "--steps", 1, "--model", "seedling", "--seed", 1)
     linnet(*clip, "--weights", folder, "--output", tmp_path / "clip.mp4")
+    linnet(*clip, "--weights", folder, "--device", "cuda", "--vram", "8GB", "--dry-run")  # here or not
 
     def states(folder: Path, streaming: bool = False) -> Tensor:
         files, ids = resolve(SEEDLING, weights=folder).text_encoder, torch.tensor([[5, 6, 7, 1]])

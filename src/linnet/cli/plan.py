@@ -122,12 +122,13 @@ def plan_for(
 
         where = resolve_device(where)
     budget = budget_of(where, vram=vram, ram=ram)
+    elsewhere = kind_of(where) != "cpu" and not card_is_here(where)
     if request.dtype == "auto":
         smallest = replace(request, dtype="bfloat16")
         frugal = make_plan(spec, shape, smallest, device=where, budget=budget, fixed=fixed)
-        if kind_of(where) == "cuda" and not may_have_gpu():
+        if elsewhere:
             return frugal  # for a card that multiplies bfloat16, as all since 2020 do
-    if kind_of(where) != "cpu" and not may_have_gpu():
+    if elsewhere:
         return make_plan(spec, shape, request, device=where, budget=budget, fixed=fixed)
 
     from linnet.runtime.device import default_dtype, default_threads
@@ -148,6 +149,14 @@ def plan_for(
         rates.remember(key, measure_rates(spec, shape, dtype=request.dtype, device=where, autoencoder=tiny))
     way = {"device": where, "budget": budget, "fixed": fixed}
     return make_plan(spec, shape, request, rates=rates.known(key), **way)
+
+
+def card_is_here(name: str) -> bool:
+    if not may_have_gpu():
+        return False
+    from linnet.runtime.device import is_here
+
+    return is_here(name)
 
 
 def show_plan(plan: Plan) -> None:

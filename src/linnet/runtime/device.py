@@ -2,6 +2,7 @@
 
 import math
 import time
+from contextlib import suppress
 
 import torch
 
@@ -27,9 +28,16 @@ def resolve_device(name: str = "auto") -> str:
     raise InvalidInput("device", name, problem, f"use auto or {' or '.join(there)}")
 
 
+def is_here(name: str) -> bool:
+    """Plans are made for devices that are not."""
+    with suppress(InvalidInput):
+        return bool(resolve_device(name))
+    return False
+
+
 def check_format(format: Format | None, device: torch.device) -> None:
-    """InvalidInput where the device has no numbers of that 8-bit format."""
-    if format is None:
+    """InvalidInput where the device has no numbers of that 8-bit format; one that is not here cannot be asked."""
+    if format is None or not is_here(str(device)):
         return
     try:
         torch.ones(1, dtype=STORED[format], device=device).to(torch.float32)
