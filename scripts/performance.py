@@ -98,9 +98,9 @@ def guidance(result: dict[str, Any]) -> Any:
 
 
 def quality(result: dict[str, Any]) -> Any:
-    exact = next((row.get("seconds") for row in result["rows"] if row["way"] == "exact"), None)
+    exact = next((row["cpu_seconds"] for row in result["rows"] if row["way"] == "exact"), None)
     for row in result["rows"]:
-        times = f"{exact / row['seconds']:.1f}" if exact and row["seconds"] else ""
+        times = f"{exact / row['cpu_seconds']:.1f}" if exact and row["cpu_seconds"] else ""
         least, most = row["interval"]
         right = f"{row['rate']:.0%} of {row['of']} ({least:.0%} to {most:.0%})"
         alike = ("" if row.get(name) is None else f"{row[name]:{form}}" for name, form in ALIKE)
