@@ -310,6 +310,16 @@ def test_seconds_are_those_measured_or_none(tmp_path: Path) -> None:
     assert key_of("a", "float32", 1, LINUM_V2, "wan") != key_of("a", "float32", 2, LINUM_V2, "wan")
 
 
+def test_what_one_xeon_was_measured_at_is_not_what_another_is_capable_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def key(**features: bool) -> str:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features)
+        return key_of("Intel Xeon", "bfloat16", 1, LINUM_V2, "wan")
+
+    assert key(amx_bf16=True) != key(amx_bf16=False)
+
+
 def test_this_device_is_measured_and_remembered(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -328,8 +338,8 @@ def test_steps_that_do_less_are_counted_as_less() -> None:
     assert forwards(replace(request, guidance=0.0)) == [1] * 10
     assert forwards(replace(request, guidance_from=0.2, guidance_until=0.5)) == [1, 1, 2, 2, 2, 1, 1, 1, 1, 1]
     assert forwards(replace(request, reuse="4,6")) == [2] * 8
-    # 0.35 of 20 is a little more than 7 in floating point.
-    assert forwards(replace(request, steps=20, guidance_until=0.35)) == [2] * 7 + [1] * 13
+    # In floating point 0.14 of 50 is a little more than 7.
+    assert forwards(replace(request, steps=50, guidance_until=0.14)) == [2] * 7 + [1] * 43
 
 
 def plan(*words: object) -> tuple[int, str]:
@@ -366,6 +376,13 @@ def test_a_card_that_is_not_here_is_not_asked(
     status, text = plan(*words)
     assert status == 0
     assert json.loads(text)["dtype"] == "bfloat16"
+
+
+def test_what_is_not_here_is_not_measured() -> None:
+    words = ("--model", "linum-v2-360p", "--device", "cuda:99", "--vram", "24GB", "--measure")
+    status, text = plan(*words)
+    assert status == 2
+    assert text.startswith('device "cuda:99": is not here to be measured')
 
 
 def test_what_cannot_fit_is_refused_before_torch_is_imported() -> None:

@@ -121,8 +121,11 @@ def plan_for(
         from linnet.runtime.device import resolve_device
 
         where = resolve_device(where)
-    budget = budget_of(where, vram=vram, ram=ram)
     elsewhere = kind_of(where) != "cpu" and not card_is_here(where)
+    if measure and elsewhere:
+        remedy = "leave --measure out, or use --device cpu"
+        raise InvalidInput("device", where, "is not here to be measured", remedy)
+    budget = budget_of(where, vram=vram, ram=ram)
     if request.dtype == "auto":
         smallest = replace(request, dtype="bfloat16")
         frugal = make_plan(spec, shape, smallest, device=where, budget=budget, fixed=fixed)

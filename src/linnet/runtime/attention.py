@@ -68,7 +68,7 @@ def choose(work: Work, device: torch.device, dtype: torch.dtype) -> str:
     ways = candidates(device, kind)
     if len(ways) == 1:
         return STOCK
-    facts = (title(str(device)), torch.__version__, str(dtype), f"{torch.get_num_threads()} threads")
+    facts = (title(str(device)), notes.circumstances(), str(dtype), f"{torch.get_num_threads()} threads")
     key = ", ".join([*facts, "x".join(map(str, kind))])
     found = notes.recall("attention", key)
     if found not in ways:

@@ -13,6 +13,7 @@ from linnet.geometry import latent_grid, token_count
 from linnet.request import Request, parse_reuse
 from linnet.runtime import notes
 from linnet.runtime.memory import Shape
+from linnet.sampling.steps import step_at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,13 +68,15 @@ def forwards(request: Request) -> list[int]:
     skipped = parse_reuse(request.reuse)
     steps = [i for i in range(request.steps) if not (isinstance(skipped, frozenset) and i in skipped)]
     guided = request.guidance != plain
-    first, last = request.guidance_from * request.steps, request.guidance_until * request.steps
+    first, last = (step_at(share, request.steps) for share in (request.guidance_from, request.guidance_until))
     return [2 if guided and first <= step < last else 1 for step in steps]
 
 
 def key_of(title: str, dtype: str, threads: int, shape: Shape, kind: str) -> str:
     """Under which rates are kept; `kind` is the autoencoder's."""
-    return f"{title}, {dtype}, {threads} threads, {shape.dim}x{shape.ffn_dim}, {kind}"
+    return (
+        f"{title}, {notes.circumstances()}, {dtype}, {threads} threads, {shape.dim}x{shape.ffn_dim}, {kind}"
+    )
 
 
 def known(key: str, folder: Path | None = None) -> Rates | None:

@@ -3,7 +3,6 @@
 Axes: B batch, C channels, T frames, t frames of a part, H and W rows and columns of the latents.
 """
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -16,6 +15,7 @@ from linnet.models.transformer import TextContext
 from linnet.sampling.flow import TIMESTEPS
 from linnet.sampling.guidance import apg, cfg
 from linnet.sampling.solvers import START, Solver, euler
+from linnet.sampling.steps import step_at
 
 Latents = Float[Tensor, "B C T H W"]
 Velocity = Callable[[Latents, Float[Tensor, "B"]], Latents]
@@ -86,7 +86,7 @@ def levels_between(sigmas: Float[Tensor, " levels"], start: float, stop: float) 
 
     def border(share: float) -> float:
         """Halfway between two steps' levels, so that rounding cannot move a step across it."""
-        step = math.ceil(share * (len(sigmas) - 1) - 1e-6)
+        step = step_at(share, len(sigmas) - 1)
         return float(sigmas[max(0, step - 1)] + sigmas[step]) / 2 if share < 1 else 0.0
 
     return border(stop), border(start)
