@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_playwright
 
 from linnet.serve.keys import make_key
 from linnet.serve.queue import Queue
@@ -127,6 +127,11 @@ def test_a_video_begins_from_an_image_that_is_cut_to_its_shape(page: Page, tmp_p
     ) == [128, 72]
     page.get_by_role("button", name="Make it").click()
     expect(page.locator("video")).to_have_count(1)
+
+    # Others do not silently begin with it.
+    page.get_by_role("button", name="Again with other words").click()
+    expect(shown).to_be_hidden()
+    page.get_by_label("Begin from an image").set_input_files(tmp_path / "green.png")
     page.get_by_role("button", name="Leave it out").click()
     expect(shown).to_be_hidden()
     page.get_by_role("button", name="Delete: ").click()
@@ -141,6 +146,93 @@ def test_versions_stand_side_by_side_under_one_prompt(page: Page) -> None:
     page.get_by_role("button", name="Make it").click()
     expect(page.locator("article video")).to_have_count(4)
     expect(page.locator("article")).to_have_count(1)
+
+    # All that was deleted in haste comes back, and where that is over, a keyboard goes on from here.
+    page.get_by_role("button", name="Delete: ").nth(3).click()
+    page.get_by_role("button", name="Delete: ").nth(0).click()
+    expect(page.locator("article video")).to_have_count(2)
+    expect(page.get_by_text("2 deleted.")).to_be_visible()
+    page.get_by_role("button", name="Undo").click()
+    expect(page.locator("article video")).to_have_count(4)
+    page.get_by_role("button", name="Delete: ").nth(0).click()
+    expect(page.get_by_role("button", name="Undo")).to_be_focused()
+    expect(page.get_by_role("button", name="Undo")).to_be_hidden()
+    expect(page.locator("#gallery")).to_be_focused()
+
+
+def test_what_is_watched_plays_on_while_another_is_ready(page: Page, server: Server) -> None:
+    clip = {"num_frames": 25, "num_inference_steps": 1}
+    first = server.create(prompt="a red star", **clip)
+    watched = page.locator(f'figure[data-id="{first}"] video')
+    watched.focus()
+    watched.evaluate("video => video.play()")
+    second = server.create(prompt="a red heart", **clip)
+    expect(page.locator(f'figure[data-id="{second}"] video')).to_be_visible()
+    expect(watched).to_have_js_property("paused", False)
+    expect(watched).to_be_focused()
+    for job in (first, second):
+        server.http.delete(f"/v1/videos/{job}")
+
+
+def test_it_says_that_the_server_is_away_and_makes_nothing_twice(browser: Browser, server: Server) -> None:
+    context = browser.new_context()
+    page = context.new_page()
+    page.route("**/v1/**", lambda route: route.fulfill(status=502, body="<html>"))
+    page.goto(server.url)
+    news = page.locator("#news")
+    expect(news).to_contain_text("does not answer (502): trying again")
+    page.unroute("**/v1/**")
+    expect(news).to_contain_text("is back")
+    expect(page.locator("#plan")).to_contain_text("GB of memory")
+
+    def lose(route: Route) -> None:
+        route.fetch()
+        route.abort()
+
+    def made() -> int:
+        return len(server.http.get("/v1/videos?limit=100").json()["data"])
+
+    before = made()
+    page.get_by_label("Versions").select_option("4")
+    settings(page, steps=1)
+    page.route("**/v1/videos", lose, times=1)
+    page.get_by_role("button", name="Make it").click()
+    expect(page.get_by_role("alert").first).to_contain_text("does not answer: press again")
+    page.get_by_role("button", name="Make it").click()
+    expect(news).to_contain_text("4 videos are in the queue")
+    assert made() == before + 4
+    context.close()
+
+
+def test_on_a_phone_it_shows_what_it_does(browser: Browser, server: Server) -> None:
+    context = browser.new_context(viewport={"width": 360, "height": 700}, is_mobile=True, has_touch=True)
+    page = context.new_page()
+    page.goto(server.url)
+    page.get_by_label("What should the video show?").fill("a red fox")
+    page.get_by_role("button", name="Make it").tap()
+    expect(page.get_by_role("alert").first).to_have_text("Seedling does not know: fox.")
+    expect(page.get_by_text("colours red, orange")).to_be_hidden()
+    page.get_by_text("What it can do").tap()
+    expect(page.get_by_text("colours red, orange")).to_be_visible()
+
+    page.get_by_label("What should the video show?").fill("a red star spins")
+    settings(page, steps=200)
+    page.get_by_role("button", name="Make it").tap()
+    expect(page.locator("#queue li.live .screen")).to_be_in_viewport(ratio=1)
+    page.get_by_role("button", name="Cancel: ").tap()
+    stopped = page.locator("#queue li").get_attribute("data-id")
+    expect(page.locator("#queue li")).to_contain_text("cancelled")
+
+    video = page.locator("video").first
+    expect(video).not_to_have_attribute("controls", "")
+    play = page.get_by_role("button", name="Play, then").first
+    play.tap()
+    expect(video).to_have_js_property("paused", False)
+    expect(video).not_to_have_attribute("controls", "")
+    play.tap()
+    expect(video).to_have_attribute("controls", "")
+    context.close()
+    server.http.delete(f"/v1/videos/{stopped}")
 
 
 def test_it_keeps_all_jobs_in_sight_however_many_there_are(page: Page, server: Server) -> None:
@@ -207,6 +299,8 @@ def test_it_can_be_read_and_reached(browser: Browser, server: Server, scheme: An
         bypass_csp=True,
         color_scheme=scheme,
         viewport={"width": width, "height": 800},
+        is_mobile=width < 400,
+        has_touch=width < 400,
     )
     page = context.new_page()
     page.goto(server.url)
@@ -222,12 +316,17 @@ def test_it_can_be_read_and_reached(browser: Browser, server: Server, scheme: An
 def test_it_asks_for_a_key_where_one_is_needed(page: Page, server: Server) -> None:
     _, key = make_key(Queue(server.data), "ann")  # the last test of this server: the door stays closed
     page.reload()
+    expect(page.get_by_role("dialog")).to_be_visible()
+    for _ in range(3):  # nothing works without the key
+        page.keyboard.press("Escape")
     page.get_by_label("Key", exact=True).fill("wrong")
     page.get_by_role("button", name="Come in").click()
     expect(page.get_by_role("alert").last).to_contain_text("not a key")
     page.get_by_label("Key", exact=True).fill(key)
     page.get_by_role("button", name="Come in").click()
     expect(page.locator("#empty")).to_be_visible()
+    expect(page.locator("#key")).to_have_value("")
+    expect(page.locator("#door-problem")).to_have_text("")
     page.reload()
     expect(page.locator("#empty")).to_be_visible()
     expect(page.get_by_role("dialog")).to_have_count(0)

@@ -3,7 +3,7 @@
 const $ = (id) => document.getElementById(id);
 const copyOf = (id) => $(id).content.firstElementChild.cloneNode(true);
 
-const PAGE = 60, BUSY = 1000, CALM = 8000, UNDO = 7000; // jobs a page, then milliseconds
+const PAGE = 60, BUSY = 1000, CALM = 8000, UNDO = 7000, NEWS = 6000; // jobs a page, then milliseconds
 const CATCH_UP = 10; // pages at once, at most
 const FOLD = 4; // rows that wait, before the rest is folded away
 const STREAMS = 4; // at once, of the six connections that a browser opens to one server
@@ -14,7 +14,7 @@ let models = [];
 let jobs = new Map(); // id -> job, newest first: all from the newest to the oldest that was fetched, without a gap
 let hasMore = false; // behind the oldest
 const gone = new Set(); // deleted from here: not shown, whatever an answer says that was on its way
-const held = new Map(); // id -> timer of a deletion that may be undone
+const held = new Set(); // deleted, but it may be undone
 const live = new Map(); // id -> EventSource
 const progress = new Map(); // id -> last event
 const fresh = new Set(); // ended while the page was watching
@@ -24,35 +24,47 @@ let unfolded = false;
 
 // --- talking to the server
 
-async function ask(path, options = {}) {
-  const answer = await fetch(path, options);
-  if (answer.status === 401) {
-    await letIn();
-    return ask(path, options);
+// Its answer. Where it is off, or a proxy answers in its place, that is said in words, too.
+async function speak(path, options) {
+  const answer = await fetch(path, options).catch(() => null);
+  const body = answer?.status === 204 ? {} : await answer?.json().catch(() => null);
+  if (!body || (!answer.ok && !body.error)) {
+    throw Object.assign(new Error(`the server does not answer${answer ? ` (${answer.status})` : ""}`), { away: true });
   }
-  if (answer.status === 204) return null;
-  const body = await answer.json();
   if (!answer.ok) throw Object.assign(new Error(body.error.message), { field: body.error.param, status: answer.status });
   return body;
 }
 
-const post = (path, body) =>
-  ask(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body ?? {}) });
+async function ask(path, options) {
+  try {
+    return await speak(path, options);
+  } catch (error) {
+    if (error.status !== 401) throw error;
+  }
+  await letIn();
+  return ask(path, options);
+}
+
+const sending = (body, headers) =>
+  ({ method: "POST", headers: { "Content-Type": "application/json", ...headers }, body: JSON.stringify(body ?? {}) });
+const post = (path, body, headers) => ask(path, sending(body, headers));
 
 let entering = null;
 
 function letIn() {
   entering ??= new Promise((done) => {
     const door = $("door");
-    door.addEventListener("cancel", (event) => event.preventDefault());
+    door.onclose = () => entering && door.showModal(); // Escape closes a dialog, and nothing works without the key
     $("door-form").onsubmit = async (event) => {
       event.preventDefault();
-      const answer = await fetch("/v1/session", {
-        method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ key: $("key").value.trim() }),
-      });
-      if (answer.status !== 204) return void ($("door-problem").textContent = "This is not a key of this server.");
-      door.close();
+      try {
+        await speak("/v1/session", sending({ key: $("key").value.trim() }));
+      } catch (error) {
+        return void ($("door-problem").textContent = `${sentence(error.message)}.`);
+      }
+      $("key").value = $("door-problem").textContent = "";
       entering = null;
+      door.close();
       done();
     };
     door.showModal();
@@ -60,11 +72,42 @@ function letIn() {
   return entering;
 }
 
+// --- the one line that says what happened
+
+let trouble = ""; // what keeps the page from its server, as long as it does
+let quiet;
+
+function say(words, bad) {
+  clearTimeout(quiet);
+  show(words, bad);
+  quiet = setTimeout(() => show(trouble, true), NEWS);
+}
+
+function show(words, bad) {
+  $("news").textContent = words;
+  $("news").classList.toggle("bad", Boolean(words && bad));
+}
+
+// Whether the server answered, each time that it was looked for.
+function heard(error) {
+  const before = trouble;
+  trouble = error ? `${sentence(error.message)}: trying again…` : "";
+  if (trouble && trouble !== before) show(trouble, true);
+  else if (before && !trouble) {
+    say("The server is back.");
+    plan();
+  }
+}
+
+const sentence = (words) => words.charAt(0).toUpperCase() + words.slice(1);
+const many = (number, word) => `${number} ${word}${number === 1 ? "" : "s"}`;
+
 // --- the form
 
 const chosen = () => models.find((model) => model.id === $("model").value) ?? models[0];
 
 function request() {
+  if (!chosen()) throw new Error("the server has not said yet which models it has");
   const settings = { prompt: $("prompt").value, model: chosen().id, seconds: $("seconds").value, size: $("size").value };
   const numbers = { seed: "seed", steps: "num_inference_steps", guidance: "guidance_scale" };
   for (const [id, field] of Object.entries(numbers)) {
@@ -85,7 +128,7 @@ function fillModel() {
   lengths.push(...LONGER.filter((length) => length > model.seconds_at_once && length <= most));
   if (!lengths.includes(Number(model.default_seconds))) lengths.push(Number(model.default_seconds));
   const kept = $("seconds").value;
-  $("seconds").replaceChildren(...lengths.map((length) => new Option(length === 1 ? "1 second" : `${length} seconds`, length)));
+  $("seconds").replaceChildren(...lengths.map((length) => new Option(many(length, "second"), length)));
   $("seconds").value = lengths.includes(Number(kept)) ? kept : model.default_seconds;
   $("size").replaceChildren(...model.sizes.map((size) => new Option(size, size)));
   $("size-field").hidden = model.sizes.length < 2;
@@ -120,7 +163,8 @@ function fill(job) {
   $("guidance").value = job.guidance_scale;
   $("negative").value = job.negative_prompt;
   $("more").open = true;
-  complain();
+  begins(null);
+  $("began").hidden = !job.begins_from_image;
   plan();
   $("prompt").focus();
   $("prompt").select();
@@ -136,8 +180,9 @@ async function begins(file) {
     complain();
   } catch {
     picture = null;
-    complain({ message: "This file is not an image that can be read here.", field: "input_reference" });
+    complain({ message: "this file is not an image that can be read here", field: "input_reference" });
   }
+  $("began").hidden = true;
   cut();
 }
 
@@ -159,12 +204,20 @@ function cut() {
 
 const fields = { input_reference: "image", prompt: "prompt", seed: "seed", num_inference_steps: "steps", guidance_scale: "guidance", negative_prompt: "negative" };
 
+// What is wrong; at once that alone, and all that could be done instead for who wants to read it.
 function complain(error) {
   for (const id of Object.values(fields)) $(id).removeAttribute("aria-invalid");
-  $("problem").textContent = error?.message ?? "";
+  const [, problem, remedy] = (error?.message ?? "").replace(/^prompt ".*": /s, "").match(/^(.*?)(?:; (.{80,}))?$/s);
+  $("problem").textContent = problem && `${sentence(problem)}.`;
+  $("remedy").hidden = !remedy;
+  $("remedy").querySelector("p").textContent = sentence(remedy ?? "").replaceAll("; ", "\n");
   const id = fields[error?.field];
   if (id) $(id).setAttribute("aria-invalid", "true");
 }
+
+const drawn = (numbers) => crypto.getRandomValues(new Uint32Array(numbers));
+let pressed = null; // until all of it is accepted: pressed again after a lost answer, it is the same, and made once
+let awaited = null; // the job to bring into sight
 
 async function make(event) {
   event?.preventDefault();
@@ -172,14 +225,17 @@ async function make(event) {
   $("make").setAttribute("aria-disabled", "true");
   try {
     complain();
-    const settings = request(), count = Number($("count").value);
-    const first = settings.seed ?? crypto.getRandomValues(new Uint32Array(1))[0];
+    const settings = request(), count = Number($("count").value), wish = JSON.stringify([settings, count]);
+    if (pressed?.wish !== wish) pressed = { wish, name: drawn(4).join("-"), first: settings.seed ?? drawn(1)[0] };
     for (let index = 0; index < count; index++) {
-      const seed = count === 1 && settings.seed === undefined ? undefined : (first + index) % 2 ** 32;
-      await post("/v1/videos", { ...settings, seed });
+      const seed = count === 1 ? settings.seed : (pressed.first + index) % 2 ** 32;
+      const job = await post("/v1/videos", { ...settings, seed }, { "Idempotency-Key": `${pressed.name}-${index}` });
+      if (index === 0) awaited = job.id;
     }
+    pressed = null;
     say(count === 1 ? "Your video is in the queue." : `${count} videos are in the queue.`);
   } catch (error) {
+    if (error.away) error.message += ": press again once it does, and nothing is made twice";
     complain(error);
   }
   $("make").removeAttribute("aria-disabled");
@@ -190,24 +246,27 @@ let planning;
 
 function plan() {
   clearTimeout(planning);
-  planning = setTimeout(async () => {
+  const mine = (planning = setTimeout(async () => {
+    let line = "";
     try {
-      const found = await post("/v1/plan", { ...request(), input_reference: undefined }), count = Number($("count").value);
-      const words = [];
-      if (found.seconds_needed !== null) words.push(`${found.measured ? "takes" : "takes roughly"} ${duration(found.seconds_needed * count)}`);
-      words.push(`needs about ${gigabytes(found.memory_bytes)} of memory` + (found.memory_free_bytes === null ? "" : ` (${gigabytes(found.memory_free_bytes)} may be used)`));
-      if (found.jobs_waiting) words.push(`${found.jobs_waiting} before it`);
-      const line = words.join(", ");
-      $("plan").textContent = line[0].toUpperCase() + line.slice(1);
+      const found = await post("/v1/plan", { ...request(), input_reference: undefined }), took = found.seconds_needed;
+      line = took === null ? "How long it takes is known after the first one; it needs" : `${found.measured ? "Takes" : "Takes roughly"} ${duration(took * $("count").value)}, needs`;
+      line += ` about ${gigabytes(found.memory_bytes)} of memory`;
+      if (found.memory_free_bytes !== null) line += ` (${gigabytes(found.memory_free_bytes)} free)`;
+      if (found.jobs_waiting) line += `, ${many(found.jobs_waiting, "video")} before it`;
     } catch {
-      $("plan").textContent = "";
+      // what is wrong with it is said when it is asked for
     }
-  }, 400);
+    if (planning === mine) $("plan").textContent = line;
+  }, 400));
 }
 
 const gigabytes = (bytes) => `${(bytes / 1e9).toFixed(1)} GB`;
-const duration = (seconds) => (seconds < 90 ? `${Math.max(1, Math.round(seconds))} s` : `${Math.round(seconds / 60)} min`);
-const say = (words) => ($("news").textContent = words);
+
+function duration(seconds) {
+  if (seconds < 90) return many(Math.max(1, Math.round(seconds)), "second");
+  return seconds < 5400 ? many(Math.round(seconds / 60), "minute") : many(Math.round(seconds / 3600), "hour");
+}
 
 // --- what the server has
 
@@ -224,8 +283,10 @@ async function refresh() {
     const seen = await newest();
     await overtaken(seen);
     draw();
-  } catch {
+    heard();
+  } catch (error) {
     away = true; // the server; it will be back
+    heard(error);
   }
   refreshing = false;
   if (again) return void refresh();
@@ -282,8 +343,8 @@ function merge(found, more, after) {
 async function showOlder() {
   try {
     while (hasMore && !(await behind([...jobs.keys()].at(-1))).length);
-  } catch {
-    return say("The server does not answer.");
+  } catch (error) {
+    return say(`${sentence(error.message)}.`, true);
   }
   draw();
   if (!hasMore) $("gallery").focus({ preventScroll: true }); // the button is no more
@@ -294,8 +355,7 @@ function tell(was, job) {
   if (job.status === "completed") {
     fresh.add(job.id);
     say(`Your video is ready: ${job.prompt}`);
-    plan();
-  } else if (job.status === "failed") say(`A video was not made: ${job.error.message}`);
+  } else if (job.status === "failed" && job.error.code !== "cancelled") say(`A video was not made: ${job.error.message}`, true);
 }
 
 const active = (job) => job.status === "queued" || job.status === "in_progress";
@@ -327,17 +387,20 @@ function leave(id) {
   progress.delete(id);
 }
 
-// Those that run, or the one that is to run next. A page that nobody sees leaves the connections to others.
+// Those that run, and the one that is to run next. A page that nobody sees leaves the connections to others.
 function followAll(waiting) {
   const running = waiting.filter((job) => job.status === "in_progress").length;
-  const wanted = document.hidden ? [] : waiting.filter(active).slice(0, Math.min(STREAMS, running || 1));
+  const wanted = document.hidden ? [] : waiting.filter(active).slice(0, Math.min(STREAMS, running + 1));
   for (const id of live.keys()) if (!wanted.some((job) => job.id === id)) leave(id);
   wanted.forEach(follow);
 }
 
 // --- drawing
 
+let busy = 0; // how many were yet to be made
+
 function draw() {
+  const focus = document.activeElement;
   const shown = [...jobs.values()].filter((job) => !held.has(job.id) && !gone.has(job.id));
   const waiting = shown.filter((job) => job.status !== "completed").reverse(); // first come, first seen
   waiting.sort((a, b) => order(a) - order(b));
@@ -359,22 +422,35 @@ function draw() {
     if (groups.at(-1)?.kind === kind) groups.at(-1).jobs.push(job);
     else groups.push({ kind, jobs: [job] });
   }
-  const drawn = groups.map((group) => group.jobs.map((job) => job.id).join()).join(";");
-  if ($("groups").dataset.drawn !== drawn) {
-    $("groups").dataset.drawn = drawn;
-    $("groups").replaceChildren(...groups.map(drawGroup));
-    for (const id of clips.keys()) if (gone.has(id) || !jobs.has(id)) clips.delete(id);
-  }
+  const articles = [];
+  for (const group of groups) articles.push(article(group.jobs, articles));
+  arrange($("groups"), articles);
+  for (const id of clips.keys()) if (gone.has(id) || !jobs.has(id)) clips.delete(id);
+
   followAll(waiting);
+  if (busy !== (busy = waiting.filter(active).length)) plan();
+  if (focus !== document.body && !focus.isConnected) goOn();
+  if (jobs.has(awaited)) reveal(awaited);
+}
+
+// Where a keyboard goes on when what had the focus is no more; else that would be the top of the page.
+const goOn = () => $("gallery").focus({ preventScroll: true });
+
+// On a phone, the form fills the screen.
+function reveal(id) {
+  awaited = null;
+  const sight = clips.get(id) ?? $("making"), { top } = sight.getBoundingClientRect();
+  if (top < 0 || top > 0.6 * innerHeight) sight.scrollIntoView({ behavior: calm.matches ? "auto" : "smooth" });
 }
 
 const order = (job) => ({ in_progress: 0, queued: 1, failed: 2 })[job.status];
 
+// Touches only what is new, gone or elsewhere now: a video that is watched plays on, and what has the focus keeps it.
 function arrange(list, elements) {
+  for (const one of [...list.children]) if (!elements.includes(one)) one.remove();
   elements.forEach((element, index) => {
     if (list.children[index] !== element) list.insertBefore(element, list.children[index] ?? null);
   });
-  while (list.children.length > elements.length) list.lastElementChild.remove();
 }
 
 function row(job) {
@@ -402,7 +478,11 @@ function drawState(element, job) {
   const place = places.get(job.id) ?? 1, before = now?.queue_position; // other people's count here, too
   let words = before > place ? `number ${before} in the queue` : place > 1 ? `number ${place} in your queue` : "next in your queue";
   if (job.status === "failed") words = job.error.code === "cancelled" ? "cancelled" : `not made: ${job.error.message}`;
-  else if (status === "in_progress") {
+  else if (status === "queued") {
+    const left = now?.seconds_left ?? job.seconds_left;
+    if (now?.worker_ready === false) words += ", once a worker is ready";
+    else if (left) words += `, ready in about ${duration(left)}`;
+  } else if (status === "in_progress") {
     words = STAGES[now?.stage] ?? (job.progress ? `${job.progress} % done` : "beginning");
     if (now?.stage === "denoise" && now.done) words += `, step ${now.done} of ${now.total}`;
     if (now?.seconds_left) words += `, ${duration(now.seconds_left)} left`;
@@ -421,16 +501,19 @@ async function stop(job) {
   try {
     await post(`/v1/videos/${job.id}/cancel`);
     say("Cancelled.");
-  } catch {
-    // it has ended meanwhile
+  } catch (error) {
+    const ended = error.status === 404 || error.status === 409; // meanwhile
+    if (!ended) say(`It could not be cancelled: ${error.message}.`, true);
   }
   refresh();
 }
 
-function drawGroup(group) {
-  const element = copyOf("group");
-  element.querySelector("h3").textContent = group.jobs[0].prompt;
-  element.querySelector(".clips").append(...[...group.jobs].sort((a, b) => a.seed - b.seed).map(drawClip));
+// The article that shows some of these already, unless another one took it.
+function article(group, taken) {
+  const mine = group.map((job) => clips.get(job.id)?.closest("article")).find((one) => one && !taken.includes(one));
+  const element = mine ?? copyOf("group");
+  element.querySelector("h3").textContent = group[0].prompt;
+  arrange(element.querySelector(".clips"), [...group].sort((a, b) => a.seed - b.seed).map(drawClip));
   return element;
 }
 
@@ -442,6 +525,8 @@ function drawClip(job) {
   video.src = address;
   video.setAttribute("aria-label", `Video: ${job.prompt}, seed ${job.seed}`);
   showControls(video);
+  element.querySelector(".play").onclick = () => (video.paused ? video.play().catch(() => {}) : video.focus());
+  video.onplay = video.onpause = () => element.classList.toggle("playing", !video.paused);
   if (fresh.delete(job.id) && !calm.matches) {
     video.autoplay = true;
     video.preload = "auto";
@@ -450,6 +535,7 @@ function drawClip(job) {
   const facts = {
     Model: job.model, Size: job.size, Frames: `${job.num_frames} at ${job.fps} a second`, Steps: job.num_inference_steps,
     Guidance: job.guidance_scale, Seed: job.seed, Not: job.negative_prompt || "",
+    Begins: job.begins_from_image ? "from an image" : "",
     Took: duration(job.completed_at - job.started_at), Made: new Date(job.completed_at * 1000).toLocaleString(),
   };
   for (const [name, value] of Object.entries(facts)) {
@@ -465,6 +551,7 @@ function drawClip(job) {
     one.title = one.textContent.trim();
     return one;
   };
+  called(".play", "Play, then show the controls");
   called(".again", "Again with other words").onclick = () => fill(job);
   Object.assign(called(".download", "Download"), { href: address, download: `${job.prompt.replace(/\W+/g, "-").slice(0, 60)}-${job.seed}.mp4` });
   called(".delete", "Delete").onclick = () => remove(job);
@@ -472,9 +559,9 @@ function drawClip(job) {
   return element;
 }
 
-// The controls hide a good part of a small clip, so they come when it is touched, pointed at or reached with a key.
+// The controls hide a good part of a small clip, so they come when it is pointed at or reached with a key. A finger
+// finds a sign to play it in their place, and has them by touching it again.
 function showControls(video) {
-  video.controls = matchMedia("(hover: none)").matches;
   const come = () => {
     video.controls = true;
     if (!calm.matches) video.play().catch(() => {});
@@ -484,50 +571,62 @@ function showControls(video) {
     video.controls = false;
     video.pause();
   };
-  video.addEventListener("pointerenter", come);
+  video.addEventListener("pointerenter", (event) => event.pointerType !== "touch" && come());
   video.addEventListener("focus", () => (video.controls = true));
-  video.addEventListener("pointerleave", go);
+  video.addEventListener("pointerleave", (event) => event.pointerType !== "touch" && go());
   video.addEventListener("blur", go);
 }
 
 // --- deleting, which waits a little
 
-let lastHeld = null;
+let lastHeld, holding;
 
 function remove(job) {
-  held.set(job.id, setTimeout(() => reallyRemove(job.id), UNDO));
+  held.add(job.id);
   lastHeld = job.id;
-  $("toast-words").textContent = "Deleted.";
+  clearTimeout(holding);
+  holding = setTimeout(reallyRemove, UNDO);
+  $("toast-words").textContent = held.size === 1 ? "Deleted." : `${held.size} deleted.`;
   $("toast").hidden = false;
   $("undo").focus();
   draw();
 }
 
-async function reallyRemove(id) {
-  try {
-    await ask(`/v1/videos/${id}`, { method: "DELETE" });
-    gone.add(id);
-  } catch (error) {
-    if (error.status === 404) gone.add(id); // already
-    else say("It could not be deleted.");
-  }
-  held.delete(id);
-  if (lastHeld === id) $("toast").hidden = true;
+async function reallyRemove() {
+  const ids = putAway();
+  for (const id of ids) gone.add(id);
+  await Promise.all(ids.map(async (id) => {
+    try {
+      await ask(`/v1/videos/${id}`, { method: "DELETE", keepalive: true });
+    } catch (error) {
+      if (error.status === 404) return; // already
+      gone.delete(id);
+      say(`It could not be deleted: ${error.message}.`, true);
+    }
+  }));
   draw();
 }
 
 function undo() {
-  clearTimeout(held.get(lastHeld));
-  held.delete(lastHeld);
-  $("toast").hidden = true;
+  clearTimeout(holding);
+  putAway();
   draw();
   const back = clips.get(lastHeld) ?? rows.get(lastHeld);
-  back?.querySelector("button")?.focus();
+  back?.querySelector("button:not(.play)")?.focus();
   say("It is back.");
 }
 
+// The toast; and what could be undone until now.
+function putAway() {
+  const ids = [...held];
+  held.clear();
+  if ($("toast").contains(document.activeElement)) goOn();
+  $("toast").hidden = true;
+  return ids;
+}
+
 addEventListener("pagehide", () => {
-  for (const id of held.keys()) fetch(`/v1/videos/${id}`, { method: "DELETE", keepalive: true });
+  for (const id of held) fetch(`/v1/videos/${id}`, { method: "DELETE", keepalive: true });
 });
 
 // --- beginning
@@ -544,7 +643,14 @@ async function begin() {
   $("older").addEventListener("click", showOlder);
   $("fold").addEventListener("click", () => ((unfolded = !unfolded), draw()));
   document.addEventListener("visibilitychange", refresh);
-  models = (await ask("/v1/models")).data;
+  while (!models.length) {
+    try {
+      models = (await ask("/v1/models")).data;
+    } catch (error) {
+      heard(error);
+      await new Promise((later) => setTimeout(later, BUSY));
+    }
+  }
   $("model").replaceChildren(...models.map((model) => new Option(model.id, model.id)));
   $("model-field").hidden = models.length < 2;
   fillModel();
