@@ -28,6 +28,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterat
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    expect.set_options(timeout=PATIENCE * 1000)
     with sync_playwright() as playwright:
         # Without its sandbox, which a container's root cannot have; it sees no page but ours.
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
@@ -38,7 +39,6 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def page(browser: Browser, server: Server) -> Iterator[Page]:
     """The page, which must ask nobody but its server and say nothing on the console."""
-    expect.set_options(timeout=PATIENCE * 1000)
     context = browser.new_context()
     page = context.new_page()
     page.set_default_timeout(PATIENCE * 1000)
@@ -205,6 +205,7 @@ def test_it_says_that_the_server_is_away_and_makes_nothing_twice(browser: Browse
 
 
 def test_on_a_phone_it_shows_what_it_does(browser: Browser, server: Server) -> None:
+    server.wait(server.create(prompt="a red star", num_frames=25, num_inference_steps=1), "completed")
     context = browser.new_context(viewport={"width": 360, "height": 700}, is_mobile=True, has_touch=True)
     page = context.new_page()
     page.goto(server.url)
