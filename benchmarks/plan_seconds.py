@@ -1,10 +1,11 @@
-"""Predicted seconds against measured ones: seedling's stages, and one step of a transformer of Linum's true width.
+"""Predicted seconds against measured ones: seedling's clips, and one pass of a transformer of Linum's true width.
 
-    python benchmarks/plan_seconds.py [--weights DIR] [--threads N] [--seconds 2] [--layers 40] [--cpu-time]
+    python benchmarks/plan_seconds.py [--weights DIR] [--threads N] [--lengths 1 2] [--layers 40] [--cpu-time]
 
-The device is measured as `linnet plan --measure` does; then a clip of seedling is made twice, of which the second
-counts, and one guidance pass of Linum's transformer, random weights, takes a 360p clip of two latent frames. --cpu-time
-counts this process's CPU seconds in both, for a machine that is not quiet. Ends with one line of JSON.
+The device is measured as `linnet plan --measure` does; then clips of seedling are made, a row each for denoising and
+for decoding and writing, exact and fast, of which the best of three counts; and one guidance pass of Linum's
+transformer, random weights, takes a 360p clip of two latent frames. --cpu-time counts this process's CPU seconds in
+both, for a machine that is not quiet. Ends with one line of JSON.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import json
 import tempfile
 import time
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
@@ -20,36 +22,41 @@ import torch
 
 from linnet import pipeline
 from linnet.catalog import CATALOG, SEEDLING
+from linnet.cli.plan import measured
 from linnet.models.transformer import Transformer, linum_v2
 from linnet.request import make_request
 from linnet.runtime import measure
 from linnet.runtime.bench import invented
 from linnet.runtime.device import default_dtype
 from linnet.runtime.memory import LINUM_V2, shape_of
-from linnet.weights.files import read_config
 from linnet.weights.store import resolve
 
 PROMPT = "a red star spins on a blue background"
+TIMES = 3
 
 
-def seedling(weights: Path | None, seconds: float, dtype: str) -> dict[str, tuple[float, float]]:
-    """Of each stage, what was predicted and what was measured."""
+def seedling(weights: Path | None, lengths: list[float], dtype: str) -> dict[str, tuple[float, float]]:
+    """Of each clip and stage, what was predicted and what was measured."""
     files = resolve(SEEDLING, weights=weights)
-    shape, tiny = shape_of(files), read_config(files.autoencoder)
-    rates = measure.measure_rates(SEEDLING, shape, dtype=dtype, device="cpu", autoencoder=tiny)
-    request = make_request(SEEDLING, prompt=PROMPT, seconds=seconds, seed=1)
+    shape, rates = shape_of(files), measured(SEEDLING, files, dtype, "cpu")
     one = pipeline.Pipeline.open(SEEDLING, files, dtype=getattr(torch, dtype))
-    with tempfile.TemporaryDirectory() as folder:
-        one.generate(request, Path(folder) / "warm.mp4")
-        clip = one.generate(request, Path(folder) / "clip.mp4")
-    predicted = rates.of(SEEDLING, shape, request)
-    return {stage: (predicted[stage], clip.seconds[stage]) for stage in ("denoise", "decode")}
+    found: dict[str, tuple[float, float]] = {}
+    for seconds, profile in product(lengths, ("exact", "fast")):
+        request = make_request(SEEDLING, prompt=PROMPT, seconds=seconds, seed=1, profile=profile)
+        request = one.settled(request)
+        with tempfile.TemporaryDirectory() as folder:
+            clips = [one.generate(request, Path(folder) / f"{i}.mp4") for i in range(TIMES)]
+        predicted = rates.of(SEEDLING, shape, request)
+        for stage in ("denoise", "decode"):
+            took = min(clip.seconds[stage] for clip in clips)
+            found[f"seedling, {seconds:g} s, {profile}, {stage}"] = predicted[stage], took
+    return found
 
 
 def true_width(layers: int, dtype: str) -> tuple[float, float]:
     """One pass, predicted and measured."""
     spec, kind = CATALOG["linum-v2-360p"], getattr(torch, dtype)
-    rates = measure.measure_rates(spec, LINUM_V2, dtype=dtype, device="cpu")
+    rates = SimpleNamespace(**measure.denoise_rates(spec, LINUM_V2, kind, "cpu"))
     config = replace(linum_v2(), num_layers=layers)
     model = invented(lambda: Transformer(config), torch.device("cpu"), kind)
     latents = torch.randn(1, config.channels, 2, 45, 80)
@@ -61,7 +68,7 @@ def true_width(layers: int, dtype: str) -> tuple[float, float]:
         took = measure.time.perf_counter() - start
     tokens = 2 * 23 * 40
     block = rates.block + tokens * (rates.token + tokens * rates.pair)
-    return layers * block + tokens * rates.step, took
+    return layers * block + rates.call + tokens * rates.step, took
 
 
 def main() -> None:
@@ -70,7 +77,7 @@ def main() -> None:
     )
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--lengths", type=float, nargs="+", default=[1.0, 2.0])
     parser.add_argument("--layers", type=int, default=40)
     parser.add_argument("--cpu-time", action="store_true")
     options = parser.parse_args()
@@ -79,10 +86,7 @@ def main() -> None:
     clocks = SimpleNamespace(perf_counter=clock, monotonic=clock)
     dtype = str(default_dtype("cpu")).removeprefix("torch.")
     with patch.object(measure, "time", clocks), patch.object(pipeline, "time", clocks):
-        found = {
-            f"seedling, {name}": pair
-            for name, pair in seedling(options.weights, options.seconds, dtype).items()
-        }
+        found = seedling(options.weights, options.lengths, dtype)
         found[f"true width, {options.layers} layers, one pass"] = true_width(options.layers, dtype)
     rows = [
         {"what": name, "predicted": guess, "measured": took, "difference": guess / took - 1}

@@ -15,13 +15,14 @@ from torch import nn
 from typer.testing import CliRunner
 
 from linnet.catalog import CATALOG, SEEDLING, ModelSpec
-from linnet.cli.plan import app
+from linnet.cli.plan import app, show_plan
 from linnet.errors import InvalidInput, WeightsError
 from linnet.models.tae import TAE, TAEConfig
 from linnet.models.text import T5Config, T5Encoder
 from linnet.models.transformer import Transformer, TransformerConfig
 from linnet.request import Request, make_request
-from linnet.runtime.knobs import decided
+from linnet.runtime.knobs import Knobs, Tiling, decided
+from linnet.runtime.measure import line
 from linnet.runtime.memory import LINUM_V2, shape_of
 from linnet.runtime.plan import (
     STAGES,
@@ -37,6 +38,7 @@ from linnet.runtime.plan import (
 )
 from linnet.runtime.rates import Rates, forwards, key_of, known, remember
 from linnet.runtime.simulate import simulate
+from linnet.runtime.tile_sizes import tiles_of, wan_decoder, work
 from linnet.weights.load import load_into
 from linnet.weights.quantise import quantise_files
 from linnet.weights.store import ModelFiles
@@ -293,8 +295,25 @@ def test_a_plan_predicts_what_a_full_size_run_holds(gigabytes: int, name: Stage,
     assert stage.device_bytes - plan.allowance.device == pytest.approx(simulate(plan, name).device, rel=0.1)
 
 
+SLOW = Rates(
+    call=0.01,
+    block=1e-3,
+    token=1e-5,
+    pair=1e-9,
+    step=1e-6,
+    frame=0.1,
+    cell=1e-4,
+    low_frame=0.05,
+    low_cell=1e-5,
+    pixel=1e-8,
+    prompt=2.0,
+    copy=1e-9,
+    read=None,
+)
+
+
 def test_seconds_are_those_measured_or_none(tmp_path: Path) -> None:
-    rates = Rates(block=1e-3, token=1e-5, pair=1e-9, step=1e-6, frame=0.1, cell=1e-4, prompt=2.0)
+    rates = SLOW
     request = make_request(LINUM, prompt="a fox", seconds=2, steps=10, dtype="bfloat16")
     plan = make_plan(LINUM, LINUM_V2, request, device="cpu", budget=Budget())
     assert plan.seconds is None
@@ -304,10 +323,73 @@ def test_seconds_are_those_measured_or_none(tmp_path: Path) -> None:
     assert known("here", tmp_path) == rates
     plan = make_plan(LINUM, LINUM_V2, request, device="cpu", budget=Budget(), rates=known("here", tmp_path))
     block = 1e-3 + 11_960 * (1e-5 + 11_960 * 1e-9)
-    assert plan.seconds == pytest.approx(2 + 20 * (40 * block + 11_960 * 1e-6) + 13 * (0.1 + 3600 * 1e-4))
+    written = 49 * 640 * 360 * 1e-8
+    denoise = 20 * (40 * block + 0.01 + 11_960 * 1e-6)
+    assert plan.seconds == pytest.approx(2 + denoise + 13 * (0.1 + 3600 * 1e-4) + written)
+    lower = rates.of(LINUM, LINUM_V2, replace(request, decoder_dtype="auto"))
+    assert lower["decode"] == pytest.approx(13 * (0.05 + 3600 * 1e-5) + written)
     plan = make_plan(LINUM, LINUM_V2, request, device="cpu", budget=Budget(), rates=known("there", tmp_path))
     assert plan.stages[0].seconds is None
     assert key_of("a", "float32", 1, LINUM_V2, "wan") != key_of("a", "float32", 2, LINUM_V2, "wan")
+
+
+def test_what_saves_memory_is_counted_as_what_it_takes() -> None:
+    request = make_request(LINUM, prompt="a fox", seconds=2, steps=1, guidance=0.0, dtype="bfloat16")
+
+    def seconds(rates: Rates, **knobs: Any) -> dict[str, float]:
+        return rates.of(LINUM, LINUM_V2, request, Knobs(**knobs))
+
+    free = replace(SLOW, call=0.0, block=1.0, token=0.0, pair=0.0, step=0.0, pixel=0.0)
+    assert seconds(free, resident_blocks=20)["denoise"] == 40  # 2 GB come in 2 s, while blocks compute
+    absent = 20 * LINUM_V2.block.bytes("bfloat16")
+    crawling = replace(free, copy=1e-7)
+    assert seconds(crawling, resident_blocks=20)["denoise"] == pytest.approx(absent * 1e-7)
+    assert "denoise" not in seconds(free, resident_blocks=20, blocks_from="file")
+    plain, tiled = (seconds(replace(free, copy=0.0), tiling=way)["decode"] for way in (None, Tiling()))
+    assert tiled == pytest.approx(1.143 * plain, rel=1e-3)
+    assert seconds(free, tiling=Tiling())["decode"] > tiled
+    read = seconds(replace(free, prompt=None, read=1e-9))
+    assert read["text"] == pytest.approx(LINUM_V2.text.bytes("bfloat16") * 1e-9)
+
+
+@pytest.mark.parametrize(("model", "card"), [("linum-v2-360p", 6), ("linum-v2-720p", 8)])
+def test_a_small_card_is_little_slower_than_a_large_one(model: str, card: int) -> None:
+    """Of a consumer's card: 60 TFLOP/s in bfloat16, 20 in float32, 12 GB/s over PCIe, and a disk that reads 3 GB/s."""
+    product, single = 2 / 60e12, 2 / 20e12
+    whole, tiled = wan_decoder()
+    cell = sum(work(part, tile) for part in (whole, tiled) for tile in tiles_of(part, 1, 1, Tiling()))
+    rates = Rates(
+        call=0.0,
+        block=0.0,
+        token=product * LINUM_V2.block.products,
+        pair=product * 2 * LINUM_V2.dim,
+        step=product * (LINUM_V2.transformer.products - 40 * LINUM_V2.block.products),
+        frame=0.0,
+        cell=single * cell,
+        low_frame=0.0,
+        low_cell=product * cell,
+        pixel=3e-8,
+        prompt=None,
+        copy=1 / 12e9,
+        read=1 / 3e9,
+    )
+    spec = CATALOG[model]
+    request = make_request(spec, prompt="a fox", seconds=5, dtype="bfloat16")
+    way: dict[str, Any] = {"device": "cuda", "budget": Budget(device=card * GB, system=12 * GB)}
+    plan = make_plan(spec, LINUM_V2, request, rates=rates, **way)
+    assert plan.knobs.tiling
+    assert plan.slower is not None
+    assert 0 < plan.slower <= 0.15
+    bus = make_plan(spec, LINUM_V2, request, rates=replace(rates, copy=1 / 12e6, read=1 / 3e6), **way)
+    assert bus.slower is not None
+    assert bus.slower > 0.15
+
+
+def test_a_line_goes_through_what_was_measured_and_is_never_below_nothing() -> None:
+    assert line((1, 2, 4), (3.0, 5.0, 9.0), (1.0, 1.0, 1.0)) == pytest.approx((1, 2))
+    # Chance has made the short run too short: the slope is that of all, not the steep one.
+    assert line((1, 2, 4), (0.5, 2.0, 4.4), (0.5, 2.0, 4.4)) == pytest.approx((0, (0.5 + 1 + 1.1) / 3))
+    assert line((1, 2, 4), (3.0, 2.0, 1.0), (3.0, 2.0, 1.0)) == pytest.approx((2, 0))
 
 
 def test_what_one_xeon_was_measured_at_is_not_what_another_is_capable_of(
@@ -324,7 +406,7 @@ def test_this_device_is_measured_and_remembered(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LINNET_CACHE", str(tmp_path))
-    for name, less in (("LONG", 0.0), ("REPEATS", 1), ("ATTENDED", 64)):
+    for name, less in (("ROUNDS", 1), ("ENOUGH", 0.0), ("ATTENDED", 64), ("WRITTEN", 2)):
         monkeypatch.setattr(f"linnet.runtime.measure.{name}", less)
     words = ("--model", "seedling", "--weights", tiny_model, "--device", "cpu", "--threads", 1, "--json")
     measured, remembered = (json.loads(plan(*words, *more)[1]) for more in (["--measure"], []))
@@ -362,6 +444,21 @@ def test_the_command_plans_for_a_card_that_is_not_here() -> None:
     assert (record["seconds"], record["dtype"]) == (None, "bfloat16")
     status, text = plan(*words)
     assert "not measured" in text
+
+
+def test_the_command_says_what_memory_costs_and_what_is_not_counted(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    request = make_request(LINUM, prompt="a fox", seconds=5, dtype="bfloat16")
+    rates = replace(SLOW, prompt=None, cell=1.0)
+    budget = Budget(device=6 * GB, system=12 * GB)
+    plan = make_plan(LINUM, LINUM_V2, request, device="cuda", budget=budget, rates=rates)
+    show_plan(plan)
+    shown = capsys.readouterr().out
+    assert "without text" in shown
+    assert plan.slower is not None
+    assert f"{100 * plan.slower:.0f} % slower than with all in memory" in shown
+    assert plan.to_json()["slower"] == plan.slower
 
 
 @pytest.mark.parametrize("driver", [False, True])

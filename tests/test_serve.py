@@ -483,7 +483,7 @@ def test_the_plan_is_measured_once_there_was_a_clip(client: TestClient, service:
 def test_before_the_first_clip_the_plan_goes_by_what_was_measured_here(
     client: TestClient, service: Service, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pace = Rates(block=0.0, token=0.0, pair=0.0, step=0.0, frame=1.5, cell=0.0, prompt=0.5)
+    pace = Rates(**dict.fromkeys(Rates.__dataclass_fields__, 0.0) | {"frame": 1.5, "prompt": 0.5})
     monkeypatch.setattr("linnet.runtime.rates.known", lambda key: pace)
     found = client.post("/v1/plan", json=STILL).json()
     assert (found["seconds_needed"], found["measured"]) == (2, False)

@@ -5,12 +5,13 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from linnet.errors import InvalidInput
-from linnet.models.vae import QUERIES, VAE, VAEConfig
+from linnet.models.vae import QUERIES, VAE, Past, VAEConfig
 from linnet.runtime import tile_sizes, transfer
 from linnet.runtime.knobs import Tiling
-from linnet.runtime.tile_sizes import Span, cores, decode_sizes, needed, wan_decoder
+from linnet.runtime.tile_sizes import Span, cores, decode_sizes, needed, tiles_of, wan_decoder, work
 from linnet.runtime.tiles import decode_tiled, described, halves
 from live import Live
 from test_vae import SMALL, close, draw
@@ -108,3 +109,15 @@ def test_720p_decodes_in_under_2_gb() -> None:
 def test_empty_tiles_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(InvalidInput, match="use 1 or more"):
         Tiling(**wrong)
+
+
+def test_the_work_of_a_tile_is_what_its_convolutions_multiply() -> None:
+    with torch.device("meta"):
+        vae, past, latents = VAE(VAEConfig()), Past(), torch.empty(1, 16, 1, 6, 10)
+        vae.decode(latents, past)
+        with FlopCounterMode(display=False) as counter:
+            vae.decode(latents, past)
+    counted = counter.get_flop_counts()["Global"][torch.ops.aten.convolution]
+    frame = Tiling(rows=6, columns=10)
+    ours = sum(work(part, tile) for part in wan_decoder() for tile in tiles_of(part, 6, 10, frame))
+    assert ours == pytest.approx(counted / 2, rel=0.02)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
@@ -145,13 +146,28 @@ def plan_for(
     if measure:
         import torch
 
-        from linnet.runtime.measure import measure_rates
-
         torch.set_num_threads(count)
-        tiny = read_config(files.autoencoder) if files else None
-        rates.remember(key, measure_rates(spec, shape, dtype=request.dtype, device=where, autoencoder=tiny))
+        rates.remember(key, measured(spec, files, request.dtype, where))
     way = {"device": where, "budget": budget, "fixed": fixed}
     return make_plan(spec, shape, request, rates=rates.known(key), **way)
+
+
+def measured(spec: ModelSpec, files: ModelFiles | None, dtype: str, device: str) -> rates.Rates:
+    """With as many threads as torch has now."""
+    from linnet import media
+    from linnet.runtime.measure import Frames, measure_rates
+
+    def write(frames: Frames) -> None:
+        _, height, width, _ = frames.shape
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "clip.mp4"
+            with media.open_writer(path, width=width, height=height, fps=spec.fps, metadata={}) as writer:
+                writer.write(frames)
+
+    tiny, file = (read_config(files.autoencoder), files.transformer) if files else (None, None)
+    shape = shape_of(files) if files else LINUM_V2
+    way: dict[str, Any] = {"dtype": dtype, "device": device, "autoencoder": tiny, "file": file}
+    return measure_rates(spec, shape, write=write, **way)
 
 
 def card_is_here(name: str) -> bool:
@@ -174,9 +190,16 @@ def show_plan(plan: Plan) -> None:
         for stage in plan.stages
     ]
     peak = ["-" if on_cpu else gigabytes(plan.peak_device_bytes), gigabytes(plan.peak_system_bytes)]
-    print_table(["stage", plan.device, "main memory", "time"], [*rows, ["peak", *peak, time(plan.seconds)]])
+    total = time(plan.seconds)
+    if missing := [
+        stage.stage for stage in plan.stages if stage.seconds is None and plan.seconds is not None
+    ]:
+        total += f" without {' and '.join(missing)}"
+    print_table(["stage", plan.device, "main memory", "time"], [*rows, ["peak", *peak, total]])
     chosen = [[stage.stage, *choice] for stage in plan.stages for choice in stage.choices]
     print_table(["stage", "what", "choice", "reason"], chosen)
+    if plan.slower:
+        print(f"{100 * plan.slower:.0f} % slower than with all in memory.")
     device, system = plan.allowance
     apart = f"{gigabytes(device)} for the driver and its workspaces and " if device else ""
     print(f"Peaks include {apart}{gigabytes(system)} for libraries.")

@@ -107,6 +107,7 @@ class Plan:
     knobs: Knobs
     text_resident: bool
     stages: tuple[StagePlan, ...]
+    slower: float | None = None  # by which share than with all in memory; None where nobody has measured
 
     @property
     def peak_device_bytes(self) -> int:
@@ -133,9 +134,9 @@ class Plan:
 
     @property
     def seconds(self) -> float | None:
-        """Of all stages but a text encoder's that is streamed, at the pace of the disk; None if nobody measured."""
-        parts = [stage.seconds for stage in self.stages]
-        return None if None in parts[1:] else sum(part or 0.0 for part in parts)
+        """Of the stages that were measured; None if denoising or decoding was not."""
+        known = {stage.stage: stage.seconds for stage in self.stages if stage.seconds is not None}
+        return sum(known.values()) if {"denoise", "decode"} <= known.keys() else None
 
     def fits(self, budget: Budget | None = None) -> bool:
         limits = (budget or self.budget).limits
@@ -148,6 +149,7 @@ class Plan:
             "peak_device_bytes": self.peak_device_bytes,
             "peak_system_bytes": self.peak_system_bytes,
             "seconds": self.seconds,
+            "slower": self.slower,
             "device": self.device,
             "dtype": self.request.dtype,
             "budget": {"device_bytes": self.budget.device, "system_bytes": self.budget.system},
@@ -338,7 +340,7 @@ def predict(
         "decode": kept + stay + decoder,
     }
     aside: dict[Stage, int] = {"text": 0, "denoise": waiting, "decode": waiting + parked}
-    seconds = rates.of(spec, shape, request, clips=clips) if rates else {}
+    seconds = rates.of(spec, shape, request, knobs, clips=clips) if rates else {}
     stages: list[StagePlan] = []
     for stage in STAGES:
         size = working[stage]
@@ -362,6 +364,7 @@ def predict(
         knobs=knobs,
         text_resident=text_resident,
         stages=tuple(stages),
+        slower=rates.slower(spec, shape, request, knobs, clips=clips) if rates else None,
     )
 
 

@@ -1,18 +1,21 @@
 """How fast this machine is, measured once and remembered: what a plan's seconds come from.
 
-One block of the transformer is timed at two lengths, which parts what grows with the tokens from what grows with their
-square, and the autoencoder on one latent frame of two sizes. A device that nobody measured has no rates, and a plan
-then gives no seconds.
+Passes of the transformer with one block are timed at a few lengths and attention at one, which parts what grows with
+the tokens from what grows with their square, and the autoencoder on latent frames of a few sizes. A device that nobody
+measured has no rates, and a plan then gives no seconds.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from linnet.catalog import ModelSpec
 from linnet.geometry import latent_grid, token_count
 from linnet.request import Request, parse_reuse
 from linnet.runtime import notes
-from linnet.runtime.memory import Shape
+from linnet.runtime.knobs import Knobs, Tiling
+from linnet.runtime.memory import Shape, decode_working, text_weights, transformer_weights
+from linnet.runtime.tile_sizes import tiling_work, wan_decoder
 from linnet.sampling.steps import step_at
 
 
@@ -20,33 +23,92 @@ from linnet.sampling.steps import step_at
 class Rates:
     """Seconds of one device in one dtype with one number of threads, for one shape of model.
 
-    A block takes `block` + tokens * `token` + tokens^2 * `pair`, and a pass through all of them `step` more for each
-    token; decoding a latent frame takes `frame` + cells * `cell`; encoding the prompts `prompt`, None where nobody has
-    measured it.
+    A block takes `block` + tokens * `token` + tokens^2 * `pair`, and a pass through all of them `call` + tokens *
+    `step` more; decoding a latent frame takes `frame` + cells * `cell`, or with convolutions in bfloat16 `low_frame`
+    and `low_cell`; a pixel of a file takes `pixel`; encoding the prompts `prompt`, None for an encoder so large that
+    reading it takes the time; a byte takes `copy` from main memory to the device, and `read` from a file, None where
+    there was none to read.
     """
 
+    call: float
     block: float
     token: float
     pair: float
     step: float
     frame: float
     cell: float
+    low_frame: float
+    low_cell: float
+    pixel: float
     prompt: float | None
+    copy: float
+    read: float | None
 
-    def of(self, spec: ModelSpec, shape: Shape, request: Request, *, clips: int = 1) -> dict[str, float]:
-        """Seconds by stage."""
+    def of(
+        self, spec: ModelSpec, shape: Shape, request: Request, knobs: Knobs | None = None, *, clips: int = 1
+    ) -> dict[str, float]:
+        """Seconds by stage, of the stages of which they are known."""
+        knobs = knobs or Knobs()
+        found = {
+            "text": self._text(shape, request),
+            "denoise": self._denoise(spec, shape, request, knobs, clips),
+            "decode": clips * self._decode(spec, request, knobs),
+        }
+        return {stage: seconds for stage, seconds in found.items() if seconds is not None}
+
+    def slower(
+        self, spec: ModelSpec, shape: Shape, request: Request, knobs: Knobs, *, clips: int = 1
+    ) -> float | None:
+        """By which share a clip takes longer than if all weights and frames were held in memory."""
+        known = self.of(spec, shape, request, knobs, clips=clips)
+        if "denoise" not in known:
+            return None
+        held = replace(knobs, resident_blocks=None, tiling=None)
+        ideal = self.of(spec, shape, request, held, clips=clips) | {"text": self.prompt or 0.0}
+        return sum(known.values()) / sum(ideal.values()) - 1
+
+    def _text(self, shape: Shape, request: Request) -> float | None:
+        if self.prompt is not None:
+            return self.prompt
+        return None if self.read is None else self.read * text_weights(shape, request.dtype, Knobs())
+
+    def _denoise(
+        self, spec: ModelSpec, shape: Shape, request: Request, knobs: Knobs, clips: int
+    ) -> float | None:
+        """None where blocks come from a file that nobody has read."""
         tokens, windows = token_count(request.window or request.frames, request.size), window_count(request)
         near = min(tokens, token_count(2 * request.span + 1, request.size)) if request.span else tokens
         together = spec.source == "package"
+        _, absent = transformer_weights(shape, request.dtype, knobs)
+        rate = self.copy if knobs.blocks_from == "memory" else self.read
+        if absent and rate is None:
+            return None
+        brought = absent * (rate or 0.0)  # in one pass, while its blocks compute: see runtime/stream.py
         seconds = 0.0
         for passes in forwards(request):
             calls, batch = (1, passes * clips) if together else (passes, clips)
             block = self.block + batch * tokens * (self.token + near * self.pair)
-            seconds += windows * calls * (shape.layers * block + batch * tokens * self.step)
+            around = self.call + batch * tokens * self.step
+            seconds += windows * calls * (max(shape.layers * block, brought) + around)
+        return seconds
+
+    def _decode(self, spec: ModelSpec, request: Request, knobs: Knobs) -> float:
         grid = latent_grid(request.frames, request.size)
-        decode = clips * grid.frames * (self.frame + grid.height * grid.width * self.cell)
-        known = {"denoise": seconds, "decode": decode}
-        return known if self.prompt is None else {"text": self.prompt, **known}
+        kind = request.dtype if request.decoder_dtype == "auto" else request.decoder_dtype
+        lower = "bfloat16" in (kind, knobs.autoencoder_dtype)
+        frame, cell = (self.low_frame, self.low_cell) if lower else (self.frame, self.cell)
+        seconds = grid.frames * (frame + grid.height * grid.width * cell)
+        if knobs.tiling:
+            _, parked = decode_working(spec.autoencoder, knobs, grid)
+            chunks = -(-grid.frames // knobs.tiling.chunk)
+            seconds *= extra_work(grid.height, grid.width, knobs.tiling)
+            seconds += 2 * chunks * parked * self.copy  # what the tiles remember comes and goes once a chunk
+        return seconds + request.frames * request.size.pixels * self.pixel
+
+
+@cache
+def extra_work(height: int, width: int, tiling: Tiling) -> float:
+    return tiling_work(wan_decoder(), height, width, tiling)
 
 
 def window_count(request: Request) -> int:

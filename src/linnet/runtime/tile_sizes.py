@@ -145,6 +145,34 @@ def decode_sizes(
     )
 
 
+def tiling_work(
+    layers: tuple[Sequence[Layer], Sequence[Layer]], height: int, width: int, tiling: Tiling
+) -> float:
+    """How much the convolutions of a tiled decode multiply, for one of whole frames: tiles take their seams along."""
+    whole, tiled = layers
+    frame = Tiling(rows=height, columns=width)
+    before, plain, cut = (
+        sum(work(part, tile) for tile in tiles_of(part, height, width, way))
+        for part, way in ((whole, frame), (tiled, frame), (tiled, tiling))
+    )
+    return (before + cut) / (before + plain)
+
+
+def work(layers: Sequence[Layer], tile: Tile) -> int:
+    """Multiplications of the convolutions for one latent frame of a tile."""
+    frames, total = 1, 0
+    for i, layer in enumerate(layers):
+        frames *= 2 if layer.doubles else 1
+        weights = 0
+        if layer.kind == "residual":
+            joins = layer.width * layer.inner if layer.width != layer.inner else 0
+            weights = 27 * layer.inner * (layer.width + layer.inner) + joins
+        elif layer.kind == "upsample":
+            weights = 4 * 9 * layer.width * layer.width // 2 + (6 * layer.width**2 if layer.doubles else 0)
+        total += frames * area(tile, i) * weights
+    return total
+
+
 def past_size(layers: Sequence[Layer], tile: Tile) -> int:
     """Numbers that a tile remembers between chunks."""
     return sum(layer.past * area(tile, i) for i, layer in enumerate(layers))
