@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from typer.testing import CliRunner
 
 import linnet
@@ -22,7 +23,7 @@ from linnet import media
 from linnet.catalog import SEEDLING
 from linnet.cli import app
 from linnet.clip import Clip
-from linnet.direct.film import Take, joined, render, takes_of
+from linnet.direct.film import Take, joined, render, takes_of, write_sheet
 from linnet.direct.grid import draft, parse_seeds
 from linnet.direct.morph import Scenes, joined_noise, scenes_of
 from linnet.direct.sheet import Cell, draw_sheet
@@ -165,6 +166,38 @@ def test_only_its_own_film_is_replaced(board: Board, pipeline: Pipeline, tmp_pat
     assert [shot["request"]["prompt"] for shot in inside["shots"]][
         2
     ] == "a red star rises on a blue background"
+
+
+def test_only_a_sheet_is_replaced_by_a_sheet(
+    board: Board, pipeline: Pipeline, passes: list[int], tmp_path: Path
+) -> None:
+    film, sheet = board(FILM), tmp_path / "film.png"
+    Image.new("RGB", (8, 8)).save(sheet)
+    before = sheet.read_bytes()
+    for name, answer in (
+        ("film.png", "is there already"),
+        ("film.yaml", "is no .png"),
+        ("film.jpg", "is no .png"),
+    ):
+        with pytest.raises(InvalidInput, match=answer):
+            write_sheet(film, [], tmp_path / name)
+    with pytest.raises(InvalidInput, match=r'film\.png": is there already'):
+        render(film, pipeline, tmp_path / "film.mp4")
+    assert not passes
+    assert sheet.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["film.png", "film.yaml"]
+    takes = takes_of(film, pipeline, tmp_path / "film.shots")
+    write_sheet(film, takes, sheet, overwrite=True)
+    write_sheet(film, takes, sheet)
+
+
+def test_a_folder_that_cannot_be_is_said_in_a_line(board: Board, pipeline: Pipeline, tmp_path: Path) -> None:
+    film = board(FILM)
+    (tmp_path / "film.shots").write_text("somebody's own")
+    with pytest.raises(InvalidInput, match=r"film\.shots.*cannot be written"):
+        render(film, pipeline, tmp_path / "film.mp4")
+    with pytest.raises(InvalidInput, match=r"cannot be written"):
+        draft(pipeline, [film.shots[0].request], tmp_path / "none" / "grid")
 
 
 # --- how shots go together --------------------------------------------------------------------------------------------
@@ -494,12 +527,16 @@ def test_a_grid_keeps_each_seeds_own_clip(pipeline: Pipeline, passes: list[int],
     passes.clear()
     assert draft(pipeline, requests, tmp_path / "grid").made == 0
     assert not passes
-    (tmp_path / "grid" / "2.mp4").write_bytes(b"somebody's own")
-    with pytest.raises(InvalidInput, match="is there already"):
-        draft(pipeline, requests, tmp_path / "grid")
+    for name in ("2.mp4", "sheet.png", "mosaic.mp4"):
+        path = tmp_path / "grid" / name
+        made = path.read_bytes()
+        path.write_bytes(b"somebody's own")
+        with pytest.raises(InvalidInput, match=f'{name}": is there already'):
+            draft(pipeline, requests, tmp_path / "grid")
+        path.write_bytes(made)
 
 
-@pytest.mark.parametrize("text", ["", "a", "3-1", "1-2,2", "1-101", "1-999999999999", "-1"])
+@pytest.mark.parametrize("text", ["", "a", "3-1", "1-2,2", "1-101", "1-999999999999", "-1", "5-"])
 def test_seeds_that_make_no_sense_are_refused(text: str) -> None:
     with pytest.raises(InvalidInput, match=r"^seeds"):
         parse_seeds(text)

@@ -67,16 +67,21 @@ def check_target(path: Path, *, size: Size, overwrite: bool) -> None:
         raise InvalidInput("size", size, f"{ending} needs even sides", "use .gif, .webp or a folder of PNGs")
     if ending == ".webp" and max(size) > 2**14:
         raise InvalidInput("size", size, "is over the 16384 pixels of .webp", "use a folder of PNGs")
-    if not overwrite and (path.exists() or path.is_symlink()):
-        raise InvalidInput("output", path, "is there already", "choose another name, or --overwrite it")
-    if path.is_dir() and ending:
-        raise InvalidInput("output", path, "is a folder", "choose another name")
+    check_place(path, overwrite=overwrite)
     if path.exists() and not ending:
         if not path.is_dir():
             raise InvalidInput("output", path, "is a file", "choose another name for the folder of PNGs")
         if not all(PNG_FOLDER.fullmatch(file.name) for file in path.iterdir()):
             problem = "is a folder with other things in it than a clip"
             raise InvalidInput("output", path, problem, "choose another name")
+
+
+def check_place(path: Path, *, overwrite: bool) -> None:
+    """Refuse a name that is taken, or one in a folder that cannot be written to."""
+    if not overwrite and (path.exists() or path.is_symlink()):
+        raise InvalidInput("output", path, "is there already", "choose another name, or --overwrite it")
+    if path.is_dir() and path.suffix:
+        raise InvalidInput("output", path, "is a folder", "choose another name")
     folder = path.absolute().parent
     if not folder.is_dir():
         raise InvalidInput("output", path, f"there is no folder {folder}", "make it first")

@@ -61,7 +61,9 @@ def grid(
     vram: Vram = None,
     ram: Ram = None,
     weights: Weights = None,
-    overwrite: Annotated[bool, option("overwrite", "Replace clips of other requests.")] = False,
+    overwrite: Annotated[
+        bool, option("overwrite", "Replace files that are no drafts, sheet or mosaic of it.")
+    ] = False,
     anyway: Anyway = False,
     quiet: Annotated[bool, option("quiet", "Print nothing but the folder and errors.")] = False,
     as_json: AsJson = False,

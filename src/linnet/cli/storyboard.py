@@ -38,7 +38,7 @@ def render(
     vram: Vram = None,
     ram: Ram = None,
     overwrite: Annotated[
-        bool, option("overwrite", "Replace a file that is no earlier film of this storyboard.")
+        bool, option("overwrite", "Replace a file that is no earlier film of this storyboard, or no sheet.")
     ] = False,
     tidy: Annotated[
         bool, option("tidy", "Throw away the takes that the film does not use any more.")
@@ -126,6 +126,7 @@ def sheet(
     model: Model = None,
     weights: Weights = None,
     device: Device = "auto",
+    overwrite: Annotated[bool, option("overwrite", "Replace a file that is no earlier sheet.")] = False,
     anyway: Anyway = False,
 ) -> None:
     """Draw the contact sheet of what is made so far; what is not is grey."""
@@ -134,7 +135,8 @@ def sheet(
     from linnet.direct import film
 
     path = output or film.sheet_name(film.film_name(board))
-    film.write_sheet(board, film.takes_of(board, pipeline, film.takes_folder(board)), path)
+    takes = film.takes_of(board, pipeline, film.takes_folder(board))
+    film.write_sheet(board, takes, path, overwrite=overwrite)
     print(path)
 
 

@@ -21,7 +21,8 @@ from jaxtyping import UInt8
 from linnet import __version__, media
 from linnet.clip import GENERATED
 from linnet.direct.morph import sample
-from linnet.direct.sheet import Cell, draw_sheet, moments, small, write_image
+from linnet.direct.sheet import Cell, check_sheet, moments, small
+from linnet.direct.sheet import write_sheet as write_cells
 from linnet.direct.storyboard import Storyboard
 from linnet.errors import InvalidInput
 from linnet.geometry import format_seconds
@@ -119,14 +120,15 @@ def render(
 ) -> Film:
     """The film at `output` and its contact sheet beside it, from the takes in `folder`; what is not there is made.
 
-    An earlier film of the same storyboard is replaced; any other file only if `overwrite`. `watch` is asked, for the
-    shots of each take that is made, who wants to see how it comes along.
+    An earlier film of the same storyboard is replaced, and an earlier sheet; any other file only if `overwrite`.
+    `watch` is asked, for the shots of each take that is made, who wants to see how it comes along.
     """
-    overwrite = overwrite or made_from(output) == board.path.name
-    sheet = sheet_name(output)
-    media.check_target(output, size=board.size, overwrite=overwrite)
+    sheet, replaced = sheet_name(output), overwrite or made_from(output) == board.path.name
+    media.check_target(output, size=board.size, overwrite=replaced)
+    check_sheet(sheet, overwrite=overwrite)
     folder = folder or takes_folder(board)
-    folder.mkdir(exist_ok=True)
+    with media.plainly(folder):
+        folder.mkdir(exist_ok=True)
     sweep(folder)
     takes = takes_of(board, pipeline, folder)
     made: list[int] = []
@@ -134,8 +136,8 @@ def render(
         if not take.made:
             make(board, pipeline, take, watch(take.shots))
             made += take.shots
-    write_film(board, pipeline, takes, output, overwrite=overwrite)
-    write_sheet(board, takes, sheet)
+    write_film(board, pipeline, takes, output, overwrite=replaced)
+    write_sheet(board, takes, sheet, overwrite=overwrite)
     return Film(path=output, sheet=sheet, shots=len(board.shots), made=tuple(sorted(made)))
 
 
@@ -278,8 +280,9 @@ def dissolved(old: Iterator[Frame], new: Iterator[Frame], count: int) -> Iterato
 # --- at a glance --------------------------------------------------------------------------------------------------
 
 
-def write_sheet(board: Storyboard, takes: Sequence[Take], path: Path) -> None:
+def write_sheet(board: Storyboard, takes: Sequence[Take], path: Path, *, overwrite: bool = False) -> None:
     """Three frames of each shot, under them when and how it begins, and its prompt."""
+    check_sheet(path, overwrite=overwrite)
     spans = board.spans()
     places = [moments(span) for span in spans]
     wanted = {place for row in places for place in row}
@@ -290,4 +293,4 @@ def write_sheet(board: Storyboard, takes: Sequence[Take], path: Path) -> None:
         start, length = (format_seconds(seconds) for seconds in (span.start / request.fps, request.seconds))
         title = f"{number + 1}   {shot.begin} at {start} s   {length} s   seed {request.seed}"
         cells.append(Cell(frames=tuple(seen[place] for place in row), title=title, words=request.prompt))
-    write_image(draw_sheet(cells), path)
+    write_cells(cells, path, of=board.path.name, overwrite=overwrite)

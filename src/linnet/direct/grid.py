@@ -2,14 +2,17 @@
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from linnet import __version__, media
 from linnet.clip import GENERATED, Clip
-from linnet.direct.sheet import Cell, draw_sheet, moments, mosaic, mosaic_size, small, write_image
+from linnet.direct.sheet import Cell, check_sheet, moments, mosaic, mosaic_size, small
+from linnet.direct.sheet import write_sheet as write_cells
 from linnet.errors import InvalidInput
+from linnet.geometry import Size
 from linnet.pipeline import Pipeline
 from linnet.progress import Watch, ignore
 from linnet.request import Request
@@ -30,9 +33,9 @@ def parse_seeds(text: str) -> list[int]:
     remedy = "write them as 1-9 or 3,5,8"
     seeds: list[int] = []
     for part in text.split(","):
-        first, _, last = part.strip().partition("-")
+        first, dash, last = part.strip().partition("-")
         try:
-            start, end = int(first), int(last or first)
+            start, end = int(first), int(last if dash else first)
         except ValueError:
             raise InvalidInput(
                 "seeds", text, f'"{part}" is neither a seed nor two with a dash', remedy
@@ -58,11 +61,15 @@ def draft(
 ) -> Grid:
     """A clip for each of the requests, which differ in seed alone, in `folder`; there too `sheet.png` and `mosaic.mp4`.
 
-    A clip is its request's own, to go on from with `--like`. Those that are there already are kept; other files under
-    their names are replaced only if `overwrite`. `watch` is asked, for the number of each clip that is made, who wants
-    to see how it comes along.
+    A clip is its request's own, to go on from with `--like`. Those that are there already are kept, an earlier sheet
+    and mosaic replaced; other files under their names only if `overwrite`. `watch` is asked, for the number of each
+    clip that is made, who wants to see how it comes along.
     """
-    folder.mkdir(exist_ok=True)
+    sheet, tiles = folder / "sheet.png", folder / "mosaic.mp4"
+    with media.plainly(folder):
+        folder.mkdir(exist_ok=True)
+    check_sheet(sheet, overwrite=overwrite)
+    media.check_target(tiles, size=mosaic_of(requests), overwrite=overwrite or is_mosaic(tiles))
     paths = [folder / f"{request.seed}.mp4" for request in requests]
     here = [made_before(pipeline, request, path) for request, path in zip(requests, paths, strict=True)]
     for request, path, before in zip(requests, paths, here, strict=True):
@@ -72,11 +79,9 @@ def draft(
         before or pipeline.generate(request, path, overwrite=overwrite, watch=watch(number))
         for number, (request, path, before) in enumerate(zip(requests, paths, here, strict=True))
     ]
-    grid = Grid(
-        clips=tuple(clips), sheet=folder / "sheet.png", mosaic=folder / "mosaic.mp4", made=here.count(None)
-    )
-    write_sheet(grid)
-    write_mosaic(grid)
+    grid = Grid(clips=tuple(clips), sheet=sheet, mosaic=tiles, made=here.count(None))
+    write_sheet(grid, overwrite=overwrite)
+    write_mosaic(grid, overwrite=overwrite)
     return grid
 
 
@@ -90,7 +95,21 @@ def made_before(pipeline: Pipeline, request: Request, path: Path) -> Clip | None
     return clip if same else None
 
 
-def write_sheet(grid: Grid) -> None:
+def is_mosaic(path: Path) -> bool:
+    with suppress(InvalidInput):
+        return "requests" in (media.read_metadata(path) or {})
+    return False
+
+
+def columns_of(count: int) -> int:
+    return math.ceil(math.sqrt(count))
+
+
+def mosaic_of(requests: Sequence[Request]) -> Size:
+    return mosaic_size(requests[0].size, len(requests), columns_of(len(requests)))
+
+
+def write_sheet(grid: Grid, *, overwrite: bool) -> None:
     cells = []
     for clip in grid.clips:
         places = moments(range(clip.request.frames))
@@ -103,13 +122,12 @@ def write_sheet(grid: Grid) -> None:
                 frames=tuple(seen[place] for place in places), title=f"seed {clip.request.seed}", words=words
             )
         )
-    write_image(draw_sheet(cells), grid.sheet)
+    write_cells(cells, grid.sheet, of=grid.clips[0].request.prompt, overwrite=overwrite)
 
 
-def write_mosaic(grid: Grid) -> None:
+def write_mosaic(grid: Grid, *, overwrite: bool) -> None:
     first = grid.clips[0]
-    columns = math.ceil(math.sqrt(len(grid.clips)))
-    width, height = mosaic_size(first.request.size, len(grid.clips), columns)
+    width, height = mosaic_of([clip.request for clip in grid.clips])
     readers = [media.read_frames(clip.path) for clip in grid.clips]
     names = [str(clip.request.seed) for clip in grid.clips]
     metadata: dict[str, Any] = {
@@ -120,7 +138,12 @@ def write_mosaic(grid: Grid) -> None:
         "requests": [clip.request.to_json() for clip in grid.clips],
     }
     with media.open_writer(
-        grid.mosaic, width=width, height=height, fps=first.request.fps, metadata=metadata, overwrite=True
+        grid.mosaic,
+        width=width,
+        height=height,
+        fps=first.request.fps,
+        metadata=metadata,
+        overwrite=overwrite or is_mosaic(grid.mosaic),
     ) as writer:
-        for frame in mosaic(readers, names, columns=columns):
+        for frame in mosaic(readers, names, columns=columns_of(len(readers))):
             writer.write(frame[None])

@@ -6,14 +6,17 @@ Axes: H rows, W columns of a frame; RGB, 0..255.
 import math
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
-from linnet import media
+from linnet import __version__, media
+from linnet.clip import GENERATED
+from linnet.errors import InvalidInput
 from linnet.geometry import Size
 
 Frame = UInt8[np.ndarray, "H W 3"]
@@ -123,12 +126,29 @@ def font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(13)
 
 
-def write_image(image: Image.Image, path: Path) -> None:
-    """A PNG, which appears under its name when it is complete."""
+def check_sheet(path: Path, *, overwrite: bool) -> None:
+    """Refuse a path that a sheet cannot be written to; an earlier sheet is replaced."""
+    if path.suffix.lower() != ".png":
+        problem = "is no .png, which a sheet is"
+        raise InvalidInput("output", path, problem, "give it a name that ends with .png")
+    media.check_place(path, overwrite=overwrite or is_sheet(path))
+
+
+def is_sheet(path: Path) -> bool:
+    with suppress(InvalidInput):
+        return "sheet" in (media.read_metadata(path) or {})
+    return False
+
+
+def write_sheet(cells: Sequence[Cell], path: Path, *, of: str, overwrite: bool) -> None:
+    """A PNG, which appears under its name when it is complete, and says inside that it is a sheet, and `of` what."""
+    check_sheet(path, overwrite=overwrite)
+    mark = PngImagePlugin.PngInfo()
+    mark.add_itxt("comment", media.as_note({"linnet": __version__, "generated": GENERATED, "sheet": of}))
     part = path.absolute().with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with media.plainly(path):
-            image.save(part, "PNG")
+            draw_sheet(cells).save(part, "PNG", pnginfo=mark)
             media.flush(part)
             part.replace(path)
     finally:
