@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import linnet
@@ -75,6 +75,7 @@ def test_windows_of_a_model_without_regard_for_time_are_the_model() -> None:
         assert torch.allclose(velocity, latents.sin(), atol=1e-6)
 
 
+@settings(deadline=None)  # a busy machine takes its time
 @given(st.integers(1, 400))
 def test_a_loops_windows_are_turned_until_every_frame_was_first(frames: int) -> None:
     seen: list[int] = []
@@ -145,6 +146,25 @@ def test_each_window_goes_on_from_the_frames_it_shares_with_the_last() -> None:
             )
     for frame, picture in given.items():
         assert torch.allclose(shown[:, :, frame], picture, atol=1e-5)
+
+
+def test_only_windows_with_a_frame_of_their_own_take_turns() -> None:
+    windows, noise, levels = in_a_row(11, 5, 2), torch.randn(1, 4, 11, 2, 2), sigmas(6, 2.0)
+    asked: list[int] = []
+
+    def fresh() -> Velocity:
+        asked.append(0)
+
+        def velocity(latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+            asked[-1] += 1
+            return latents.sin()
+
+        return velocity
+
+    given = {0: torch.randn(1, 4, 2, 2)}
+    steps = list(onward(fresh, noise, levels, euler, windows, given=given, seed=0, turns=3))
+    assert [step.index for step in steps] == list(range(18))
+    assert asked == [6 + 2 * 2, 6, 6]  # the second and the third step of the early half again, twice
 
 
 def test_windows_that_follow_each_other_do_not_know_their_neighbours_in_a_batch(tiny_model) -> None:

@@ -169,7 +169,9 @@ class Pipeline(Parts):
             return runs[-1]
 
         if windows and request.onward:
-            yield from onward(run, noise, sigmas, solver, windows, given=held_by(course), seed=request.seed)
+            held = held_by(course)
+            kept: dict[str, Any] = {"given": held.frames, "turns": held.turns, "seed": request.seed}
+            yield from onward(run, noise, sigmas, solver, windows, **kept)
         else:
             yield from course(run(), noise, sigmas, solver)
         if skipped is not None:
@@ -365,12 +367,12 @@ def windows_of(request: Request) -> Windows | None:
     return in_a_ring(frames - 1, window, overlap) if request.loop else in_a_row(frames, window, overlap)
 
 
-def held_by(course: Course) -> Mapping[int, Float[Tensor, "B C H W"]]:
+def held_by(course: Course) -> Held:
     """What windows that follow each other have to keep of a course's; InvalidInput if it is of another kind."""
     if isinstance(course, Held):
-        return course.frames
+        return course
     if course is denoise:
-        return {}
+        return Held(frames={}, seed=0)
     problem = "is a way to make a clip from noise, not from another clip"
     raise InvalidInput("onward", "true", problem, "make its windows together")
 

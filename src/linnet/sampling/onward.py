@@ -28,22 +28,22 @@ def onward(
     *,
     given: Mapping[int, Float[Tensor, "B C H W"]],
     seed: int,
+    turns: int = 1,
 ) -> Iterator[Step]:
     """Denoise each window down to its clean frames, the next one with those of them held that it begins with.
 
     `fresh` gives each run its own velocity, for clips of a window's length: guidance remembers. `given` are frames of
-    the whole clip that are held from the outset, as in `Held`. Steps count on through all windows; their `latents` are
-    the whole clip's, noise where no window has been yet, and `clean` is of the window at work.
+    the whole clip that are held from the outset, as in `Held`; a window with one of them takes `turns`. Steps count on
+    through all windows; their `latents` are the whole clip's, noise where no window has been yet, and `clean` is of the
+    window at work.
     """
     whole, done, total = noise.float().clone(), 0, len(windows.places) * (len(sigmas) - 1)
     given = {frame % windows.frames: shown for frame, shown in given.items()}
     for number, place in enumerate(windows.places):
-        known = {
-            index: whole[:, :, frame] if frame < done else given[frame]
-            for index, frame in enumerate(place)
-            if frame < done or frame in given
-        }
-        course: Course = Held(frames=known, seed=seed + number) if known else denoise
+        shared = {index: whole[:, :, frame] for index, frame in enumerate(place) if frame < done}
+        own = {index: given[frame] for index, frame in enumerate(place) if frame in given and frame >= done}
+        held = Held(frames=shared | own, seed=seed + number, turns=turns if own else 1)
+        course: Course = held if held.frames else denoise
         at = torch.tensor(place, device=whole.device)
         for step in course(fresh(), noise.index_select(2, at), sigmas, solver):
             whole = whole.index_copy(2, at, step.latents)
