@@ -217,7 +217,8 @@ SECTIONS = (
         "plan_seconds",
         seconds,
         "what | predicted | measured | differ",
-        "What `linnet plan` predicts after `--measure`, against what was then measured.",
+        """What `linnet plan` predicts after `--measure`, against what was then measured. Decoding includes writing the
+        file.""",
     ),
     (
         "Decoding in tiles",
