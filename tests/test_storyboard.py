@@ -23,7 +23,7 @@ from linnet import media
 from linnet.catalog import SEEDLING
 from linnet.cli import app
 from linnet.clip import Clip
-from linnet.direct.film import Take, joined, render, takes_of, write_sheet
+from linnet.direct.film import Take, is_film_of, joined, render, takes_of, write_sheet
 from linnet.direct.grid import draft, parse_seeds
 from linnet.direct.morph import Scenes, joined_noise, scenes_of
 from linnet.direct.sheet import Cell, draw_sheet
@@ -104,7 +104,8 @@ def test_a_changed_shot_alone_is_made_again(
     passes.clear()
 
     assert (
-        render(board(FILM.replace("dissolve", "cut")), pipeline, output).made == ()
+        render(board(FILM.replace("    begin: dissolve\n    overlap: 0.167\n", "")), pipeline, output).made
+        == ()
     )  # the takes are the same
     assert render(board(FILM), pipeline, output).made == ()
     assert not passes
@@ -168,6 +169,17 @@ def test_only_its_own_film_is_replaced(board: Board, pipeline: Pipeline, tmp_pat
     ] == "a red star rises on a blue background"
 
 
+def test_a_film_of_another_storyboard_of_that_name_is_kept(
+    board: Board, pipeline: Pipeline, tmp_path: Path
+) -> None:
+    (tmp_path / "other").mkdir()
+    film, output = board(FILM), tmp_path / "other" / "film.mp4"
+    render(film, pipeline, output)
+    assert is_film_of(film, pipeline, output)
+    assert is_film_of(board(FILM.replace("rises", "shrinks")), pipeline, output)
+    assert not is_film_of(board(FILM.replace("a red star", "a blue moon")), pipeline, output)
+
+
 def test_only_a_sheet_is_replaced_by_a_sheet(
     board: Board, pipeline: Pipeline, passes: list[int], tmp_path: Path
 ) -> None:
@@ -228,10 +240,10 @@ SHOTS = st.lists(
 def test_spans_count_the_films_frames(
     tmp_path_factory: pytest.TempPathFactory, shots: list[tuple[int, str, int]]
 ) -> None:
-    lines = [
-        f"- {{prompt: a, frames: {4 * length + 1}, begin: {begin if number else 'cut'}, overlap: {overlap / 6:.3f}}}\n"
-        for number, (length, begin, overlap) in enumerate(shots)
-    ]
+    lines = []
+    for number, (length, begin, overlap) in enumerate(shots):
+        how = f"{begin}, overlap: {overlap / 6:.3f}" if number and begin != "cut" else "cut"
+        lines.append(f"- {{prompt: a, frames: {4 * length + 1}, begin: {how}}}\n")
     path = tmp_path_factory.mktemp("board") / "film.yaml"
     path.write_text("shots:\n" + "".join(lines))
     film = read_storyboard(path, model="seedling")
@@ -349,7 +361,21 @@ REFUSED = [
     ),
     ("speed: 2\n" + ONE, r'film\.yaml:1: key "speed": is not known here; did you mean seed\?'),
     (TWO + "    promt: a\n", r'film\.yaml:4: shot 2: key "promt".*did you mean prompt\?'),
-    (ONE + "    size: 128x72\n", r'film\.yaml:3: shot 1: key "size"'),
+    (
+        ONE + "    size: 128x72\n",
+        r'film\.yaml:3: shot 1: key "size": does not go here; write it at the top',
+    ),
+    (
+        ONE + "    image: a.png\n",
+        r'film\.yaml:3: shot 1: key "image": does not go here; a shot begins from',
+    ),
+    (ONE + "    loop: true\n", r'film\.yaml:3: shot 1: key "loop": does not go here; a loop neither'),
+    (ONE + "    xyzzy: 1\n", r'film\.yaml:3: shot 1: key "xyzzy": is not known here; there are name'),
+    (TWO + "    overlap: 0.5\n", r'film\.yaml:4: shot 2: overlap "0\.5": does not go with cut'),
+    (
+        TWO + "    begin: morph\n    seconds: 4\n    onward: true\n",
+        r'film\.yaml:6: shot 2: onward "true": does not go with a morph',
+    ),
     (ONE + "    prompt: b\n", r"film\.yaml:3: shot 1: prompt .*given twice"),
     (ONE + "  - seconds: 1\n", r"film\.yaml:3: shot 2: prompt .*is missing"),
     (ONE + "  - a\n", r"film\.yaml:3: shot 2: shots .*is not a shot"),

@@ -33,7 +33,7 @@ from linnet.sampling.held import Held
 
 Frame = UInt8[np.ndarray, "H W 3"]
 
-METHOD = 1  # raised when the same storyboard comes to give other takes
+METHOD = 2  # raised when the same storyboard comes to give other takes
 ABANDONED = 3600  # seconds since the last write to a file that nobody is going to finish
 UNMADE = 96  # the grey of a take that is not there yet
 
@@ -123,7 +123,7 @@ def render(
     An earlier film of the same storyboard is replaced, and an earlier sheet; any other file only if `overwrite`.
     `watch` is asked, for the shots of each take that is made, who wants to see how it comes along.
     """
-    sheet, replaced = sheet_name(output), overwrite or made_from(output) == board.path.name
+    sheet, replaced = sheet_name(output), overwrite or is_film_of(board, pipeline, output)
     media.check_target(output, size=board.size, overwrite=replaced)
     check_sheet(sheet, overwrite=overwrite)
     folder = folder or takes_folder(board)
@@ -196,11 +196,16 @@ def takes_folder(board: Storyboard) -> Path:
     return board.path.with_suffix(".shots")
 
 
-def made_from(path: Path) -> str | None:
-    """The name of the storyboard that a film is of."""
+def is_film_of(board: Storyboard, pipeline: Pipeline, path: Path) -> bool:
+    """Whether there is an earlier film of this storyboard: it names one so called, and lies beside it or has a shot of
+    it. Other folders have a film.yaml, too."""
+    found: dict[str, Any] = {}
     with suppress(InvalidInput):
-        return (media.read_metadata(path) or {}).get("storyboard")
-    return None
+        found = media.read_metadata(path) or {}
+    if found.get("storyboard") != board.path.name:
+        return False
+    beside = path.absolute().parent == board.path.absolute().parent
+    return beside or any(shot in record(board, pipeline)["shots"] for shot in found.get("shots", ()))
 
 
 def sweep(folder: Path) -> None:

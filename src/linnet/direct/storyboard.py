@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -35,6 +36,13 @@ OVERLAP = {"cut": 0.0, "dissolve": 0.5, "morph": 0.5, "continue": 0.5}  # second
 WHOLE_FILM = ("size", "dtype")  # of a request's settings, those that no shot has of its own
 NOT_HERE = ("spec", "like", "loop", *WHOLE_FILM)  # a loop neither follows nor leads on
 SETTINGS = tuple(name for name in inspect.signature(make_request).parameters if name not in NOT_HERE)
+ELSEWHERE = {  # settings of `linnet generate` that people look for here
+    "loop": "a loop neither follows nor leads on: make it with `linnet generate --loop`",
+    **dict.fromkeys(
+        ("image", "last_image", "video", "strength", "fit"),
+        "a shot begins from others alone, by `begin`: make a clip from files with `linnet generate`",
+    ),
+}
 SHOT_KEYS = ("name", "from", "subject", "style", "begin", "overlap", *SETTINGS)
 FILM_KEYS = (
     "shots",
@@ -168,7 +176,7 @@ def read_storyboard(path: Path, *, model: str | None = None, weights: Path | Non
     requests = [request_of(spec, usual, film, section) for section in sections]
     shots = [shot_of(number, request, film, sections) for number, request in enumerate(requests)]
     check_overlaps(shots, sections)
-    check_morphs(shots, sections)
+    check_morphs(shots, film, sections)
     board = Storyboard(path=path, spec=spec, shots=tuple(shots), sections=tuple(sections))
     board.order()
     return board
@@ -215,17 +223,24 @@ def read_section(
     for name, given in node.value:
         key = str(name.value)
         twice, lines[key] = key in lines, name.start_mark.line + 1
+        if key in ELSEWHERE or (key in WHOLE_FILM and key not in known):
+            remedy = ELSEWHERE.get(key, "write it at the top, for the whole film")
+            section.refuse("key", key, "does not go here", remedy)
         if key not in known:
-            near = get_close_matches(key, known, n=1, cutoff=0.0)[0]
-            section.refuse(
-                "key", key, "is not known here", f"did you mean {near}? There are {', '.join(known)}"
-            )
+            listed = f"there are {', '.join(known)}"
+            section.refuse("key", key, "is not known here", f"{guess(key, known)}{listed}")
         if twice:
             section.refuse(key, scalar(given), "is given twice", "keep one of them")
         values[key] = given if key == "shots" else scalar(given)
         if isinstance(values[key], yaml.Node) and key != "shots":
             section.refuse(key, "...", "is a list or a mapping", "give one plain value")
     return section
+
+
+def guess(word: str, known: Sequence[str]) -> str:
+    """Which of the known words may be meant, if one is near."""
+    near = get_close_matches(word, known, n=1)
+    return f"did you mean {near[0]}? " if near else ""
 
 
 def scalar(node: yaml.Node) -> Any:
@@ -307,6 +322,8 @@ def shot_of(number: int, request: Request, film: Section, sections: Sequence[Sec
     if begin != "cut" and number == 0 and source is None:
         section.refuse("begin", begin, "has no shot before it", "begin the first shot with a cut")
     if begin == "cut":
+        if (own := section.values.get("overlap")) is not None:
+            section.refuse("overlap", own, "does not go with cut", "leave it out, or begin with a dissolve")
         return Shot(request=request, begin=begin, overlap=0)
     seconds = section.values.get("overlap", film.values.get("overlap", OVERLAP[begin]))
     overlap = frames_of_overlap(section, seconds, request.fps)
@@ -331,9 +348,8 @@ def shot_named(name: Any, section: Section, sections: Sequence[Section]) -> int:
     names = [other.values.get("name") for other in sections]
     if name not in names:
         known = [str(other) for other in names if other is not None]
-        near = get_close_matches(str(name), known, n=1, cutoff=0.0)
-        remedy = f"did you mean {near[0]}?" if near else "give the shot that it continues a `name:`"
-        section.refuse("from", name, "is no shot's name", remedy)
+        listed = f"there are {', '.join(known)}" if known else "give the shot that it continues a `name:`"
+        section.refuse("from", name, "is no shot's name", f"{guess(str(name), known)}{listed}")
     return names.index(name)
 
 
@@ -349,11 +365,16 @@ def check_names(sections: Sequence[Section]) -> None:
         seen.add(name)
 
 
-def check_morphs(shots: Sequence[Shot], sections: Sequence[Section]) -> None:
+def check_morphs(shots: Sequence[Shot], film: Section, sections: Sequence[Section]) -> None:
     """Shots that are denoised as one have one way of denoising."""
-    for before, shot, section in zip(shots, shots[1:], sections[1:], strict=False):
+    for number, (before, shot) in enumerate(pairwise(shots), 1):
         if shot.begin != "morph":
             continue
+        section = sections[number]
+        for one in (sections[number - 1], section):
+            if one.values.get("onward", film.values.get("onward")):
+                remedy = "write `onward: false` in this shot, or begin with a dissolve"
+                one.refuse("onward", "true", "does not go with a morph, made together", remedy)
         for field, value in shot.request.to_json().items():
             other = before.request.to_json()[field]
             if field not in OWN_IN_MORPH and value != other:
