@@ -13,6 +13,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from linnet import media
 from linnet.errors import InvalidInput
@@ -326,6 +327,28 @@ def test_what_is_no_clip(tmp_path: Path, use: Callable[[Path], object]) -> None:
         (tmp_path / name).write_text("no clip at all")
         with pytest.raises(InvalidInput, match="cannot be read"):
             use(tmp_path / name)
+
+
+@pytest.mark.parametrize("side", [12, 15])  # of which Pillow warns, and which it refuses
+@pytest.mark.filterwarnings("error")
+def test_an_image_of_too_many_pixels_is_refused_in_a_line(
+    side: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("RGB", (side, side)).save(tmp_path / "large.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(InvalidInput, match="has over 0 million pixels; make it smaller"):
+        media.probe(tmp_path / "large.png")
+
+
+def test_grey_of_16_bits_is_not_white(tmp_path: Path) -> None:
+    for name, value in (("0.png", 0), ("1.png", 30_000), ("2.png", 65_535)):
+        Image.fromarray(np.full((4, 6), value, np.uint16)).save(tmp_path / name)
+    assert [frame.mean() for frame in media.read_frames(tmp_path)] == [0, 117, 255]
+    assert next(media.read_frames(tmp_path / "1.png")).mean() == 117
+    Image.new("F", (4, 6), 0.5).save(tmp_path / "float.tiff")
+    (tmp_path / "float.tiff").rename(tmp_path / "float.png")
+    with pytest.raises(InvalidInput, match="has pixels of 32 bits"):
+        next(media.read_frames(tmp_path / "float.png"))
 
 
 def test_a_list_of_files_is_not_followed(tmp_path: Path) -> None:

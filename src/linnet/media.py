@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -347,13 +348,13 @@ def read_frames(path: Path) -> Iterator[Frame]:
     with legibly(path):
         if path.is_dir():
             for file in png_files(path):
-                with Image.open(file) as image:
-                    yield np.asarray(image.convert("RGB"))
+                with opened_image(file) as image:
+                    yield np.asarray(in_8_bits(image, file).convert("RGB"))
         elif path.suffix.lower() in IMAGES:
-            with Image.open(path) as image:
+            with opened_image(path) as image:
                 for index in range(getattr(image, "n_frames", 1)):
                     image.seek(index)
-                    yield np.asarray(image.convert("RGB"))
+                    yield np.asarray(in_8_bits(image, path).convert("RGB"))
         else:
             with opened_video(path) as container:
                 for frame in container.decode(video=0):
@@ -369,7 +370,7 @@ def read_metadata(path: Path) -> dict[str, Any] | None:
             note = path / PNG_REQUEST
             text = note.read_text("utf-8") if note.is_file() else ""
         elif path.suffix.lower() in IMAGES:
-            with Image.open(path) as image:
+            with opened_image(path) as image:
                 text = image.info.get("comment") or image.getexif().get(IMAGE_DESCRIPTION) or ""
         else:
             with opened_video(path) as container:
@@ -387,11 +388,11 @@ def probe(path: Path) -> Footage:
     with legibly(path):
         if path.is_dir():
             files = png_files(path)
-            with Image.open(files[0]) as image:
+            with opened_image(files[0]) as image:
                 fps = (read_metadata(path) or {}).get("request", {}).get("fps", 0)
                 return Footage(size=Size(*image.size), frames=len(files), fps=fps)
         if path.suffix.lower() in IMAGES:
-            with Image.open(path) as image:
+            with opened_image(path) as image:
                 frames = getattr(image, "n_frames", 1)
                 milliseconds = 0.0
                 for index in range(frames):
@@ -413,6 +414,22 @@ def opened_video(path: Path) -> Iterator[Any]:
         if not container.streams.video:
             raise InvalidInput("file", path, "holds no video", "give a video")
         yield container
+
+
+def opened_image(path: Path) -> Image.Image:
+    """Pillow warns of an image that is large, and refuses one twice as large: here both are refused (`legibly`)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        return Image.open(path)
+
+
+def in_8_bits(image: Image.Image, path: Path) -> Image.Image:
+    """Of 16 bits the upper ones, where Pillow's own way makes white of all but black; InvalidInput for 32."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image).astype(np.float32) / 257).round().astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise InvalidInput("file", path, "has pixels of 32 bits", "save it with 8 bits a colour")
+    return image
 
 
 def png_files(folder: Path) -> list[Path]:
@@ -444,6 +461,9 @@ def legibly(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise InvalidInput("file", path, "is missing", "check the path") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        most = (Image.MAX_IMAGE_PIXELS or 0) // 10**6
+        raise InvalidInput("file", path, f"has over {most} million pixels", "make it smaller") from error
     except (OSError, EOFError, SyntaxError, FFmpegError, UnidentifiedImageError) as error:  # Pillow's too
         raise InvalidInput("file", path, f"cannot be read ({reason(error)})", "check the file") from error
 

@@ -18,7 +18,7 @@ from jaxtyping import UInt8
 from linnet import media
 from linnet.clip import GENERATED
 from linnet.direct.beginning import check_whole, fingerprint
-from linnet.direct.footage import Source, on_the_grid, open_source, quarter_turns
+from linnet.direct.footage import Source, on_the_grid, open_source, pixel_aspect, quarter_turns
 from linnet.errors import InvalidInput
 from linnet.geometry import FRAMES_PER_LATENT
 from linnet.pipeline import Pipeline
@@ -29,6 +29,7 @@ from linnet.sampling.held import Held
 Frames = UInt8[np.ndarray, "f H W 3"]
 
 SEEN = 25  # frames of the old clip that the model sees: half of the shortest clip that all models make
+REMAKE = "have `linnet generate --video` make one like it first, which leaves out the sound"
 
 
 def open_old(path: Path, request: Request) -> Source:
@@ -38,18 +39,16 @@ def open_old(path: Path, request: Request) -> Source:
     with media.legibly(path), media.opened_video(path) as container:
         context = container.streams.video[0].codec_context
         if context.name != "h264":
-            remedy = "extend one with H.264; `linnet generate --video` makes one"
-            raise InvalidInput("file", path, f"holds {context.name} video", remedy)
-        if (context.width, context.height) != request.size:
-            problem = f"is {context.width}x{context.height}, and {request.model} makes {request.size} here"
-            raise InvalidInput(
-                "file", path, problem, "frames that are kept cannot be scaled: name another model or size"
-            )
+            raise InvalidInput("file", path, f"holds {context.name} video", REMAKE)
     if quarter_turns(path):
         problem = "is turned by its player, and frames that are kept cannot be turned"
-        raise InvalidInput(
-            "file", path, problem, "bring it to linnet's way first, with `linnet generate --video`"
-        )
+        raise InvalidInput("file", path, problem, REMAKE)
+    if pixel_aspect(path) != 1:
+        problem = "has pixels that are not square, and frames that are kept cannot be stretched"
+        raise InvalidInput("file", path, problem, REMAKE)
+    if (size := media.probe(path).size) != request.size:
+        problem = f"is {size}, and {request.model} makes {request.size} here"
+        raise InvalidInput("file", path, problem, "frames that are kept cannot be scaled: name another model")
     source = open_source(path, request.size, request.fps)
     if list(source.order) != list(range(len(source.order))):
         problem = f"does not run at {request.fps} frames a second"
@@ -175,9 +174,7 @@ def joint_of(first: Path, second: Path) -> Fraction:
         before, after = old.streams.video[0], new.streams.video[0]
         if before.codec_context.extradata != after.codec_context.extradata:
             problem = "was encoded with other settings than linnet's, so new packets cannot follow its own"
-            raise InvalidInput(
-                "file", first, problem, "bring it to them first, with `linnet generate --video`"
-            )
+            raise InvalidInput("file", first, problem, REMAKE)
         ends, last = Fraction(0), Fraction(0)
         for packet in old.demux(before):
             if packet.dts is not None:  # which is the demuxer's word that it is done
@@ -187,7 +184,7 @@ def joint_of(first: Path, second: Path) -> Fraction:
         base = following.time_base
         if (following.dts + round(ends / base)) * base <= last:
             problem = "has packets in an order after which new ones cannot come"
-            raise InvalidInput("file", first, problem, "bring it to linnet's with `linnet generate --video`")
+            raise InvalidInput("file", first, problem, REMAKE)
         return ends
 
 

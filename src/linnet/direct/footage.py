@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
+import av
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
@@ -24,6 +25,7 @@ Fit = Literal["crop", "pad"]
 
 ASPECT_SLACK = 0.02  # of a side: what rounding to a grid may cost unseen
 PACE_SLACK = 0.01  # of a frame's time
+MISSING = 0.25  # seconds that sound may outlast the pictures without a word
 
 
 def read_image(path: Path, size: Size, fit: Fit | None = None, *, field: str = "image") -> Frame:
@@ -31,8 +33,8 @@ def read_image(path: Path, size: Size, fit: Fit | None = None, *, field: str = "
     with media.legibly(path):
         if path.is_dir():
             raise InvalidInput(field, path, "is a folder", "give an image")
-        with Image.open(path) as opened:
-            upright = ImageOps.exif_transpose(opened)
+        with media.opened_image(path) as opened:
+            upright = media.in_8_bits(ImageOps.exif_transpose(opened), path)
             image = upright.convert("RGBA") if "transparency" in opened.info else upright
             if image.mode in ("RGBA", "LA"):
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
@@ -71,17 +73,15 @@ class Source:
 
 def open_source(path: Path, size: Size, fps: int, fit: Fit | None = None) -> Source:
     """A clip to begin from. InvalidInput where it is broken, has no frame, or another shape than `fit` allows for."""
+    times, told = frame_times(path, fps)
     notes: list[str] = []
-    times, audio = frame_times(path, fps)
     fitted(next(iter(upright_frames(path))), size, fit, field="video", value=path)
     order = paced(times, fps)
     if order != list(range(len(times))):
         notes.append(
             f"{path.name} does not run at {fps} frames a second: resampled, {len(times)} frames to {len(order)}"
         )
-    if audio:
-        notes.append(f"the sound of {path.name} is left out")
-    return Source(path=path, size=size, fps=fps, fit=fit, order=order, notes=tuple(notes))
+    return Source(path=path, size=size, fps=fps, fit=fit, order=order, notes=(*notes, *told))
 
 
 def frames_in(path: Path, spec: ModelSpec) -> int:
@@ -110,13 +110,13 @@ def on_the_grid(count: int) -> int:
     return (count - 1) // FRAMES_PER_LATENT * FRAMES_PER_LATENT + 1
 
 
-def frame_times(path: Path, fps: int) -> tuple[list[float], bool]:
-    """When each frame of a clip is shown, in seconds from its first, and whether there is sound; InvalidInput where
-    there is no frame."""
+def frame_times(path: Path, fps: int) -> tuple[list[float], list[str]]:
+    """When each frame of a clip is shown, in seconds from its first, and what to tell of the file beside; InvalidInput
+    where there is no frame."""
     if path.is_dir() or path.suffix.lower() in media.IMAGES:
         found = media.probe(path)
         pace = found.fps or fps
-        return [index / pace for index in range(found.frames)], False
+        return [index / pace for index in range(found.frames)], []
     with media.legibly(path), media.opened_video(path) as container:
         stamps = [frame.time for frame in container.decode(video=0)]
         known = [stamp for stamp in stamps if stamp is not None]
@@ -125,14 +125,23 @@ def frame_times(path: Path, fps: int) -> tuple[list[float], bool]:
             known = [index / rate for index in range(len(stamps))]
         if not known:
             raise InvalidInput("video", path, "holds no frame", "give a clip with frames in it")
-        return [stamp - known[0] for stamp in known], bool(container.streams.audio)
+        times = [stamp - known[0] for stamp in known]
+        notes = [f"the sound of {path.name} is left out"] if container.streams.audio else []
+        says, shows = (container.duration or 0) / av.time_base, ends_at(times, fps)
+        if says > shows + MISSING:
+            notes.append(f"{path.name} says that it lasts {says:.1f} s, and has pictures for {shows:.1f} s")
+        return times, notes
+
+
+def ends_at(times: Sequence[float], fps: int) -> float:
+    """The last frame stands as long as the one before it did."""
+    return times[-1] + (times[-1] - times[-2] if len(times) > 1 else 1 / fps)
 
 
 def paced(times: Sequence[float], fps: int) -> list[int]:
-    """At every 1/fps seconds, which frame is shown then; the last one stands as long as the one before it did."""
-    last = times[-1] + (times[-1] - times[-2] if len(times) > 1 else 1 / fps)
+    """At every 1/fps seconds, which frame is shown then."""
     order, shown = [], 0
-    for tick in range(max(1, round(last * fps))):
+    for tick in range(max(1, round(ends_at(times, fps) * fps))):
         while shown + 1 < len(times) and times[shown + 1] <= (tick + PACE_SLACK) / fps:
             shown += 1
         order.append(shown)
@@ -140,20 +149,48 @@ def paced(times: Sequence[float], fps: int) -> list[int]:
 
 
 def upright_frames(path: Path) -> Iterator[Frame]:
-    """Every frame as a player shows it: turned as the file's display matrix says."""
+    """Every frame as a player shows it: of square pixels, and turned as the file's display matrix says."""
     if path.is_dir() or path.suffix.lower() in media.IMAGES:
         yield from media.read_frames(path)
         return
-    quarter = quarter_turns(path)
+    quarter, aspect = quarter_turns(path), pixel_aspect(path)
     for frame in media.read_frames(path):
-        yield np.ascontiguousarray(np.rot90(frame, quarter)) if quarter else frame
+        shown = widened(frame, aspect)
+        yield np.ascontiguousarray(np.rot90(shown, quarter)) if quarter else shown
+
+
+def pixel_aspect(path: Path) -> float:
+    """How much wider than high a player shows the pixels of a video file."""
+    with media.legibly(path), media.opened_video(path) as container:
+        return float(container.streams.video[0].sample_aspect_ratio or 1)
+
+
+def widened(frame: Frame, aspect: float) -> UInt8[np.ndarray, "H wide 3"]:
+    height, width, _ = frame.shape
+    wide = max(1, round(width * aspect))
+    if wide == width:
+        return frame
+    return np.asarray(Image.fromarray(frame).resize((wide, height), Image.Resampling.LANCZOS))
 
 
 def quarter_turns(path: Path) -> int:
-    """How many times a player turns the frames of a video file, counterclockwise."""
+    """How many times a player turns the frames of a video file, counterclockwise; InvalidInput if it mirrors them."""
     with media.legibly(path), media.opened_video(path) as container:
-        turns = (round(frame.rotation / 90) % 4 for frame in islice(container.decode(video=0), 1))
-        return next(turns, 0)
+        for frame in islice(container.decode(video=0), 1):
+            if is_mirrored(frame):
+                remedy = "save it first as it is shown"
+                raise InvalidInput("video", path, "is mirrored by its player", remedy)
+            return round(frame.rotation / 90) % 4
+        return 0
+
+
+def is_mirrored(frame: av.VideoFrame) -> bool:
+    """By the determinant of the display matrix: nine numbers in rows, of which two by two turn, mirror and scale."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return False
+    a, b, _, c, d, *_ = np.frombuffer(bytes(matrix), np.int32).astype(float)
+    return bool(a * d - b * c < 0)
 
 
 def fitted(picture: Frame, size: Size, fit: Fit | None, *, field: str, value: object) -> Frame:
