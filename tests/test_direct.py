@@ -1,6 +1,7 @@
 """Clips that begin from pictures and from other clips: what is given is kept, and what cannot be is refused."""
 
 import re
+import shlex
 import struct
 from fractions import Fraction
 from pathlib import Path
@@ -194,6 +195,41 @@ def test_a_clip_remembers_its_image_and_finds_it_again(
     assert "image" in other.stderr
 
 
+def test_what_is_given_is_laid_over_what_an_earlier_clip_tells(tmp_path: Path, drawn: Path) -> None:
+    first, last = tmp_path / "first.png", tmp_path / "last.png"
+    for path, frame in zip((first, last), render(SCENE, 2), strict=True):
+        Image.fromarray(frame).save(path)
+    clip, video = tmp_path / "clip.mp4", drawn.parent / "clip.mp4"
+    image = Beginning(image=first, fit="pad").record()
+    followed = Beginning(video=drawn).record() | {"strength": 0.6}
+    cases: tuple[tuple[Path, dict[str, Any], dict[str, Any], dict[str, Any]], ...] = (
+        (clip, image, {}, {"image": first, "fit": "pad"}),
+        (clip, image, {"last_image": last}, {"image": first, "last_image": last, "fit": "pad"}),
+        (clip, image, {"image": last, "fit": "crop"}, {"image": last, "fit": "crop"}),
+        (clip, image, {"video": drawn}, {"video": drawn, "fit": "pad"}),
+        (video, followed, {"strength": 0.9}, {"video": drawn, "strength": 0.9}),
+        (video, followed, {"image": first}, {"image": first}),
+        (clip, {"edits": {}, "strength": 0.5}, {"image": first}, {"image": first}),
+    )
+    for where, record, given, expected in cases:
+        assert Beginning.from_record(where, record, **given) == Beginning(**expected)
+    with pytest.raises(InvalidInput, match="there is none"):
+        Beginning.from_record(clip, {}, fit="crop")
+
+
+def test_windows_that_lead_to_a_last_image_are_made_together(tiny_model: Path, tmp_path: Path) -> None:
+    Image.fromarray(render(SCENE, 1)[0]).save(tmp_path / "last.png")
+    result = command(
+        *("generate", PROMPT, "--last-image", tmp_path / "last.png", "--seconds", 4, "--steps", 1),
+        *("--model", "seedling", "--weights", tiny_model, "--output", tmp_path / "a.mp4"),
+    )
+    assert result.exit_code == 0, result.output
+    assert "made together" in result.stderr
+    made = Clip.from_metadata(tmp_path / "a.mp4", media.read_metadata(tmp_path / "a.mp4")).request
+    assert made.window
+    assert not made.onward
+
+
 def test_a_clip_that_follows_a_video_is_as_long(drawn: Path, tiny_model: Path, tmp_path: Path) -> None:
     result = command(
         *("generate", PROMPT, "--video", drawn, "--strength", 0.5, "--steps", 2, "--seed", 1, "--quiet"),
@@ -215,6 +251,40 @@ def test_images_and_clips_are_turned_upright(tmp_path: Path) -> None:
     turn(tmp_path / "a.mp4", 0, 1, -1, 0)  # a quarter turn clockwise
     shown = next(open_source(tmp_path / "a.mp4", SIZE, 24).frames())
     assert np.abs(shown.astype(int) - upright).mean() < 4
+
+
+def test_a_picture_of_16_bits_is_turned_too(tmp_path: Path) -> None:
+    upright = np.full((72, 128), 30_000, np.uint16)
+    upright[:36, :64] = 65_535
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.rot90(upright).copy()).save(tmp_path / "a.png", exif=exif)
+    assert np.array_equal(read_image(tmp_path / "a.png", SIZE)[..., 0], np.where(upright == 65_535, 255, 117))
+
+
+def test_pixels_that_are_not_square_are_shown_as_a_player_does(drawn: Path, tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=24)
+        stream.width, stream.height, stream.pix_fmt = 96, 72, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(4, 3)
+        for frame in render(SCENE, 3):
+            narrow = np.asarray(Image.fromarray(frame).resize((96, 72)))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(narrow, format="rgb24")))
+        container.mux(stream.encode())
+    shown = next(open_source(tmp_path / "a.mp4", SIZE, 24).frames())
+    assert np.abs(shown.astype(int) - next(media.read_frames(drawn))).mean() < 8  # its colours have no name
+    with pytest.raises(InvalidInput, match="pixels that are not square"):
+        open_old(tmp_path / "a.mp4", make_request(SEEDLING, prompt=PROMPT))
+
+
+def test_a_clip_that_lacks_its_end_is_noted(drawn: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.mkv"
+    write(path, render(SCENE, 49))
+    assert open_source(path, SIZE, 24).notes == ()
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    source = open_source(path, SIZE, 24)
+    assert 5 < len(source.order) < 40
+    assert re.match(r"a\.mkv says that it lasts 2\.0 s, and has pictures for [01]\.\d s", source.notes[0])
 
 
 def test_frames_that_stand_for_different_times_are_resampled_and_it_is_said(tmp_path: Path) -> None:
@@ -362,6 +432,10 @@ def bad(tmp_path: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(Path("clip.webm"), render(SCENE, 3))
     Path("turned.mp4").write_bytes(drawn.read_bytes())
     turn(Path("turned.mp4"), -1, 0, 0, -1)
+    write(Path("high.mp4"), np.zeros((3, 128, 72, 3), np.uint8), Size(72, 128))
+    turn(Path("high.mp4"), 0, 1, -1, 0)
+    Path("mirrored.mp4").write_bytes(drawn.read_bytes())
+    turn(Path("mirrored.mp4"), -1, 0, 0, 1)
     with av.open("silent.avi", "w") as container:  # a stream without a frame
         container.add_stream("libx264", rate=24, width=128, height=72, pix_fmt="yuv420p")
         container.start_encoding()
@@ -384,11 +458,25 @@ def bad(tmp_path: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("--video drawn.mp4 --strength 1.5", 'strength "1.5": is out of range'),
         ("--video drawn.mp4 --strength 0", 'strength "0.0": is out of range'),
         ("--strength 0.5", 'strength "0.5": is of a video, and there is none'),
+        ("--fit crop", 'fit "crop": is of an image or a video, and there is none'),
+        (
+            "--video drawn.mp4 --window 13 --window-overlap 4 --onward --dry-run",
+            'onward "true": makes each window .* not from a video; use --together',
+        ),
         ("--video drawn.mp4 --image square.png", 'video "drawn.mp4": does not go with an image'),
         ("--image square.png --loop", 'loop "true": has no beginning'),
         ("--image square.png --reuse 0.1", 'reuse "0.1": does not go with'),
         ("extend wide.mp4", 'file "wide.mp4": is 128x64, and seedling makes 128x72'),
         ("extend turned.mp4", 'file "turned.mp4": is turned by its player'),
+        ("extend high.mp4", 'file "high.mp4": is turned by its player'),
+        (
+            "extend drawn.mp4 --seconds 400",
+            'seconds "400.0": is more than seedling can add here; give 299 or less',
+        ),
+        ("edit drawn.mp4 --from fox --to moon", 'from "fox": seedling does not know: fox'),
+        ("edit drawn.mp4 --from moon --to fox", 'to "fox": seedling does not know: fox'),
+        ("edit drawn.mp4 --from moon --to ''", 'to "": is empty'),
+        ("--video mirrored.mp4", 'video "mirrored.mp4": is mirrored by its player'),
         ("extend clip.webm", 'file "clip.webm": is no .mp4'),
         ("extend drawn.mp4 --seconds 0", 'seconds "0.0": adds nothing'),
         ("refine broken.mp4", 'file "broken.mp4": cannot be read'),
@@ -401,9 +489,9 @@ def bad(tmp_path: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 )
 @pytest.mark.usefixtures("bad")
 def test_what_cannot_be_is_refused_in_one_line(words: str, line: str, tiny_model: Path) -> None:
-    first, *rest = words.split()
+    first, *rest = shlex.split(words)
     name, rest = (first, rest) if not first.startswith("-") else ("generate", [first, *rest])
-    prompt = (PROMPT,) if name == "generate" else ("--prompt", PROMPT)
+    prompt = {"generate": (PROMPT,), "edit": ()}.get(name, ("--prompt", PROMPT))
     length = ("--seconds", 1) if name == "generate" and "--seconds" not in rest else ()
     result = command(
         *(name, *rest, *prompt, *length, "--steps", 2, "--seed", 1, "--quiet"),

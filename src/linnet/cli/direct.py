@@ -1,14 +1,14 @@
 """What the commands share that start from a clip: the clip's own request, the model, the run."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from linnet.catalog import ModelSpec, find
 from linnet.cli import fail
-from linnet.cli.generate import watching
+from linnet.cli.generate import warn_of_cut, watching
 from linnet.cli.terminal import bars, note
 from linnet.clip import Clip
 from linnet.errors import InvalidInput
@@ -46,23 +46,26 @@ def needs_prompt(file: Path) -> InvalidInput:
 
 def opened(
     spec: ModelSpec,
-    requests: Sequence[Request],
+    prompts: Mapping[str, str],
     *,
     weights: Path | None,
     device: str,
     anyway: bool,
+    quiet: bool,
     threads: int | None,
     vram: int | None,
     ram: int | None,
 ) -> "Pipeline":
-    """The model, which knows the words of the requests."""
+    """The model, which knows the words of the prompts; each is named as the person gave it."""
     from linnet import load
     from linnet.data.known import check_words
 
     pipeline = load(spec.name, weights=weights, device=device, threads=threads, vram=vram, ram=ram)
-    if spec.source == "package" and not anyway:
-        for request in requests:
-            check_words(pipeline.tokenizer, request.prompt)
+    for field, prompt in prompts.items():
+        if spec.source == "package" and not anyway:
+            check_words(pipeline.tokenizer, prompt, field=field)
+        if not quiet:
+            warn_of_cut(pipeline, prompt, field)
     return pipeline
 
 

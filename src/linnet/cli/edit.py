@@ -24,6 +24,7 @@ from linnet.cli.options import (
     number,
     option,
 )
+from linnet.errors import InvalidInput
 from linnet.request import make_request
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -59,6 +60,9 @@ def edit(
     From a clip that the same model made it takes the size, the guidance, the negative prompt and the seed, but not the
     shortcuts: without --profile it is exact.
     """
+    for field, words in (("from", shown), ("to", wanted)):
+        if not words.strip():
+            raise InvalidInput(field, words, "is empty", "describe the video in a sentence")
     earlier = earlier_clip(file)
     spec = model_for(model, earlier, weights)
     output = output or beside(file, "edited")
@@ -84,13 +88,13 @@ def edit(
     check_target(output, size=first.size, overwrite=overwrite)
     frames = length_for(spec, file, len(source.order))
     request = make_request(spec, prompt=wanted, like=like, frames=frames, **settings, seed=first.seed)
-    before = make_request(spec, prompt=shown, frames=frames, seed=0, onward=False)
     pipeline = opened(
         spec,
-        [request, before],
+        {"to": wanted, "from": shown},
         weights=weights,
         device=device,
         anyway=anyway,
+        quiet=quiet,
         threads=threads,
         vram=vram,
         ram=ram,

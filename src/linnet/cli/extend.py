@@ -26,7 +26,7 @@ from linnet.cli.options import (
 )
 from linnet.errors import InvalidInput
 from linnet.geometry import FRAMES_PER_LATENT, format_seconds, frames_for
-from linnet.request import make_request
+from linnet.request import LONGEST_SECONDS, make_request
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -75,6 +75,7 @@ def extend(
         raise InvalidInput("seconds", seconds, "adds nothing", "give at least 0.167")
 
     from linnet.direct import extend as extending  # it takes seconds to import
+    from linnet.media import probe
 
     words = prompt if prompt is not None or earlier is None else earlier.request.prompt
     settings: dict[str, Any] = {
@@ -86,6 +87,8 @@ def extend(
         "like": like,
         "loop": False,
     }
+    if spec.allows(size := probe(file).size):
+        settings["size"] = size
     usual = make_request(spec, **settings, seed=seed, frames=spec.default_frames)
     extending.check_output(output, usual, overwrite=overwrite)
     seen = extending.seen_of(extending.open_old(file, usual))
@@ -95,9 +98,23 @@ def extend(
         raise InvalidInput(
             "seconds", seconds, f"is less than {spec.name} can add here", f"give {shortest} or more"
         )
+    most = LONGEST_SECONDS * spec.fps + 1
+    if frames > most:
+        longest = format_seconds((most - seen) / spec.fps)
+        raise InvalidInput(
+            "seconds", seconds, f"is more than {spec.name} can add here", f"give {longest} or less"
+        )
     request = make_request(spec, **settings, seed=usual.seed, frames=frames)
     pipeline = opened(
-        spec, [request], weights=weights, device=device, anyway=anyway, threads=threads, vram=vram, ram=ram
+        spec,
+        {"prompt": request.prompt},
+        weights=weights,
+        device=device,
+        anyway=anyway,
+        quiet=quiet,
+        threads=threads,
+        vram=vram,
+        ram=ram,
     )
     run(
         lambda watch: extending.extend(pipeline, request, file, output, overwrite=overwrite, watch=watch),

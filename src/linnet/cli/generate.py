@@ -40,6 +40,7 @@ from linnet.runtime.plan import Plan
 from linnet.weights.store import default_model, model_in, resolve
 
 if TYPE_CHECKING:
+    from linnet.pipeline import Pipeline
     from linnet.progress import Progress
 
 STAGES = {"text": "text", "denoise": "denoise", "decode": "decode + encode"}
@@ -158,6 +159,8 @@ def generate(
         "tokenizer": tokenizer,
     }
     spec, why = choose_model(model, earlier, weights, single_files)
+    recorded = earlier.direction if earlier and seconds is not None else {}
+    together = video or last_image or "video" in recorded or "last_image" in recorded
     settings: dict[str, Any] = {
         "prompt": prompt,
         "negative": negative,
@@ -173,7 +176,7 @@ def generate(
         "reuse": reuse,
         "window": window,
         "window_overlap": window_overlap,
-        "onward": False if video and onward is None else onward,
+        "onward": False if onward is None and together else onward,
         "span": span,
         "loop": loop or None,
         "like": earlier.request if earlier else None,
@@ -198,11 +201,16 @@ def generate(
     from linnet.pipeline import Pipeline
     from linnet.runtime.device import default_threads, limit_memory
 
-    beginning = Beginning(
-        image=image, last_image=last_image, video=video, strength=strength, fit=check_fit(fit)
+    given: dict[str, Any] = {
+        "image": image,
+        "last_image": last_image,
+        "video": video,
+        "strength": strength,
+        "fit": check_fit(fit),
+    }
+    beginning = (
+        Beginning.from_record(earlier.path, earlier.direction, **given) if earlier else Beginning(**given)
     )
-    if earlier and not beginning:
-        beginning = Beginning.from_record(earlier.path, earlier.direction)
     for request in requests if beginning else ():
         beginning.check(request)
     choices = earlier.choices if earlier else {}
@@ -237,10 +245,7 @@ def generate(
         check_words(pipeline.tokenizer, first.negative, field="negative")
     if not quiet:
         note(f"{spec.name} on {where} in {first.dtype}: {why}")
-        if cut := pipeline.encode(first.prompt).cut:
-            note(
-                f"warning: the prompt has over {spec.max_prompt_tokens} tokens; the model does not see: {cut}"
-            )
+        warn_of_cut(pipeline, first.prompt)
         if earlier and earlier.request.model == spec.name and earlier.model_hash != pipeline.model_hash:
             note(f"warning: {earlier.path} was made with other weights, so this clip will differ")
     if dry_run:
@@ -268,6 +273,13 @@ def generate(
     except KeyboardInterrupt:
         written = f"{len(made)} of {len(requests)} clips" if made else "nothing"
         fail(f"stopped; {written} was written", 130)
+
+
+def warn_of_cut(pipeline: "Pipeline", prompt: str, name: str = "prompt", *, place: str = "") -> None:
+    """Say what of a prompt the model does not see."""
+    if cut := pipeline.encode(prompt).cut:
+        limit = pipeline.spec.max_prompt_tokens
+        note(f"warning: {place}the {name} has over {limit} tokens; the model does not see: {cut}")
 
 
 def interval(text: str | None) -> dict[str, float]:

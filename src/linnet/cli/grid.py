@@ -8,7 +8,7 @@ import typer
 
 from linnet.catalog import find
 from linnet.cli import fail
-from linnet.cli.generate import STAGES
+from linnet.cli.generate import STAGES, warn_of_cut
 from linnet.cli.options import (
     Anyway,
     AsJson,
@@ -95,6 +95,8 @@ def grid(
     if spec.source == "package" and not anyway:
         check_words(pipeline.tokenizer, requests[0].prompt)
         check_words(pipeline.tokenizer, requests[0].negative, field="negative")
+    if not quiet:
+        warn_of_cut(pipeline, prompt)
     folder = output or Path(default_name(requests[0]).removesuffix(f"{requests[0].seed}.mp4") + "grid")
     try:
         with bars(quiet=quiet or as_json) as show:

@@ -99,7 +99,15 @@ def refine(
     frames = length_for(spec, file, len(source.order))
     request = make_request(spec, like=like, frames=frames, **settings, seed=first.seed)
     pipeline = opened(
-        spec, [request], weights=weights, device=device, anyway=anyway, threads=threads, vram=vram, ram=ram
+        spec,
+        {"prompt": request.prompt},
+        weights=weights,
+        device=device,
+        anyway=anyway,
+        quiet=quiet,
+        threads=threads,
+        vram=vram,
+        ram=ram,
     )
     way = finish(pipeline, pipeline.settled(request), source, strength=share)
     left_out = len(source.order) - frames

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from linnet.cli import fail
-from linnet.cli.generate import STAGES
+from linnet.cli.generate import STAGES, warn_of_cut
 from linnet.cli.options import Anyway, AsJson, Device, Quiet, Ram, Threads, Vram, Weights, option
 from linnet.cli.terminal import bars, note, print_table
 from linnet.geometry import format_seconds
@@ -158,7 +158,5 @@ def opened(
             with section.placed():
                 check_words(pipeline.tokenizer, shot.request.prompt)
                 check_words(pipeline.tokenizer, shot.request.negative, field="negative")
-        if cut := pipeline.encode(shot.request.prompt).cut:
-            limit = board.spec.max_prompt_tokens
-            note(f"warning: {file}:{section.line}: the prompt has over {limit} tokens; not seen: {cut}")
+        warn_of_cut(pipeline, shot.request.prompt, place=f"{file}:{section.line}: ")
     return board, pipeline

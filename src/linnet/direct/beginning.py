@@ -59,6 +59,9 @@ class Beginning:
                 raise InvalidInput(
                     "strength", self.strength, "is of a video, and there is none", "give --video"
                 )
+        if self.fit and not self:
+            problem = "is of an image or a video, and there is none"
+            raise InvalidInput("fit", self.fit, problem, "give one, or leave it out")
         if self.video and (self.image or self.last_image):
             raise InvalidInput("video", self.video, "does not go with an image", "give one of the two")
 
@@ -66,20 +69,29 @@ class Beginning:
         return any(getattr(self, name) for name in FILES)
 
     @classmethod
-    def from_record(cls, clip: Path, direction: Mapping[str, Any]) -> Self:
-        """That of an earlier clip; its files are looked for here and beside it, and must be the same."""
+    def from_record(cls, clip: Path, direction: Mapping[str, Any], **given: Any) -> Self:
+        """That of an earlier clip, under what is `given`: a video takes the place of images, and they that of a video.
+
+        Its files are looked for here and beside it, and must be the same.
+        """
+        given = {name: value for name, value in given.items() if value is not None}
+        files = given.keys() & set(FILES)
         for done, command in COMMANDS.items():
             if isinstance(record := direction.get(done), Mapping):
+                if files:
+                    return cls(**given)
                 problem = f"was made from {record.get('file')} by `linnet {command}`"
                 raise InvalidInput("like", clip, problem, "give that command again")
-        found: dict[str, Any] = {}
-        for name in FILES:
-            if isinstance(record := direction.get(name), Mapping):
-                found[name] = the_same(clip, name, record)
-        if not found:
-            return cls()
-        given = {name: direction[name] for name in ("strength", "fit") if name in direction}
-        return cls(**found, **given)
+        replaced = () if not files else ("image", "last_image") if "video" in files else ("video", "strength")
+        left = {name: value for name, value in direction.items() if name not in {*given, *replaced}}
+        found: dict[str, Any] = {
+            name: the_same(clip, name, record)
+            for name in FILES
+            if isinstance(record := left.get(name), Mapping)
+        }
+        if found or files:
+            found |= {name: left[name] for name in ("strength", "fit") if name in left}
+        return cls(**found | given)
 
     def check(self, request: Request) -> None:
         """Refuse a request that cannot begin so, and files that cannot be used."""
@@ -88,6 +100,9 @@ class Beginning:
                 "loop", "true", "has no beginning that could be given", "leave out --loop or the files"
             )
         check_whole(request, "an image or a video")
+        if self.video and request.onward:
+            problem = "makes each window from the one before it, not from a video"
+            raise InvalidInput("onward", "true", problem, "use --together")
         if self.image and self.last_image and request.frames < 9:
             raise InvalidInput("frames", request.frames, "leaves none between the images", "use 9 or more")
         for name, path in (("image", self.image), ("last-image", self.last_image)):
@@ -111,7 +126,9 @@ class Beginning:
         if self.last_image:
             last = read_image(self.last_image, request.size, self.fit, field="last-image")
             held[-1] = pipeline.encode_frames(lambda: still(last), watch)[:, :, -1]
-        return Way(Held(frames=held, seed=request.seed, turns=TURNS), direction, ())
+        together = self.last_image and request.window and not request.onward
+        words = "the windows are made together, so that all of them lead to the last image"
+        return Way(Held(frames=held, seed=request.seed, turns=TURNS), direction, (words,) if together else ())
 
     def along(self, pipeline: Pipeline, request: Request, watch: Watch) -> Way:
         source = self.source(request)
