@@ -331,3 +331,5 @@ def test_it_asks_for_a_key_where_one_is_needed(page: Page, server: Server) -> No
     page.reload()
     expect(page.locator("#empty")).to_be_visible()
     expect(page.get_by_role("dialog")).to_have_count(0)
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_role("dialog")).to_be_visible()

@@ -296,6 +296,9 @@ def test_a_key_sees_its_own_jobs_until_it_is_revoked(client: TestClient, service
     refused(client.post("/v1/session", json={"key": "linnet_wrong"}), 401, "invalid_api_key", "key")
     assert "HttpOnly" in client.post("/v1/session", json={"key": ann_key}).headers["set-cookie"]
     assert client.get(f"/v1/videos/{job}").status_code == 200
+    assert client.delete("/v1/session").status_code == 204
+    refused(client.get(f"/v1/videos/{job}"), 401, "invalid_api_key")
+    client.post("/v1/session", json={"key": ann_key})
     assert service.queue.revoke_key(ann)
     refused(client.get(f"/v1/videos/{job}"), 401, "invalid_api_key")
     assert service.queue.revoke_key(bob)

@@ -117,7 +117,8 @@ def create_app(service: Service) -> FastAPI:
     add_error_handlers(app)
 
     def shown(job: Job) -> schemas.Video:
-        return schemas.video(job, service.keep_seconds)
+        pictured = service.queue.begins_from_image(job.id)
+        return schemas.video(job, begins_from_image=pictured, keep_seconds=service.keep_seconds)
 
     def checked(
         asked: schemas.VideoRequest, like: ClipRequest | None = None
@@ -318,6 +319,13 @@ def create_app(service: Service) -> FastAPI:
         response.set_cookie(
             COOKIE, given.key, httponly=True, samesite="strict", secure=secure, max_age=30 * 86400
         )
+        return response
+
+    @app.delete("/v1/session", operation_id="signOut", status_code=204)
+    def sign_out() -> Response:
+        """Forget the cookie of this browser; the key itself stays good."""
+        response = Response(status_code=204)
+        response.delete_cookie(COOKIE, httponly=True, samesite="strict")
         return response
 
     @app.get("/healthz", operation_id="health")

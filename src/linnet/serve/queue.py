@@ -190,6 +190,9 @@ class Queue(Database):
         rows = self._rows("SELECT content, fit FROM images WHERE job = ?", job)
         return Given(*rows[0]) if rows else None
 
+    def begins_from_image(self, job: str) -> bool:
+        return bool(self._rows("SELECT 1 FROM images WHERE job = ?", job))
+
     def cancel(self, job: str) -> bool:
         """Whether there was something to stop. The worker learns of it at its next report."""
         with self._writing() as db:

@@ -188,6 +188,7 @@ class Video(BaseModel):
     num_inference_steps: int
     guidance_scale: float
     seed: int
+    begins_from_image: bool
 
 
 class VideoList(BaseModel):
@@ -296,7 +297,7 @@ def percentage(job: Job) -> int:
     return start + int(share * min(1.0, job.done / max(job.total, 1)))
 
 
-def video(job: Job, keep_seconds: float | None = None) -> Video:
+def video(job: Job, *, begins_from_image: bool, keep_seconds: float | None = None) -> Video:
     """As the wire has it; a clip is kept for `keep_seconds`, or for ever."""
     request, done = job.request, job.status == "completed"
     failed = Failure(code=job.code, message=job.message or "") if job.code else None
@@ -321,6 +322,7 @@ def video(job: Job, keep_seconds: float | None = None) -> Video:
         num_inference_steps=request.steps,
         guidance_scale=request.guidance,
         seed=request.seed,
+        begins_from_image=begins_from_image,
     )
 
 

@@ -64,12 +64,20 @@ function letIn() {
       }
       $("key").value = $("door-problem").textContent = "";
       entering = null;
+      localStorage.signedIn = "yes"; // the cookie that holds the key is hidden from this script
+      $("leave").hidden = false;
       door.close();
       done();
     };
     door.showModal();
   });
   return entering;
+}
+
+async function signOut() {
+  await ask("/v1/session", { method: "DELETE" });
+  delete localStorage.signedIn;
+  location.reload();
 }
 
 // --- the one line that says what happened
@@ -636,6 +644,8 @@ async function begin() {
   $("prompt").addEventListener("keydown", (event) => event.key === "Enter" && (event.ctrlKey || event.metaKey) && make(event));
   $("ask").addEventListener("input", () => (complain(), plan()));
   $("undo").addEventListener("click", undo);
+  $("leave").addEventListener("click", () => signOut().catch(heard));
+  $("leave").hidden = !localStorage.signedIn;
   $("image").addEventListener("change", () => begins($("image").files[0]));
   $("unbegin").addEventListener("click", () => (begins(null), $("image").focus()));
   $("size").addEventListener("change", cut);
