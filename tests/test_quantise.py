@@ -1,7 +1,9 @@
 """Weights in 8 bits: near the whole ones, and the same however they came to be."""
 
 import json
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -170,6 +172,22 @@ def test_a_model_is_quantised_once_and_runs(tiny_model: Path, tmp_path: Path) ->
 
     assert torch.equal(states(folder, streaming=True), states(folder))
     assert 0.99 < similarity(states(folder), states(tiny_model)) < 0.999999
+
+
+@pytest.mark.parametrize("free", [None, 1000])
+def test_a_folder_that_cannot_be_written_is_said_in_one_line(
+    free: int | None, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    output, said = tmp_path / "file/narrow", "cannot be written: Not a directory"
+    if free:
+        monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=free))
+        output, said = tmp_path / "narrow", "has 0.0 GB free around it, and takes about"
+    words = ["quantize", "seedling", "--weights", str(tiny_model), "--output", str(output)]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 2
+    assert f'output "{output}": {said}' in result.stderr
+    assert not output.exists()
 
 
 def test_nothing_is_overwritten_and_no_other_format_known(tiny_model: Path, tmp_path: Path) -> None:

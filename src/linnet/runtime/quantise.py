@@ -8,6 +8,7 @@ from linnet.catalog import ModelSpec
 from linnet.errors import InvalidInput
 from linnet.models.quantised import Format
 from linnet.models.text import T5Encoder
+from linnet.runtime.memory import shape_of
 from linnet.runtime.stream import transformer_of
 from linnet.runtime.text import text_config
 from linnet.weights.files import files_under
@@ -27,6 +28,7 @@ def quantise_model(
         raise InvalidInput("output", folder, "exists", "name a folder that is to be made")
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
+    check_space(files, folder, format)
     made = files_in(spec, part)
     try:
         quantise_files(
@@ -51,10 +53,25 @@ def quantise_model(
         ):
             copy_rest(source, target, set(files.weights) - {files.autoencoder})
         part.rename(folder)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(part, ignore_errors=True)
+        if isinstance(error, OSError):
+            problem = f"cannot be written: {error.strerror or error}"
+            raise InvalidInput(
+                "output", folder, problem, "name a folder elsewhere, or free some space"
+            ) from error
         raise
     return files_in(spec, folder)
+
+
+def check_space(files: ModelFiles, folder: Path, format: Format) -> None:
+    """InvalidInput where the disk has no room for what will be written."""
+    shape = shape_of(files)
+    need = shape.text.bytes(format) + shape.transformer.bytes(format) + shape.autoencoder.bytes("float32")
+    place = next(place for place in folder.absolute().parents if place.exists())
+    if (free := shutil.disk_usage(place).free) < need:
+        problem = f"has {free / 1e9:.1f} GB free around it, and takes about {need / 1e9:.1f} GB"
+        raise InvalidInput("output", folder, problem, "name a folder elsewhere, or free some space")
 
 
 def copy_rest(source: Path, target: Path, done: set[Path]) -> None:
