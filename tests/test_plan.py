@@ -199,7 +199,7 @@ def test_what_a_refusal_of_two_budgets_names_is_enough(vram: int, ram: int, aske
     limits = budget.limits
     assert named or refused.value.field == "memory"
     assert all(size > limits[name] for name, size in named.items()), text
-    enough = Budget(device=named.get("vram", vram * GB), system=named.get("ram", ram * GB))
+    enough = replace(budget, device=named.get("vram", vram * GB), system=named.get("ram", ram * GB))
     if named:
         assert make_plan(large, LINUM_V2, request, budget=enough, **way).fits()
     for name in limits.keys() & named if len(named) == 1 else ():
@@ -224,6 +224,35 @@ def test_an_autoencoder_in_bfloat16_is_the_last_resort() -> None:
     assert seen == sorted(seen, reverse=True)
     assert {knobs.autoencoder_dtype for knobs in ways(large, LINUM_V2, "cpu")} == {"float32"}
     assert {knobs.autoencoder_dtype for knobs in ways(SEEDLING, LINUM_V2, "cuda")} == {"float32"}
+
+
+def test_the_transformer_goes_before_blocks_stream_or_frames_are_cut_where_a_budget_was_set() -> None:
+    request = make_request(LINUM, prompt="a fox", seconds=5, dtype="bfloat16")
+    way: dict[str, Any] = {"device": "cuda"}
+    free = Budget(device=6 * GB, system=12 * GB)
+    found = make_plan(LINUM, LINUM_V2, request, budget=free, **way)
+    assert found.transformer_stays
+    assert found.knobs.tiling
+    asked = make_plan(LINUM, LINUM_V2, request, budget=replace(free, asked=frozenset({"vram"})), **way)
+    assert not asked.transformer_stays
+    assert (asked.knobs.resident_blocks, asked.knobs.tiling) == (None, None)
+    assert "dropped before" in [choice.value for choice in asked.stages[2].choices]
+    roomy = make_plan(
+        LINUM, LINUM_V2, request, budget=Budget(device=80 * GB, asked=frozenset({"vram"})), **way
+    )
+    assert roomy.transformer_stays
+
+
+def test_frames_that_are_given_must_fit_too() -> None:
+    large, asked = CATALOG["linum-v2-720p"], frozenset({"vram"})
+    request = make_request(large, prompt="a fox", seconds=2, dtype="bfloat16")
+    way: dict[str, Any] = {"device": "cuda", "budget": Budget(device=7 * GB, asked=asked)}
+    assert make_plan(large, LINUM_V2, request, pixels=1, **way).fits()
+    assert make_plan(large, LINUM_V2, request, **way).stages[-1].stage == "decode"
+    with pytest.raises(
+        TooLarge, match=r'^vram "7.0 GB": is too little: the encode stage .* --vram 7.1GB, or'
+    ):
+        make_plan(large, LINUM_V2, request, pixels=49, **way)
 
 
 @pytest.mark.parametrize(
@@ -276,6 +305,15 @@ def test_a_cpu_has_no_vram() -> None:
     with pytest.raises(InvalidInput, match=r'^vram "8.0 GB": .*; use --ram'):
         budget_of("cpu", vram=8 * GB)
     assert budget_of("cpu", ram=GB) == Budget(system=GB, asked=frozenset({"ram"}))
+
+
+@pytest.mark.parametrize(("pixels", "decoder"), [(1, "float32"), (13, "bfloat16")])
+def test_a_plan_predicts_what_encoding_holds(pixels: int, decoder: str) -> None:
+    request = make_request(LINUM, prompt="a fox", seconds=2, dtype="bfloat16")
+    budget, fixed = Budget(device=6 * GB, asked=frozenset({"vram"})), {"autoencoder_dtype": decoder}
+    plan = make_plan(LINUM, LINUM_V2, request, device="cuda", budget=budget, fixed=fixed, pixels=pixels)
+    found = plan.stages[-1].device_bytes - plan.allowance.device
+    assert found == pytest.approx(simulate(plan, "encode").device, rel=0.1)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,6 +11,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+import linnet.sampling.denoise
+import linnet.sampling.solvers
 from linnet.catalog import SEEDLING
 from linnet.cli import app
 from linnet.direct.conditions import Edited
@@ -23,6 +26,7 @@ from linnet.models.transformer import Transformer
 from linnet.pipeline import Pipeline
 from linnet.progress import Progress
 from linnet.request import make_request
+from linnet.runtime.plan import Budget, Plan
 from linnet.weights.store import resolve
 
 REQUEST = make_request(SEEDLING, prompt="a red star spins", frames=5, steps=4, seed=3)
@@ -91,6 +95,78 @@ def test_a_stage_without_memory_has_another_try(
     assert note.startswith(f"ran out of memory in the {stage} stage; going on")
 
 
+@pytest.mark.parametrize("name", ["apg", "euler"])
+def test_guidance_and_the_solver_have_another_try(
+    tiny_model: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, choices, _ = made(tiny_model, tmp_path / "a.mp4")
+    owner: Any = linnet.sampling.denoise if name == "apg" else linnet.sampling.solvers.SOLVERS
+    original, tried = (getattr(owner, name) if name == "apg" else owner[name]), []
+
+    def once(*given: Any, **more: Any) -> Any:
+        tried.append(name)
+        if len(tried) == 2:
+            raise FULL
+        return original(*given, **more)
+
+    if name == "apg":
+        monkeypatch.setattr(owner, name, once)
+    else:
+        monkeypatch.setitem(owner, name, once)
+    content, told, _ = made(tiny_model, tmp_path / "b.mp4")
+    assert content == expected
+    assert told == choices | {"shrunk": "denoise"}
+    assert len(tried) == REQUEST.steps + 1
+
+
+def test_a_preview_without_memory_is_left_out(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, choices, _ = made(tiny_model, tmp_path / "a.mp4")
+    shown, told = [], []
+
+    def watch(progress: Progress) -> None:
+        if progress.preview:
+            shown.append(progress.preview())
+        told.append((progress.stage, progress.done))
+
+    Failing(monkeypatch, TAE, "decode_stream", 2, FULL)
+    pipeline = Pipeline.open(SEEDLING, resolve(SEEDLING, weights=tiny_model))
+    clip = pipeline.generate(REQUEST, tmp_path / "b.mp4", watch=watch)
+    content = clip.path.read_bytes()
+    assert content[content.index(b"mdat") :] == expected
+    assert clip.choices == choices
+    assert len(shown) == REQUEST.steps - 1
+    assert [done for stage, done in told if stage == "denoise"] == [0, 1, 2, 3, 4]
+
+
+def test_under_a_budget_what_a_plan_does_not_count_is_not_there(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = resolve(SEEDLING, weights=tiny_model)
+    whole = Pipeline.open(SEEDLING, files).generate(REQUEST, tmp_path / "a.mp4").path.read_bytes()
+    pipeline = Pipeline.open(SEEDLING, files, budget=Budget(asked=frozenset({"ram"})))
+    beside: list[bool] = []
+
+    def follow(plan: Plan) -> None:
+        original(replace(plan, transformer_stays=False))
+
+    def watch(progress: Progress) -> None:
+        if progress.stage == "decode":
+            beside.append(pipeline._transformer is not None)
+        if progress.preview:
+            progress.preview()
+            beside.append(pipeline._autoencoder is not None)
+            assert pipeline._transformer is not None
+
+    original = pipeline.follow
+    monkeypatch.setattr(pipeline, "follow", follow)
+    for name in ("b", "c"):  # the second one reads it again
+        clip = pipeline.generate(REQUEST, tmp_path / f"{name}.mp4", watch=watch)
+        assert clip.path.read_bytes() == whole
+    assert beside.count(True) == 2  # while decoding begins, nothing has been decoded yet
+
+
 def test_an_edit_whose_clip_is_encoded_without_memory_has_another_try(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,6 +230,17 @@ def test_a_device_that_is_gone_is_said_in_one_line(
         DeviceLost, match=r"cpu stopped working in the denoise stage \(CUDA error.*--device cpu"
     ):
         made(tiny_model, tmp_path / "a.mp4")
+
+
+def test_the_command_says_what_nobody_caught_in_one_line(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Failing(monkeypatch, Pipeline, "noise", 1, FULL)
+    words = ["generate", "a red star", "--weights", str(tiny_model), "--seconds", "0", "--quiet", "--output"]
+    result = CliRunner().invoke(app, [*words, str(tmp_path / "a.mp4")])
+    assert (result.exit_code, result.stdout) == (1, "")
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: CUDA out of memory. Tried to allocate 2.00 GiB; close other programs")
 
 
 def test_the_command_says_so(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

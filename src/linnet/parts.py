@@ -5,7 +5,7 @@ Axes: M the text encoder's width.
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal, Self, TypeVar
 
 import torch
@@ -204,13 +204,17 @@ class Parts:
         """What decides how much memory the model takes, by the headers of its files."""
         return shape_of(self.files)
 
-    def settle(self, request: Request, *, clips: int = 1) -> None:
-        """Decide where everything goes; InvalidInput if the request cannot fit.
+    def settle(self, request: Request, *, clips: int = 1, pixels: int = 0) -> None:
+        """Decide where everything goes; InvalidInput if the request cannot fit. `pixels`: so many frames are encoded
+        first; what was settled with them is so without, too.
 
         Under a budget each request goes by the fastest plan that keeps it, and what is loaded is dropped where that is
         another. Without one, what is loaded stays: of the memory that is free it is no part.
         """
-        way: dict[str, Any] = {"device": str(self.device), "clips": clips}
+        before = self.plan
+        if before and before.pixels and not pixels and (before.request, before.clips) == (request, clips):
+            return
+        way: dict[str, Any] = {"device": str(self.device), "clips": clips, "pixels": pixels}
         if self._transformer is not None and self.budget is None:
             way |= {"budget": self.plan.budget if self.plan else Budget(), "text_resident": self.text.held}
             self.plan = predict(self.spec, self.shape, request, knobs=self.knobs, **way)
@@ -240,6 +244,12 @@ class Parts:
             **({"shrunk": self._shrunk} if self._shrunk else {}),
         }
 
+    def _make_room(self) -> None:
+        """For the autoencoder, where the plan has no room for it beside the transformer."""
+        if self.plan and not self.plan.transformer_stays and self._transformer is not None:
+            self._transformer = self._blocks = None
+            let_go(self.device)
+
     # --- when memory runs out all the same ----------------------------------------------------------------------------
 
     def _sparing(self, stage: Stage, run: Callable[[], T], watch: Watch) -> T:
@@ -262,6 +272,10 @@ class Parts:
             # Here, since the error held all that the failed try had made.
             self._shrunk = stage
             self._shrink(self.plan, stage, watch)
+
+    def _spared(self, stage: Stage, run: Callable[..., T], watch: Watch) -> Callable[..., T]:
+        """`run`, each call of which has another try."""
+        return lambda *given: self._sparing(stage, partial(run, *given), watch)
 
     def _shrink(self, plan: Plan, stage: Stage, watch: Watch) -> None:
         """Unload, and go on by a plan that takes less in this stage."""

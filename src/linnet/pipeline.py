@@ -27,9 +27,20 @@ from linnet.parts import Parts
 from linnet.progress import Image, Progress, Watch, ignore
 from linnet.request import Request, parse_reuse
 from linnet.runtime.attention import Work, choose, way_of
+from linnet.runtime.knobs import GLANCE, Tiling
+from linnet.runtime.recover import let_go, out_of_memory
 from linnet.runtime.tiles import decode_tiled
 from linnet.sampling import flow
-from linnet.sampling.denoise import Course, Guidance, GuidedVelocity, Model, Step, denoise, levels_between
+from linnet.sampling.denoise import (
+    Course,
+    Guidance,
+    GuidedVelocity,
+    Model,
+    Step,
+    Velocity,
+    denoise,
+    levels_between,
+)
 from linnet.sampling.held import Held
 from linnet.sampling.onward import onward
 from linnet.sampling.reuse import Reuse
@@ -97,15 +108,13 @@ class Pipeline(Parts):
 
         return whole
 
-    def velocity(
-        self, request: Request, sigmas: Float[Tensor, " levels"], watch: Watch = ignore
-    ) -> GuidedVelocity | Reuse:
+    def velocity(self, request: Request, sigmas: Float[Tensor, " levels"], watch: Watch = ignore) -> Velocity:
         """What the request's prompts, guidance and reuse make of the transformer, for one run over `sigmas`."""
         return self.velocities(request, sigmas, watch)()
 
     def velocities(
         self, request: Request, sigmas: Float[Tensor, " levels"], watch: Watch = ignore
-    ) -> Callable[[], GuidedVelocity | Reuse]:
+    ) -> Callable[[], Velocity]:
         """A new one for each run: of the whole clip, or, where windows follow each other, of one of them."""
         prompt, negative = self.contexts(request.prompt, request.negative, watch=watch)
         model, windows = self.model(request, watch), windows_of(request)
@@ -113,7 +122,7 @@ class Pipeline(Parts):
             model = Windowed(model, windows)
         # Both passes at once where a step is so short that launching it costs; apart where memory counts.
         batched = self.spec.source == "package"
-        return partial(self.steered, request, sigmas, model, prompt, negative, batched=batched)
+        return partial(self.steered, request, sigmas, model, prompt, negative, batched=batched, watch=watch)
 
     def steered(
         self,
@@ -124,7 +133,8 @@ class Pipeline(Parts):
         negative: TextContext,
         *,
         batched: bool,
-    ) -> GuidedVelocity | Reuse:
+        watch: Watch = ignore,
+    ) -> Velocity:
         """`model` under the request's guidance and reuse."""
         guided = GuidedVelocity(
             model=model,
@@ -140,10 +150,10 @@ class Pipeline(Parts):
             ),
             batched=batched,
         )
-        reuse = parse_reuse(request.reuse)
+        reuse, spared = parse_reuse(request.reuse), self._spared("denoise", guided, watch)
         if isinstance(reuse, frozenset):
-            return Reuse(velocity=guided, count=request.steps, skip=reuse)
-        return Reuse(velocity=guided, count=request.steps, threshold=reuse) if reuse else guided
+            return Reuse(velocity=spared, count=request.steps, skip=reuse)
+        return Reuse(velocity=spared, count=request.steps, threshold=reuse) if reuse else spared
 
     def sample(
         self,
@@ -159,12 +169,15 @@ class Pipeline(Parts):
         the steps do not tell; `course` goes the way from noise to clip.
         """
         seeds = [request.seed] if seeds is None else seeds
-        sigmas, solver = flow.sigmas(request.steps, request.shift), SOLVERS[request.solver]
+        if self.budget is not None:
+            self._autoencoder = None  # whatever used it so far: the plan counts it while decoding alone
+        sigmas = flow.sigmas(request.steps, request.shift)
+        solver = self._spared("denoise", SOLVERS[request.solver], watch)
         fresh, windows = self.velocities(request, sigmas, watch), windows_of(request)
         noise = self.noise(request, seeds)
-        runs: list[GuidedVelocity | Reuse] = []
+        runs: list[Velocity] = []
 
-        def run() -> GuidedVelocity | Reuse:
+        def run() -> Velocity:
             runs.append(fresh())
             return runs[-1]
 
@@ -189,6 +202,7 @@ class Pipeline(Parts):
         """
 
         def encode() -> Float[Tensor, "1 C T h w"]:
+            self._make_room()
             pixels = (
                 torch.tensor(frame, device=self.device).permute(2, 0, 1)[None, :, None].float() / 127.5 - 1
                 for frame in frames()
@@ -201,9 +215,15 @@ class Pipeline(Parts):
 
     def decode(self, latents: Float[Tensor, "1 C T H W"], *, lower: bool = False) -> Iterator[Frames]:
         """One clip's frames, a few at a time; the whole video never exists at once. `lower`: convolved in bfloat16."""
+        self._make_room()
+        yield from self._frames(latents, self.knobs.tiling, lower=lower)
+
+    def _frames(
+        self, latents: Float[Tensor, "1 C T H W"], tiling: Tiling | None, *, lower: bool = False
+    ) -> Iterator[Frames]:
         with torch.inference_mode():
             z = self.latent_space.leave(latents)
-        model, tiling = self.autoencoder, self.knobs.tiling
+        model = self.autoencoder
         stream = (
             decode_tiled(model, z, tiling) if tiling and isinstance(model, VAE) else model.decode_stream(z)
         )
@@ -280,8 +300,6 @@ class Pipeline(Parts):
             self._sparing("text", lambda: self.text_states(*prompts, watch=watch), watch)
             watch(Progress("text", 1, 1))
 
-        if self.budget is not None:
-            self._autoencoder = None  # whatever used it so far: the plan counts it while decoding alone
         with timed(seconds, "denoise"):
             latents, skipped = self._denoise(request, list(outputs), watch, course)
 
@@ -322,9 +340,8 @@ class Pipeline(Parts):
             left_out: list[int] = []
             latents = None
             for step in self.sample(request, group, left_out, watch, course):
-                latents, done = step.latents, number * step.count + step.index + 1
-                total = step.count * len(groups)
-                watch(Progress("denoise", done, total, lambda step=step: self.preview(step)))
+                latents = step.latents
+                self.tell(step, watch, before=number * step.count, count=len(groups) * step.count)
             assert latents is not None  # a request has at least one step
             found.append(latents)
             skipped += [[step + 1 for step in left_out]] * len(group)
@@ -347,9 +364,29 @@ class Pipeline(Parts):
                 done += len(frames)
                 watch(Progress("decode", done, request.frames))
 
+    def tell(self, step: Step, watch: Watch, *, before: int = 0, count: int | None = None) -> None:
+        """That one more step is done, of `count`, and what it looks like, unless memory has no room for a picture."""
+        done, count = before + step.index + 1, count or step.count
+        try:
+            watch(Progress("denoise", done, count, lambda: self.preview(step)))
+            return
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+        # Here, since the error held all that the picture had made.
+        self._autoencoder = None
+        let_go(self.device)
+        watch(Progress("denoise", done, count))
+
     def preview(self, step: Step) -> Image:
         """The first frame of what the model expects at this step."""
-        return next(self.decode(step.clean[:1, :, :1]))[0]
+        first = step.clean[:1, :, :1]
+        if self.budget is None:
+            return next(self._frames(first, self.knobs.tiling))[0]
+        try:
+            return next(self._frames(first, GLANCE))[0]
+        finally:
+            self._autoencoder = None  # for which the plan has no room beside a step
 
 
 def latents_in(frames: int) -> int:

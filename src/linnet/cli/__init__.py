@@ -77,6 +77,17 @@ class Commands(TyperGroup):
             fail(f"error: {error}", 2)
         except LinnetError as error:
             fail(f"error: {one_line(error)}", 1)
+        except (RuntimeError, MemoryError) as error:
+            if "torch" not in sys.modules or not device_failed(error):
+                raise
+            fail(f"error: {one_line(error)[:200]}; close other programs, or ask for less", 1)
+
+
+def device_failed(error: Exception) -> bool:
+    """What was tried again, or could not be: memory ran out, or the device is gone."""
+    from linnet.runtime.recover import is_gone, out_of_memory
+
+    return out_of_memory(error) or is_gone(error)
 
 
 def fail(line: str, status: int) -> NoReturn:

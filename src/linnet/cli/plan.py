@@ -111,6 +111,7 @@ def plan_for(
     vram: int | None = None,
     ram: int | None = None,
     threads: int | None = None,
+    pixels: int = 0,
     measure: bool = False,
     fixed: Mapping[str, Any] = NOTHING,
 ) -> Plan:
@@ -127,13 +128,14 @@ def plan_for(
         remedy = "leave --measure out, or use --device cpu"
         raise InvalidInput("device", where, "is not here to be measured", remedy)
     budget = budget_of(where, vram=vram, ram=ram)
+    way: dict[str, Any] = {"device": where, "budget": budget, "pixels": pixels, "fixed": fixed}
     if request.dtype == "auto":
         smallest = replace(request, dtype="bfloat16")
-        frugal = make_plan(spec, shape, smallest, device=where, budget=budget, fixed=fixed)
+        frugal = make_plan(spec, shape, smallest, **way)
         if elsewhere:
             return frugal  # for a card that multiplies bfloat16, as all since 2020 do
     if elsewhere:
-        return make_plan(spec, shape, request, device=where, budget=budget, fixed=fixed)
+        return make_plan(spec, shape, request, **way)
 
     from linnet.runtime.device import default_dtype, default_threads
     from linnet.runtime.doctor import title
@@ -148,7 +150,6 @@ def plan_for(
 
         torch.set_num_threads(count)
         rates.remember(key, measured(spec, files, request.dtype, where))
-    way = {"device": where, "budget": budget, "fixed": fixed}
     return make_plan(spec, shape, request, rates=rates.known(key), **way)
 
 

@@ -111,10 +111,14 @@ class Beginning:
         if self.video:
             self.source(request)
 
+    def pixels(self, request: Request) -> int:
+        """The most frames that are encoded at once."""
+        return request.frames if self.video else STILL if self.last_image else 1 if self.image else 0
+
     def way(self, pipeline: Pipeline, request: Request, watch: Watch = ignore) -> Way:
         """Read and encode the files."""
         self.check(request)
-        pipeline.settle(pipeline.settled(request))
+        pipeline.settle(pipeline.settled(request), pixels=self.pixels(request))
         go = self.along if self.video else self.between
         return go(pipeline, request, watch)
 

@@ -30,7 +30,7 @@ def edit(
     """
     check_strength(strength)
     check_whole(request, "an edit")
-    pipeline.settle(request)
+    pipeline.settle(request, pixels=request.frames)
     sigmas = flow.sigmas(request.steps, request.shift)
     followed = request.guidance / 3 if guidance is None else guidance
     # First, while the transformer is not there yet and takes no memory.
@@ -50,7 +50,7 @@ def refine(pipeline: Pipeline, request: Request, source: Source, *, strength: fl
     """The way from a draft, scaled up to the request's size, through the last `strength` of the steps."""
     check_strength(strength)
     check_whole(request, "a draft to refine")
-    pipeline.settle(request)
+    pipeline.settle(request, pixels=request.frames)
     latents = pipeline.encode_frames(lambda: islice(source.frames(), request.frames))
     direction = {"refines": fingerprint(source.path), "strength": strength}
     return Way(

@@ -100,14 +100,14 @@ def extend(
     request = pipeline.settled(request)
     check_output(output, request, overwrite=overwrite)
     source = open_old(path, request)
-    pipeline.settle(request)
     seen = seen_of(source)
+    pipeline.settle(request, pixels=seen)
     known = pipeline.encode_frames(lambda: source.frames(len(source.order) - seen), watch)
     course = Held(frames=dict(enumerate(known.unbind(2))), seed=request.seed)
     latents = None
     for step in pipeline.sample(request, course=course):
         latents = step.latents
-        watch(Progress("denoise", step.index + 1, step.count, lambda step=step: pipeline.preview(step)))
+        pipeline.tell(step, watch)
     assert latents is not None  # a request has at least one step
     new = later(pipeline.decode(latents, lower=request.decoder_dtype == "bfloat16"), seen)
     record = {

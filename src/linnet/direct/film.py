@@ -148,12 +148,13 @@ def make(board: Storyboard, pipeline: Pipeline, take: Take, watch: Watch) -> Non
         pipeline.generate(requests[0], take.path, overwrite=True, watch=watch)
         return
     request = requests[0]
-    pipeline.settle(max(requests, key=lambda request: request.frames))
+    longest = max(requests, key=lambda request: request.frames)
+    pipeline.settle(longest, pixels=len(take.held) if take.continues else 0)
     course = continuing(pipeline, take.continues, take.held, request.seed) if take.continues else denoise
     latents = None
     for step in sample(pipeline, requests, [shot.overlap for shot in shots[1:]], course):
         latents = step.latents
-        watch(Progress("denoise", step.index + 1, step.count, lambda step=step: pipeline.preview(step)))
+        pipeline.tell(step, watch)
     assert latents is not None  # a request has at least one step
     with media.open_writer(
         take.path,

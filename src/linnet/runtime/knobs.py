@@ -32,6 +32,9 @@ class Tiling:
                 raise InvalidInput(f"tiling's {name}", value, "is not a positive number", "use 1 or more")
 
 
+GLANCE = Tiling(rows=15, columns=20, chunk=1)  # for a preview where there is a budget
+
+
 @dataclass(frozen=True, kw_only=True)
 class Knobs:
     """`token_chunk`: tokens at a time through all of a block but its attention; None: all. `resident_blocks`: of the

@@ -8,13 +8,13 @@ against full-size runs on a card that is not there (`runtime/fake.py`, benchmark
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import NamedTuple
 
 from linnet.errors import WeightsError
 from linnet.geometry import Grid
-from linnet.runtime.knobs import Knobs, Tiling
+from linnet.runtime.knobs import GLANCE, Knobs, Tiling
 from linnet.runtime.tile_sizes import DecodeSizes, decode_sizes, wan_decoder
 from linnet.weights.files import Header, read_header, shards
 from linnet.weights.names import FLOAT32_PARTS, NOT_WEIGHTS, TRANSFORMER_PREFIX
@@ -217,8 +217,30 @@ def decode_working(kind: str, knobs: Knobs, grid: Grid) -> tuple[int, int]:
     item = BYTES[knobs.autoencoder_dtype]
     latents = (4 + item) * CHANNELS * grid.frames * cells
     if knobs.tiling:
-        found = sizes(grid.height, grid.width, knobs.tiling, item, min(grid.frames, knobs.tiling.chunk))
+        found = sizes(grid.height, grid.width, knobs.tiling, item, min(grid.frames, knobs.tiling.chunk + 1))
         return found.peak + latents, found.parked
     past = 2 * PAST_CHANNELS * item * cells  # two frames of each
     # Four frames of 96 channels: a residual block's input, and two and a half of what its convolution sees.
     return latents + past + 5 * 4 * 96 * item * 64 * cells, 0
+
+
+def glance_working(kind: str, knobs: Knobs, grid: Grid) -> int:
+    """What a preview takes beside the weights."""
+    tiled = replace(knobs, tiling=GLANCE if kind == "wan" else None)
+    return decode_working(kind, tiled, grid._replace(frames=1))[0]
+
+
+# --- encoding ---------------------------------------------------------------------------------------------------------
+
+# Of the Wan encoder, for a latent cell, as runtime/simulate.py counts them: numbers at the peak of a first frame, which
+# is encoded alone, and of four more, with their past. Whole frames: it has no tiles.
+ENCODED, ENCODED_AFTER = 94_000, 215_000
+
+
+def encode_working(kind: str, knobs: Knobs, grid: Grid, frames: int) -> int:
+    """Beside the weights, for a clip of so many frames, whose pixels wait in their file."""
+    cells = grid.height * grid.width
+    if kind == "tiny":
+        return TINY_SCRATCH + TINY_PIXEL * 64 * cells
+    numbers = ENCODED if frames == 1 else ENCODED_AFTER
+    return numbers * BYTES[knobs.autoencoder_dtype] * cells + 8 * CHANNELS * grid.frames * cells

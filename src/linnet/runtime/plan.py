@@ -9,6 +9,7 @@ unasked. Imports no torch and reads no weights.
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
@@ -25,6 +26,8 @@ from linnet.runtime.memory import (
     Shape,
     decode_working,
     denoise_working,
+    encode_working,
+    glance_working,
     text_weights,
     text_working,
     transformer_weights,
@@ -33,6 +36,7 @@ from linnet.runtime.rates import Rates
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 Stage = Literal["text", "denoise", "decode"]
+Row = Stage | Literal["encode"]  # which only some requests have
 STAGES: tuple[Stage, ...] = ("text", "denoise", "decode")
 
 UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
@@ -88,7 +92,7 @@ class Choice(NamedTuple):
 class StagePlan:
     """Peaks in bytes, allowances included. `seconds` is None where nobody has measured the device."""
 
-    stage: Stage
+    stage: Row
     device_bytes: int
     system_bytes: int
     seconds: float | None
@@ -97,7 +101,8 @@ class StagePlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How a request will run. `knobs` and `text_resident` (the text encoder stays in memory) are for the pipeline."""
+    """How a request will run. `knobs`, `text_resident` (the text encoder stays in memory) and `transformer_stays`
+    (while the autoencoder works) are for the pipeline. `pixels`: frames that are given, and encoded first."""
 
     spec: ModelSpec
     request: Request
@@ -107,6 +112,8 @@ class Plan:
     knobs: Knobs
     text_resident: bool
     stages: tuple[StagePlan, ...]
+    transformer_stays: bool = True
+    pixels: int = 0
     slower: float | None = None  # by which share than with all in memory; None where nobody has measured
 
     @property
@@ -175,6 +182,7 @@ def make_plan(
     device: str,
     budget: Budget,
     clips: int = 1,
+    pixels: int = 0,
     rates: Rates | None = None,
     fixed: Mapping[str, Any] = NOTHING,
 ) -> Plan:
@@ -183,7 +191,7 @@ def make_plan(
 
     TooLarge, with the nearest request that would fit, if there is none.
     """
-    way = {"device": device, "budget": budget, "clips": clips, "fixed": fixed}
+    way = {"device": device, "budget": budget, "clips": clips, "pixels": pixels, "fixed": fixed}
     found = fitting(spec, shape, request, rates=rates, **way)
     if found is None:
         raise too_large(spec, shape, request, **way)
@@ -213,20 +221,25 @@ def fitting(
     device: str,
     budget: Budget,
     clips: int = 1,
+    pixels: int = 0,
     rates: Rates | None = None,
     fixed: Mapping[str, Any] = NOTHING,
 ) -> Plan | None:
     """The first way that fits, or None."""
-    way = {"device": device, "budget": budget, "clips": clips, "rates": rates}
     small = text_weights(shape, request.dtype, Knobs()) <= SMALL_TEXT
+    way = {"device": device, "budget": budget, "clips": clips, "pixels": pixels, "rates": rates}
     for knobs in ways(spec, shape, device, fixed):
-        plan = predict(spec, shape, request, knobs=knobs, text_resident=small, **way)
-        if plan.fits():
-            if small:
-                return plan
-            # Holding a large encoder saves reading it again for the next prompt: worth half of what is free, no more.
-            held = predict(spec, shape, request, knobs=knobs, text_resident=True, **way)
-            return held if held.fits(halved(budget)) else plan
+        predicted = partial(predict, spec, shape, request, knobs=knobs, **way)
+        plan = predicted(text_resident=small, transformer_stays=must_stay(budget))
+        if not plan.fits():
+            continue
+        staying = predicted(text_resident=small)
+        plan = staying if staying.fits() else plan
+        if small:
+            return plan
+        # Holding a large encoder saves reading it again for the next prompt: worth half of what is free, no more.
+        held = predicted(text_resident=True, transformer_stays=plan.transformer_stays)
+        return held if held.fits(halved(budget)) else plan
     return None
 
 
@@ -241,9 +254,8 @@ def smaller(plan: Plan, shape: Shape, stage: Stage) -> Plan:
         return found.device_bytes - plan.allowance.device
 
     kept = {name: getattr(plan.knobs, name) for name in ("transformer_format", "text_format")}
-    plans = every(
-        plan.spec, shape, plan.request, device=plan.device, budget=plan.budget, clips=plan.clips, fixed=kept
-    )
+    way = {"device": plan.device, "budget": plan.budget, "clips": plan.clips, "pixels": plan.pixels}
+    plans = every(plan.spec, shape, plan.request, fixed=kept, **way)
     enough = (one for one in plans if one.fits() and taken(one) <= LESS * taken(plan))
     return next(enough, None) or min(plans, key=taken)
 
@@ -251,6 +263,12 @@ def smaller(plan: Plan, shape: Shape, stage: Stage) -> Plan:
 def ways(spec: ModelSpec, shape: Shape, device: str, fixed: Mapping[str, Any] = NOTHING) -> Iterable[Knobs]:
     """From the fastest to the one that takes the least memory, with these knobs fixed."""
     return dict.fromkeys(replace(knobs, **fixed) for knobs in free_ways(spec, shape, device))
+
+
+def must_stay(budget: Budget) -> bool:
+    """Whether the transformer has to stay while the autoencoder works: only a budget that a person set is worth that
+    the next clip reads it again."""
+    return not budget.asked
 
 
 def free_ways(spec: ModelSpec, shape: Shape, device: str) -> Iterator[Knobs]:
@@ -310,7 +328,9 @@ def predict(
     budget: Budget,
     knobs: Knobs,
     text_resident: bool,
+    transformer_stays: bool = True,
     clips: int = 1,
+    pixels: int = 0,
     rates: Rates | None = None,
 ) -> Plan:
     """What a request takes if it is run in this way, whether it fits or not."""
@@ -333,16 +353,21 @@ def predict(
         text_rows=2 * (spec.max_prompt_tokens + 1),
     )
     decoder, parked = decode_working(spec.autoencoder, knobs, grid)
-    decoder += sum(shape.autoencoder) * BYTES[knobs.autoencoder_dtype]
-    working: dict[Stage, int] = {
+    autoencoder = sum(shape.autoencoder) * BYTES[knobs.autoencoder_dtype]
+    glance = autoencoder + glance_working(spec.autoencoder, knobs, grid) if budget.asked else 0
+    beside, behind = (kept + stay, waiting) if transformer_stays else (kept, 0)
+    working: dict[Row, int] = {
         "text": spoken + text_working(shape, dtype, knobs, spec.max_prompt_tokens),
-        "denoise": kept + stay + forward,
-        "decode": kept + stay + decoder,
+        "denoise": kept + stay + max(forward, glance),
+        "decode": beside + autoencoder + decoder,
     }
-    aside: dict[Stage, int] = {"text": 0, "denoise": waiting, "decode": waiting + parked}
+    aside: dict[Row, int] = {"text": 0, "denoise": waiting, "decode": behind + parked}
+    if pixels:
+        encoder = encode_working(spec.autoencoder, knobs, grid, pixels)
+        working["encode"], aside["encode"] = beside + autoencoder + encoder, behind
     seconds = rates.of(spec, shape, request, knobs, clips=clips) if rates else {}
     stages: list[StagePlan] = []
-    for stage in STAGES:
+    for stage in (*STAGES, "encode") if pixels else STAGES:
         size = working[stage]
         device_bytes = 0 if on_cpu else allowance.device + size
         system = allowance.system + aside[stage] + (max(size, LOADING) if on_cpu else LOADING)
@@ -352,7 +377,7 @@ def predict(
                 device_bytes=device_bytes,
                 system_bytes=system,
                 seconds=seconds.get(stage),
-                choices=tuple(choices(stage, shape, request, device, knobs, text_resident)),
+                choices=tuple(choices(stage, shape, request, knobs, text_resident, transformer_stays)),
             )
         )
     return Plan(
@@ -364,12 +389,14 @@ def predict(
         knobs=knobs,
         text_resident=text_resident,
         stages=tuple(stages),
+        transformer_stays=transformer_stays,
+        pixels=pixels,
         slower=rates.slower(spec, shape, request, knobs, clips=clips) if rates else None,
     )
 
 
 def choices(
-    stage: Stage, shape: Shape, request: Request, device: str, knobs: Knobs, text_resident: bool
+    stage: Row, shape: Shape, request: Request, knobs: Knobs, text_resident: bool, transformer_stays: bool
 ) -> Iterator[Choice]:
     """What was decided for a stage, and why."""
     if stage == "text":
@@ -383,6 +410,9 @@ def choices(
         some = f"{chunk:,} tokens at a time" if chunk else "", "all at once do not fit; same result"
         yield Choice("tokens", *(some if chunk else every))
         yield Choice("attention", "the fastest here", "found by measuring at first use, in no more memory")
+        return
+    if stage == "encode":
+        yield Choice("frames", "whole frames, four at a time", "they fit, whatever the clip's length")
         return
     asked = request.dtype if request.decoder_dtype == "auto" else request.decoder_dtype
     if knobs.autoencoder_dtype == "bfloat16":
@@ -400,6 +430,10 @@ def choices(
     else:
         yield Choice(
             "frames", "whole frames, one latent frame at a time", "they fit, whatever the clip's length"
+        )
+    if not transformer_stays:
+        yield Choice(
+            "transformer", "dropped before", "there is no room for both; the next clip reads it again"
         )
 
 
@@ -428,11 +462,13 @@ def every(
     device: str,
     budget: Budget,
     clips: int = 1,
+    pixels: int = 0,
     fixed: Mapping[str, Any] = NOTHING,
 ) -> list[Plan]:
-    """All ways to run, whether they fit or not."""
+    """All ways to run that may take least, whether they fit or not."""
     small = text_weights(shape, request.dtype, Knobs()) <= SMALL_TEXT
-    way = {"device": device, "budget": budget, "clips": clips, "text_resident": small}
+    way = {"device": device, "budget": budget, "clips": clips, "pixels": pixels, "text_resident": small}
+    way["transformer_stays"] = must_stay(budget)
     return [predict(spec, shape, request, knobs=knobs, **way) for knobs in ways(spec, shape, device, fixed)]
 
 
@@ -447,10 +483,12 @@ def too_large(
     device: str,
     budget: Budget,
     clips: int,
+    pixels: int,
     fixed: Mapping[str, Any] = NOTHING,
 ) -> TooLarge:
     """Which memory is short, which stage is to blame, how much would do, and the nearest request that would fit."""
-    plans = every(spec, shape, request, device=device, budget=budget, clips=clips, fixed=fixed)
+    way = {"device": device, "budget": budget, "clips": clips, "pixels": pixels, "fixed": fixed}
+    plans = every(spec, shape, request, **way)
     least = min(plans, key=lambda plan: excess(plan, budget))
     lacking = [name for name, limit in budget.limits.items() if least.peaks[name] > limit]
     asked = [name for name in lacking if name in budget.asked]
@@ -465,7 +503,7 @@ def too_large(
             name: max(limit, least.peaks[name]) for name, limit in budget.limits.items() if name != short
         }
         takes += "".join(f" beside {gigabytes(size)} {places[name]}" for name, size in others.items())
-    change = nearest(spec, shape, request, device=device, budget=budget, clips=clips, fixed=fixed)
+    change = nearest(spec, shape, request, **way)
     have = gigabytes(budget.limits[short])
     if asked:
         more = " ".join(f"--{name} {gigabytes(least.peaks[name]).replace(' ', '')}" for name in asked)
@@ -500,10 +538,11 @@ def nearest(
     device: str,
     budget: Budget,
     clips: int,
+    pixels: int,
     fixed: Mapping[str, Any] = NOTHING,
 ) -> str | None:
     """The fewest changes that make the request fit, as options to give; the longest clip if it must be shorter."""
-    way = {"device": device, "budget": budget, "fixed": fixed}
+    way: dict[str, Any] = {"device": device, "budget": budget, "pixels": pixels, "fixed": fixed}
     smaller = [("", request)]
     if request.dtype != "bfloat16":
         smaller.append(("--dtype bfloat16", replace(request, dtype="bfloat16")))
@@ -524,9 +563,8 @@ def nearest(
             changed = replace(request, width=width, height=height, model=other.name)
             if fitting(other, shape, changed, **way):
                 return f"--model {other.name}"
-    if kind_of(device) != "cpu" and fitting(
-        spec, shape, request, device="cpu", budget=replace(budget, device=None), fixed=fixed
-    ):
+    way |= {"device": "cpu", "budget": replace(budget, device=None)}
+    if kind_of(device) != "cpu" and fitting(spec, shape, request, **way):
         return "--device cpu"
     return None
 

@@ -22,7 +22,7 @@ from linnet.models.transformer import Transformer, linum_v2
 from linnet.models.vae import VAE, Past, VAEConfig
 from linnet.runtime import offload, stream, transfer
 from linnet.runtime.fake import Card
-from linnet.runtime.plan import Plan, Stage
+from linnet.runtime.plan import Plan, Row
 from linnet.runtime.tiles import decode_tiled
 from linnet.sampling.denoise import Guidance, GuidedVelocity
 
@@ -36,9 +36,14 @@ class Peak(NamedTuple):
     system: int
 
 
-def simulate(plan: Plan, stage: Stage) -> Peak:
+def simulate(plan: Plan, stage: Row) -> Peak:
     """What a stage of a Linum v2 plan for a card holds at its peak."""
-    stages: dict[Stage, Callable[[Plan], Card]] = {"text": text, "denoise": denoise, "decode": decode}
+    stages: dict[Row, Callable[[Plan], Card]] = {
+        "text": text,
+        "encode": encode,
+        "denoise": denoise,
+        "decode": decode,
+    }
     card = stages[stage](plan)
     return Peak(card.peak, card.system_peak)
 
@@ -101,12 +106,30 @@ def nothing(index: int) -> tuple[()]:
     return ()
 
 
+def encode(plan: Plan) -> Card:
+    card, (width, height) = Card(), plan.request.size
+    kept, model = autoencoder(card, plan)
+    with card.running():
+        steady = min(plan.pixels, 4 * STEADY + 1)
+        for latents in model.encode_stream(
+            torch.empty((1, 3, 1, height, width), device=card.device) for _ in range(steady)
+        ):
+            latents.cpu()
+    del kept
+    return card
+
+
+def autoencoder(card: Card, plan: Plan) -> tuple[object, VAE]:
+    """With what stays on the card beside it."""
+    beside(card, plan)
+    kept = transformer(card, plan) if plan.transformer_stays else None
+    return kept, card.hold(meta(lambda: VAE(VAEConfig())), getattr(torch, plan.knobs.autoencoder_dtype))
+
+
 def decode(plan: Plan) -> Card:
     card, request, tiling = Card(), plan.request, plan.knobs.tiling
     frames, *sides = latent_grid(request.frames, request.size)
-    beside(card, plan)
-    kept = transformer(card, plan)
-    model = card.hold(meta(lambda: VAE(VAEConfig())), getattr(torch, plan.knobs.autoencoder_dtype))
+    kept, model = autoencoder(card, plan)
     with card.running():
         latents = torch.empty((1, model.config.z_dim, frames, *sides), device=card.device)
         if tiling:

@@ -125,7 +125,8 @@ def decode_sizes(
 ) -> DecodeSizes:
     """What `decode_tiled` takes for frames of height x width latent cells, whatever their number from `tiling.chunk`
     on, by a decoder of these `layers` (those of whole frames, those of tiles) in numbers of `item` bytes; `steps`
-    latent frames if they are fewer. What the kernels of a convolution take for themselves is not in it.
+    latent frames if they are fewer: those of a single chunk leave no past behind. What the kernels of a convolution
+    take for themselves is not in it.
     """
     whole, tiled = layers
     chunk = min(tiling.chunk, steps or tiling.chunk)
@@ -137,9 +138,10 @@ def decode_sizes(
     pasts = [past_size(tiled, tile) for tile in tiles]
     peaks = [common + working_size(whole, everything, item)]
     peaks += [past + working_size(tiled, tile, item) for past, tile in zip(pasts, tiles, strict=True)]
+    later = common + sum(pasts) if steps is None or steps > tiling.chunk else 0
     frames = FRAMES_PER_LATENT * chunk * height * width * PIXELS_PER_LATENT**2 * 3
     return DecodeSizes(
-        parked=batch * item * (common + sum(pasts) + frames),
+        parked=batch * item * (later + frames),
         held=batch * item * max(common, *pasts),
         peak=batch * item * (small + max(peaks)),
     )

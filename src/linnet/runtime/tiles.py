@@ -66,10 +66,12 @@ def decode_tiled(
     whole, tiled = halves(vae)
     tiles = tiles_of([described(layer) for layer in tiled], latents.shape[3], latents.shape[4], tiling)
     common, pasts = Waiting(parked), [Waiting(parked) for _ in tiles]
-    for chunk in latents.to(vae.conv2.weight.dtype).split(tiling.chunk, dim=2):
+    chunks = latents.to(vae.conv2.weight.dtype).split(tiling.chunk, dim=2)
+    for number, chunk in enumerate(chunks, 1):
         past = common.wake(home)
         small = [run(whole, z, past) for z in chunk.split(1, dim=2)]
-        common.rest(past)
+        if number < len(chunks):
+            common.rest(past)
         del past
         video: list[Tensor] = []
         for tile, waiting in zip(tiles, pasts, strict=True):
@@ -81,7 +83,8 @@ def decode_tiled(
                     video.append(torch.empty((*piece.shape[:3], *sides), dtype=piece.dtype, device=parked))
                 transfer.copy(window(video[time], tile.rows[-1], tile.columns[-1]), piece)
                 del piece
-            waiting.rest(past)
+            if number < len(chunks):
+                waiting.rest(past)
             del past
         while video:  # what has been handed out is let go of
             yield video.pop(0).float()
