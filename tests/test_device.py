@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch._utils import _get_device_index
 
 import linnet
 from linnet.errors import InvalidInput
 from linnet.runtime import device
 from linnet.runtime.device import default_dtype, resolve_device
 from linnet.runtime.doctor import doctor
-from linnet.runtime.host import cgroup_folders, host_memory, processors
+from linnet.runtime.host import cgroup_folders, host_memory, installed_memory, processors
 
 GB = 1_000_000_000
 
@@ -109,7 +110,7 @@ def test_a_cpu_computes_in_what_it_multiplies_faster(
 @pytest.mark.parametrize(("name", "card"), [("cuda", 2), ("cuda:1", 1)])
 def test_a_card_is_limited_by_its_number(name: str, card: int, monkeypatch: pytest.MonkeyPatch) -> None:
     def limit(fraction: float, device: Any) -> None:
-        index = torch._utils._get_device_index(device)  # as torch's own does, which refuses "cuda"
+        index = _get_device_index(device)  # as torch's own does, which refuses "cuda"
         limits.append((fraction, index))
 
     limits: list[tuple[float, int]] = []
@@ -120,6 +121,24 @@ def test_a_card_is_limited_by_its_number(name: str, card: int, monkeypatch: pyte
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", limit)
     device.limit_memory(name, 8 * GB)
     assert limits == [(0.1, card)]
+
+
+def test_more_memory_than_the_machine_has_is_refused(
+    system: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proc, cgroups = system
+    put(proc / "self/cgroup", "0::/box")
+    put(cgroups / "box/memory.max", 3000)
+    assert installed_memory(proc, cgroups) == 3000
+    monkeypatch.setattr(device, "installed_memory", lambda: 24 * GB)
+    device.check_there("cpu", vram=None, ram=24 * GB)
+    with pytest.raises(InvalidInput, match=r'^ram "500.0 GB": is more than there is, 24.0 GB; use less'):
+        linnet.load("seedling", ram=500 * GB)
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda card: SimpleNamespace(total_memory=8 * GB)
+    )
+    with pytest.raises(InvalidInput, match=r'^vram "9.0 GB": is more than there is, 8.0 GB'):
+        device.check_there("cuda:0", vram=9 * GB, ram=None)
 
 
 def test_products_are_timed_in_one_thread_and_the_others_come_back() -> None:

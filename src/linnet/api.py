@@ -11,7 +11,13 @@ from linnet.data.known import check_words
 from linnet.errors import InvalidInput
 from linnet.pipeline import Pipeline
 from linnet.request import CHOICES, make_request
-from linnet.runtime.device import default_dtype, default_threads, limit_memory, resolve_device
+from linnet.runtime.device import (
+    check_there,
+    default_dtype,
+    default_threads,
+    limit_memory,
+    resolve_device,
+)
 from linnet.runtime.plan import ALLOWANCES, budget_of, kind_of
 from linnet.weights.store import default_model, resolve
 
@@ -42,6 +48,7 @@ def load(
     device = resolve_device(device)
     kind = default_dtype(device) if dtype == "auto" else getattr(torch, dtype)
     budget = None if vram is None and ram is None else budget_of(device, vram=vram, ram=ram)
+    check_there(device, vram=vram, ram=ram)
     if vram is not None:
         limit_memory(device, vram - ALLOWANCES[kind_of(device)].device)
     threads = threads or default_threads()

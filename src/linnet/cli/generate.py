@@ -199,7 +199,7 @@ def generate(
     from linnet.data.known import check_words
     from linnet.direct.beginning import Beginning, check_fit
     from linnet.pipeline import Pipeline
-    from linnet.runtime.device import default_threads, limit_memory
+    from linnet.runtime.device import check_there, default_threads, limit_memory
 
     given: dict[str, Any] = {
         "image": image,
@@ -216,7 +216,8 @@ def generate(
     choices = earlier.choices if earlier else {}
     where = device if device and dry_run else device_to_use(device, choices.get("device"))
     count = threads or choices.get("threads")
-    ways = {"vram": vram, "ram": ram, "threads": count}
+    pixels = max(map(beginning.pixels, requests))
+    ways = {"vram": vram, "ram": ram, "threads": count, "pixels": pixels}
     fixed = earlier_knobs(earlier, spec)
     try:
         plan = plan_for(spec, files, requests[0], where, fixed=fixed, **ways)
@@ -227,6 +228,8 @@ def generate(
         note(f"warning: {like} was made in more memory than there is, so this clip may differ in rounding")
     requests = [replace(request, dtype=plan.request.dtype) for request in requests]
     first = requests[0]
+    if not dry_run:
+        check_there(where, vram=vram, ram=ram)
     if vram is not None and not dry_run:
         limit_memory(where, vram - plan.allowance.device)
     pipeline = Pipeline.open(

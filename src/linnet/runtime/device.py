@@ -9,7 +9,7 @@ import torch
 from linnet.errors import InvalidInput
 from linnet.models.quantised import STORED, Format
 from linnet.runtime import notes
-from linnet.runtime.host import cgroup_folders, host_memory, processors
+from linnet.runtime.host import cgroup_folders, host_memory, installed_memory, processors
 
 
 def resolve_device(name: str = "auto") -> str:
@@ -94,11 +94,28 @@ def default_threads() -> int:
     return max(1, min([torch.get_num_threads(), *map(math.ceil, shares)]))
 
 
+def check_there(device: str, *, vram: int | None, ram: int | None) -> None:
+    """InvalidInput for a budget of more than the machine has, be it free or not."""
+    there = {"ram": installed_memory()}
+    if vram is not None and device.startswith("cuda"):
+        there["vram"] = torch.cuda.get_device_properties(card_number(device)).total_memory
+    for field, asked in (("vram", vram), ("ram", ram)):
+        most = there.get(field)
+        if asked is not None and most is not None and asked > most:
+            problem = f"is more than there is, {most / 1e9:.1f} GB"
+            raise InvalidInput(field, f"{asked / 1e9:.1f} GB", problem, "use less, or leave it out")
+
+
+def card_number(device: str) -> int:
+    """Of a CUDA card, which not every function of torch takes by the name "cuda"."""
+    index = torch.device(device).index
+    return torch.cuda.current_device() if index is None else index
+
+
 def limit_memory(device: str, size: int) -> None:
     """Never take more than `size` bytes of a CUDA card, as if it had no more; torch.OutOfMemoryError beyond that."""
     if device.startswith("cuda"):
-        index = torch.device(device).index  # which alone names a card that can be limited
-        card = torch.cuda.current_device() if index is None else index
+        card = card_number(device)
         total = torch.cuda.get_device_properties(card).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, max(0, size) / total), card)
 

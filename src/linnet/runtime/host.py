@@ -7,6 +7,7 @@ Imports no torch, so that a request that cannot fit is refused at once.
 import os
 import platform
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
@@ -27,6 +28,21 @@ def host_memory(proc: Path = PROC, cgroups: Path = CGROUPS) -> int | None:
         if "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {}):
             bounds.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     return min(bounds, default=None)
+
+
+def installed_memory(proc: Path = PROC, cgroups: Path = CGROUPS) -> int | None:
+    """Bytes of main memory that the machine and every container around this process have, be they free or not."""
+    limits = [limit for folder in cgroup_folders("memory", proc, cgroups) if (limit := memory_limit(folder))]
+    if "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {}):
+        limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    return min(limits, default=None)
+
+
+def memory_limit(folder: Path) -> int | None:
+    for name in ("memory.max", "memory.limit_in_bytes"):
+        with suppress(OSError, ValueError):  # absent, or "max"
+            return int((folder / name).read_text())
+    return None
 
 
 def cgroup_folders(controller: str, proc: Path = PROC, cgroups: Path = CGROUPS) -> Iterator[Path]:
