@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from linnet import media
-from linnet.direct.sheet import Cell, Frame, draw_sheet, write_image
+from linnet.direct.sheet import Cell, Frame, write_sheet
 from linnet.evaluate.continuity import LONG, SHORT, Trial, trials_of
 
 PICTURE = Path(__file__).parent.parent / "docs" / "beyond.png"
@@ -41,7 +41,7 @@ def main() -> None:
         cell(moving, "edited", "edit", words=other),
         cell(moving, "noised again as much", "renoised", words=other),
     ]
-    write_image(draw_sheet(cells), PICTURE)
+    write_sheet(cells, PICTURE, of="what goes beyond one clip", overwrite=True)
 
 
 if __name__ == "__main__":
