@@ -410,7 +410,8 @@ def probe(path: Path) -> Footage:
 
 @contextmanager
 def opened_video(path: Path) -> Iterator[Any]:
-    with av.open(str(path.absolute()), options=READING) as container:
+    # What else a file says of itself may be in any encoding.
+    with av.open(str(path.absolute()), options=READING, metadata_errors="replace") as container:
         if not container.streams.video:
             raise InvalidInput("file", path, "holds no video", "give a video")
         yield container
