@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_playwright
 
+from linnet.media import open_writer
 from linnet.serve.keys import make_key
 from linnet.serve.queue import Queue
 from serving import PATIENCE, Server
@@ -117,9 +119,9 @@ def test_a_video_begins_from_an_image_that_is_cut_to_its_shape(page: Page, tmp_p
     (tmp_path / "not.png").write_text("no image")
     settings(page, steps=2)
     page.get_by_label("Length").select_option("1")
-    page.get_by_label("Begin from an image").set_input_files(tmp_path / "not.png")
+    page.get_by_label("Begin from image or clip").set_input_files(tmp_path / "not.png")
     expect(page.get_by_role("alert").first).to_contain_text("not an image")
-    page.get_by_label("Begin from an image").set_input_files(tmp_path / "green.png")
+    page.get_by_label("Begin from image or clip").set_input_files(tmp_path / "green.png")
     shown = page.get_by_alt_text("What the video begins with")
     expect(shown).to_be_visible()
     assert shown.evaluate(
@@ -131,9 +133,52 @@ def test_a_video_begins_from_an_image_that_is_cut_to_its_shape(page: Page, tmp_p
     # Others do not silently begin with it.
     page.get_by_role("button", name="Again with other words").click()
     expect(shown).to_be_hidden()
-    page.get_by_label("Begin from an image").set_input_files(tmp_path / "green.png")
+    page.get_by_label("Begin from image or clip").set_input_files(tmp_path / "green.png")
     page.get_by_role("button", name="Leave it out").click()
     expect(shown).to_be_hidden()
+    page.get_by_role("button", name="Delete: ").click()
+    page.reload()
+    expect(page.locator("#empty")).to_be_visible()
+
+
+def test_a_video_follows_a_clip_and_is_made_as_fast_as_wished(
+    page: Page, server: Server, tmp_path: Path
+) -> None:
+    size = {"width": 128, "height": 72, "fps": 24, "metadata": {}}
+    with open_writer(tmp_path / "star.mp4", **size) as writer:
+        writer.write(np.zeros((25, 72, 128, 3), np.uint8))
+    (tmp_path / "huge.mp4").write_bytes(bytes(9 * 2**20))
+    settings(page)
+    page.get_by_label("Length").select_option("1")
+    page.get_by_label("Quality").select_option("draft")
+    expect(page.get_by_label("Steps", exact=True)).to_have_attribute("placeholder", "3")
+    strength = page.get_by_label("How far from it")
+    file = page.get_by_label("Begin from image or clip")
+    file.set_input_files(tmp_path / "huge.mp4")
+    expect(page.get_by_role("alert").first).to_contain_text("over 8 MB")
+    expect(strength).to_be_hidden()
+    with page.expect_request("**/v1/plan") as asked:
+        file.set_input_files(tmp_path / "star.mp4")
+    sent: Any = asked.value.post_data_json
+    assert (sent["profile"], sent["strength"], len(sent["input_reference"]["image_url"])) == (
+        "draft",
+        0.6,
+        110,
+    )
+    expect(page.locator("#along")).to_contain_text("star.mp4")
+    strength.select_option("close to it")
+    page.get_by_role("button", name="Make it").click()
+    expect(page.locator("video")).to_have_count(1)
+    (made,) = server.http.get("/v1/videos").json()["data"]
+    assert (made["profile"], made["begins_from_video"], made["strength"]) == ("draft", True, 0.2)
+    page.locator("figure summary").click()
+    expect(page.locator("figure dl")).to_contain_text("from a clip, strength 0.2")
+
+    page.get_by_label("Quality").select_option("best")
+    page.get_by_role("button", name="Again with other words").click()
+    expect(page.get_by_label("Quality")).to_have_value("draft")
+    expect(page.locator("#began")).to_contain_text("began with a clip")
+    expect(strength).to_be_hidden()
     page.get_by_role("button", name="Delete: ").click()
     page.reload()
     expect(page.locator("#empty")).to_be_visible()

@@ -40,7 +40,7 @@ def test_each_key_has_its_turn_and_the_position_tells_it(queue: Queue) -> None:
     jobs = [queue.add(request(), owner=owner) for owner in ("a", "a", "a", "b", "c", "b")]
     first = claimed(queue)
     assert first == queue.get(jobs[0].id)
-    waiting = [job for job, _ in queue.line()]
+    waiting = [job for job, *_ in queue.line()]
     order = [claimed(queue).id for _ in waiting]
     assert order == waiting
     assert [queue.get(job).owner for job in order] == ["b", "c", "a", "b", "a"]  # type: ignore[union-attr]
@@ -116,12 +116,12 @@ def test_what_is_left_behind_a_stage_is_what_it_took_last_time(queue: Queue) -> 
 
 def test_a_failed_job_keeps_no_image_and_the_file_gives_its_room_back(queue: Queue) -> None:
     given = Given(bytes(2**22), "crop")
-    jobs = [queue.add(request(), image=given) for _ in range(3)]
+    jobs = [queue.add(request(), given=given) for _ in range(3)]
     assert queue.stored_bytes() == 3 * 2**22
     queue.complete(claimed(queue), size=7, seconds={})
     queue.fail(claimed(queue), "x", "y")
     queue.cancel(jobs[2].id)
-    assert [queue.image(job.id) for job in jobs] == [given, Given(b"", "crop"), Given(b"", "crop")]
+    assert [queue.given(job.id) for job in jobs] == [given, Given(b"", "crop"), Given(b"", "crop")]
     assert [size for *_, size in queue.ended()] == [2**22 + 7, 0, 0]
     assert queue.stored_bytes() == 2**22 + 7
     for job in jobs:
@@ -216,11 +216,19 @@ def test_a_folder_of_an_earlier_version_is_brought_up_to_date(
             old = Queue(data)
             waiting, running = old.add(request()), old.add(request())
             was = claimed(old, "old")
+            with sqlite3.connect(data / "linnet.db") as db:  # as that version did
+                if version > 2:
+                    db.execute("INSERT INTO images VALUES (?, x'01', 'pad')", (waiting.id,))
+                kind = (waiting.request.model, waiting.request.width, waiting.request.height, 1)
+                names = "model, width, height, frames, step, rest, at"
+                db.execute(f"INSERT INTO speeds ({names}) VALUES (?, ?, ?, ?, 4, 3, 1)", kind)
         new = Queue(data)  # while the old one still has the file open
         assert new.path.exists()
         with sqlite3.connect(data / "linnet.db") as db:
             assert db.execute("PRAGMA user_version").fetchone()[0] == len(MIGRATIONS)
         assert new.ids() == {waiting.id, running.id}
+        assert new.given(waiting.id) == (Given(b"\1", "pad", None) if version > 2 else None)
+        assert new.speed(waiting.request) == (4 * waiting.request.steps + 3, False)
         old.complete(was, size=1, seconds={"denoise": 1.0})
         told = new.add(request(), notice=True)
         new.fail(claimed(new), "x", "y")

@@ -6,6 +6,7 @@ import json
 import struct
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,13 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from linnet.runtime.rates import Rates
-from linnet.serve import app
+from linnet.serve import app, schemas
 from linnet.serve.app import PAGE, STREAMS, create_app
 from linnet.serve.clips import KINDS, clips_folder, file_of
 from linnet.serve.keys import make_key
 from linnet.serve.models import Models
 from linnet.serve.outlook import Prospect, seconds_left
-from linnet.serve.queue import Job, Limits, Queue
+from linnet.serve.queue import Job, Limits, Queue, passes
 from linnet.serve.service import Service
 
 PROMPT = "a red star spins on a blue background"
@@ -113,6 +114,8 @@ def refused(answer: Any, status: int, code: str, param: str | None = None) -> st
         ({"input_reference": {"image_url": "data:image/png;base64,PHN2Zz4="}}, "input_reference"),
         ({"input_reference": {"file_id": "file_1"}}, "input_reference"),
         ({"fit": "crop"}, "fit"),
+        ({"strength": 0.5}, "strength"),
+        ({"profile": "best"}, "profile"),
     ],
 )
 def test_what_cannot_be_done_is_said_and_leaves_nothing(
@@ -173,7 +176,7 @@ def test_an_address_of_an_image_is_fetched_where_that_is_allowed(
     assert "is not a public address" in answer.json()["error"]["message"]
     monkeypatch.setattr(app, "fetch", lambda address: header_of_png(128, 72))
     job = accepted(client, **named)["id"]
-    image = service.queue.image(job)
+    image = service.queue.given(job)
     assert image is not None
     assert image.content == header_of_png(128, 72)
 
@@ -384,7 +387,7 @@ def test_the_names_of_vllm_omni_are_understood(client: TestClient, service: Serv
     form["image_reference"] = json.dumps(image["image_reference"])
     jobs.append(client.post("/v1/videos", data=form).json()["id"])
     for job in jobs:
-        given = service.queue.image(job)
+        given = service.queue.given(job)
         assert given is not None
         assert given.content == header_of_png(128, 72)
     twice = client.post("/v1/videos", json=STILL | image | {"input_reference": image["image_reference"]})
@@ -481,6 +484,35 @@ def test_the_plan_is_measured_once_there_was_a_clip(client: TestClient, service:
     assert (after["seconds_needed"], after["measured"]) == (1.5, True)
     longer = client.post("/v1/plan", json=STILL | {"num_frames": 9}).json()
     assert (longer["seconds_needed"], longer["measured"]) == (13.5, False)
+
+
+def test_a_profile_is_known_by_its_settings_and_its_time_by_its_passes(
+    client: TestClient, service: Service
+) -> None:
+    def plan(**more: Any) -> tuple[float, bool]:
+        found = client.post("/v1/plan", json={"prompt": PROMPT, "num_frames": 9} | more).json()
+        return found["seconds_needed"], found["measured"]
+
+    form = {"prompt": PROMPT, "num_frames": "9", "profile": "fast"}
+    fast = client.post("/v1/videos", data=form).json()
+    plain = client.post("/v1/videos", json={"prompt": PROMPT, "num_frames": 9}).json()
+    remix = client.post(f"/v1/videos/{fast['id']}/remix", json={"prompt": "a green heart"}).json()
+    other = client.post("/v1/videos", json=form | {"num_frames": 9, "num_inference_steps": 12}).json()
+    assert [video["profile"] for video in (fast, plain, remix, other)] == ["fast", "exact", "fast", "fast"]
+    assert (remix["num_inference_steps"], other["num_inference_steps"]) == (8, 12)
+    job = service.queue.get(fast["id"])
+    assert job is not None
+    assert schemas.profile_of(replace(job.request, guidance_until=0.9)) is None
+    (model,) = client.get("/v1/models").json()["data"]
+    assert [one["id"] for one in model["profiles"]] == ["exact", "fast", "draft"]
+
+    client.post(f"/v1/videos/{fast['id']}/cancel")
+    render(service)  # the exact one: 40 passes in 1 s, and 0.5 s more
+    assert plan() == plan(profile="exact") == (1.5, True)
+    assert plan(profile="fast") == (round(0.5 + passes(job.request) / 40, 2), False)
+    assert passes(job.request) < 16
+    render(service)  # the remix
+    assert (plan(profile="fast"), plan()) == ((1.5, True), (1.5, True))
 
 
 def test_before_the_first_clip_the_plan_goes_by_what_was_measured_here(

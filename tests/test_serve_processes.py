@@ -75,10 +75,19 @@ def test_the_official_client_does_all_that_it_can(server: Server, tmp_path: Path
     assert failed.error is not None
     assert (failed.status, failed.error.code) == ("failed", "invalid_input_reference")
     assert "cannot be read" in failed.error.message
+    followed = client.videos.create_and_poll(
+        **asked,
+        input_reference=("a.mp4", clip.read_bytes(), "video/mp4"),
+        extra_body={**extra, "strength": 0.5},
+    )
+    assert (followed.status, followed.error) == ("completed", None)
+    client.videos.download_content(followed.id).write_to_file(clip)
+    assert (read_metadata(clip) or {})["direction"]["strength"] == 0.5
+    assert probe(clip).frames == 17
     square = {"image_url": f"data:image/png;base64,{base64.b64encode(png(99, 99)).decode()}"}
     fitted = client.videos.create(**asked, extra_body={**extra, "input_reference": square, "fit": "crop"})
     assert client.videos.poll(fitted.id).status == "completed"
-    for one in (begun, fitted):
+    for one in (begun, followed, fitted):
         client.videos.delete(one.id)
     assert "seedling" in [model.id for model in client.models.list()]
 

@@ -205,11 +205,12 @@ def planned(
     *,
     device: str,
     budget: Budget,
+    pixels: int = 0,
     rates: Rates | None = None,
 ) -> Plan:
     """The same, but if nothing fits, the one that needs least (of which the seconds are not told)."""
-    found = fitting(spec, shape, request, device=device, budget=budget, rates=rates)
-    plans = [] if found else every(spec, shape, request, device=device, budget=budget)
+    found = fitting(spec, shape, request, device=device, budget=budget, pixels=pixels, rates=rates)
+    plans = [] if found else every(spec, shape, request, device=device, budget=budget, pixels=pixels)
     return found or min(plans, key=lambda plan: plan.peak_bytes)
 
 

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from importlib.resources import files
 from typing import Annotated, Any, Literal, TypeVar
@@ -28,6 +29,7 @@ from starlette.exceptions import HTTPException
 from linnet import __version__
 from linnet.direct.footage import check_fit
 from linnet.errors import InvalidInput
+from linnet.geometry import Size, format_seconds
 from linnet.request import Request as ClipRequest
 from linnet.serve import schemas
 from linnet.serve.answers import ClipFile, Events
@@ -40,6 +42,7 @@ from linnet.serve.outlook import seconds_left
 from linnet.serve.queue import Given, Job, KeyReused, QueueFull
 from linnet.serve.schemas import Refused
 from linnet.serve.service import Service
+from linnet.serve.uploads import is_clip
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -117,31 +120,30 @@ def create_app(service: Service) -> FastAPI:
     add_error_handlers(app)
 
     def shown(job: Job) -> schemas.Video:
-        pictured = service.queue.begins_from_image(job.id)
-        return schemas.video(job, begins_from_image=pictured, keep_seconds=service.keep_seconds)
+        return schemas.video(job, begins=service.queue.begins(job.id), keep_seconds=service.keep_seconds)
 
-    def checked(
-        asked: schemas.VideoRequest, like: ClipRequest | None = None
-    ) -> tuple[ClipRequest, bytes | None]:
-        """The request and the image to begin from."""
-        request = service.models.request(asked, like)
+    def checked(asked: schemas.VideoRequest, source: Job | None = None) -> tuple[ClipRequest, Given | None]:
+        """The request and what its clip begins from: what was sent, or what that of its source began from."""
+        request = service.models.request(asked, source.request if source else None)
         longest = service.longest_seconds
         if longest is not None and request.seconds > longest:
             problem = f"this server makes clips of up to {longest:g} s"
             raise InvalidInput("seconds", request.seconds, problem, "ask for less")
-        service.models.check_memory(request)
-        image = asked.image(fetch if service.fetches else None)
-        if image is not None:
-            size = schemas.look_at(image)
-            check_fit(size, request.size, asked.fit, field="input_reference", value="image")
-        elif asked.fit:
-            raise InvalidInput("fit", asked.fit, "is of an image, and there is none", "leave it out")
-        return request, image
+        content = asked.content(fetch if service.fetches else None)
+        sent = given_of(asked, content, request.size)
+        given = sent or (service.queue.given(source.id) if source else None)
+        if given is not None and not given.content:
+            problem = f"the {given.kind} that it was to begin from is not kept, since it failed; ask for a new video"
+            raise Refused(409, f"{given.kind}_gone", problem)
+        if given is not None and given.kind == "video":
+            request = replace(request, onward=False)  # its windows are made together, as the clip is followed
+        service.models.check_memory(request, given)
+        return request, given
 
     def accept(
         asked: schemas.VideoRequest, owner: str, repeat_key: str | None, source: Job | None = None
     ) -> Job:
-        sent = hashlib.sha256(asked._file or b"").hexdigest()  # an image elsewhere is known by its address
+        sent = hashlib.sha256(asked._file or b"").hexdigest()  # what lies elsewhere is known by its address
         said = json.dumps(
             [asked.model_dump(exclude_none=True), source.id if source else None, sent], sort_keys=True
         )
@@ -151,11 +153,7 @@ def create_app(service: Service) -> FastAPI:
             return before
         if service.draining:
             raise Refused(503, "draining", "the server is about to stop", headers={"Retry-After": "30"})
-        request, content = checked(asked, source.request if source else None)
-        image = Given(content, asked.fit) if content else service.queue.image(source.id) if source else None
-        if image is not None and not image.content:
-            problem = "the image that this video was to begin from is not kept, since it failed; ask for a new video"
-            raise Refused(409, "image_gone", problem)
+        request, given = checked(asked, source)
         service.check_room()
         return service.queue.add(
             request,
@@ -165,7 +163,7 @@ def create_app(service: Service) -> FastAPI:
             repeat_key=repeat_key,
             digest=digest,
             notice=service.notices,
-            image=image,
+            given=given,
         )
 
     # --- the Videos format ----------------------------------------------------------------------------------------
@@ -254,7 +252,7 @@ def create_app(service: Service) -> FastAPI:
         openapi_extra=body_of(schemas.RemixRequest),
     )
     async def remix(request: Request, job: Own, owner: Owner, repeat_key: RepeatKey = None) -> schemas.Video:
-        """The same settings and seed with another prompt."""
+        """The same settings, seed and beginning with another prompt."""
         asked = await read_body(request, schemas.RemixRequest)
         wanted = schemas.VideoRequest(prompt=asked.prompt)
         return shown(await run_in_threadpool(accept, wanted, owner, repeat_key, job))
@@ -298,8 +296,8 @@ def create_app(service: Service) -> FastAPI:
     async def plan(request: Request, owner: Owner) -> schemas.Plan:
         """What a request would take, without asking for it."""
         asked = await read_body(request, schemas.VideoRequest)
-        wanted, _ = await run_in_threadpool(checked, asked)
-        return await run_in_threadpool(plan_of, service, wanted)
+        wanted, given = await run_in_threadpool(checked, asked)
+        return await run_in_threadpool(plan_of, service, wanted, given)
 
     @app.get("/v1/models", operation_id="listModels", responses=errors(401))
     def models(owner: Owner) -> schemas.ModelList:
@@ -420,11 +418,34 @@ def refusal_of(found: Any) -> Refused:
     return Refused(400, "invalid_request", message, param=place[:100] or None)
 
 
-def plan_of(service: Service, request: ClipRequest) -> schemas.Plan:
-    from linnet.geometry import format_seconds
+def given_of(asked: schemas.VideoRequest, content: bytes | None, size: Size) -> Given | None:
+    """What was sent, as far as it is looked at here: an image's header, and no more of a clip than tells that it is
+    one. InvalidInput for what cannot be used, or for settings of what was not sent."""
+    clip = content is not None and is_clip(content)
+    if asked.strength is not None and not clip:
+        remedy = "send one as input_reference, or leave it out"
+        raise InvalidInput(
+            "strength", asked.strength, "is of a clip that is followed, and there is none", remedy
+        )
+    if content is None:
+        if asked.fit:
+            problem = "is of an image or a clip, and there is none"
+            raise InvalidInput("fit", asked.fit, problem, "leave it out")
+        return None
+    if clip:
+        from linnet.direct.beginning import STRENGTH  # which imports torch
+        from linnet.direct.conditions import check_strength
 
-    plan = service.models.plan(request)
-    took, measured = service.queue.speed(request) or (plan.seconds, False)
+        strength = STRENGTH if asked.strength is None else check_strength(asked.strength)
+        return Given(content, asked.fit, strength)
+    check_fit(schemas.look_at(content), size, asked.fit, field="input_reference", value="image")
+    return Given(content, asked.fit)
+
+
+def plan_of(service: Service, request: ClipRequest, given: Given | None) -> schemas.Plan:
+    plan = service.models.plan(request, given)
+    # What was measured without a clip is of all steps.
+    took, measured = service.queue.speed(request, given) or (None if given else plan.seconds, False)
     return schemas.Plan(
         model=request.model,
         size=str(request.size),

@@ -98,6 +98,19 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         # When a worker last got on with what it is at, which nobody may want any more; none while it waits for a job.
         "ALTER TABLE workers ADD COLUMN busy REAL",
     ),
+    (
+        # Of a clip that is to be followed, for so much of the steps; none of an image, whose table it was alone.
+        "ALTER TABLE images ADD COLUMN strength REAL CHECK (strength > 0 AND strength <= 1)",
+        # Clips of one size may be made in many or few steps, guided or not: what takes the time is a pass of the model.
+        """CREATE TABLE paces (
+            model TEXT, width INTEGER, height INTEGER, frames INTEGER, steps INTEGER, passes INTEGER,
+            pass REAL NOT NULL, rest REAL NOT NULL, at REAL NOT NULL, decode REAL, finish REAL,
+            PRIMARY KEY (model, width, height, frames, steps, passes)
+        )""",
+        # In how many steps the earlier ones were made was not kept; each of them was guided, which takes two passes.
+        "INSERT INTO paces SELECT model, width, height, frames, 0, 0, step / 2, rest, at, decode, finish FROM speeds",
+        "DROP TABLE speeds",
+    ),
 )
 
 

@@ -1,4 +1,4 @@
-"""Images that a client names by their address, where the operator allows that.
+"""Images and clips that a client names by their address, where the operator allows that.
 
 An address from outside must not reach what only this machine can: the name is looked up once, every address that it
 stands for must be a public one, and the connection goes to that very address. Nobody is followed elsewhere.
@@ -60,7 +60,7 @@ def fetch(url: str) -> bytes:
         parts = urlsplit(url)
         secure, host = parts.scheme == "https", parts.hostname
         if parts.scheme not in ("http", "https") or not host or parts.username is not None:
-            raise refused("is no address of an image")
+            raise refused("is no address of an image or a clip")
         port = parts.port or (443 if secure else 80)
         if port not in PORTS:
             raise refused("is not at a usual port of the web")
@@ -127,7 +127,7 @@ def _read(connection: http.client.HTTPConnection, target: str) -> bytes:
     timer.start()
     try:
         connection.request(
-            "GET", target, headers={"User-Agent": f"linnet/{__version__}", "Accept": "image/*"}
+            "GET", target, headers={"User-Agent": f"linnet/{__version__}", "Accept": "image/*, video/*"}
         )
         answer = connection.getresponse()
         if answer.status != http.client.OK:

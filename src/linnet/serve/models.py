@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from linnet.catalog import CATALOG, ModelSpec, find
 from linnet.errors import InvalidInput
 from linnet.request import Request, make_request
+from linnet.serve.queue import Given
 from linnet.serve.schemas import VideoRequest
 from linnet.weights.store import ModelFiles, locate, resolve
 
@@ -70,6 +71,7 @@ class Models:
             seed=asked.seed,
             steps=asked.num_inference_steps,
             guidance=asked.guidance_scale,
+            profile=asked.profile,
             like=like,
         )
         if spec.source == "package":
@@ -89,8 +91,9 @@ class Models:
                 remedy = error.remedy.partition(". For anything else")[0]
                 raise InvalidInput(field, text, error.problem, remedy) from None
 
-    def plan(self, request: Request) -> "Plan":
+    def plan(self, request: Request, given: Given | None = None) -> "Plan":
         """How it would run, or nearly, if nothing fits; seconds where `linnet plan --measure` has measured them."""
+        from linnet.direct.beginning import Beginning
         from linnet.runtime import rates
         from linnet.runtime.device import default_dtype, default_threads, resolve_device
         from linnet.runtime.doctor import title
@@ -106,7 +109,9 @@ class Models:
         key = rates.key_of(title(device), request.dtype, threads, shape, spec.autoencoder)
         pace = None if self.elsewhere else rates.known(key)
         budget = budget_of(device, vram=self.vram, ram=self.ram)
-        return planned(spec, shape, request, device=device, budget=budget, rates=pace)
+        files: Any = {given.kind: Path()} if given else {}
+        pixels = Beginning(**files).pixels(request)
+        return planned(spec, shape, request, device=device, budget=budget, pixels=pixels, rates=pace)
 
     def free(self) -> int | None:
         """Bytes that a clip may take: what was asked for, else what is free now, where the system says so."""
@@ -118,13 +123,13 @@ class Models:
             return asked
         return available_memory(device)
 
-    def check_memory(self, request: Request) -> None:
+    def check_memory(self, request: Request, given: Given | None = None) -> None:
         """InvalidInput for what is over the budget that was set; what is free now may be more by then."""
         if self.vram is None and self.ram is None:
             return
         from linnet.runtime.plan import gigabytes
 
-        need, most = self.plan(request).peak_bytes, self.free()
+        need, most = self.plan(request, given).peak_bytes, self.free()
         if most is not None and need > most:
             problem = f"takes about {gigabytes(need)} of memory, and this server may use {gigabytes(most)}"
             raise InvalidInput("seconds", request.seconds, problem, "ask for a shorter or smaller clip")

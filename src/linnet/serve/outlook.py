@@ -5,7 +5,7 @@ import time
 from typing import NamedTuple
 
 from linnet.request import Request
-from linnet.serve.queue import Job, Queue
+from linnet.serve.queue import Given, Job, Queue
 
 FRESH = 1.0  # seconds that what was reckoned once is good for all who ask
 
@@ -36,15 +36,15 @@ class Outlook:
 
     def reckon(self) -> dict[str, Prospect]:
         """As if all workers were alike, and shared what is before a job evenly."""
-        took: dict[Request, float | None] = {}
+        took: dict[tuple[Request, Given | None], float | None] = {}
         ready = self.queue.ready_workers()
         ahead = total([seconds_left(self.queue, job) for job in self.queue.running()])
         found: dict[str, Prospect] = {}
-        for position, (job, request) in enumerate(self.queue.line(), 1):
-            if request not in took:
-                speed = self.queue.speed(request)
-                took[request] = speed[0] if speed else None
-            own = took[request]
+        for position, (job, request, given) in enumerate(self.queue.line(), 1):
+            if (wanted := (request, given)) not in took:
+                speed = self.queue.speed(request, given)
+                took[wanted] = speed[0] if speed else None
+            own = took[wanted]
             known = None if ahead is None or own is None else round(ahead / max(ready, 1) + own, 1)
             found[job] = Prospect(position, known, ready > 0)
             ahead = total([ahead, own])
@@ -60,8 +60,9 @@ def total(seconds: list[float | None]) -> float | None:
 def seconds_left(queue: Queue, job: Job) -> float | None:
     """Of a job that runs, until its clip is there: the stage that it is in, at the pace that it has gone so far, and
     those behind that one. Before there is a pace, what such a clip takes here. None where that is unknown, too."""
-    behind = queue.speed_behind(job.request, job.stage or "")
+    given = queue.begins(job.id)
+    behind = queue.speed_behind(job.request, job.stage or "", given)
     if job.done and job.stage_started is not None and behind is not None:
         return round((time.time() - job.stage_started) / job.done * (job.total - job.done) + behind, 1)
-    speed = queue.speed(job.request)
+    speed = queue.speed(job.request, given)
     return None if speed is None else round(max(0.0, speed[0] - (time.time() - (job.started or 0.0))), 1)

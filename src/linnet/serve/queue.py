@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 
 from linnet.errors import LinnetError
 from linnet.request import Request
+from linnet.runtime.rates import forwards
 from linnet.serve.database import Database
 
 Status = Literal["queued", "in_progress", "completed", "failed"]
@@ -24,6 +25,7 @@ Status = Literal["queued", "in_progress", "completed", "failed"]
 TRIES = 3  # of a job whose worker dies
 LATELY = 10.0  # seconds since a worker's last sign of life, for which it counts as there
 LATER = ("decode", "finish")  # the stages behind denoising, in their order
+EARLY = 0.5  # sampling.held's, which would import torch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +54,16 @@ class Job:
 
 
 class Given(NamedTuple):
-    """An image to begin from, and how one of another shape than the clip is brought to it; None: not at all."""
+    """An image to begin from, or a clip to follow in the last `strength` of the steps, which an image has none of.
+    `fit`: how one of another shape is brought to the clip's; None: not at all."""
 
     content: bytes
     fit: Literal["crop", "pad"] | None = None
+    strength: float | None = None
+
+    @property
+    def kind(self) -> Literal["image", "video"]:
+        return "image" if self.strength is None else "video"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +104,7 @@ class Queue(Database):
         repeat_key: str | None = None,
         digest: str = "",
         notice: bool = False,
-        image: Given | None = None,
+        given: Given | None = None,
     ) -> Job:
         """A new job, on the disk when this returns; or the one that `repeat_key` already stands for.
 
@@ -124,8 +132,9 @@ class Queue(Database):
             ).fetchone()
             if repeat_key is not None:
                 db.execute("INSERT INTO repeats VALUES (?, ?, ?, ?)", (owner, repeat_key, digest, row["id"]))
-            if image is not None:
-                db.execute("INSERT INTO images VALUES (?, ?, ?)", (row["id"], *image))
+            if given is not None:
+                query = "INSERT INTO images (job, content, fit, strength) VALUES (?, ?, ?, ?)"
+                db.execute(query, (row["id"], *given))
             if notice:
                 db.execute("INSERT INTO notices (job) VALUES (?)", (row["id"],))
             count(db, "jobs_accepted", request.model)
@@ -166,16 +175,23 @@ class Queue(Database):
             f"WHERE owner = ? AND number {sign} ? ORDER BY number {order} LIMIT ?", owner, start, limit
         )
 
-    def line(self) -> list[tuple[str, Request]]:
-        """The jobs that wait, by id, in the order in which they will start."""
+    def line(self) -> list[tuple[str, Request, Given | None]]:
+        """The jobs that wait, by id, with what `begins` tells of them, in the order in which they will start."""
         rows = self._rows(
             """WITH waiting AS (
                 SELECT id, number, owner, request, ROW_NUMBER() OVER (PARTITION BY owner ORDER BY number) AS round
                 FROM jobs WHERE status = 'queued'
-            ) SELECT id, request FROM waiting LEFT JOIN turns USING (owner)
-            ORDER BY round, COALESCE(served, 0), number"""
+            ) SELECT id, request, job, fit, strength FROM waiting LEFT JOIN turns USING (owner)
+            LEFT JOIN images ON job = id ORDER BY round, COALESCE(served, 0), number"""
         )
-        return [(row["id"], Request.from_json(json.loads(row["request"]))) for row in rows]
+        return [
+            (
+                row["id"],
+                Request.from_json(json.loads(row["request"])),
+                Given(b"", row["fit"], row["strength"]) if row["job"] else None,
+            )
+            for row in rows
+        ]
 
     def running(self) -> list[Job]:
         return self._jobs("WHERE status = 'in_progress'")
@@ -185,13 +201,15 @@ class Queue(Database):
         rows = self._rows("SELECT number, image FROM previews WHERE job = ? AND number > ?", job, after)
         return (rows[0]["number"], rows[0]["image"]) if rows else None
 
-    def image(self, job: str) -> Given | None:
+    def given(self, job: str) -> Given | None:
         """What its clip begins from; without content once the job has failed, since that is kept for no one."""
-        rows = self._rows("SELECT content, fit FROM images WHERE job = ?", job)
+        rows = self._rows("SELECT content, fit, strength FROM images WHERE job = ?", job)
         return Given(*rows[0]) if rows else None
 
-    def begins_from_image(self, job: str) -> bool:
-        return bool(self._rows("SELECT 1 FROM images WHERE job = ?", job))
+    def begins(self, job: str) -> Given | None:
+        """The same for who asks what it is alone: without content."""
+        rows = self._rows("SELECT x'', fit, strength FROM images WHERE job = ?", job)
+        return Given(*rows[0]) if rows else None
 
     def cancel(self, job: str) -> bool:
         """Whether there was something to stop. The worker learns of it at its next report."""
@@ -274,13 +292,13 @@ class Queue(Database):
             count(db, "steps", request.model, request.steps)
             for stage, spent in seconds.items():
                 count(db, "stage_seconds", stage, spent)
-            step = seconds.get("denoise", 0.0) / request.steps
-            rest = sum(seconds.values()) - seconds.get("denoise", 0.0)
+            denoise, through = seconds.get("denoise", 0.0), passes(request, self.begins(job.id))
             db.execute(
-                "INSERT OR REPLACE INTO speeds (model, width, height, frames, step, rest, at, decode, finish) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO paces VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
-                    *(request.model, request.width, request.height, request.frames, step, rest, time.time()),
+                    *(request.model, request.width, request.height, request.frames),
+                    *(request.steps, through, denoise / through),
+                    *(sum(seconds.values()) - denoise, time.time()),
                     *(seconds.get(stage) for stage in LATER),
                 ),
             )
@@ -416,33 +434,34 @@ class Queue(Database):
             "sums": {(row["name"], row["label"]): row["value"] for row in sums},
         }
 
-    def speed(self, request: Request) -> tuple[float, bool] | None:
+    def speed(self, request: Request, given: Given | None = None) -> tuple[float, bool] | None:
         """Seconds that a clip like this one takes here, and whether just such a one was made; else it is
-        reckoned from the last of the same model, in proportion to pixels and frames. None before the first."""
-        if (found := self._last_like(request)) is None:
+        reckoned from the last of the same model, in proportion to pixels, frames and passes. None before the first."""
+        through = passes(request, given)
+        if (found := self._last_like(request, through)) is None:
             return None
         last, scale = found
-        return scale * (last["step"] * request.steps + last["rest"]), bool(last["same"])
+        same = last["alike"] and (last["steps"], last["passes"]) == (request.steps, through)
+        return scale * (last["pass"] * through + last["rest"]), bool(same)
 
-    def speed_behind(self, request: Request, stage: str) -> float | None:
+    def speed_behind(self, request: Request, stage: str, given: Given | None = None) -> float | None:
         """Seconds that the stages behind this one take here, reckoned as in `speed`; None before the first."""
-        if (found := self._last_like(request)) is None:
+        through = passes(request, given)
+        if (found := self._last_like(request, through)) is None:
             return None
         last, scale = found
         took = [last[later] for later in LATER[LATER.index(stage) + 1 if stage in LATER else 0 :]]
         if stage == "text":
-            took.append(last["step"] * request.steps)
+            took.append(last["pass"] * through)
         return None if None in took else scale * sum(took)
 
-    def _last_like(self, request: Request) -> tuple[sqlite3.Row, float] | None:
-        """The last clip of this kind, or else of its model, and how much larger this one is."""
+    def _last_like(self, request: Request, through: int) -> tuple[sqlite3.Row, float] | None:
+        """The last clip of this size and way, or else of this size, or else of its model, and how much larger this one
+        is."""
         rows = self._rows(
-            "SELECT *, width = ? AND height = ? AND frames = ? AS same FROM speeds WHERE model = ? "
-            "ORDER BY same DESC, at DESC LIMIT 1",
-            request.width,
-            request.height,
-            request.frames,
-            request.model,
+            "SELECT *, width = ? AND height = ? AND frames = ? AS alike FROM paces WHERE model = ? "
+            "ORDER BY alike DESC, alike AND steps = ? AND passes = ? DESC, at DESC LIMIT 1",
+            *(request.width, request.height, request.frames, request.model, request.steps, through),
         )
         if not rows:
             return None
@@ -458,7 +477,8 @@ class Queue(Database):
         return self._jobs("WHERE status = 'completed' ORDER BY ended")
 
     def ended(self) -> list[tuple[str, float, int]]:
-        """Jobs that are completed or failed, by id, the first to end first: when, and the bytes of clip and image."""
+        """Jobs that are completed or failed, by id, the first to end first: when, and the bytes of the clip and of what
+        it begins from."""
         rows = self._rows(
             "SELECT id, ended, bytes + COALESCE(LENGTH(content), 0) FROM jobs LEFT JOIN images ON job = id "
             "WHERE status IN ('completed', 'failed') ORDER BY ended"
@@ -466,7 +486,7 @@ class Queue(Database):
         return [tuple(row) for row in rows]
 
     def stored_bytes(self) -> int:
-        """Of all clips, and of the images that they begin from."""
+        """Of all clips, and of the images and clips that they begin from."""
         return self._rows(
             "SELECT (SELECT COALESCE(SUM(bytes), 0) FROM jobs) + "
             "(SELECT COALESCE(SUM(LENGTH(content)), 0) FROM images) AS sum"
@@ -505,8 +525,19 @@ def as_job(row: sqlite3.Row | dict[str, Any]) -> Job:
     return Job(**{**dict(row), "request": Request.from_json(json.loads(row["request"]))})
 
 
+def passes(request: Request, given: Given | None = None) -> int:
+    """Through the model, in all steps: what the time of a clip goes by."""
+    each = forwards(request)
+    if given is None:
+        return sum(each)
+    if given.strength is not None:  # see conditions.levels_left
+        return sum(each[-max(1, round(given.strength * request.steps)) :])
+    early = each[1 : round(EARLY * request.steps)]  # which are taken twice: see Held
+    return sum(each) + sum(early)
+
+
 def drop_pictures(db: sqlite3.Connection, job: str) -> None:
-    """Of a job that failed: its preview, and the content of the image that it was to begin from."""
+    """Of a job that failed: its preview, and the content of what it was to begin from."""
     db.execute("DELETE FROM previews WHERE job = ?", (job,))
     db.execute("UPDATE images SET content = x'' WHERE job = ?", (job,))
 

@@ -80,13 +80,13 @@ class Hand:
     def stop(self) -> None:
         self.stopped = True
 
-    def render(self, record: dict[str, Any], image: Given | None) -> Made:
+    def render(self, record: dict[str, Any], given: Given | None) -> Made:
         self.stopped, self.now = False, Look(memory=0)
         request = Request.from_json(record)
         with tempfile.TemporaryDirectory(prefix="linnet-") as folder:
             path = Path(folder) / "clip.mp4"
             try:
-                made, seconds = self.renderer.make(request, path, self.report, image)
+                made, seconds = self.renderer.make(request, path, self.report, given)
                 return Made(files={"video": path.read_bytes(), **made}, seconds=seconds)
             except Stopped:
                 return Made()
@@ -180,7 +180,7 @@ class ActorKeeper(Keeper):
                     time.sleep(IDLE)
                 else:
                     busy = time.time()
-                    task = hand.render.remote(job.request.to_json(), self.queue.image(job.id))
+                    task = hand.render.remote(job.request.to_json(), self.queue.given(job.id))
 
     def tell(self, job: Job, now: Look) -> bool:
         """Whether anybody still wants to know."""

@@ -18,10 +18,11 @@ from linnet.api import load
 from linnet.direct.beginning import Beginning
 from linnet.errors import InvalidInput
 from linnet.media import plainly, probe, read_frames
-from linnet.pipeline import Pipeline
+from linnet.pipeline import Pipeline, timed
 from linnet.progress import Progress
 from linnet.request import Request, make_request
 from linnet.serve.queue import Given
+from linnet.serve.uploads import check_clip
 
 Frame = UInt8[np.ndarray, "H W 3"]
 Report = Callable[[str, int, int, bytes | None], None]
@@ -82,38 +83,48 @@ class Renderer:
                     self.make(request, Path(folder) / "first.mp4", lambda *what: None)
 
     def make(
-        self, request: Request, path: Path, report: Report, image: Given | None = None
+        self, request: Request, path: Path, report: Report, given: Given | None = None
     ) -> tuple[dict[str, bytes], dict[str, float]]:
-        """The clip at `path`, from `image` on if there is one; its pictures by variant, and the seconds of each stage.
+        """The clip at `path`, from what is `given` on; its pictures by variant, and the seconds of each stage.
 
         `report` gets the stage, what is done, of how much, and now and then a preview; what it raises ends the work.
         """
         watched, pipeline = self.settings.watched, self.pipeline(request.model)
+        seconds: dict[str, float] = {}
+        begun: dict[str, Any] = {}
+        if given is not None:
+            with timed(seconds, "encode"):
+                begun = beginning(pipeline, request, given)
         clip = pipeline.generate(
             request,
             path,
             overwrite=True,
             watch=previewing(report) if watched else plain(report),
-            **({} if image is None else beginning(pipeline, request, image)),
+            **begun,
         )
         report("finish", 0, 1, None)
-        begun = time.monotonic()
-        made = pictures(path) if watched else {}
-        return made, clip.seconds | {"finish": time.monotonic() - begun}
+        with timed(seconds, "finish"):
+            made = pictures(path) if watched else {}
+        return made, clip.seconds | seconds
 
 
-def beginning(pipeline: Pipeline, request: Request, image: Given) -> dict[str, Any]:
-    """What `Pipeline.generate` takes to begin from it; InvalidInput if it is broken."""
+def beginning(pipeline: Pipeline, request: Request, given: Given) -> dict[str, Any]:
+    """What `Pipeline.generate` takes to begin from it; InvalidInput if it is broken, or more than is taken."""
     try:
         with tempfile.TemporaryDirectory(prefix="linnet-") as folder:
             path = Path(folder) / "input_reference"
             with plainly(path):
-                path.write_bytes(image.content)
-            way = Beginning(image=path, fit=image.fit).way(pipeline, pipeline.settled(request))
+                path.write_bytes(given.content)
+            if given.kind == "video":
+                check_clip(path)
+            files: dict[str, Any] = {given.kind: path}
+            begins = Beginning(**files, strength=given.strength, fit=given.fit)
+            way = begins.way(pipeline, pipeline.settled(request))
     except InvalidInput as error:
-        if error.field not in ("image", "file"):
+        if error.field not in ("image", "video", "file"):
             raise
-        raise InvalidInput("input_reference", "image", error.problem, error.remedy) from None
+        remedy = error.remedy.replace("--fit ", "fit=")
+        raise InvalidInput("input_reference", given.kind, error.problem, remedy) from None
     return {"course": way.course, "direction": way.direction}
 
 

@@ -11,16 +11,17 @@ from typing import Any, Literal
 from PIL import ExifTags, Image
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
-from linnet.catalog import ModelSpec
+from linnet.catalog import ModelSpec, find
 from linnet.direct.footage import on_the_grid
 from linnet.errors import InvalidInput
 from linnet.geometry import Size, format_seconds, seconds_of
-from linnet.request import LONGEST_SECONDS, RANGES
-from linnet.serve.queue import Job, Status
+from linnet.request import LONGEST_SECONDS, RANGES, Request, profile_settings
+from linnet.serve.queue import Given, Job, Status
 
 IMAGES = ("PNG", "JPEG", "WEBP")
 MOST_PIXELS = 40_000_000  # of an image that somebody sent
 LONGEST_PROMPT = 4000  # characters
+Profile = Literal["exact", "fast", "draft"]
 SHARES = {"text": (0, 5), "denoise": (5, 85), "decode": (90, 8), "finish": (98, 1)}  # of the percentage
 
 EXAMPLES = {
@@ -46,7 +47,8 @@ class Strict(BaseModel):
 
 
 class Reference(Strict):
-    """An image to begin from, as a `data:` address; any other is refused where the operator does not allow it."""
+    """An image to begin from, or a clip to follow, as a `data:` address; any other is refused where the operator does
+    not allow it."""
 
     image_url: str | None = None
     file_id: str | None = Field(default=None, max_length=200)
@@ -72,7 +74,16 @@ class VideoRequest(Strict):
     input_reference: Reference | None = None
     image_reference: Reference | None = Field(default=None, description="The same as `input_reference`.")
     fit: Literal["crop", "pad"] | None = Field(
-        default=None, description="What to do with an image of another shape; it is refused when left out."
+        default=None, description="What to do with an image or clip of another shape; refused when left out."
+    )
+    strength: float | None = Field(
+        default=None,
+        description="How far from a clip that is followed: a share of the steps above 0, 0.6 when left out.",
+        json_schema_extra={"exclusiveMinimum": 0, "maximum": 1},
+    )
+    profile: Profile | None = Field(
+        default=None,
+        description="The model's own way to be exact (as when left out), fast or rough; other fields go first.",
     )
     negative_prompt: str | None = Field(default=None, max_length=LONGEST_PROMPT)
     num_frames: int | None = Field(default=None, json_schema_extra=within("frames"))
@@ -95,11 +106,11 @@ class VideoRequest(Strict):
             raise InvalidInput("size", self.size, f"is not {said}, which is asked for, too", remedy)
         return said
 
-    def image(self, fetch: Callable[[str], bytes] | None = None) -> bytes | None:
+    def content(self, fetch: Callable[[str], bytes] | None = None) -> bytes | None:
         """What it is to begin from, still in its file's form and not looked at; `fetch` gets it where it is far."""
         given = [one for one in (self._file, self.input_reference, self.image_reference) if one is not None]
         if len(given) > 1:
-            raise InvalidInput("input_reference", "image", "is given twice", "send one image")
+            raise InvalidInput("input_reference", "image", "is given twice", "send one image or clip")
         if not given:
             return None
         return given[0] if isinstance(given[0], bytes) else decoded(given[0], fetch)
@@ -137,7 +148,7 @@ def decoded(reference: Reference, fetch: Callable[[str], bytes] | None) -> bytes
     address = reference.image_url or ""
     if fetch and address.startswith(("http://", "https://")):
         return fetch(address)
-    if not address.startswith("data:image/"):
+    if not address.startswith(("data:image/", "data:video/")):
         remedy = "send the image itself, as the file `input_reference` or as data:image/png;base64,..."
         raise InvalidInput("input_reference", address[:100], "is not fetched from anywhere", remedy)
     try:
@@ -188,7 +199,12 @@ class Video(BaseModel):
     num_inference_steps: int
     guidance_scale: float
     seed: int
+    profile: Profile | None = Field(
+        description="Whose settings it has, the steps aside, which may be others; null where they are none's."
+    )
     begins_from_image: bool
+    begins_from_video: bool
+    strength: float | None = Field(default=None, description="How far from the video that it began from.")
 
 
 class VideoList(BaseModel):
@@ -203,6 +219,13 @@ class Deleted(BaseModel):
     id: str
     object: Literal["video.deleted"] = "video.deleted"
     deleted: bool = True
+
+
+class ModelProfile(BaseModel):
+    """A way to run a model that trades fidelity for time; the first, exact, trades none."""
+
+    id: Profile
+    steps: int
 
 
 class Model(BaseModel):
@@ -223,6 +246,7 @@ class Model(BaseModel):
     default_seconds: str
     default_steps: int
     default_guidance: float
+    profiles: list[ModelProfile]
     example: str
     examples: list[str]
 
@@ -297,7 +321,7 @@ def percentage(job: Job) -> int:
     return start + int(share * min(1.0, job.done / max(job.total, 1)))
 
 
-def video(job: Job, *, begins_from_image: bool, keep_seconds: float | None = None) -> Video:
+def video(job: Job, *, begins: Given | None = None, keep_seconds: float | None = None) -> Video:
     """As the wire has it; a clip is kept for `keep_seconds`, or for ever."""
     request, done = job.request, job.status == "completed"
     failed = Failure(code=job.code, message=job.message or "") if job.code else None
@@ -322,8 +346,30 @@ def video(job: Job, *, begins_from_image: bool, keep_seconds: float | None = Non
         num_inference_steps=request.steps,
         guidance_scale=request.guidance,
         seed=request.seed,
-        begins_from_image=begins_from_image,
+        profile=profile_of(request),
+        begins_from_image=begins is not None and begins.kind == "image",
+        begins_from_video=begins is not None and begins.kind == "video",
+        strength=begins and begins.strength,
     )
+
+
+def profiles(spec: ModelSpec) -> dict[Profile, dict[str, Any]]:
+    """Those of a model, exact first, with all that each decides."""
+    names: tuple[Profile, ...] = ("exact", "fast", "draft")
+    return {name: profile_settings(spec, name) for name in names if name == "exact" or name in spec.profiles}
+
+
+def profile_of(request: Request) -> Profile | None:
+    """A request does not tell of its profile, but has its settings."""
+
+    def matches(settings: dict[str, Any]) -> bool:
+        return all(getattr(request, name) == value for name, value in settings.items() if name != "steps")
+
+    known = profiles(find(request.model))
+    other_steps: dict[Profile, bool] = {
+        name: of["steps"] != request.steps for name, of in known.items() if matches(of)
+    }
+    return min(other_steps, key=other_steps.__getitem__, default=None)
 
 
 def model(spec: ModelSpec, most: float | None) -> Model:
@@ -345,6 +391,7 @@ def model(spec: ModelSpec, most: float | None) -> Model:
         default_seconds=format_seconds(min(usual, longest)),
         default_steps=spec.steps,
         default_guidance=spec.guidance,
+        profiles=[ModelProfile(id=name, steps=of["steps"]) for name, of in profiles(spec).items()],
         example=examples[0],
         examples=list(examples),
     )

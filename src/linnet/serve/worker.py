@@ -96,7 +96,7 @@ class Worker:
                 job.request,
                 file_of(self.data, job.id),
                 partial(self.report, job),
-                self.queue.image(job.id),
+                self.queue.given(job.id),
             )
             for variant, picture in pictures.items():
                 put(file_of(self.data, job.id, variant), picture)

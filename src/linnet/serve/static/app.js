@@ -7,6 +7,8 @@ const PAGE = 60, BUSY = 1000, CALM = 8000, UNDO = 7000, NEWS = 6000; // jobs a p
 const CATCH_UP = 10; // pages at once, at most
 const FOLD = 4; // rows that wait, before the rest is folded away
 const STREAMS = 4; // at once, of the six connections that a browser opens to one server
+const MOST_BYTES = 8 * 2 ** 20 - 2 ** 16; // of a clip, beside what else is asked
+const QUALITY = { exact: "best", fast: "fast", draft: "draft" };
 const LONGER = [5, 10, 15, 20, 30, 45, 60, 90, 120, 180, 240, 300]; // seconds, made in windows
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
@@ -125,8 +127,18 @@ function request() {
     settings[field] = Number(text);
   }
   if ($("negative").value.trim()) settings.negative_prompt = $("negative").value;
+  if (!$("profile-field").hidden) settings.profile = $("profile").value;
   if (beginning) settings.input_reference = { image_url: beginning };
+  if (followed) Object.assign(settings, { strength: Number($("strength").value), fit: "crop" });
   return settings;
+}
+
+// With the clip, which only a form can carry as it is.
+function form(settings) {
+  const fields = new FormData();
+  for (const [name, value] of Object.entries(settings)) if (value !== undefined) fields.append(name, value);
+  fields.append("input_reference", followed);
+  return fields;
 }
 
 function fillModel() {
@@ -140,7 +152,11 @@ function fillModel() {
   $("seconds").value = lengths.includes(Number(kept)) ? kept : model.default_seconds;
   $("size").replaceChildren(...model.sizes.map((size) => new Option(size, size)));
   $("size-field").hidden = model.sizes.length < 2;
-  $("steps").placeholder = model.default_steps;
+  const wanted = $("profile").value;
+  $("profile").replaceChildren(...model.profiles.map(({ id }) => new Option(QUALITY[id], id)));
+  $("profile").value = model.profiles.some(({ id }) => id === wanted) ? wanted : "exact";
+  $("profile-field").hidden = model.profiles.length < 2;
+  fillSteps();
   $("guidance").placeholder = model.default_guidance;
   $("ideas").replaceChildren(...model.examples.slice(1).map((words) => {
     const idea = Object.assign(document.createElement("button"), { type: "button", textContent: words });
@@ -154,6 +170,8 @@ function fillModel() {
   }));
 }
 
+const fillSteps = () => ($("steps").placeholder = chosen().profiles.find(({ id }) => id === $("profile").value).steps);
+
 const option = (select, value, words) => {
   if (![...select.options].some((one) => one.value === value)) select.add(new Option(words ?? value, value));
   select.value = value;
@@ -162,6 +180,7 @@ const option = (select, value, words) => {
 function fill(job) {
   $("prompt").value = job.prompt;
   $("model").value = job.model;
+  $("profile").value = job.profile ?? "exact";
   fillModel();
   option($("seconds"), job.seconds, `${job.seconds} seconds`);
   option($("size"), job.size);
@@ -172,26 +191,34 @@ function fill(job) {
   $("negative").value = job.negative_prompt;
   $("more").open = true;
   begins(null);
-  $("began").hidden = !job.begins_from_image;
+  $("began").hidden = !job.begins_from_image && !job.begins_from_video;
+  $("began").querySelector("span").textContent = job.begins_from_video ? "a clip" : "an image";
   plan();
   $("prompt").focus();
   $("prompt").select();
 }
 
-// The image that the video begins with, cut here to the video's shape, so that what is seen is what is sent.
+// The image that the video begins with, cut here to the video's shape, so that what is seen is what is sent; or the clip
+// that it follows, which is sent as it is.
 
-let beginning = null, picture = null;
+let beginning = null, picture = null, followed = null;
 
 async function begins(file) {
+  picture = followed = null;
+  let problem;
   try {
-    picture = file ? await createImageBitmap(file) : null;
-    complain();
+    if (!file?.type.startsWith("video/")) picture = file ? await createImageBitmap(file) : null;
+    else if (file.size <= MOST_BYTES) followed = file;
+    else problem = "this clip has over 8 MB";
   } catch {
-    picture = null;
-    complain({ message: "this file is not an image that can be read here", field: "input_reference" });
+    problem = "this file is not an image or a clip that can be read here";
   }
+  complain(problem && { message: problem, field: "input_reference" });
   $("began").hidden = true;
   cut();
+  $("along").hidden = !followed;
+  $("along").querySelector("b").textContent = followed?.name ?? "";
+  plan();
 }
 
 function cut() {
@@ -206,7 +233,7 @@ function cut() {
     pen.drawImage(picture, (width - wide) / 2, (height - high) / 2, wide, high);
     beginning = canvas.toDataURL("image/png");
     $("begin").querySelector("img").src = beginning;
-  } else $("image").value = "";
+  } else if (!followed) $("image").value = "";
   $("begin").hidden = !beginning;
 }
 
@@ -233,11 +260,13 @@ async function make(event) {
   $("make").setAttribute("aria-disabled", "true");
   try {
     complain();
-    const settings = request(), count = Number($("count").value), wish = JSON.stringify([settings, count]);
+    const settings = request(), count = Number($("count").value), clip = followed && [followed.name, followed.size, followed.lastModified];
+    const wish = JSON.stringify([settings, count, clip]);
     if (pressed?.wish !== wish) pressed = { wish, name: drawn(4).join("-"), first: settings.seed ?? drawn(1)[0] };
     for (let index = 0; index < count; index++) {
       const seed = count === 1 ? settings.seed : (pressed.first + index) % 2 ** 32;
-      const job = await post("/v1/videos", { ...settings, seed }, { "Idempotency-Key": `${pressed.name}-${index}` });
+      const headers = { "Idempotency-Key": `${pressed.name}-${index}` }, mine = { ...settings, seed };
+      const job = await (followed ? ask("/v1/videos", { method: "POST", headers, body: form(mine) }) : post("/v1/videos", mine, headers));
       if (index === 0) awaited = job.id;
     }
     pressed = null;
@@ -257,7 +286,7 @@ function plan() {
   const mine = (planning = setTimeout(async () => {
     let line = "";
     try {
-      const found = await post("/v1/plan", { ...request(), input_reference: undefined }), took = found.seconds_needed;
+      const found = await post("/v1/plan", { ...request(), input_reference: await head() }), took = found.seconds_needed;
       line = took === null ? "How long it takes is known after the first one; it needs" : `${found.measured ? "Takes" : "Takes roughly"} ${duration(took * $("count").value)}, needs`;
       line += ` about ${gigabytes(found.memory_bytes)} of memory`;
       if (found.memory_free_bytes !== null) line += ` (${gigabytes(found.memory_free_bytes)} free)`;
@@ -267,6 +296,13 @@ function plan() {
     }
     if (planning === mine) $("plan").textContent = line;
   }, 400));
+}
+
+// As much of the clip as tells that it is one; what an image costs beside is little.
+async function head() {
+  if (!followed) return undefined;
+  const bytes = new Uint8Array(await followed.slice(0, 64).arrayBuffer());
+  return { image_url: `data:video/mp4;base64,${btoa(String.fromCharCode(...bytes))}` };
 }
 
 const gigabytes = (bytes) => `${(bytes / 1e9).toFixed(1)} GB`;
@@ -426,7 +462,7 @@ function draw() {
   $("older").hidden = !hasMore;
   const groups = [];
   for (const job of done) {
-    const kind = JSON.stringify([job.prompt, job.model, job.seconds, job.size, job.num_inference_steps, job.guidance_scale, job.negative_prompt]);
+    const kind = JSON.stringify([job.prompt, job.model, job.seconds, job.size, job.num_inference_steps, job.guidance_scale, job.negative_prompt, job.profile]);
     if (groups.at(-1)?.kind === kind) groups.at(-1).jobs.push(job);
     else groups.push({ kind, jobs: [job] });
   }
@@ -543,7 +579,8 @@ function drawClip(job) {
   const facts = {
     Model: job.model, Size: job.size, Frames: `${job.num_frames} at ${job.fps} a second`, Steps: job.num_inference_steps,
     Guidance: job.guidance_scale, Seed: job.seed, Not: job.negative_prompt || "",
-    Begins: job.begins_from_image ? "from an image" : "",
+    Quality: job.profile ? QUALITY[job.profile] : "",
+    Begins: job.begins_from_image ? "from an image" : job.begins_from_video ? `from a clip, strength ${job.strength}` : "",
     Took: duration(job.completed_at - job.started_at), Made: new Date(job.completed_at * 1000).toLocaleString(),
   };
   for (const [name, value] of Object.entries(facts)) {
@@ -647,7 +684,8 @@ async function begin() {
   $("leave").addEventListener("click", () => signOut().catch(heard));
   $("leave").hidden = !localStorage.signedIn;
   $("image").addEventListener("change", () => begins($("image").files[0]));
-  $("unbegin").addEventListener("click", () => (begins(null), $("image").focus()));
+  for (const id of ["unbegin", "unfollow"]) $(id).addEventListener("click", () => (begins(null), $("image").focus()));
+  $("profile").addEventListener("change", fillSteps);
   $("size").addEventListener("change", cut);
   $("model").addEventListener("change", () => (fillModel(), cut()));
   $("older").addEventListener("click", showOlder);
