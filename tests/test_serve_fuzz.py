@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import schemathesis
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, reject, settings, strategies
 from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
@@ -68,6 +68,17 @@ def map_body(context: Any, body: Any) -> Any:
     return body
 
 
+@strategies.composite
+def makeable(draw: strategies.DrawFn, cases: strategies.SearchStrategy[Any]) -> Any:
+    """Without the cases that schemathesis gives up on: some forms with a file in them, as it makes them wrong."""
+    try:
+        return draw(cases)
+    except ValueError as error:
+        if "Unsupported type: 'Binary'" not in str(error):
+            raise
+        reject()
+
+
 @pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisDeprecationWarning")  # schemathesis' own
 @pytest.mark.parametrize("mode", list(GenerationMode))
 def test_it_does_as_it_says(api: Any, mode: GenerationMode) -> None:
@@ -76,7 +87,7 @@ def test_it_does_as_it_says(api: Any, mode: GenerationMode) -> None:
         operation = found.ok()
 
         @settings(max_examples=CASES, deadline=None, database=None, suppress_health_check=UNCHECKED)
-        @given(case=operation.as_strategy(generation_mode=mode))
+        @given(case=makeable(operation.as_strategy(generation_mode=mode)))
         def holds(case: Any) -> None:
             tried[case.operation.label] += 1
             # Which prompts, sizes and lengths a model can do is more than a schema can say, so a body that fits the
