@@ -32,8 +32,8 @@ from linnet.clip import Clip
 from linnet.evaluate.adherence import ALL, Question, examine
 from linnet.pipeline import Pipeline
 from linnet.request import make_request
-from linnet.runtime.bench import passes
 from linnet.runtime.knobs import FORMATS, Knobs
+from linnet.runtime.rates import forwards
 
 EXACT = "exact"
 SOLVERS = ("euler", "dpm++", "unipc")
@@ -54,7 +54,7 @@ WAYS: dict[str, dict[str, Any]] = {
 def asked(request: Any, clip: Clip) -> int:
     """Passes of the model; those that were left out while running do not count."""
     left_out = clip.choices.get("reused", [])
-    return passes(replace(request, reuse=",".join(map(str, left_out)) or "none"))
+    return sum(forwards(replace(request, reuse=",".join(map(str, left_out)) or "none")))
 
 
 def psnr(path: Path, reference: Path) -> float:

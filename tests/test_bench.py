@@ -11,7 +11,7 @@ from linnet.cli import app
 from linnet.models import tae
 from linnet.request import make_request
 from linnet.runtime import memory
-from linnet.runtime.bench import passes
+from linnet.runtime.rates import forwards
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ from linnet.runtime.bench import passes
     ],
 )
 def test_how_often_a_clip_asks_the_model(settings: dict, count: int) -> None:
-    assert passes(make_request(SEEDLING, prompt="a star", **settings)) == count
+    assert sum(forwards(make_request(SEEDLING, prompt="a star", **settings))) == count
 
 
 def test_a_bench_of_a_small_model(tiny_model: Path) -> None:
@@ -38,7 +38,7 @@ def test_a_bench_of_a_small_model(tiny_model: Path) -> None:
     assert all(value > 1e6 for value in record["ceilings"].values())
     text, denoise, decode = record["stages"]
     request = make_request(SEEDLING, prompt="any", profile="fast", seconds=0.5)
-    assert denoise["times"] == passes(request) / 2
+    assert denoise["times"] == sum(forwards(request)) / 2
     assert text["times"] == 2
     assert decode["times"] == 1
     for stage in record["stages"]:

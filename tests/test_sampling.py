@@ -37,6 +37,12 @@ def test_schedule_and_step_equal_those_of_diffusers(steps: int, shift: float) ->
     torch.testing.assert_close(euler(x, velocity, ours, 0)[0], theirs)
 
 
+def test_equal_steps_end_at_nothing() -> None:
+    torch.testing.assert_close(sigmas(4, 1.0, "trailing"), torch.tensor([1.0, 0.75, 0.5, 0.25, 0.0]))
+    high = sigmas(3, 8.0, "trailing")
+    torch.testing.assert_close(high, torch.tensor([1.0, 16 / 17, 0.8, 0.0]))
+
+
 def test_noise_depends_on_the_seed_alone() -> None:
     assert torch.equal(noise(7, SHAPE[1:]), noise(7, SHAPE[1:]))
     assert not torch.equal(noise(7, SHAPE[1:]), noise(8, SHAPE[1:]))

@@ -171,7 +171,7 @@ class Pipeline(Parts):
         seeds = [request.seed] if seeds is None else seeds
         if self.budget is not None:
             self._autoencoder = None  # whatever used it so far: the plan counts it while decoding alone
-        sigmas = flow.sigmas(request.steps, request.shift)
+        sigmas = flow.levels_of(request)
         solver = self._spared("denoise", SOLVERS[request.solver], watch)
         fresh, windows = self.velocities(request, sigmas, watch), windows_of(request)
         noise = self.noise(request, seeds)

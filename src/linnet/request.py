@@ -36,10 +36,12 @@ CHOICES = {
     "guidance_method": ("apg", "cfg"),
     "dtype": ("auto", "float32", "bfloat16"),
     "solver": ("euler", "dpm++", "unipc"),
+    "spacing": ("linspace", "trailing"),
     "decoder_dtype": ("auto", "float32", "bfloat16"),
 }
 EXACT = {
     "solver": "euler",
+    "spacing": "linspace",
     "guidance_from": 0.0,
     "guidance_until": 1.0,
     "reuse": "none",
@@ -52,7 +54,7 @@ class Request:
     """Everything that decides a clip's pixels, apart from the weights. Made by `make_request`.
 
     Sides in pixels; frames = 4k+1; `apg_*` act only under guidance_method "apg" (see sampling.guidance);
-    `shift` is the flow schedule's (see sampling.flow). dtype "auto" is for the device to decide, and is
+    `shift` and `spacing` are the flow schedule's (see sampling.flow). dtype "auto" is for the device to decide, and is
     replaced by what was decided before a request is written into a file; so is decoder_dtype, of the autoencoder.
 
     What has a default came later than the first clips, whose records lack it; the default is what made those.
@@ -90,6 +92,7 @@ class Request:
     onward: bool = False
     span: int = 0
     loop: bool = False
+    spacing: Literal["linspace", "trailing"] = "linspace"
 
     @property
     def size(self) -> Size:
@@ -137,6 +140,7 @@ def make_request(
     apg_momentum: float | None = None,
     apg_eta: float | None = None,
     shift: float | None = None,
+    spacing: Literal["linspace", "trailing"] | None = None,
     dtype: Literal["auto", "float32", "bfloat16"] | None = None,
     solver: Literal["euler", "dpm++", "unipc"] | None = None,
     guidance_from: float | None = None,
@@ -171,6 +175,7 @@ def make_request(
         "apg_momentum": apg_momentum,
         "apg_eta": apg_eta,
         "shift": shift,
+        "spacing": spacing,
         "dtype": dtype,
         "solver": solver,
         "guidance_from": guidance_from,

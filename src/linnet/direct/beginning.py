@@ -166,7 +166,7 @@ class Beginning:
 
 def begins_at(request: Request, strength: float) -> str:
     """What a share of the steps comes to, since most of them lie at high noise."""
-    left = levels_left(flow.sigmas(request.steps, request.shift), strength)
+    left = levels_left(flow.levels_of(request), strength)
     return f"begins at noise level {float(left[0]):.2f} ({len(left) - 1} of {request.steps} steps)"
 
 

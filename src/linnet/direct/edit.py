@@ -31,7 +31,7 @@ def edit(
     check_strength(strength)
     check_whole(request, "an edit")
     pipeline.settle(request, pixels=request.frames)
-    sigmas = flow.sigmas(request.steps, request.shift)
+    sigmas = flow.levels_of(request)
     followed = request.guidance / 3 if guidance is None else guidance
     # First, while the transformer is not there yet and takes no memory.
     latents = pipeline.encode_frames(lambda: islice(source.frames(), request.frames))

@@ -33,7 +33,7 @@ def sample(
         yield from pipeline.sample(request, course=course)
         return
     shared = [latents_in(overlap) for overlap in overlaps]
-    sigmas = flow.sigmas(request.steps, request.shift)
+    sigmas = flow.levels_of(request)
     scenes = scenes_of([places_of(one) for one in requests], shared)
     prompts = pipeline.contexts(*(one.prompt for one in requests))
     negatives = pipeline.contexts(*(one.negative for one in requests))

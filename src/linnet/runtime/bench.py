@@ -25,10 +25,9 @@ from linnet.models.tae import TAE, TAEConfig
 from linnet.models.text import T5Encoder, t5_xxl
 from linnet.models.transformer import Transformer, TransformerConfig, linum_v2
 from linnet.models.vae import VAE, VAEConfig
-from linnet.request import Request, parse_reuse
+from linnet.request import Request
+from linnet.runtime.rates import forwards
 from linnet.runtime.text import text_config
-from linnet.sampling import flow
-from linnet.sampling.denoise import Guidance, levels_between
 from linnet.weights.files import read_config
 from linnet.weights.load import product_dtypes
 from linnet.weights.store import ModelFiles
@@ -206,7 +205,7 @@ def denoise(
         part += f", {run.num_layers} of {config.num_layers} layers"
     return stage(
         "denoise", part, lambda: model(latents, timestep, context), home,
-        times=passes(request) / batch * config.num_layers / run.num_layers,
+        times=sum(forwards(request)) / batch * config.num_layers / run.num_layers,
         weights=size(sketch(lambda: Transformer(config)), dtype),
         product=top.product, attention=(looks, top.attention),
     )  # fmt: skip
@@ -269,20 +268,6 @@ def stage(
         weight_bytes=weights,
         working_bytes=None if peak is None or before is None else max(0, peak - before),
     )
-
-
-def passes(request: Request) -> int:
-    """How often a clip asks the model: steps decided while running count as asked."""
-    levels = flow.sigmas(request.steps, request.shift)
-    guidance = Guidance(
-        method=request.guidance_method,
-        scale=request.guidance,
-        levels=levels_between(levels, request.guidance_from, request.guidance_until),
-    )
-    reuse = parse_reuse(request.reuse)
-    skipped = reuse if isinstance(reuse, frozenset) else frozenset[int]()
-    asked = (level for index, level in enumerate(levels[:-1]) if index not in skipped)
-    return sum(2 if guidance.acts(flow.TIMESTEPS * level[None]) else 1 for level in asked)
 
 
 # --- random weights and memory ------------------------------------------------------------------------------

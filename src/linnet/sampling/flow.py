@@ -5,11 +5,13 @@ velocity dx/dsigma = noise - data. Axes: B batch, C channels, T frames, H and W 
 latents.
 """
 
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from linnet.request import Request
 
 TIMESTEPS = 1000
 
@@ -21,15 +23,24 @@ def shifted(sigma: Number, shift: float) -> Number:
     return shift * sigma / (1 + (shift - 1) * sigma)
 
 
-def sigmas(steps: int, shift: float) -> Float[Tensor, "{steps}+1"]:
+def sigmas(
+    steps: int, shift: float, spacing: Literal["linspace", "trailing"] = "linspace"
+) -> Float[Tensor, "{steps}+1"]:
     """The noise levels between `steps` steps, from 1 down to 0, in float32 rounded from float64, on the CPU.
 
-    The shift is applied twice, to the last level and to the levels, because the published schedule
-    (diffusers' FlowMatchEulerDiscreteScheduler) does so.
+    Before the shift they are even, in the two ways that diffusers names. "linspace" is the published schedule
+    (diffusers' FlowMatchEulerDiscreteScheduler): its last step, from almost no noise, is one that few steps cannot
+    spare, and the shift is applied twice, to the last level and to the levels. "trailing" (Lin et al., arXiv
+    2305.08891) has equal steps down to 0.
     """
-    lowest = shifted(1 / TIMESTEPS, shift)
+    lowest = 1 / steps if spacing == "trailing" else shifted(1 / TIMESTEPS, shift)
     levels = shifted(torch.linspace(1, lowest, steps, dtype=torch.float64), shift)
     return torch.cat([levels, levels.new_zeros(1)]).float()
+
+
+def levels_of(request: Request) -> Float[Tensor, " levels"]:
+    """The noise levels between the request's steps."""
+    return sigmas(request.steps, request.shift, request.spacing)
 
 
 def noise(seed: int, shape: tuple[int, ...], device: torch.device | str = "cpu") -> Float[Tensor, "..."]:
