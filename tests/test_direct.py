@@ -21,7 +21,7 @@ from linnet.cli import app
 from linnet.clip import Clip
 from linnet.data.playground import Scene, render
 from linnet.direct.beginning import Beginning, begins_at
-from linnet.direct.conditions import Edited, Renoised
+from linnet.direct.conditions import Edited, Renoised, differences
 from linnet.direct.extend import join, open_old
 from linnet.direct.footage import frames_in, length_for, open_source, paced, read_image
 from linnet.errors import InvalidInput
@@ -151,6 +151,27 @@ def test_an_edit_to_what_is_there_already_changes_nothing() -> None:
     clip, noise = torch.randn(1, 4, 5, 3, 3), torch.randn(1, 4, 5, 3, 3)
     *_, last = Edited(clip=clip, source=swirl, strength=0.8, seed=1)(swirl, noise, sigmas(6, 3.0), euler)
     assert torch.allclose(last.latents, clip, atol=1e-5)
+
+
+def test_an_edit_changes_what_the_two_prompts_see_otherwise_and_nothing_else() -> None:
+    def elsewhere(x: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        shifted = swirl(x, timestep)
+        shifted[:, :, 2, 1, 1] += 3.0
+        return shifted
+
+    clip, noise = torch.randn(1, 4, 5, 3, 3), torch.randn(1, 4, 5, 3, 3)
+    within = differences(clip, swirl, elsewhere, seed=1)
+    assert within[0, 0, 2, 1, 1] == 1
+    assert within.sum() == 1
+
+    def another(x: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        return swirl(x, timestep) + 1
+
+    course = Edited(clip=clip, source=swirl, strength=0.8, seed=1, within=within)
+    *_, last = course(another, noise, sigmas(6, 3.0), euler)
+    changed = (last.latents - clip).abs() > 1e-5
+    assert changed[0, :, 2, 1, 1].all()
+    assert changed.sum() == 4
 
 
 # --- pictures in ----------------------------------------------------------------------------------------------

@@ -38,6 +38,10 @@ def edit(
     strength: Annotated[
         float | None, number("strength", "Share of the steps in which it changes; 0.85 by default.")
     ] = None,
+    everywhere: Annotated[
+        bool,
+        option("everywhere", "Let all of it change, not only where the two descriptions see something else."),
+    ] = False,
     fit: Annotated[str | None, option("fit", "crop or pad a clip of another shape.", metavar="HOW")] = None,
     seed: ClipsSeed = None,
     profile: Profile = None,
@@ -99,6 +103,7 @@ def edit(
         vram=vram,
         ram=ram,
     )
-    way = editing.edit(pipeline, pipeline.settled(request), source, shown, strength=share)
+    asked = pipeline.settled(request)
+    way = editing.edit(pipeline, asked, source, shown, strength=share, everywhere=everywhere)
     left_out = len(source.order) - frames
     go(pipeline, request, way, output, left_out=left_out, overwrite=overwrite, quiet=quiet, as_json=as_json)

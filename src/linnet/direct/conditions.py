@@ -21,6 +21,13 @@ from linnet.sampling.solvers import Solver
 
 Levels = Float[Tensor, " levels"]
 
+BLURRED = (
+    0.75  # of the noise: enough for what a prompt does not tell of to vanish, too little to hide where it is
+)
+DRAWS = 6  # of noise, over which what differs by chance averages out
+MOST = 0.99  # quantile of the differences that counts as a whole one
+UNTOUCHED, CHANGED = 0.3, 0.6  # shares of it: below nothing changes, above everything
+
 
 @dataclass(frozen=True, kw_only=True)
 class Renoised:
@@ -44,13 +51,14 @@ class Edited:
     what it should (FlowEdit, arXiv 2412.08629). What the two agree on, such as the motion, stays.
 
     It is never noise itself: at each of the last `strength` of the steps both look at it under new noise. Solvers other
-    than Euler have nothing to go by here.
+    than Euler have nothing to go by here. `within` is how much of the change each place takes, from `differences`.
     """
 
     clip: Float[Tensor, "1 C T H W"]
     source: Velocity
     strength: float
     seed: int
+    within: Float[Tensor, "1 1 T H W"] | None = None
 
     def __call__(self, velocity: Velocity, noise: Latents, sigmas: Levels, solver: Solver) -> Iterator[Step]:
         left = levels_left(sigmas, self.strength)
@@ -65,8 +73,32 @@ class Edited:
             as_wanted = edited + as_is - before
             with torch.no_grad():
                 change = velocity(as_wanted, timestep).float() - self.source(as_is, timestep).float()
+            if self.within is not None:
+                change = change * self.within.to(change)
             edited = edited + (left[index + 1] - sigma) * change
             yield Step(index, count, float(left[index + 1]), edited, edited)
+
+
+def differences(
+    clip: Float[Tensor, "1 C T H W"], one: Velocity, other: Velocity, *, seed: int
+) -> Float[Tensor, "1 1 T H W"]:
+    """Where two prompts' velocities, without guidance, see something else in a clip: 0 where they agree, 1 where they
+    do not (DiffEdit, arXiv 2210.11427).
+
+    A model that is told of a blue star takes the red one for noise, and draws its own wherever there is room: only by
+    this it is known where that ought to be.
+    """
+    fresh = torch.Generator(clip.device).manual_seed(seed)
+    level = torch.full((1,), BLURRED, device=clip.device)
+    change = torch.zeros_like(clip)
+    with torch.no_grad():
+        for _ in range(DRAWS):
+            veil = torch.randn(clip.shape, generator=fresh, device=clip.device)
+            seen = add_noise(clip, veil, level)
+            change += one(seen, TIMESTEPS * level).float() - other(seen, TIMESTEPS * level).float()
+    size = change.square().sum(1, keepdim=True).sqrt()
+    share = ((size / size.flatten().quantile(MOST) - UNTOUCHED) / (CHANGED - UNTOUCHED)).clamp(0, 1)
+    return share * share * (3 - 2 * share)
 
 
 def levels_left(sigmas: Levels, strength: float) -> Float[Tensor, " left"]:

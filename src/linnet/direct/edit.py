@@ -4,7 +4,7 @@ from dataclasses import replace
 from itertools import islice
 
 from linnet.direct.beginning import Way, begins_at, check_whole, fingerprint
-from linnet.direct.conditions import Edited, Renoised, check_strength
+from linnet.direct.conditions import Edited, Renoised, check_strength, differences
 from linnet.direct.footage import Source
 from linnet.pipeline import Pipeline
 from linnet.request import Request
@@ -23,10 +23,12 @@ def edit(
     *,
     strength: float = STRENGTH,
     guidance: float | None = None,
+    everywhere: bool = False,
 ) -> Way:
     """The way from what `source` shows, `shown` in words, to what the request's prompt says.
 
-    `guidance` is how closely `shown` is followed: less than the request's own, by default a third.
+    `guidance` is how closely `shown` is followed: less than the request's own, by default a third. What both prompts
+    see alike stays as it is, unless the clip may change `everywhere`.
     """
     check_strength(strength)
     check_whole(request, "an edit")
@@ -35,14 +37,19 @@ def edit(
     followed = request.guidance / 3 if guidance is None else guidance
     # First, while the transformer is not there yet and takes no memory.
     latents = pipeline.encode_frames(lambda: islice(source.frames(), request.frames))
+    within = None
+    if not everywhere:
+        plain = replace(request, guidance=0.0 if request.guidance_method == "apg" else 1.0)
+        pair = (pipeline.velocity(asked, sigmas) for asked in (replace(plain, prompt=shown), plain))
+        within = differences(latents, *pair, seed=request.seed)
     velocity = pipeline.velocity(replace(request, prompt=shown, guidance=followed), sigmas)
-    course = Edited(clip=latents, source=velocity, strength=strength, seed=request.seed)
+    course = Edited(clip=latents, source=velocity, strength=strength, seed=request.seed, within=within)
     direction = {
         "edits": fingerprint(source.path),
         "from": shown,
         "strength": strength,
         "from_guidance": followed,
-    }
+    } | ({"everywhere": True} if everywhere else {})
     return Way(course, direction, source.notes)
 
 
