@@ -36,7 +36,7 @@ def edit(
     shown: Annotated[str, option("from", "What the clip shows.", metavar="TEXT")],
     wanted: Annotated[str, option("to", "What it is to show.", metavar="TEXT")],
     strength: Annotated[
-        float | None, number("strength", "Share of the steps in which it changes; 0.85 by default.")
+        float | None, number("strength", "Share of the steps in which it changes; 0.95 by default.")
     ] = None,
     everywhere: Annotated[
         bool,

@@ -19,7 +19,7 @@ from linnet import media
 from linnet.data import playground
 from linnet.data.playground import COLOURS, FPS, SPEED, TRAINED, Scene
 from linnet.direct.beginning import Beginning
-from linnet.direct.edit import edit
+from linnet.direct.edit import STRENGTH, edit
 from linnet.direct.extend import extend, open_old, seen_of
 from linnet.direct.footage import open_source
 from linnet.evaluate.adherence import SEED, Share, draw
@@ -289,7 +289,7 @@ def try_edit(bench: Bench, trial: Trial) -> tuple[Values, Values]:
     request = bench.request(trial, prompt=trial.worded(trial.other), frames=SHORT)
     source = open_source(trial.drawn, request.size, request.fps)
     ours = bench.clip(trial, "edit", request, lambda: edit(bench.pipeline, request, source, trial.prompt))
-    start = Beginning(video=trial.drawn, strength=0.85)
+    start = Beginning(video=trial.drawn, strength=STRENGTH)
     naive = bench.clip(trial, "renoised", request, lambda: start.way(bench.pipeline, request))
     return recoloured(ours, trial), recoloured(naive, trial)
 
