@@ -10,7 +10,9 @@ from linnet.pipeline import Pipeline
 from linnet.request import Request
 from linnet.sampling import flow
 
-STRENGTH = 0.95  # share of the steps: nearly all, since not the noise but `differences` keeps the place of things
+STRENGTH = (
+    0.95  # share of the steps: nearly all, since not the noise but `differences` keeps the place of things
+)
 
 
 def edit(
