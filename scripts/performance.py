@@ -28,10 +28,7 @@ def section(title: str, name: str, rows: Any, heads: str, words: str) -> str:
         said = f"By `python benchmarks/record.py {name}`."
     else:
         lines += [f"| {' | '.join(map(str, row))} |" for row in rows(found["result"])]
-        cores = f"{found['cores']} core{'s' if found['cores'] > 1 else ''}"
-        said = (
-            f"`{found['command']}`: {found['device']}, {cores}, torch {found['torch']}, {found['revision']}."
-        )
+        said = f"`{found['command']}`: {machine(found)}, torch {found['torch']}, {found['revision']}."
         if weights := found["result"].get("weights") if isinstance(found["result"], dict) else None:
             said += f" Weights {weights[:12]}."
     return "\n".join([f"## {title}\n", wrapped(words), *lines, "", wrapped(said)])
@@ -180,6 +177,43 @@ def card() -> str:
     )
 
 
+def serving() -> str:
+    """What the service holds to, each row from a benchmark of its own."""
+    rows: list[tuple[str, str, str]] = []
+    if kill := record("serve_kill"):
+        found = kill["result"]
+        lost = ", ".join(
+            f"{found[name]} {name.replace('_', ' ')}" for name in ("lost", "duplicated", "broken_files")
+        )
+        words = f"{found['rounds']} rounds of kill -9: jobs of {found['accepted']} accepted, database"
+        rows.append((words, f"{lost}; {found['database']}", said_of(kill)))
+    if load := record("serve_load"):
+        found = load["result"]
+        times, shares = found["retrieve_ms"], found["processors"]
+        words = f"{found['clients']} clients, {found['requests_a_second']:.0f} requests a second, while a clip is made"
+        figures = (
+            f"95 % of answers to retrieve within {times['p95']:.1f} ms; "
+            f"the load itself took {shares['load']:.2f} of a core"
+        )
+        rows.append((words, figures, said_of(load)))
+    if preview := record("serve_preview"):
+        rows.append(("first preview, at the latest", f"{preview['result']['worst']:.2f} s", said_of(preview)))
+    if fuzz := record("serve_fuzz"):
+        most = max(max(tried.values()) for tried in fuzz["result"]["cases"].values())
+        words = f"schemathesis {fuzz['schemathesis']}, all checks, {most} cases an operation, right and wrong ones"
+        rows.append((words, f"{fuzz['result']['failures']} failures", said_of(fuzz)))
+    lines = [f"| {' | '.join(row)} |" for row in rows] or [f"| {NOT_MEASURED} | | |"]
+    return "\n".join(["## Serving\n", "| what | measured | by |", "|---|---|---|", *lines])
+
+
+def said_of(found: dict[str, Any]) -> str:
+    return f"`{found['command']}`, {machine(found)}, {found['revision']}"
+
+
+def machine(found: dict[str, Any]) -> str:
+    return f"{found['device']}, {found['cores']} core{'s' if found['cores'] > 1 else ''}"
+
+
 SECTIONS = (
     (
         "Seedling shows what was asked for",
@@ -251,6 +285,14 @@ SECTIONS = (
         "Seedling's own text encoder on one prompt: its states against those of float32.",
     ),
     (
+        "8-bit weights, and what is asked for",
+        "eight_bits_adherence",
+        quality,
+        "way | times faster | all right | PSNR, dB | SSIM | memory as planned, MB",
+        """Seedling, the same questions and seeds for all, with its text encoder in 8 bits. The clips of exact were made
+        earlier, and not timed.""",
+    ),
+    (
         "Guidance in float32",
         "guidance",
         guidance,
@@ -277,6 +319,13 @@ SECTIONS = (
         the naive way to make the same. The seam of a clip: its largest change between frames at a border of windows,
         or at a cut, over its largest in as many stretches of four frames elsewhere. Refining is not measured:
         seedling has one size.""",
+    ),
+    (
+        "From other clips, exact",
+        "continuity_exact",
+        beyond,
+        "what | aim | linnet | naive way | trials",
+        "The same measures in as many steps as `linnet edit` and `linnet generate --video` take by default.",
     ),
     (
         "How a storyboard's shot begins",
@@ -329,7 +378,9 @@ def page() -> str:
     words = """Written by `python scripts/performance.py` from `benchmarks/results/`. Each table says by which
     command, on what and at which revision it was measured. Where other programs shared
     the processor, CPU seconds are counted."""
-    return "\n".join(["# Performance\n", wrapped(words), card(), *(section(*one) for one in SECTIONS)])
+    return "\n".join(
+        ["# Performance\n", wrapped(words), card(), *(section(*one) for one in SECTIONS), serving() + "\n"]
+    )
 
 
 def wrapped(words: str) -> str:
