@@ -151,7 +151,7 @@ def test_a_video_follows_a_clip_and_is_made_as_fast_as_wished(
     settings(page)
     page.get_by_label("Length").select_option("1")
     page.get_by_label("Quality").select_option("draft")
-    expect(page.get_by_label("Steps", exact=True)).to_have_attribute("placeholder", "3")
+    expect(page.get_by_label("Steps", exact=True)).to_have_attribute("placeholder", "2")
     strength = page.get_by_label("How far from it")
     file = page.get_by_label("Begin from image or clip")
     file.set_input_files(tmp_path / "huge.mp4")
