@@ -167,7 +167,7 @@ def test_an_edit_changes_what_the_two_prompts_see_otherwise_and_nothing_else() -
     def another(x: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
         return swirl(x, timestep) + 1
 
-    course = Edited(clip=clip, source=swirl, strength=0.8, seed=1, within=within)
+    course = Edited(clip=clip, source=swirl, strength=0.8, seed=1, plain=(swirl, elsewhere))
     *_, last = course(another, noise, sigmas(6, 3.0), euler)
     changed = (last.latents - clip).abs() > 1e-5
     assert changed[0, :, 2, 1, 1].all()

@@ -219,7 +219,7 @@ def test_the_plan_counts_what_is_encoded_and_the_steps_that_are_left(service: Se
     pixels = [service.models.plan(request, given).pixels for given in (None, Given(b""), followed)]
     assert pixels == [0, 1, 9]
     assert [passes(request, given) for given in (None, Given(b""), followed)] == [40, 58, 10]
-    assert (queue.EARLY, TURNS) == (held.EARLY, 2)
+    assert (queue.early, TURNS) == (held.early, 2)
     for strength in (0.01, 0.25, 0.33, 1.0):
         left = len(levels_left(flow.sigmas(request.steps, request.shift), strength)) - 1
         assert passes(request, Given(b"", None, strength)) == 2 * left

@@ -348,6 +348,11 @@ def check_fields(settings: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
+def no_guidance(method: str) -> float:
+    """The scale that leaves the prompt's own velocity as it is."""
+    return 0.0 if method == "apg" else 1.0
+
+
 def parse_reuse(text: str) -> float | frozenset[int]:
     """The change that steps may add up to, 0 for none, or the steps (from 0) that do without the model."""
     if text == "none":

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from linnet.catalog import ModelSpec, find
 from linnet.cli import fail
@@ -12,11 +12,12 @@ from linnet.cli.generate import warn_of_cut, watching
 from linnet.cli.terminal import bars, note
 from linnet.clip import Clip
 from linnet.errors import InvalidInput
-from linnet.request import Request
+from linnet.request import Request, make_request
 from linnet.weights.store import default_model
 
 if TYPE_CHECKING:
     from linnet.direct.beginning import Way
+    from linnet.direct.footage import Source
     from linnet.pipeline import Pipeline
     from linnet.progress import Watch
 
@@ -44,23 +45,50 @@ def needs_prompt(file: Path) -> InvalidInput:
     )
 
 
-def opened(
+def remaking(
     spec: ModelSpec,
-    prompts: Mapping[str, str],
+    file: Path,
+    output: Path,
     *,
-    weights: Path | None,
-    device: str,
-    anyway: bool,
-    quiet: bool,
-    threads: int | None,
-    vram: int | None,
-    ram: int | None,
+    fit: str | None,
+    overwrite: bool,
+    profile: str | None,
+    seed: int | None,
+    **settings: Any,
+) -> tuple[Request, "Source", int]:
+    """The request for a clip that is made of a whole other one, what it is made of, and how many of that one's last
+    frames the model's grid leaves out. Without a profile it is exact, whatever the `like` of the settings was."""
+    from linnet.direct.beginning import check_fit
+    from linnet.direct.footage import length_for, open_source
+    from linnet.media import check_target
+
+    settings |= {"profile": profile or "exact", "reuse": "none", "loop": False, "onward": False}
+    first = make_request(spec, seed=seed, frames=spec.default_frames, **settings)
+    source = open_source(file, first.size, spec.fps, check_fit(fit))
+    check_target(output, size=first.size, overwrite=overwrite)
+    frames = length_for(spec, file, len(source.order))
+    request = make_request(spec, frames=frames, **settings, seed=first.seed)
+    return request, source, len(source.order) - frames
+
+
+class Place(NamedTuple):
+    """Where the model lies, and on what it runs."""
+
+    weights: Path | None
+    device: str
+    threads: int | None
+    vram: int | None
+    ram: int | None
+
+
+def opened(
+    spec: ModelSpec, prompts: Mapping[str, str], place: Place, *, anyway: bool, quiet: bool
 ) -> "Pipeline":
     """The model, which knows the words of the prompts; each is named as the person gave it."""
     from linnet import load
     from linnet.data.known import check_words
 
-    pipeline = load(spec.name, weights=weights, device=device, threads=threads, vram=vram, ram=ram)
+    pipeline = load(spec.name, **place._asdict())
     for field, prompt in prompts.items():
         if spec.source == "package" and not anyway:
             check_words(pipeline.tokenizer, prompt, field=field)

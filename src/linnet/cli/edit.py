@@ -1,11 +1,11 @@
 """`linnet edit`"""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from linnet.cli.direct import beside, earlier_clip, go, model_for, opened
+from linnet.cli.direct import Place, beside, earlier_clip, go, model_for, opened, remaking
 from linnet.cli.options import (
     Anyway,
     AsJson,
@@ -25,7 +25,6 @@ from linnet.cli.options import (
     option,
 )
 from linnet.errors import InvalidInput
-from linnet.request import make_request
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -73,37 +72,24 @@ def edit(
     like = earlier.request if earlier and earlier.request.model == spec.name else None
 
     from linnet.direct import edit as editing  # it and what follows take seconds to import
-    from linnet.direct.beginning import check_fit
     from linnet.direct.conditions import check_strength
-    from linnet.direct.footage import length_for, open_source
-    from linnet.media import check_target
 
     share = check_strength(editing.STRENGTH if strength is None else strength)
-    settings: dict[str, Any] = {
-        "profile": profile or "exact",
-        "reuse": "none",
-        "steps": steps,
-        "guidance": guidance,
-        "loop": False,
-        "onward": False,
-    }
-    first = make_request(spec, prompt=wanted, like=like, seed=seed, frames=spec.default_frames, **settings)
-    source = open_source(file, first.size, spec.fps, check_fit(fit))
-    check_target(output, size=first.size, overwrite=overwrite)
-    frames = length_for(spec, file, len(source.order))
-    request = make_request(spec, prompt=wanted, like=like, frames=frames, **settings, seed=first.seed)
-    pipeline = opened(
+    request, source, left_out = remaking(
         spec,
-        {"to": wanted, "from": shown},
-        weights=weights,
-        device=device,
-        anyway=anyway,
-        quiet=quiet,
-        threads=threads,
-        vram=vram,
-        ram=ram,
+        file,
+        output,
+        fit=fit,
+        overwrite=overwrite,
+        profile=profile,
+        seed=seed,
+        prompt=wanted,
+        steps=steps,
+        guidance=guidance,
+        like=like,
     )
+    place = Place(weights, device, threads, vram, ram)
+    pipeline = opened(spec, {"to": wanted, "from": shown}, place, anyway=anyway, quiet=quiet)
     asked = pipeline.settled(request)
     way = editing.edit(pipeline, asked, source, shown, strength=share, everywhere=everywhere)
-    left_out = len(source.order) - frames
     go(pipeline, request, way, output, left_out=left_out, overwrite=overwrite, quiet=quiet, as_json=as_json)

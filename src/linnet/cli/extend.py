@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from linnet.cli.direct import beside, earlier_clip, model_for, needs_prompt, opened, run
+from linnet.cli.direct import Place, beside, earlier_clip, model_for, needs_prompt, opened, run
 from linnet.cli.options import (
     Anyway,
     AsJson,
@@ -105,17 +105,8 @@ def extend(
             "seconds", seconds, f"is more than {spec.name} can add here", f"give {longest} or less"
         )
     request = make_request(spec, **settings, seed=usual.seed, frames=frames)
-    pipeline = opened(
-        spec,
-        {"prompt": request.prompt},
-        weights=weights,
-        device=device,
-        anyway=anyway,
-        quiet=quiet,
-        threads=threads,
-        vram=vram,
-        ram=ram,
-    )
+    place = Place(weights, device, threads, vram, ram)
+    pipeline = opened(spec, {"prompt": request.prompt}, place, anyway=anyway, quiet=quiet)
     run(
         lambda watch: extending.extend(pipeline, request, file, output, overwrite=overwrite, watch=watch),
         output,

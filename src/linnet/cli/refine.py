@@ -1,11 +1,11 @@
 """`linnet refine`"""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from linnet.cli.direct import beside, earlier_clip, go, model_for, needs_prompt, opened
+from linnet.cli.direct import Place, beside, earlier_clip, go, model_for, needs_prompt, opened, remaking
 from linnet.cli.options import (
     Anyway,
     AsJson,
@@ -25,7 +25,6 @@ from linnet.cli.options import (
     number,
     option,
 )
-from linnet.request import make_request
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -75,40 +74,25 @@ def refine(
     spec = model_for(model, earlier, weights)
     output = output or beside(file, "refined")
 
-    from linnet.direct.beginning import check_fit  # it and what follows take seconds to import
-    from linnet.direct.conditions import check_strength
+    from linnet.direct.conditions import check_strength  # it and what follows take seconds to import
     from linnet.direct.edit import refine as finish
-    from linnet.direct.footage import length_for, open_source
-    from linnet.media import check_target
 
     share = check_strength(0.4 if strength is None else strength)
-    settings: dict[str, Any] = {
-        "prompt": prompt,
-        "profile": profile or "exact",
-        "reuse": "none",
-        "steps": steps,
-        "guidance": guidance,
-        "size": size,
-        "loop": False,
-        "onward": False,
-    }
-    like = earlier.request if earlier else None
-    first = make_request(spec, like=like, seed=seed, frames=spec.default_frames, **settings)
-    source = open_source(file, first.size, spec.fps, check_fit(fit))
-    check_target(output, size=first.size, overwrite=overwrite)
-    frames = length_for(spec, file, len(source.order))
-    request = make_request(spec, like=like, frames=frames, **settings, seed=first.seed)
-    pipeline = opened(
+    request, source, left_out = remaking(
         spec,
-        {"prompt": request.prompt},
-        weights=weights,
-        device=device,
-        anyway=anyway,
-        quiet=quiet,
-        threads=threads,
-        vram=vram,
-        ram=ram,
+        file,
+        output,
+        fit=fit,
+        overwrite=overwrite,
+        profile=profile,
+        seed=seed,
+        prompt=prompt,
+        steps=steps,
+        guidance=guidance,
+        size=size,
+        like=earlier.request if earlier else None,
     )
+    place = Place(weights, device, threads, vram, ram)
+    pipeline = opened(spec, {"prompt": request.prompt}, place, anyway=anyway, quiet=quiet)
     way = finish(pipeline, pipeline.settled(request), source, strength=share)
-    left_out = len(source.order) - frames
     go(pipeline, request, way, output, left_out=left_out, overwrite=overwrite, quiet=quiet, as_json=as_json)

@@ -18,12 +18,11 @@ from linnet.errors import InvalidInput
 from linnet.sampling.denoise import Latents, Step, Velocity, denoise
 from linnet.sampling.flow import TIMESTEPS, add_noise
 from linnet.sampling.solvers import Solver
+from linnet.sampling.steps import left
 
 Levels = Float[Tensor, " levels"]
 
-BLURRED = (
-    0.75  # of the noise: enough for what a prompt does not tell of to vanish, too little to hide where it is
-)
+BLURRED = 0.75  # of the noise: what a prompt does not tell of vanishes, and where it is still shows
 DRAWS = 6  # of noise, over which what differs by chance averages out
 MOST = 0.99  # quantile of the differences that counts as a whole one
 UNTOUCHED, CHANGED = 0.3, 0.6  # shares of it: below nothing changes, above everything
@@ -38,10 +37,10 @@ class Renoised:
     strength: float
 
     def __call__(self, velocity: Velocity, noise: Latents, sigmas: Levels, solver: Solver) -> Iterator[Step]:
-        left = levels_left(sigmas, self.strength)
-        level = left[:1].expand(len(noise)).to(noise.device)
+        levels = levels_left(sigmas, self.strength)
+        level = levels[:1].expand(len(noise)).to(noise.device)
         yield from denoise(
-            velocity, add_noise(self.clip.to(noise).expand_as(noise), noise, level), left, solver
+            velocity, add_noise(self.clip.to(noise).expand_as(noise), noise, level), levels, solver
         )
 
 
@@ -51,32 +50,32 @@ class Edited:
     what it should (FlowEdit, arXiv 2412.08629). What the two agree on, such as the motion, stays.
 
     It is never noise itself: at each of the last `strength` of the steps both look at it under new noise. Solvers other
-    than Euler have nothing to go by here. `within` is how much of the change each place takes, from `differences`.
+    than Euler have nothing to go by here. With `plain`, the
+    velocities of both without guidance, only what these see otherwise changes (see `differences`).
     """
 
     clip: Float[Tensor, "1 C T H W"]
     source: Velocity
     strength: float
     seed: int
-    within: Float[Tensor, "1 1 T H W"] | None = None
+    plain: tuple[Velocity, Velocity] | None = None
 
     def __call__(self, velocity: Velocity, noise: Latents, sigmas: Levels, solver: Solver) -> Iterator[Step]:
-        left = levels_left(sigmas, self.strength)
-        count = len(left) - 1
+        levels = levels_left(sigmas, self.strength)
+        count = len(levels) - 1
         fresh = torch.Generator(noise.device).manual_seed(self.seed)
         before = self.clip.to(noise).expand_as(noise)
         edited = before.clone()
-        for index, sigma in enumerate(left[:-1]):
+        within = 1.0 if self.plain is None else differences(before[:1], *self.plain, seed=self.seed)
+        for index, sigma in enumerate(levels[:-1]):
             timestep = (TIMESTEPS * sigma).expand(len(noise)).to(noise.device)
             veil = torch.randn(noise.shape, generator=fresh, device=noise.device)
             as_is = add_noise(before, veil, timestep / TIMESTEPS)
             as_wanted = edited + as_is - before
             with torch.no_grad():
                 change = velocity(as_wanted, timestep).float() - self.source(as_is, timestep).float()
-            if self.within is not None:
-                change = change * self.within.to(change)
-            edited = edited + (left[index + 1] - sigma) * change
-            yield Step(index, count, float(left[index + 1]), edited, edited)
+            edited = edited + (levels[index + 1] - sigma) * within * change
+            yield Step(index, count, float(levels[index + 1]), edited, edited)
 
 
 def differences(
@@ -103,7 +102,7 @@ def differences(
 
 def levels_left(sigmas: Levels, strength: float) -> Float[Tensor, " left"]:
     """The noise levels of the last `strength` of the steps; of one step at least."""
-    return sigmas[-1 - max(1, round(strength * (len(sigmas) - 1))) :]
+    return sigmas[-1 - left(strength, len(sigmas) - 1) :]
 
 
 def check_strength(strength: float) -> float:

@@ -4,15 +4,13 @@ from dataclasses import replace
 from itertools import islice
 
 from linnet.direct.beginning import Way, begins_at, check_whole, fingerprint
-from linnet.direct.conditions import Edited, Renoised, check_strength, differences
+from linnet.direct.conditions import Edited, Renoised, check_strength
 from linnet.direct.footage import Source
 from linnet.pipeline import Pipeline
-from linnet.request import Request
+from linnet.request import Request, no_guidance
 from linnet.sampling import flow
 
-STRENGTH = (
-    0.95  # share of the steps: nearly all, since not the noise but `differences` keeps the place of things
-)
+STRENGTH = 0.95  # of the steps: nearly all, for not the noise but what differs keeps things in their place
 
 
 def edit(
@@ -37,13 +35,18 @@ def edit(
     followed = request.guidance / 3 if guidance is None else guidance
     # First, while the transformer is not there yet and takes no memory.
     latents = pipeline.encode_frames(lambda: islice(source.frames(), request.frames))
-    within = None
-    if not everywhere:
-        plain = replace(request, guidance=0.0 if request.guidance_method == "apg" else 1.0)
-        pair = (pipeline.velocity(asked, sigmas) for asked in (replace(plain, prompt=shown), plain))
-        within = differences(latents, *pair, seed=request.seed)
     velocity = pipeline.velocity(replace(request, prompt=shown, guidance=followed), sigmas)
-    course = Edited(clip=latents, source=velocity, strength=strength, seed=request.seed, within=within)
+    unguided = replace(request, guidance=no_guidance(request.guidance_method))
+    before, after = (
+        pipeline.velocity(asked, sigmas) for asked in (replace(unguided, prompt=shown), unguided)
+    )
+    course = Edited(
+        clip=latents,
+        source=velocity,
+        strength=strength,
+        seed=request.seed,
+        plain=None if everywhere else (before, after),
+    )
     direction = {
         "edits": fingerprint(source.path),
         "from": shown,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from linnet.catalog import ModelSpec
 from linnet.geometry import latent_grid, token_count
-from linnet.request import Request, parse_reuse
+from linnet.request import Request, no_guidance, parse_reuse
 from linnet.runtime import notes
 from linnet.runtime.knobs import Knobs, Tiling
 from linnet.runtime.memory import Shape, decode_working, text_weights, transformer_weights
@@ -126,10 +126,9 @@ def forwards(request: Request) -> list[int]:
 
     Steps that decide for themselves whether to skip are counted as if none did.
     """
-    plain = 0.0 if request.guidance_method == "apg" else 1.0
     skipped = parse_reuse(request.reuse)
     steps = [i for i in range(request.steps) if not (isinstance(skipped, frozenset) and i in skipped)]
-    guided = request.guidance != plain
+    guided = request.guidance != no_guidance(request.guidance_method)
     first, last = (step_at(share, request.steps) for share in (request.guidance_from, request.guidance_until))
     return [2 if guided and first <= step < last else 1 for step in steps]
 

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from linnet.models.transformer import TextContext
+from linnet.request import no_guidance
 from linnet.sampling.flow import TIMESTEPS
 from linnet.sampling.guidance import apg, cfg
 from linnet.sampling.solvers import START, Solver, euler
@@ -74,7 +75,7 @@ class Guidance:
 
     def acts(self, timestep: Float[Tensor, "B"]) -> bool:
         """False where the scale or the noise level leaves the prompt's own velocity as it is."""
-        if self.scale == (0.0 if self.method == "apg" else 1.0):
+        if self.scale == no_guidance(self.method):
             return False
         lowest, highest = self.levels
         # Asked only where it matters: the answer waits for the device.

@@ -13,10 +13,10 @@ from torch import Tensor
 from linnet.sampling.denoise import Latents, Step, Velocity, denoise
 from linnet.sampling.flow import TIMESTEPS
 from linnet.sampling.solvers import Solver
+from linnet.sampling.steps import early
 
 Levels = Float[Tensor, " levels"]
 
-EARLY = 0.5  # share of the steps in which what is made is brought into line with what is held
 VEIL = 0.5  # of the noise, over what is held
 
 
@@ -39,10 +39,10 @@ class Held:
 
     def __call__(self, velocity: Velocity, noise: Latents, sigmas: Levels, solver: Solver) -> Iterator[Step]:
         count = len(sigmas) - 1
-        early = round(EARLY * count) if self.turns > 1 else 0
+        first = early(count) if self.turns > 1 else 0
         fresh = torch.Generator(noise.device).manual_seed(self.seed)
         held, x = self.holding(velocity), noise.float()
-        for index in range(early):
+        for index in range(first):
             here = sigmas[index : index + 2]
             step = next(denoise(held, x, here))
             for _ in range(self.turns - 1 if index else 0):  # back to pure noise would be to another clip
@@ -50,8 +50,8 @@ class Held:
                 step = next(denoise(held, x, here))
             x = step.latents
             yield replace(step, index=index, count=count)
-        for step in denoise(held, x, sigmas[early:], solver):
-            yield replace(step, index=early + step.index, count=count)
+        for step in denoise(held, x, sigmas[first:], solver):
+            yield replace(step, index=first + step.index, count=count)
 
     def holding(self, velocity: Velocity) -> Velocity:
         """The same velocity, but for the frames that are held."""

@@ -1,8 +1,20 @@
-"""Which step a share of all of them begins at. Imports no torch, so that a plan counts as the loop does."""
+"""Which steps a share of all of them comes to. Imports no torch, so that a plan counts as the loop does."""
 
 import math
+
+EARLY = 0.5  # share of the steps in which a clip takes its form
 
 
 def step_at(share: float, count: int) -> int:
     """The first of `count` steps, from 0, that is not before `share` of them; rounding moves none across it."""
     return math.ceil(share * count - 1e-6)
+
+
+def early(count: int) -> int:
+    """The first steps, in which what is made is brought into line with what is held (see held.Held)."""
+    return round(EARLY * count)
+
+
+def left(strength: float, count: int) -> int:
+    """The last steps, which a clip that sets out from another one takes; one at least."""
+    return max(1, round(strength * count))

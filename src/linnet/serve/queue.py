@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 from linnet.errors import LinnetError
 from linnet.request import Request
 from linnet.runtime.rates import forwards
+from linnet.sampling.steps import early, left
 from linnet.serve.database import Database
 
 Status = Literal["queued", "in_progress", "completed", "failed"]
@@ -25,7 +26,6 @@ Status = Literal["queued", "in_progress", "completed", "failed"]
 TRIES = 3  # of a job whose worker dies
 LATELY = 10.0  # seconds since a worker's last sign of life, for which it counts as there
 LATER = ("decode", "finish")  # the stages behind denoising, in their order
-EARLY = 0.5  # sampling.held's, which would import torch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -530,10 +530,10 @@ def passes(request: Request, given: Given | None = None) -> int:
     each = forwards(request)
     if given is None:
         return sum(each)
-    if given.strength is not None:  # see conditions.levels_left
-        return sum(each[-max(1, round(given.strength * request.steps)) :])
-    early = each[1 : round(EARLY * request.steps)]  # which are taken twice: see Held
-    return sum(each) + sum(early)
+    if given.strength is not None:
+        return sum(each[-left(given.strength, request.steps) :])
+    twice = each[1 : early(request.steps)]  # see Held
+    return sum(each) + sum(twice)
 
 
 def drop_pictures(db: sqlite3.Connection, job: str) -> None:
