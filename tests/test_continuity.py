@@ -35,6 +35,16 @@ def test_a_long_clip_as_it_should_be_and_one_of_hard_cuts() -> None:
     assert cut["creep"] > 20
 
 
+def test_a_shape_too_small_to_tell_is_not_asked_but_another_one_is_wrong() -> None:
+    moon = Scene(shape="moon", colour="pink", size="small", background="blue", motion="shrinks", x=64, y=36)
+    whole = render(moon, 4 * FPS)
+    drawn = long_values(whole, moon, ())
+    assert drawn["right"] == 1
+    assert drawn["seconds"][-1]["shape"] is None
+    for other in (replace(moon, shape="square", size="large"), replace(moon, colour="white")):
+        assert long_values(np.concatenate([whole[:FPS], render(other, 3 * FPS)]), moon, ())["right"] == 0
+
+
 @pytest.mark.parametrize("motion", SPEED)
 def test_only_what_stops_or_begins_again_is_frozen(motion: str) -> None:
     scene = replace(LEFT, motion=motion, size="small" if motion in ("left", "up") else "large")

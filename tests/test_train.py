@@ -66,10 +66,49 @@ def test_from_the_focus_on_hard_scenes_and_noise_are_frequent(tmp_path: Path) ->
     task = FlowTask(config, LatentCache(scenes, moments, shown.expand(-1, 16, 3, 4, 4)), usual.tokenizer)
     noise = torch.Generator().manual_seed(0)
     for step, focused in ((4, False), (5, True)):
-        batch, _ = task.batch(step, rng)
+        batch, *_ = task.batch(step, rng)
         assert bool((batch > 0).all()) is focused  # hard scenes alone
         share = (task.sigmas(step, 2000, noise) > 0.99).float().mean().item()
         assert abs(share - (0.5 if focused else 0.0)) < 0.05
+
+
+def test_some_of_the_longest_clips_go_on_from_given_frames(tmp_path: Path) -> None:
+    usual, rng = flow_task(tmp_path), random.Random(0)
+    count = torch.arange(6).half().view(1, 1, 6, 1, 1)  # each latent frame shows its number
+    cache = LatentCache(usual.cache.scenes, usual.cache.moments, count.expand(12, 16, 6, 4, 4))
+    config = replace(usual.config, onward_from=20, onward=0.5, most_given=2)
+    task = FlowTask(config, cache, usual.tokenizer)
+    task.scale, task.bias = torch.ones(16), torch.zeros(16)
+    seen = {False: set(), True: set()}
+    for step in (0, 19, *range(20, 60)):
+        batch, _, given = task.batch(step, rng)
+        for clip, known in zip(batch, given, strict=True):
+            numbers = clip[0, :, 0, 0]
+            assert torch.equal(numbers, numbers[0] + torch.arange(len(numbers)))
+            seen[known > 0].add((step >= 20, known, int(numbers[0])))
+    assert seen[False] == {(False, 0, 0), (True, 0, 0)}
+    assert seen[True] == {(True, known, start) for known in (1, 2) for start in range(4)}
+
+
+def test_what_is_given_is_less_noisy_and_not_learnt(tmp_path: Path) -> None:
+    task = flow_task(tmp_path)
+    task.config = replace(task.config, lengths=((0, ((3, 1.0),)),), tokens=400, onward_from=0, onward=1.0)
+    task.config = replace(task.config, most_given=1)
+    asked: list[torch.Tensor] = []
+    losses: list[float] = []
+    for wrong in (0.0, 1000.0):
+
+        def answer(_: object, given: tuple, out: torch.Tensor, wrong: float = wrong) -> torch.Tensor:
+            asked.append(given[0])
+            return out + wrong * (torch.arange(3) == 0).view(1, 1, 3, 1, 1)
+
+        hook = task.model.transformer.register_forward_hook(answer)
+        losses.append(task.loss(0, *randomness(0, 0))[0].item())
+        hook.remove()
+    assert losses[0] == losses[1]
+    data, _, _ = task.batch(0, randomness(0, 0)[0])
+    away = (asked[0] - data).square().mean((1, 3, 4))  # of each clip and frame: by as much as there is noise
+    assert (away[:, 0] < away[:, 1]).all()
 
 
 def test_the_text_encoder_begins_by_looking_around() -> None:

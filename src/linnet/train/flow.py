@@ -9,7 +9,7 @@ from itertools import accumulate
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from linnet.data.cache import LatentCache
@@ -43,6 +43,11 @@ class FlowConfig:
     focus_from: int | None = None
     hard_scenes: float = 4.0
     almost_noise: float = 0.1
+    # From which step on (None: never) a share of the longest clips goes on from first frames that are given, as windows
+    # of a long clip do (sampling.onward): from anywhere in their scene, and with up to so many frames of them given.
+    onward_from: int | None = None
+    onward: float = 0.5
+    most_given: int = 7
 
 
 class FlowModel(nn.Module):
@@ -86,6 +91,11 @@ def hard(scene: Scene, moment: int) -> bool:
     return scene.motion == "spins" or swapped or moment > 0
 
 
+def known_frames(given: list[int], frames: int) -> Bool[Tensor, "B 1 {frames} 1 1"]:
+    """Which frames of each clip are given: its first ones."""
+    return (torch.arange(frames) < torch.tensor(given)[:, None]).view(len(given), 1, frames, 1, 1)
+
+
 class FlowTask:
     def __init__(
         self,
@@ -105,16 +115,23 @@ class FlowTask:
     def loss(
         self, step: int, rng: random.Random, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, float]]:
-        data, captions = self.batch(step, rng)
+        data, captions, given = self.batch(step, rng)
         device = generator.device
         data = data.to(device)
         ids, lengths = (x.to(device) for x in self.tokenize(captions))
         noise = torch.randn(data.shape, generator=generator, device=device)
         sigma = self.sigmas(step, len(data), generator)
         noisy = add_noise(data, noise, sigma)
+        counted = torch.ones(len(data), 1, data.shape[2], 1, 1, device=device)
+        if any(given):
+            known = known_frames(given, data.shape[2]).to(device)
+            veil = torch.rand(len(data), generator=generator, device=device)
+            noisy = torch.where(known, add_noise(data, noise, sigma * veil), noisy)
+            counted -= known.float()
         velocity = self.model.transformer(noisy, TIMESTEPS * sigma, self.model.context(ids, lengths))
         error = (velocity - velocity_target(data, noise)).square()
-        return error.mean(), {"frames": float(data.shape[2])}
+        loss = (error * counted).mean() / counted.mean()
+        return loss, {"frames": float(data.shape[2])}
 
     def sigmas(self, step: int, clips: int, generator: torch.Generator) -> Float[Tensor, "B"]:
         sigma = sample_sigmas(clips, shift=self.config.shift, std=self.config.spread, generator=generator)
@@ -126,12 +143,17 @@ class FlowTask:
     def focused(self, step: int) -> bool:
         return self.config.focus_from is not None and step >= self.config.focus_from
 
-    def batch(self, step: int, rng: random.Random) -> tuple[Float[Tensor, "B C T H W"], list[str]]:
-        """Clips of one length, normalised, each under one of its captions."""
+    def batch(
+        self, step: int, rng: random.Random
+    ) -> tuple[Float[Tensor, "B C T H W"], list[str], list[int]]:
+        """Clips of one length, normalised, each under one of its captions; how many first frames of each are given.
+
+        Clips begin with their scene's first latent frame; only those of which some are given, anywhere.
+        """
         mix = [mix for first, mix in self.config.lengths if first <= step][-1]
         lengths, weights = zip(*mix, strict=True)
         (frames,) = rng.choices(lengths, weights)
-        _, _, _, rows, columns = self.cache.latents.shape
+        _, _, length, rows, columns = self.cache.latents.shape
         clips = max(1, self.config.tokens // (frames * -(-rows // 2) * -(-columns // 2)))
         clips = min(clips, len(self.cache))
         if self.focused(step):
@@ -139,8 +161,20 @@ class FlowTask:
         else:
             chosen = rng.sample(range(len(self.cache)), clips)
         captions = [self.caption(index, rng, still=frames == 1) for index in chosen]
-        latents = self.cache.latents[chosen, :, :frames].float()
-        return latents * self.scale.view(-1, 1, 1, 1) + self.bias.view(-1, 1, 1, 1), captions
+        given, starts = [0] * clips, [0] * clips
+        if self.config.onward_from is not None and step >= self.config.onward_from and frames == max(lengths):
+            for clip in range(clips):
+                if rng.random() < self.config.onward:
+                    given[clip] = rng.randint(1, self.config.most_given)
+                    starts[clip] = rng.randint(0, length - frames)
+        found = self.cache.latents
+        parts = zip(chosen, starts, strict=True)
+        latents = torch.stack([found[clip, :, start : start + frames].float() for clip, start in parts])
+        return (
+            latents * self.scale.view(-1, 1, 1, 1) + self.bias.view(-1, 1, 1, 1),
+            captions,
+            given,
+        )
 
     def caption(self, index: int, rng: random.Random, *, still: bool) -> str:
         if rng.random() < self.config.dropped_captions:
