@@ -34,10 +34,11 @@ import torch
 from linnet.catalog import CATALOG, SEEDLING, ModelSpec
 from linnet.pipeline import Pipeline
 from linnet.request import Request, make_request
+from linnet.runtime.budget import ALLOWANCES, Budget
 from linnet.runtime.device import limit_memory
 from linnet.runtime.host import host_memory
 from linnet.runtime.memory import shape_of
-from linnet.runtime.plan import ALLOWANCES, Budget, make_plan
+from linnet.runtime.plan import make_plan
 from linnet.weights.store import ModelFiles, resolve
 
 NOT_MEASURED = "not measured"

@@ -14,9 +14,10 @@ from linnet.errors import InvalidInput
 from linnet.models.transformer import Block
 from linnet.pipeline import Pipeline
 from linnet.request import make_request
+from linnet.runtime.budget import Budget
 from linnet.runtime.knobs import Knobs, Tiling
 from linnet.runtime.memory import shape_of
-from linnet.runtime.plan import Budget, predict
+from linnet.runtime.plan import predict
 from linnet.weights.store import resolve
 
 REQUEST = make_request(SEEDLING, prompt="a red star spins", frames=5, steps=2, seed=3)

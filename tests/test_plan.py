@@ -21,22 +21,13 @@ from linnet.models.tae import TAE, TAEConfig
 from linnet.models.text import T5Config, T5Encoder
 from linnet.models.transformer import Transformer, TransformerConfig
 from linnet.request import Request, make_request
+from linnet.runtime.budget import Budget, budget_of, parse_bytes
 from linnet.runtime.knobs import Knobs, Tiling, decided
 from linnet.runtime.measure import line
 from linnet.runtime.memory import LINUM_V2, shape_of
-from linnet.runtime.plan import (
-    STAGES,
-    Budget,
-    Stage,
-    TooLarge,
-    budget_of,
-    every,
-    make_plan,
-    parse_bytes,
-    smaller,
-    ways,
-)
+from linnet.runtime.plan import STAGES, TooLarge, every, make_plan, smaller, ways
 from linnet.runtime.rates import Rates, forwards, key_of, known, remember
+from linnet.runtime.reasons import Stage
 from linnet.runtime.simulate import simulate
 from linnet.runtime.tile_sizes import tiles_of, wan_decoder, work
 from linnet.weights.load import load_into

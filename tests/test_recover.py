@@ -26,7 +26,8 @@ from linnet.models.transformer import Transformer
 from linnet.pipeline import Pipeline
 from linnet.progress import Progress
 from linnet.request import make_request
-from linnet.runtime.plan import Budget, Plan
+from linnet.runtime.budget import Budget
+from linnet.runtime.plan import Plan
 from linnet.weights.store import resolve
 
 REQUEST = make_request(SEEDLING, prompt="a red star spins", frames=5, steps=4, seed=3)

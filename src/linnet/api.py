@@ -11,6 +11,7 @@ from linnet.data.known import check_words
 from linnet.errors import InvalidInput
 from linnet.pipeline import Pipeline
 from linnet.request import CHOICES, make_request
+from linnet.runtime.budget import ALLOWANCES, budget_of, kind_of
 from linnet.runtime.device import (
     check_there,
     default_dtype,
@@ -18,7 +19,6 @@ from linnet.runtime.device import (
     limit_memory,
     resolve_device,
 )
-from linnet.runtime.plan import ALLOWANCES, budget_of, kind_of
 from linnet.weights.store import default_model, resolve
 
 

@@ -21,11 +21,13 @@ from linnet.models.transformer import Transformer
 from linnet.models.vae import VAE, VAEConfig
 from linnet.progress import Progress, Watch, ignore
 from linnet.request import Request
+from linnet.runtime.budget import Budget, budget_of
 from linnet.runtime.compile import check_compiler, compile_blocks
 from linnet.runtime.device import check_format
 from linnet.runtime.knobs import Knobs
 from linnet.runtime.memory import Shape, shape_of
-from linnet.runtime.plan import Budget, Plan, Stage, budget_of, fitting, make_plan, predict, smaller
+from linnet.runtime.plan import Plan, fitting, make_plan, predict, smaller
+from linnet.runtime.reasons import Stage
 from linnet.runtime.recover import is_gone, let_go, out_of_memory
 from linnet.runtime.stream import BlockStream, stream_into, transformer_of
 from linnet.runtime.text import TextStates

@@ -29,9 +29,10 @@ from linnet.cli.terminal import gigabytes, print_table
 from linnet.errors import InvalidInput
 from linnet.request import Request, make_request
 from linnet.runtime import rates
+from linnet.runtime.budget import budget_of, kind_of
 from linnet.runtime.host import may_have_gpu
 from linnet.runtime.memory import LINUM_V2, shape_of
-from linnet.runtime.plan import NOTHING, Plan, TooLarge, budget_of, kind_of, make_plan
+from linnet.runtime.plan import NOTHING, Plan, TooLarge, make_plan
 from linnet.weights.files import read_config
 from linnet.weights.store import ModelFiles, default_model, locate, resolve
 

@@ -11,9 +11,10 @@ import torch
 from linnet import __version__
 from linnet.catalog import CATALOG, ModelSpec
 from linnet.geometry import format_seconds, seconds_of
+from linnet.runtime.budget import budget_of
 from linnet.runtime.device import available_memory, default_dtype, default_threads, resolve_device
 from linnet.runtime.memory import LINUM_V2, shape_of
-from linnet.runtime.plan import budget_of, longest
+from linnet.runtime.plan import longest
 from linnet.weights.store import hub_cache, locate
 
 PACKAGES = ("torch", "safetensors", "tokenizers", "sentencepiece", "av", "numpy", "huggingface_hub")

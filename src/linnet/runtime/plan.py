@@ -6,18 +6,17 @@ a card, the Wan autoencoder is held in bfloat16, which can be seen, and the plan
 unasked. Imports no torch and reads no weights.
 """
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 from linnet.catalog import CATALOG, SEEDLING, ModelSpec
 from linnet.errors import InvalidInput
 from linnet.geometry import FRAMES_PER_LATENT, format_seconds, latent_grid, seconds_of, token_count
 from linnet.request import Request, make_request
-from linnet.runtime.host import host_memory, may_have_gpu
+from linnet.runtime.budget import ALLOWANCES, Allowance, Budget, gigabytes, halved, kind_of
 from linnet.runtime.knobs import Knobs, Tiling
 from linnet.runtime.memory import (
     BYTES,
@@ -33,59 +32,20 @@ from linnet.runtime.memory import (
     transformer_weights,
 )
 from linnet.runtime.rates import Rates
+from linnet.runtime.reasons import Choice, Row, Stage, choices
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
-Stage = Literal["text", "denoise", "decode"]
-Row = Stage | Literal["encode"]  # which only some requests have
 STAGES: tuple[Stage, ...] = ("text", "denoise", "decode")
 
-UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 LESS = 0.8  # of what was predicted, where that was too much
 TOKEN_CHUNKS = (None, 16_384, 4_096)
 TILINGS = (None, Tiling(rows=45, columns=80), Tiling(rows=30, columns=40), Tiling(rows=15, columns=20))
-
-
-class Allowance(NamedTuple):
-    """Bytes that no tensor takes: on the card, the driver's context and the kernels' workspaces; in the system, the
-    libraries. Those of a card are assumptions, not measurements."""
-
-    device: int
-    system: int
-
-
-ALLOWANCES = {
-    "cpu": Allowance(0, 500_000_000),
-    "mps": Allowance(500_000_000, 500_000_000),
-    "cuda": Allowance(600_000_000, 1_500_000_000),
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Budget:
-    """Bytes that may be used of a card's memory and of main memory; None: no limit known. On a CPU the second alone
-    counts. `asked` names those of "vram" and "ram" that a person set; the others are what is free."""
-
-    device: int | None = None
-    system: int | None = None
-    asked: frozenset[str] = frozenset()
-
-    @property
-    def limits(self) -> dict[str, int]:
-        """Those that are known, by the names of their options."""
-        pairs = {"vram": self.device, "ram": self.system}
-        return {name: limit for name, limit in pairs.items() if limit is not None}
 
 
 class TooLarge(InvalidInput):
     """Nothing fits."""
 
     least: "Plan"  # the plan that comes nearest
-
-
-class Choice(NamedTuple):
-    name: str
-    value: str
-    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -293,33 +253,6 @@ def free_ways(spec: ModelSpec, shape: Shape, device: str) -> Iterator[Knobs]:
                         )
 
 
-def budget_of(device: str, *, vram: int | None = None, ram: int | None = None) -> Budget:
-    """What a person allows, in bytes, and for the rest what is free now; a card that is not here must be described."""
-    asked = frozenset(name for name, size in (("vram", vram), ("ram", ram)) if size is not None)
-    system = host_memory() if ram is None else ram
-    if kind_of(device) == "cpu":
-        if vram is not None:
-            raise InvalidInput(
-                "vram",
-                gigabytes(vram),
-                "is the memory of a card, and cpu is none",
-                "use --ram or --device cuda",
-            )
-        return Budget(system=system, asked=asked)
-    if vram is None:
-        problem = f"is not given, and there is no {device} here whose memory could be asked for"
-        unknown = InvalidInput("vram", "", problem, "say how much the card has, such as --vram 8GB")
-        if not may_have_gpu():
-            raise unknown
-        from linnet.runtime.device import available_memory, resolve_device  # imports torch
-
-        try:
-            vram = available_memory(resolve_device(device))
-        except InvalidInput:
-            raise unknown from None
-    return Budget(device=vram, system=system, asked=asked)
-
-
 def predict(
     spec: ModelSpec,
     shape: Shape,
@@ -394,65 +327,6 @@ def predict(
         pixels=pixels,
         slower=rates.slower(spec, shape, request, knobs, clips=clips) if rates else None,
     )
-
-
-def choices(
-    stage: Row, shape: Shape, request: Request, knobs: Knobs, text_resident: bool, transformer_stays: bool
-) -> Iterator[Choice]:
-    """What was decided for a stage, and why."""
-    if stage == "text":
-        yield Choice("weights", *text_place(shape, request, text_resident))
-        return
-    if stage == "denoise":
-        yield Choice("dtype", request.dtype, "of matrix products; norms and the residual stream are float32")
-        yield Choice("weights", *blocks_place(shape, knobs))
-        chunk = knobs.token_chunk
-        every = "all tokens at once", "they fit"
-        some = f"{chunk:,} tokens at a time" if chunk else "", "all at once do not fit; same result"
-        yield Choice("tokens", *(some if chunk else every))
-        yield Choice("attention", "the fastest here", "found by measuring at first use, in no more memory")
-        return
-    if stage == "encode":
-        yield Choice("frames", "whole frames, four at a time", "they fit, whatever the clip's length")
-        return
-    asked = request.dtype if request.decoder_dtype == "auto" else request.decoder_dtype
-    if knobs.autoencoder_dtype == "bfloat16":
-        reason = "float32 does not fit; it can be seen: pixels differ by about one part in 256"
-        yield Choice("dtype", "bfloat16", reason)
-    elif asked == "bfloat16":
-        yield Choice("dtype", "bfloat16", "of convolutions, as the request says; weights are float32")
-    else:
-        yield Choice("dtype", "float32", "as trained; it fits")
-    if tiling := knobs.tiling:
-        words = (
-            f"tiles of {8 * tiling.columns}x{8 * tiling.rows} pixels, {tiling.chunk} latent frames at a time"
-        )
-        yield Choice("frames", words, "whole frames do not fit; same result, no seams")
-    else:
-        yield Choice(
-            "frames", "whole frames, one latent frame at a time", "they fit, whatever the clip's length"
-        )
-    if not transformer_stays:
-        yield Choice(
-            "transformer", "dropped before", "there is no room for both; the next clip reads it again"
-        )
-
-
-def text_place(shape: Shape, request: Request, resident: bool) -> tuple[str, str]:
-    size = gigabytes(text_weights(shape, request.dtype, Knobs()))
-    if not resident:
-        return "streamed from the file, block by block", f"{size} of weights are needed once a prompt"
-    small = text_weights(shape, request.dtype, Knobs()) <= SMALL_TEXT
-    return "resident", "it is small" if small else f"{size}, which leaves half of the memory free"
-
-
-def blocks_place(shape: Shape, knobs: Knobs) -> tuple[str, str]:
-    stay = knobs.resident_blocks
-    if stay is None:
-        return "resident", "they fit"
-    where = "main memory" if knobs.blocks_from == "memory" else "the file"
-    words = f"{stay} of {shape.layers} blocks resident, the others streamed from {where}"
-    return words, "no more of them fit" + ("" if knobs.blocks_from == "memory" else ", nor in main memory")
 
 
 def every(
@@ -587,37 +461,3 @@ def longest(
         whole = fitting(spec, shape, replace(request, frames=frames), device=device, budget=Budget())
         needs[frames] = whole.peak_bytes if whole else 0
     return needs, max((frames for frames, plan in plans.items() if plan), default=None)
-
-
-# --- bytes, as people write them --------------------------------------------------------------------------------------
-
-
-def parse_bytes(field: str, text: str) -> int:
-    """ "8GB", "500 MB" or "7.5GiB"; GB is 10^9 and GiB 2^30 bytes. InvalidInput for anything else."""
-    units = {name.lower(): size for name, size in UNITS.items()}
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([a-z]+)", text.strip().lower())
-    if match is None or match[2] not in units:
-        raise InvalidInput(
-            field, text, "is not an amount of memory", "write a number and a unit, such as 8GB"
-        )
-    size = int(float(match[1]) * units[match[2]])
-    if size == 0:
-        raise InvalidInput(field, text, "is no memory at all", "write how much may be used, such as 8GB")
-    return size
-
-
-def gigabytes(size: int) -> str:
-    """Rounded up: what is said to be enough must be."""
-    return f"{-(-size // 10**8) / 10:.1f} GB"
-
-
-def halved(budget: Budget) -> Budget:
-    return replace(
-        budget,
-        device=None if budget.device is None else budget.device // 2,
-        system=None if budget.system is None else budget.system // 2,
-    )
-
-
-def kind_of(device: str) -> str:
-    return device.partition(":")[0]

@@ -22,7 +22,8 @@ from linnet.models.transformer import Transformer, linum_v2
 from linnet.models.vae import VAE, Past, VAEConfig
 from linnet.runtime import offload, stream, transfer
 from linnet.runtime.fake import Card
-from linnet.runtime.plan import Plan, Row
+from linnet.runtime.plan import Plan
+from linnet.runtime.reasons import Row
 from linnet.runtime.tiles import decode_tiled
 from linnet.sampling.denoise import Guidance, GuidedVelocity
 

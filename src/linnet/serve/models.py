@@ -95,10 +95,11 @@ class Models:
         """How it would run, or nearly, if nothing fits; seconds where `linnet plan --measure` has measured them."""
         from linnet.direct.beginning import Beginning
         from linnet.runtime import rates
+        from linnet.runtime.budget import budget_of
         from linnet.runtime.device import default_dtype, default_threads, resolve_device
         from linnet.runtime.doctor import title
         from linnet.runtime.memory import shape_of
-        from linnet.runtime.plan import budget_of, planned
+        from linnet.runtime.plan import planned
 
         device = resolve_device(self.device)
         if request.dtype == "auto":
@@ -127,7 +128,7 @@ class Models:
         """InvalidInput for what is over the budget that was set; what is free now may be more by then."""
         if self.vram is None and self.ram is None:
             return
-        from linnet.runtime.plan import gigabytes
+        from linnet.runtime.budget import gigabytes
 
         need, most = self.plan(request, given).peak_bytes, self.free()
         if most is not None and need > most:

@@ -143,9 +143,7 @@ class FlowTask:
     def focused(self, step: int) -> bool:
         return self.config.focus_from is not None and step >= self.config.focus_from
 
-    def batch(
-        self, step: int, rng: random.Random
-    ) -> tuple[Float[Tensor, "B C T H W"], list[str], list[int]]:
+    def batch(self, step: int, rng: random.Random) -> tuple[Float[Tensor, "B C T H W"], list[str], list[int]]:
         """Clips of one length, normalised, each under one of its captions; how many first frames of each are given.
 
         Clips begin with their scene's first latent frame; only those of which some are given, anywhere.

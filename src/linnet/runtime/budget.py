@@ -1,0 +1,102 @@
+"""How much memory may be used: what a person allows, what is free, what no tensor takes; bytes as people write them.
+
+Imports no torch until a card is to be asked.
+"""
+
+import re
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from linnet.errors import InvalidInput
+from linnet.runtime.host import host_memory, may_have_gpu
+
+UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+
+
+class Allowance(NamedTuple):
+    """Bytes that no tensor takes: on the card, the driver's context and the kernels' workspaces; in the system, the
+    libraries. Those of a card are assumptions, not measurements."""
+
+    device: int
+    system: int
+
+
+ALLOWANCES = {
+    "cpu": Allowance(0, 500_000_000),
+    "mps": Allowance(500_000_000, 500_000_000),
+    "cuda": Allowance(600_000_000, 1_500_000_000),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """Bytes that may be used of a card's memory and of main memory; None: no limit known. On a CPU the second alone
+    counts. `asked` names those of "vram" and "ram" that a person set; the others are what is free."""
+
+    device: int | None = None
+    system: int | None = None
+    asked: frozenset[str] = frozenset()
+
+    @property
+    def limits(self) -> dict[str, int]:
+        """Those that are known, by the names of their options."""
+        pairs = {"vram": self.device, "ram": self.system}
+        return {name: limit for name, limit in pairs.items() if limit is not None}
+
+
+def budget_of(device: str, *, vram: int | None = None, ram: int | None = None) -> Budget:
+    """What a person allows, in bytes, and for the rest what is free now; a card that is not here must be described."""
+    asked = frozenset(name for name, size in (("vram", vram), ("ram", ram)) if size is not None)
+    system = host_memory() if ram is None else ram
+    if kind_of(device) == "cpu":
+        if vram is not None:
+            raise InvalidInput(
+                "vram",
+                gigabytes(vram),
+                "is the memory of a card, and cpu is none",
+                "use --ram or --device cuda",
+            )
+        return Budget(system=system, asked=asked)
+    if vram is None:
+        problem = f"is not given, and there is no {device} here whose memory could be asked for"
+        unknown = InvalidInput("vram", "", problem, "say how much the card has, such as --vram 8GB")
+        if not may_have_gpu():
+            raise unknown
+        from linnet.runtime.device import available_memory, resolve_device  # imports torch
+
+        try:
+            vram = available_memory(resolve_device(device))
+        except InvalidInput:
+            raise unknown from None
+    return Budget(device=vram, system=system, asked=asked)
+
+
+def halved(budget: Budget) -> Budget:
+    return replace(
+        budget,
+        device=None if budget.device is None else budget.device // 2,
+        system=None if budget.system is None else budget.system // 2,
+    )
+
+
+def kind_of(device: str) -> str:
+    return device.partition(":")[0]
+
+
+def parse_bytes(field: str, text: str) -> int:
+    """ "8GB", "500 MB" or "7.5GiB"; GB is 10^9 and GiB 2^30 bytes. InvalidInput for anything else."""
+    units = {name.lower(): size for name, size in UNITS.items()}
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([a-z]+)", text.strip().lower())
+    if match is None or match[2] not in units:
+        raise InvalidInput(
+            field, text, "is not an amount of memory", "write a number and a unit, such as 8GB"
+        )
+    size = int(float(match[1]) * units[match[2]])
+    if size == 0:
+        raise InvalidInput(field, text, "is no memory at all", "write how much may be used, such as 8GB")
+    return size
+
+
+def gigabytes(size: int) -> str:
+    """Rounded up: what is said to be enough must be."""
+    return f"{-(-size // 10**8) / 10:.1f} GB"

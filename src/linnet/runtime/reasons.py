@@ -1,0 +1,77 @@
+"""What was decided for each stage of a plan, and why, in words."""
+
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+from linnet.request import Request
+from linnet.runtime.budget import gigabytes
+from linnet.runtime.knobs import Knobs
+from linnet.runtime.memory import SMALL_TEXT, Shape, text_weights
+
+Stage = Literal["text", "denoise", "decode"]
+Row = Stage | Literal["encode"]  # which only some requests have
+
+
+class Choice(NamedTuple):
+    name: str
+    value: str
+    reason: str
+
+
+def choices(
+    stage: Row, shape: Shape, request: Request, knobs: Knobs, text_resident: bool, transformer_stays: bool
+) -> Iterator[Choice]:
+    """What was decided for a stage, and why."""
+    if stage == "text":
+        yield Choice("weights", *text_place(shape, request, text_resident))
+        return
+    if stage == "denoise":
+        yield Choice("dtype", request.dtype, "of matrix products; norms and the residual stream are float32")
+        yield Choice("weights", *blocks_place(shape, knobs))
+        chunk = knobs.token_chunk
+        every = "all tokens at once", "they fit"
+        some = f"{chunk:,} tokens at a time" if chunk else "", "all at once do not fit; same result"
+        yield Choice("tokens", *(some if chunk else every))
+        yield Choice("attention", "the fastest here", "found by measuring at first use, in no more memory")
+        return
+    if stage == "encode":
+        yield Choice("frames", "whole frames, four at a time", "they fit, whatever the clip's length")
+        return
+    asked = request.dtype if request.decoder_dtype == "auto" else request.decoder_dtype
+    if knobs.autoencoder_dtype == "bfloat16":
+        reason = "float32 does not fit; it can be seen: pixels differ by about one part in 256"
+        yield Choice("dtype", "bfloat16", reason)
+    elif asked == "bfloat16":
+        yield Choice("dtype", "bfloat16", "of convolutions, as the request says; weights are float32")
+    else:
+        yield Choice("dtype", "float32", "as trained; it fits")
+    if tiling := knobs.tiling:
+        words = (
+            f"tiles of {8 * tiling.columns}x{8 * tiling.rows} pixels, {tiling.chunk} latent frames at a time"
+        )
+        yield Choice("frames", words, "whole frames do not fit; same result, no seams")
+    else:
+        yield Choice(
+            "frames", "whole frames, one latent frame at a time", "they fit, whatever the clip's length"
+        )
+    if not transformer_stays:
+        yield Choice(
+            "transformer", "dropped before", "there is no room for both; the next clip reads it again"
+        )
+
+
+def text_place(shape: Shape, request: Request, resident: bool) -> tuple[str, str]:
+    size = gigabytes(text_weights(shape, request.dtype, Knobs()))
+    if not resident:
+        return "streamed from the file, block by block", f"{size} of weights are needed once a prompt"
+    small = text_weights(shape, request.dtype, Knobs()) <= SMALL_TEXT
+    return "resident", "it is small" if small else f"{size}, which leaves half of the memory free"
+
+
+def blocks_place(shape: Shape, knobs: Knobs) -> tuple[str, str]:
+    stay = knobs.resident_blocks
+    if stay is None:
+        return "resident", "they fit"
+    where = "main memory" if knobs.blocks_from == "memory" else "the file"
+    words = f"{stay} of {shape.layers} blocks resident, the others streamed from {where}"
+    return words, "no more of them fit" + ("" if knobs.blocks_from == "memory" else ", nor in main memory")
