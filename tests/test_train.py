@@ -66,8 +66,7 @@ def test_from_the_focus_on_hard_scenes_and_noise_are_frequent(tmp_path: Path) ->
     task = FlowTask(config, LatentCache(scenes, moments, shown.expand(-1, 16, 3, 4, 4)), usual.tokenizer)
     noise = torch.Generator().manual_seed(0)
     for step, focused in ((4, False), (5, True)):
-        batch, *_ = task.batch(step, rng)
-        assert bool((batch > 0).all()) is focused  # hard scenes alone
+        assert bool((task.batch(step, rng).latents > 0).all()) is focused  # hard scenes alone
         share = (task.sigmas(step, 2000, noise) > 0.99).float().mean().item()
         assert abs(share - (0.5 if focused else 0.0)) < 0.05
 
@@ -106,7 +105,7 @@ def test_what_is_given_is_less_noisy_and_not_learnt(tmp_path: Path) -> None:
         losses.append(task.loss(0, *randomness(0, 0))[0].item())
         hook.remove()
     assert losses[0] == losses[1]
-    data, _, _ = task.batch(0, randomness(0, 0)[0])
+    data = task.batch(0, randomness(0, 0)[0]).latents
     away = (asked[0] - data).square().mean((1, 3, 4))  # of each clip and frame: by as much as there is noise
     assert (away[:, 0] < away[:, 1]).all()
 

@@ -7,6 +7,7 @@ import random
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -91,9 +92,16 @@ def hard(scene: Scene, moment: int) -> bool:
     return scene.motion == "spins" or swapped or moment > 0
 
 
-def known_frames(given: list[int], frames: int) -> Bool[Tensor, "B 1 {frames} 1 1"]:
-    """Which frames of each clip are given: its first ones."""
-    return (torch.arange(frames) < torch.tensor(given)[:, None]).view(len(given), 1, frames, 1, 1)
+class Batch(NamedTuple):
+    """Normalised latents, a caption for each clip, and how many of its first frames are given."""
+
+    latents: Float[Tensor, "B C T H W"]
+    captions: list[str]
+    given: list[int]
+
+
+def known_frames(given: list[int], frames: int) -> Bool[Tensor, "B {frames}"]:
+    return torch.arange(frames) < torch.tensor(given)[:, None]
 
 
 class FlowTask:
@@ -115,23 +123,18 @@ class FlowTask:
     def loss(
         self, step: int, rng: random.Random, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, float]]:
-        data, captions, given = self.batch(step, rng)
+        batch = self.batch(step, rng)
         device = generator.device
-        data = data.to(device)
-        ids, lengths = (x.to(device) for x in self.tokenize(captions))
+        data, known = batch.latents.to(device), known_frames(batch.given, batch.latents.shape[2]).to(device)
+        ids, lengths = (x.to(device) for x in self.tokenize(batch.captions))
         noise = torch.randn(data.shape, generator=generator, device=device)
         sigma = self.sigmas(step, len(data), generator)
-        noisy = add_noise(data, noise, sigma)
-        counted = torch.ones(len(data), 1, data.shape[2], 1, 1, device=device)
-        if any(given):
-            known = known_frames(given, data.shape[2]).to(device)
-            veil = torch.rand(len(data), generator=generator, device=device)
-            noisy = torch.where(known, add_noise(data, noise, sigma * veil), noisy)
-            counted -= known.float()
+        veil = torch.rand(len(data), generator=generator, device=device)
+        seen = known[:, None, :, None, None]
+        noisy = torch.where(seen, add_noise(data, noise, sigma * veil), add_noise(data, noise, sigma))
         velocity = self.model.transformer(noisy, TIMESTEPS * sigma, self.model.context(ids, lengths))
-        error = (velocity - velocity_target(data, noise)).square()
-        loss = (error * counted).mean() / counted.mean()
-        return loss, {"frames": float(data.shape[2])}
+        error = (velocity - velocity_target(data, noise)).square().mean((1, 3, 4))
+        return error[~known].mean(), {"frames": float(data.shape[2])}
 
     def sigmas(self, step: int, clips: int, generator: torch.Generator) -> Float[Tensor, "B"]:
         sigma = sample_sigmas(clips, shift=self.config.shift, std=self.config.spread, generator=generator)
@@ -143,15 +146,12 @@ class FlowTask:
     def focused(self, step: int) -> bool:
         return self.config.focus_from is not None and step >= self.config.focus_from
 
-    def batch(self, step: int, rng: random.Random) -> tuple[Float[Tensor, "B C T H W"], list[str], list[int]]:
-        """Clips of one length, normalised, each under one of its captions; how many first frames of each are given.
-
-        Clips begin with their scene's first latent frame; only those of which some are given, anywhere.
-        """
+    def batch(self, step: int, rng: random.Random) -> Batch:
+        """Clips of one length, each under one of its captions."""
         mix = [mix for first, mix in self.config.lengths if first <= step][-1]
         lengths, weights = zip(*mix, strict=True)
         (frames,) = rng.choices(lengths, weights)
-        _, _, length, rows, columns = self.cache.latents.shape
+        _, _, _, rows, columns = self.cache.latents.shape
         clips = max(1, self.config.tokens // (frames * -(-rows // 2) * -(-columns // 2)))
         clips = min(clips, len(self.cache))
         if self.focused(step):
@@ -159,20 +159,26 @@ class FlowTask:
         else:
             chosen = rng.sample(range(len(self.cache)), clips)
         captions = [self.caption(index, rng, still=frames == 1) for index in chosen]
-        given, starts = [0] * clips, [0] * clips
-        if self.config.onward_from is not None and step >= self.config.onward_from and frames == max(lengths):
-            for clip in range(clips):
-                if rng.random() < self.config.onward:
-                    given[clip] = rng.randint(1, self.config.most_given)
-                    starts[clip] = rng.randint(0, length - frames)
-        found = self.cache.latents
-        parts = zip(chosen, starts, strict=True)
-        latents = torch.stack([found[clip, :, start : start + frames].float() for clip, start in parts])
-        return (
-            latents * self.scale.view(-1, 1, 1, 1) + self.bias.view(-1, 1, 1, 1),
-            captions,
-            given,
+        onward = frames == max(lengths) and self.goes_on(step)
+        begun = [self.beginning(rng, frames) if onward else (0, 0) for _ in chosen]
+        latents = torch.stack(
+            [
+                self.cache.latents[clip, :, start : start + frames].float()
+                for clip, (start, _) in zip(chosen, begun, strict=True)
+            ]
         )
+        latents = latents * self.scale.view(-1, 1, 1, 1) + self.bias.view(-1, 1, 1, 1)
+        return Batch(latents, captions, [given for _, given in begun])
+
+    def goes_on(self, step: int) -> bool:
+        return self.config.onward_from is not None and step >= self.config.onward_from
+
+    def beginning(self, rng: random.Random, frames: int) -> tuple[int, int]:
+        """(The latent frame of its scene at which a clip begins, how many of its frames are given)."""
+        if rng.random() >= self.config.onward:
+            return 0, 0
+        given = rng.randint(1, self.config.most_given)
+        return rng.randint(0, self.cache.latents.shape[2] - frames), given
 
     def caption(self, index: int, rng: random.Random, *, still: bool) -> str:
         if rng.random() < self.config.dropped_captions:

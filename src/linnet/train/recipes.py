@@ -88,7 +88,7 @@ def seedling(recipe: Recipe, watch: Watch) -> Path:
         fingerprint([autoencoder_path]),
         folder / "latents",
         clips=clips,
-        frames=49,
+        frames=97,
         seed=1,
         device=recipe.device,
         watch=lambda done, total: watch("latents", Report(done, total, {}, 0.0)),
@@ -107,14 +107,16 @@ def seedling(recipe: Recipe, watch: Watch) -> Path:
             (0, ((1, 0.3), (4, 0.4), (7, 0.3))),
             (500, ((1, 0.1), (4, 0.2), (7, 0.5), (13, 0.2))),
             (1500, ((1, 0.05), (7, 0.4), (13, 0.55))),
+            (22_400, ((1, 0.05), (7, 0.2), (13, 0.75))),
         ),
         shift=12.0,
         spread=1.5,
         focus_from=9800,
+        onward_from=22_400,
     )
     loop = LoopConfig(
-        steps=recipe.steps or 22_400,
-        restarts=(3600, 9600),
+        steps=recipe.steps or 23_900,
+        restarts=(3600, 9600, 22_400),
         learning_rate=1e-3,
         optimiser="muon",
         muon_learning_rate=0.02,
@@ -146,7 +148,8 @@ class SampledFlow(FlowTask):
     def sample(self, folder: Path, step: int) -> None:
         """A sheet: a row for each caption, six moments of a two-second clip from left to right."""
         folder.mkdir(parents=True, exist_ok=True)
-        _, channels, frames, height, width = self.cache.latents.shape
+        _, channels, _, height, width = self.cache.latents.shape
+        frames = max(length for length, _ in self.config.lengths[-1][1])
         device = self.model.transformer.patch_embedding.weight.device
         noise = torch.stack(
             [flow.noise(i, (channels, frames, height, width), device) for i in range(len(SHOWN))]
