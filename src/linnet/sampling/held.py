@@ -27,8 +27,8 @@ class Held:
     Of these the flow is known, straight from their noise to what they show, so the last step arrives at them exactly.
     Under as much noise as all the rest they would say little in the first steps, in which is decided where things are:
     the model sees them under `veil` of it. (With a seedling that had seen no such clip in training, what moved went on
-    from where it was, within 6 pixels, in 83 of 100 clips after half of it, and in 50 after all of it. Since then it has
-    seen them under any share, and how large the veil is hardly matters.)
+    from where it was, within 6 pixels, in 83 of 100 clips after half of it, and in 50 after all of it. The one that
+    ships has seen them under any share.)
     In the early steps, where the rest takes its form, each step is taken `turns` times, between which the noise comes
     back (RePaint, arXiv 2201.09865, for flows). `seed` is of that noise.
     """
