@@ -137,8 +137,8 @@ SEEDLING = ModelSpec(
     autoencoder="tiny",
     # Euler: its few long last steps, at this shift, are where the multistep solvers overshoot. Guidance in the middle
     # alone: over long, late steps it spoils colours, and in the first it costs steps that forms need more (with the
-    # weights of step 22,400, 88 % of 200 clips were right so, 85 % in 8 steps of which the first 3 were guided). Two steps cannot spare one for the last
-    # twentieth of the noise.
+    # weights of step 22,400, 88 % of 200 clips were right so, 85 % in 8 steps of which the first 3 were guided). Two
+    # steps cannot spare one for the last twentieth of the noise.
     profiles={
         "fast": {
             "steps": 10,
