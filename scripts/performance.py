@@ -317,7 +317,8 @@ SECTIONS = (
         "what | aim | linnet | naive way | trials",
         """Seedling, read from the pixels alone: shares of the trials (95 % interval), or medians over them. Each beside
         the naive way to make the same. The seam of a clip: its largest change between frames at a border of windows,
-        or at a cut, over its largest in as many stretches of four frames elsewhere. Refining is not measured:
+        or at a cut, over its largest in as many stretches of four frames elsewhere. In seconds in which a drawn clip
+        does not show its shape either, for it is too small or too large, none is asked for. Refining is not measured:
         seedling has one size.""",
     ),
     (
