@@ -91,8 +91,8 @@ def test_some_of_the_longest_clips_go_on_from_given_frames(tmp_path: Path) -> No
 
 def test_what_is_given_is_less_noisy_and_not_learnt(tmp_path: Path) -> None:
     task = flow_task(tmp_path)
-    task.config = replace(task.config, lengths=((0, ((3, 1.0),)),), tokens=400, onward_from=0, onward=1.0)
-    task.config = replace(task.config, most_given=1)
+    onward = {"onward_from": 0, "onward": 1.0, "most_given": 1}
+    task.config = replace(task.config, lengths=((0, ((3, 1.0),)),), tokens=400, **onward)
     asked: list[torch.Tensor] = []
     losses: list[float] = []
     for wrong in (0.0, 1000.0):

@@ -50,8 +50,8 @@ class Edited:
     what it should (FlowEdit, arXiv 2412.08629). What the two agree on, such as the motion, stays.
 
     It is never noise itself: at each of the last `strength` of the steps both look at it under new noise. Solvers other
-    than Euler have nothing to go by here. With `plain`, the
-    velocities of both without guidance, only what these see otherwise changes (see `differences`).
+    than Euler have nothing to go by here. With `plain`, the velocities of both without guidance, only what these see
+    otherwise changes (see `differences`).
     """
 
     clip: Float[Tensor, "1 C T H W"]

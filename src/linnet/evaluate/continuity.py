@@ -203,14 +203,14 @@ def long_values(clip: Clip, scene: Scene, borders: Sequence[int]) -> Values:
     What cannot be told from a drawn clip either is not asked: in some seconds an object is too small, or too large for
     the frame, to show its shape.
     """
-    places, drawn = path_of(clip), playground.render(scene, len(clip))
+    places = path_of(clip)
     starts = range(0, len(clip) - FPS + 1, FPS)
     seconds, right = [], True
     for start in starts:
         part, way = clip[start : start + FPS], places[start : start + FPS]
         seen, found = parse(part), way[~np.isnan(way[:, 0])]
         if (seen.shape, seen.colour) != (scene.shape, scene.colour):
-            told = parse(drawn[start : start + FPS])
+            told = parse(playground.render(scene, FPS, start=start))
             right &= seen.shape in (scene.shape, told.shape) and seen.colour in (scene.colour, told.colour)
         x, y = np.round(np.median(found, axis=0) % FRAME, 1).tolist() if len(found) else (None, None)
         behind = np.round(backdrop(part).mean(0), 1).tolist()
