@@ -74,19 +74,26 @@ def test_from_the_focus_on_hard_scenes_and_noise_are_frequent(tmp_path: Path) ->
 def test_some_of_the_longest_clips_go_on_from_given_frames(tmp_path: Path) -> None:
     usual, rng = flow_task(tmp_path), random.Random(0)
     count = torch.arange(6).half().view(1, 1, 6, 1, 1)  # each latent frame shows its number
-    cache = LatentCache(usual.cache.scenes, usual.cache.moments, count.expand(12, 16, 6, 4, 4))
+    later = (torch.arange(12) % 2).half().view(12, 1, 1, 1, 1)  # and by a half whether its clip begins later
+    moments = [7 * (n % 2) for n in range(12)]
+    cache = LatentCache(usual.cache.scenes, moments, (count + later / 2).expand(12, 16, 6, 4, 4))
     config = replace(usual.config, onward_from=20, onward=0.5, most_given=2)
     task = FlowTask(config, cache, usual.tokenizer)
     task.scale, task.bias = torch.ones(16), torch.zeros(16)
     seen = {False: set(), True: set()}
-    for step in (0, 19, *range(20, 60)):
+    for step in (0, 19, *range(20, 80)):
         batch, _, given = task.batch(step, rng)
         for clip, known in zip(batch, given, strict=True):
             numbers = clip[0, :, 0, 0]
             assert torch.equal(numbers, numbers[0] + torch.arange(len(numbers)))
-            seen[known > 0].add((step >= 20, known, int(numbers[0])))
-    assert seen[False] == {(False, 0, 0), (True, 0, 0)}
-    assert seen[True] == {(True, known, start) for known in (1, 2) for start in range(4)}
+            seen[known > 0].add((step >= 20, known, numbers[0].item()))
+    assert seen[False] == {
+        (False, 0, 0.0),
+        (False, 0, 0.5),
+        (True, 0, 0.0),
+    }  # none begins later, from then on
+    starts = [start + part for start in range(4) for part in (0.0, 0.5)]
+    assert seen[True] == {(True, known, start) for known in (1, 2) for start in starts}
 
 
 def test_what_is_given_is_less_noisy_and_not_learnt(tmp_path: Path) -> None:

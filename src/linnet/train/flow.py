@@ -46,6 +46,8 @@ class FlowConfig:
     almost_noise: float = 0.1
     # From which step on (None: never) a share of the longest clips goes on from first frames that are given, as windows
     # of a long clip do (sampling.onward): from anywhere in their scene, and with up to so many frames of them given.
+    # All others then begin with their scene: what is cut from later on, with nothing given, teaches to begin anywhere,
+    # and an object that begins halfway round the frame's edge is the hardest to draw.
     onward_from: int | None = None
     onward: float = 0.5
     most_given: int = 7
@@ -116,8 +118,16 @@ class FlowTask:
         self.config, self.cache, self.tokenizer = config, cache, tokenizer
         self.model = FlowModel(config, seed=seed)
         mean, std = cache.statistics()
-        clips = zip(cache.scenes, cache.moments, strict=True)
-        self.shares = list(accumulate(config.hard_scenes if hard(*clip) else 1.0 for clip in clips))
+        self.shares = {  # of each clip and those before it: whether hard ones count for more, and later ones at all
+            (focused, later): list(
+                accumulate(
+                    self.share(clip, focused=focused, later=later)
+                    for clip in zip(cache.scenes, cache.moments, strict=True)
+                )
+            )
+            for focused in (False, True)
+            for later in (False, True)
+        }
         self.scale, self.bias = 1 / std, -mean / std  # z_model = z * scale + bias, unit spread a channel
 
     def loss(
@@ -154,13 +164,13 @@ class FlowTask:
         _, _, _, rows, columns = self.cache.latents.shape
         clips = max(1, self.config.tokens // (frames * -(-rows // 2) * -(-columns // 2)))
         clips = min(clips, len(self.cache))
-        if self.focused(step):
-            chosen = rng.choices(range(len(self.cache)), cum_weights=self.shares, k=clips)
-        else:
-            chosen = rng.sample(range(len(self.cache)), clips)
+        apart = self.goes_on(step)
+        share = self.config.onward if apart and frames == max(lengths) else 0.0
+        onward = sum(rng.random() < share for _ in range(clips))
+        chosen = self.choose(step, rng, onward, later=True)
+        chosen += self.choose(step, rng, clips - onward, later=not apart)
         captions = [self.caption(index, rng, still=frames == 1) for index in chosen]
-        onward = frames == max(lengths) and self.goes_on(step)
-        begun = [self.beginning(rng, frames) if onward else (0, 0) for _ in chosen]
+        begun = [self.anywhere(rng, frames) if place < onward else (0, 0) for place in range(clips)]
         latents = torch.stack(
             [
                 self.cache.latents[clip, :, start : start + frames].float()
@@ -173,10 +183,19 @@ class FlowTask:
     def goes_on(self, step: int) -> bool:
         return self.config.onward_from is not None and step >= self.config.onward_from
 
-    def beginning(self, rng: random.Random, frames: int) -> tuple[int, int]:
-        """(The latent frame of its scene at which a clip begins, how many of its frames are given)."""
-        if rng.random() >= self.config.onward:
-            return 0, 0
+    def share(self, clip: tuple[Scene, int], *, focused: bool, later: bool) -> float:
+        """How often a clip, a scene from some frame on, is drawn."""
+        if clip[1] and not later:
+            return 0.0
+        return self.config.hard_scenes if focused and hard(*clip) else 1.0
+
+    def choose(self, step: int, rng: random.Random, clips: int, *, later: bool) -> list[int]:
+        """So many clips of the cache; `later`: those too that begin later than their scene."""
+        shares = self.shares[self.focused(step), later]
+        return rng.choices(range(len(self.cache)), cum_weights=shares, k=clips)
+
+    def anywhere(self, rng: random.Random, frames: int) -> tuple[int, int]:
+        """(The latent frame of its scene at which a clip begins that goes on, how many of its frames are given)."""
         given = rng.randint(1, self.config.most_given)
         return rng.randint(0, self.cache.latents.shape[2] - frames), given
 
