@@ -36,16 +36,17 @@ def edit(
     # First, while the transformer is not there yet and takes no memory.
     latents = pipeline.encode_frames(lambda: islice(source.frames(), request.frames))
     velocity = pipeline.velocity(replace(request, prompt=shown, guidance=followed), sigmas)
-    unguided = replace(request, guidance=no_guidance(request.guidance_method))
-    before, after = (
-        pipeline.velocity(asked, sigmas) for asked in (replace(unguided, prompt=shown), unguided)
-    )
+    plain = None
+    if not everywhere:
+        unguided = replace(request, guidance=no_guidance(request.guidance_method))
+        before = pipeline.velocity(replace(unguided, prompt=shown), sigmas)
+        plain = before, pipeline.velocity(unguided, sigmas)
     course = Edited(
         clip=latents,
         source=velocity,
         strength=strength,
         seed=request.seed,
-        plain=None if everywhere else (before, after),
+        plain=plain,
     )
     direction = {
         "edits": fingerprint(source.path),
