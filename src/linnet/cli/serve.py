@@ -55,7 +55,9 @@ def serve(
     jobs_per_key: Annotated[int, whole("jobs-per-key", "Most jobs of one key.", least=1)] = 100,
     longest: Annotated[float | None, number("longest", "Most seconds of a clip.", above=0)] = None,
     keep_days: Annotated[float | None, number("keep-days", "Delete clips that are older.", above=0)] = None,
-    quota: Annotated[float | None, number("quota", "Most readable of clips; the oldest go.", above=0)] = None,
+    quota: Annotated[
+        float | None, number("quota", "Most gigabytes of clips; the oldest go.", above=0)
+    ] = None,
     webhook: Annotated[
         str | None,
         option("webhook", "Told, signed, of each job that ends; the secret is in --data.", metavar="URL"),
