@@ -6,6 +6,7 @@ import random
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -87,11 +88,7 @@ def test_some_of_the_longest_clips_go_on_from_given_frames(tmp_path: Path) -> No
             numbers = clip[0, :, 0, 0]
             assert torch.equal(numbers, numbers[0] + torch.arange(len(numbers)))
             seen[known > 0].add((step >= 20, known, numbers[0].item()))
-    assert seen[False] == {
-        (False, 0, 0.0),
-        (False, 0, 0.5),
-        (True, 0, 0.0),
-    }  # none begins later, from then on
+    assert seen[False] == {(False, 0, 0.0), (False, 0, 0.5), (True, 0, 0.0)}  # from then on none begins later
     starts = [start + part for start in range(4) for part in (0.0, 0.5)]
     assert seen[True] == {(True, known, start) for known in (1, 2) for start in starts}
 
@@ -152,9 +149,18 @@ def losses(folder: Path) -> dict[int, float]:
     return {line["step"]: line["loss"] for line in lines}
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """A child that is forked beside OpenMP's threads waits for them for ever."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_twenty_kills_change_no_loss(tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    torch.set_num_threads(1)  # a child that is forked beside OpenMP's threads waits for them for ever
     train(flow_task(tmp_path), LOOP, whole)
 
     rng, kills = random.Random(5), 0
