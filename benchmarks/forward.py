@@ -1,9 +1,11 @@
 """One forward pass of the transformer at Linum v2's width, against a plain implementation run beside it.
 
-    taskset -c 0,1 python benchmarks/forward.py [--threads 2] [--frames 4] [--layers 2] [--runs 5] [--cpu-time]
+    taskset -c 0,1 python benchmarks/forward.py [--threads 2] [--frames 4] [--layers 2] [--runs 5] [--dtype float32]
+        [--cpu-time]
 
 The plain one (benchmarks/plain_transformer.py) has float32 weights and runs under bfloat16 autocast, as the published
-pipeline does; linnet's has bfloat16 weights and runs as it is ("eager") and with its blocks compiled. Same random
+pipeline does; linnet's has the weights that linnet chooses on this device (bfloat16 where that multiplies faster, else
+float32; --dtype overrides it) and runs as it is ("eager") and with its blocks compiled. Same random
 weights, a 360p clip of `frames` latent frames (4: 3,680 tokens), a prompt of 24 tokens. Runs alternate, so that what
 else the machine does hits all alike; medians. Errors are relative, of the velocity, against the plain one and against
 the same in float32. Last, one JSON line. --cpu-time counts this process's CPU seconds, for a machine that is not quiet.
@@ -20,6 +22,7 @@ from plain_transformer import PlainTransformer
 from torch import Tensor
 
 from linnet.models.transformer import Transformer, linum_v2
+from linnet.runtime.device import default_dtype
 from linnet.weights.load import product_dtypes
 
 PROMPT_TOKENS = 24
@@ -36,10 +39,12 @@ def main() -> None:
     )
     for name, default in (("threads", 2), ("frames", 4), ("layers", 2), ("runs", 5)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"))
     parser.add_argument("--cpu-time", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
+    dtype = getattr(torch, arguments.dtype) if arguments.dtype else default_dtype("cpu")
     clock = time.process_time if arguments.cpu_time else time.perf_counter
 
     config = replace(linum_v2(), num_layers=arguments.layers)
@@ -49,9 +54,9 @@ def main() -> None:
             torch.nn.init.normal_(weight, std=0.3)
     for model in (eager, compiled):
         model.load_state_dict(plain.state_dict())
-        for name, dtype in product_dtypes(model, torch.bfloat16).items():
+        for name, stored in product_dtypes(model, dtype).items():
             weight = model.get_parameter(name)
-            weight.data = weight.data.to(dtype)
+            weight.data = weight.data.to(stored)
     for block in compiled.blocks:
         block.compile()
 
@@ -80,8 +85,8 @@ def main() -> None:
                 run()
                 seconds[name].append(clock() - start)
 
-    tokens = arguments.frames * 23 * 40
-    print(f"{tokens} tokens, {config.num_layers} layers of {config.dim}, {arguments.threads} threads")
+    tokens, named = arguments.frames * 23 * 40, str(dtype).removeprefix("torch.")
+    print(f"{tokens} tokens, {config.num_layers} layers of {config.dim} in {named}, {arguments.threads} threads")
     print(f"first call of all three, compilation included: {first:.1f} s")
     result = {}
     for name, times in seconds.items():
@@ -98,7 +103,7 @@ def main() -> None:
         )
     holds = result["compiled"]["ratio"] >= TARGET and result["compiled"]["error"] < LARGEST_ERROR
     print(f"compiled at least {TARGET}x at under {LARGEST_ERROR:.0%}: {'yes' if holds else 'NO'}")
-    measured = {"tokens": tokens, "threads": arguments.threads, "torch": torch.__version__}
+    measured = {"tokens": tokens, "threads": arguments.threads, "torch": torch.__version__, "dtype": named}
     print(json.dumps({**measured, "clock": "cpu" if arguments.cpu_time else "wall", **result}))
 
 
