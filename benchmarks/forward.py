@@ -86,7 +86,9 @@ def main() -> None:
                 seconds[name].append(clock() - start)
 
     tokens, named = arguments.frames * 23 * 40, str(dtype).removeprefix("torch.")
-    print(f"{tokens} tokens, {config.num_layers} layers of {config.dim} in {named}, {arguments.threads} threads")
+    print(
+        f"{tokens} tokens, {config.num_layers} layers of {config.dim} in {named}, {arguments.threads} threads"
+    )
     print(f"first call of all three, compilation included: {first:.1f} s")
     result = {}
     for name, times in seconds.items():

@@ -91,6 +91,8 @@ def test_some_of_the_longest_clips_go_on_from_given_frames(tmp_path: Path) -> No
     assert seen[False] == {(False, 0, 0.0), (False, 0, 0.5), (True, 0, 0.0)}  # from then on none begins later
     starts = [start + part for start in range(4) for part in (0.0, 0.5)]
     assert seen[True] == {(True, known, start) for known in (1, 2) for start in starts}
+    with pytest.raises(InvalidInput, match="begins with its scene"):
+        FlowTask(config, LatentCache(cache.scenes, [7] * 12, cache.latents), usual.tokenizer)
 
 
 def test_what_is_given_is_less_noisy_and_not_learnt(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import typer
 
 from linnet.catalog import find
 from linnet.cli.options import Device, Dimensions, Dtype, Profile, Threads, Weights, number, option, whole
-from linnet.cli.terminal import note, print_table, readable
+from linnet.cli.terminal import format_bytes, note, print_table
 from linnet.geometry import format_seconds
 from linnet.request import make_request
 from linnet.weights.store import locate, resolve
@@ -90,8 +90,8 @@ def bench(
                     f"{stage.times:.4g}",
                     f"{stage.total:.3g} s",
                     f"{stage.share:.0%}",
-                    readable(stage.weight_bytes),
-                    "not known" if stage.working_bytes is None else readable(stage.working_bytes),
+                    format_bytes(stage.weight_bytes),
+                    "not known" if stage.working_bytes is None else format_bytes(stage.working_bytes),
                 )
                 for stage in result.stages
             ],

@@ -6,7 +6,7 @@ from typing import Any
 import typer
 
 from linnet.cli.options import AsJson
-from linnet.cli.terminal import readable
+from linnet.cli.terminal import format_bytes
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -33,7 +33,7 @@ def doctor(
         words += [f"{facts['threads']} threads"] if device["device"] == "cpu" else []
         words += ["used by default"] if index == 0 else []
         rows.append((device["device"], ", ".join(words)))
-    rows.append(("cache", f"{facts['cache']['folder']}, {readable(facts['cache']['free_bytes'])} free"))
+    rows.append(("cache", f"{facts['cache']['folder']}, {format_bytes(facts['cache']['free_bytes'])} free"))
     rows += [(model["model"], verdict(model)) for model in facts["models"]]
     width = max(len(name) for name, _ in rows)
     for name, words in rows:
@@ -44,10 +44,12 @@ def verdict(model: dict[str, Any]) -> str:
     """Whether the model fits, and how much memory its clips take."""
     longest = model["longest_seconds"]
     fit = "does not fit in memory now" if longest is None else f"up to {longest:g} s fit in memory"
-    needs = ", ".join(f"{readable(size)} for {seconds} s" for seconds, size in model["needs_bytes"].items())
+    needs = ", ".join(
+        f"{format_bytes(size)} for {seconds} s" for seconds, size in model["needs_bytes"].items()
+    )
     here = "" if model["installed"] else f"; not here: `linnet pull {model['model']}`"
     return f"{fit} ({needs}){here}"
 
 
 def bytes_or_unknown(count: int | None) -> str:
-    return "unknown memory" if count is None else readable(count)
+    return "unknown memory" if count is None else format_bytes(count)

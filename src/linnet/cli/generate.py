@@ -30,7 +30,7 @@ from linnet.cli.options import (
     whole,
 )
 from linnet.cli.plan import plan_for, show_plan
-from linnet.cli.terminal import Show, bars, note, readable
+from linnet.cli.terminal import Show, bars, format_bytes, note
 from linnet.clip import Clip, default_name
 from linnet.errors import InvalidInput, WeightsError
 from linnet.geometry import format_seconds
@@ -370,7 +370,7 @@ def print_request(request: Request, path: Path, plan: Plan, as_json: bool) -> No
         record = {"path": str(path), "request": record, "memory_bytes": memory, "plan": plan.to_json()}
         print(json.dumps(record))
         return
-    record |= {"seconds": format_seconds(request.seconds), "memory": f"about {readable(memory)}"}
+    record |= {"seconds": format_seconds(request.seconds), "memory": f"about {format_bytes(memory)}"}
     for name, value in {**record, "output": path}.items():
         print(f"{name:<16} {value}")
 

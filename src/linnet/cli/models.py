@@ -7,7 +7,7 @@ import typer
 
 from linnet.catalog import CATALOG, ModelSpec
 from linnet.cli.options import option
-from linnet.cli.terminal import print_table, readable
+from linnet.cli.terminal import format_bytes, print_table
 from linnet.weights.store import Availability, availability
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -34,7 +34,7 @@ def models(
 
 def size_of(here: Availability) -> str:
     """On disk, or as a download."""
-    return readable(here.spec.download_bytes if here.missing else here.bytes)
+    return format_bytes(here.spec.download_bytes if here.missing else here.bytes)
 
 
 def place_of(here: Availability) -> str:

@@ -25,7 +25,7 @@ from linnet.cli.options import (
     number,
     option,
 )
-from linnet.cli.terminal import print_table, readable
+from linnet.cli.terminal import format_bytes, print_table
 from linnet.errors import InvalidInput
 from linnet.request import Request, make_request
 from linnet.runtime import rates
@@ -185,13 +185,13 @@ def show_plan(plan: Plan) -> None:
     rows = [
         [
             stage.stage,
-            "-" if on_cpu else readable(stage.device_bytes),
-            readable(stage.system_bytes),
+            "-" if on_cpu else format_bytes(stage.device_bytes),
+            format_bytes(stage.system_bytes),
             time(stage.seconds),
         ]
         for stage in plan.stages
     ]
-    peak = ["-" if on_cpu else readable(plan.peak_device_bytes), readable(plan.peak_system_bytes)]
+    peak = ["-" if on_cpu else format_bytes(plan.peak_device_bytes), format_bytes(plan.peak_system_bytes)]
     total = time(plan.seconds)
     if missing := [
         stage.stage for stage in plan.stages if stage.seconds is None and plan.seconds is not None
@@ -203,8 +203,8 @@ def show_plan(plan: Plan) -> None:
     if plan.slower:
         print(f"{100 * plan.slower:.0f} % slower than with all in memory.")
     device, system = plan.allowance
-    apart = f"{readable(device)} for the driver and its workspaces and " if device else ""
-    print(f"Peaks include {apart}{readable(system)} for libraries.")
+    apart = f"{format_bytes(device)} for the driver and its workspaces and " if device else ""
+    print(f"Peaks include {apart}{format_bytes(system)} for libraries.")
 
 
 def time(seconds: float | None) -> str:

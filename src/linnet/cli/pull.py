@@ -8,7 +8,7 @@ import typer
 from linnet.catalog import find
 from linnet.cli import fail
 from linnet.cli.options import option
-from linnet.cli.terminal import bars, note, readable
+from linnet.cli.terminal import bars, format_bytes, note
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -35,7 +35,7 @@ def pull(
     if not quiet:
         note(f"{plan.repository} from {plan.endpoint}, licence {plan.licence}")
         note(
-            f"{len(plan.files)} files of {readable(plan.bytes)}, {readable(plan.bytes_to_fetch)} to come, "
+            f"{len(plan.files)} files of {format_bytes(plan.bytes)}, {format_bytes(plan.bytes_to_fetch)} to come, "
             f"into {plan.folder}"
         )
     record = {
@@ -50,7 +50,7 @@ def pull(
         with bars(quiet=quiet or as_json) as show:
 
             def watch(progress: Progress) -> None:
-                words = readable(progress.total) if progress.stage == "download" else "verified"
+                words = format_bytes(progress.total) if progress.stage == "download" else "verified"
                 show(progress.path, words, progress.done, progress.total)
 
             try:

@@ -9,7 +9,7 @@ import typer
 from linnet.catalog import find
 from linnet.cli import fail
 from linnet.cli.options import Weights, option
-from linnet.cli.terminal import bars, note, readable
+from linnet.cli.terminal import bars, format_bytes, note
 from linnet.errors import InvalidInput
 from linnet.weights.store import resolve
 
@@ -51,7 +51,7 @@ def quantize(
                 files,
                 output,
                 kind,
-                lambda part, done, total: show(part, readable(total), done, total),
+                lambda part, done, total: show(part, format_bytes(total), done, total),
             )
     except KeyboardInterrupt:
         fail("stopped; nothing was written", 130)
@@ -63,5 +63,7 @@ def quantize(
         )
         return
     if not quiet:
-        note(f"{readable(files.bytes)} have become {readable(made.bytes)}; use them with --weights {output}")
+        note(
+            f"{format_bytes(files.bytes)} have become {format_bytes(made.bytes)}; use them with --weights {output}"
+        )
     print(output)

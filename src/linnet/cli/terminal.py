@@ -12,7 +12,7 @@ def note(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-def readable(count: int) -> str:
+def format_bytes(count: int) -> str:
     """1.5 GB, 20 GB, 37 MB: two or three digits, in the powers of ten that a download page uses."""
     for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= size:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from linnet.data.cache import LatentCache
 from linnet.data.playground import BACKGROUNDS, COLOURS, Scene, caption
+from linnet.errors import InvalidInput
 from linnet.models.text import T5Config, T5Encoder, Tokenizer, relative_bucket
 from linnet.models.transformer import TextContext, Transformer, TransformerConfig
 from linnet.sampling.flow import TIMESTEPS, add_noise, sample_sigmas, velocity_target
@@ -115,6 +116,9 @@ class FlowTask:
         *,
         seed: int = 0,
     ) -> None:
+        if config.onward_from is not None and 0 not in cache.moments:
+            problem = "has no clip that begins with its scene, as all with no frames given have to"
+            raise InvalidInput("clips", len(cache), problem, "cache more, or leave out onward_from")
         self.config, self.cache, self.tokenizer = config, cache, tokenizer
         self.model = FlowModel(config, seed=seed)
         mean, std = cache.statistics()
