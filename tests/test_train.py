@@ -55,6 +55,16 @@ def flow_task(folder: Path) -> FlowTask:
     return FlowTask(config, LatentCache(scenes, [0] * 12, latents), Tokenizer.open(folder / "tokenizer.json"))
 
 
+def test_from_the_focus_on_fine_shapes_are_frequent(tmp_path: Path) -> None:
+    usual, rng = flow_task(tmp_path), random.Random(0)
+    scenes = [sample_scene(rng) for _ in range(40)]
+    shown = torch.tensor([scene.shape in ("moon", "star") for scene in scenes]).half().view(-1, 1, 1, 1, 1)
+    config = replace(usual.config, focus_from=5, hard_scenes=1.0, fine_shapes=1e6)
+    task = FlowTask(config, LatentCache(scenes, [0] * 40, shown.expand(-1, 16, 3, 4, 4)), usual.tokenizer)
+    for step, focused in ((4, False), (5, True)):
+        assert bool((task.batch(step, rng).latents > 0).all()) is focused
+
+
 def test_from_the_focus_on_hard_scenes_and_noise_are_frequent(tmp_path: Path) -> None:
     usual, rng = flow_task(tmp_path), random.Random(0)
     scenes = [sample_scene(rng) for _ in range(60)]
@@ -77,7 +87,8 @@ def test_some_of_the_longest_clips_go_on_from_given_frames(tmp_path: Path) -> No
     count = torch.arange(6).half().view(1, 1, 6, 1, 1)  # each latent frame shows its number
     later = (torch.arange(12) % 2).half().view(12, 1, 1, 1, 1)  # and by a half whether its clip begins later
     moments = [7 * (n % 2) for n in range(12)]
-    cache = LatentCache(usual.cache.scenes, moments, (count + later / 2).expand(12, 16, 6, 4, 4))
+    scenes = [replace(scene, motion="left") for scene in usual.cache.scenes]
+    cache = LatentCache(scenes, moments, (count + later / 2).expand(12, 16, 6, 4, 4))
     config = replace(usual.config, onward_from=20, onward=0.5, most_given=2)
     task = FlowTask(config, cache, usual.tokenizer)
     task.scale, task.bias = torch.ones(16), torch.zeros(16)
@@ -93,6 +104,20 @@ def test_some_of_the_longest_clips_go_on_from_given_frames(tmp_path: Path) -> No
     assert seen[True] == {(True, known, start) for known in (1, 2) for start in starts}
     with pytest.raises(InvalidInput, match="begins with its scene"):
         FlowTask(config, LatentCache(cache.scenes, [7] * 12, cache.latents), usual.tokenizer)
+
+
+def test_what_has_come_to_rest_goes_on_past_the_end_of_its_clip(tmp_path: Path) -> None:
+    usual, rng = flow_task(tmp_path), random.Random(0)
+    count = torch.arange(13).half().view(1, 1, 13, 1, 1)  # the last begins at two seconds
+    scenes = [replace(usual.cache.scenes[0], motion=motion) for motion in ("grows", "spins")]
+    task = FlowTask(
+        replace(usual.config, onward_from=0, onward=1.0),
+        LatentCache(scenes, [0, 0], count.expand(2, 16, 13, 4, 4)),
+        usual.tokenizer,
+    )
+    starts = [{task.anywhere(rng, clip, 3)[0] for _ in range(300)} for clip in (0, 1)]
+    assert starts == [set(range(13)), set(range(11))]
+    assert task.cut(0, 11, 3)[0, :, 0, 0].tolist() == [11, 12, 12]
 
 
 def test_what_is_given_is_less_noisy_and_not_learnt(tmp_path: Path) -> None:

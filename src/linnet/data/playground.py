@@ -179,6 +179,11 @@ def lasts(motion: str) -> float:
     return known.get(motion, 1.5 * SWELL_SECONDS if motion in SWELL else 0.0)
 
 
+def at_rest(scene: Scene, frame: int) -> bool:
+    """Whether nothing changes from that frame of a scene on."""
+    return scene.motion == "still" or (scene.motion in SWELL and frame >= SWELL_SECONDS * FPS)
+
+
 PLACES = (
     ("at the top left", "at the top", "at the top right"),
     ("on the left", "in the middle", "on the right"),

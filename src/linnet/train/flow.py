@@ -14,14 +14,16 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from linnet.data.cache import LatentCache
-from linnet.data.playground import BACKGROUNDS, COLOURS, Scene, caption
+from linnet.data.playground import BACKGROUNDS, COLOURS, Scene, at_rest, caption
 from linnet.errors import InvalidInput
+from linnet.geometry import FRAMES_PER_LATENT
 from linnet.models.text import T5Config, T5Encoder, Tokenizer, relative_bucket
 from linnet.models.transformer import TextContext, Transformer, TransformerConfig
 from linnet.sampling.flow import TIMESTEPS, add_noise, sample_sigmas, velocity_target
 
 ALMOST_NOISE = 0.01  # of the clip, at most, is in a sample that stands where sampling begins
 NEARBY = ((1,), (-1,), (-2, 2))  # words from a word, for a head each
+FINE = ("moon", "star")  # their points are smaller than a cell of the latents
 ATTENTIVE = 4.0  # in log-odds: four fifths of a head's attention, in a prompt of a dozen words
 
 Mix = tuple[tuple[int, float], ...]
@@ -41,9 +43,11 @@ class FlowConfig:
     full_captions: float = 0.75
     dropped_captions: float = 0.1
     # From which step on (None: never) the batches lean towards what is learnt last: hard scenes are drawn so many times
-    # as often, and a share of the samples stands where sampling begins, where the caption alone tells what to make.
+    # as often, fine shapes too, and a share of the samples stands where sampling begins, where the caption alone tells
+    # what to make.
     focus_from: int | None = None
     hard_scenes: float = 4.0
+    fine_shapes: float = 3.0
     almost_noise: float = 0.1
     # From which step on (None: never) a share of the longest clips goes on from first frames that are given, as windows
     # of a long clip do (sampling.onward): from anywhere in their scene, and with up to so many frames of them given.
@@ -174,12 +178,12 @@ class FlowTask:
         chosen = self.choose(step, rng, onward, later=True)
         chosen += self.choose(step, rng, clips - onward, later=not apart)
         captions = [self.caption(index, rng, still=frames == 1) for index in chosen]
-        begun = [self.anywhere(rng, frames) if place < onward else (0, 0) for place in range(clips)]
+        begun = [
+            self.anywhere(rng, clip, frames) if place < onward else (0, 0)
+            for place, clip in enumerate(chosen)
+        ]
         latents = torch.stack(
-            [
-                self.cache.latents[clip, :, start : start + frames].float()
-                for clip, (start, _) in zip(chosen, begun, strict=True)
-            ]
+            [self.cut(clip, start, frames) for clip, (start, _) in zip(chosen, begun, strict=True)]
         )
         latents = latents * self.scale.view(-1, 1, 1, 1) + self.bias.view(-1, 1, 1, 1)
         return Batch(latents, captions, [given for _, given in begun])
@@ -191,17 +195,31 @@ class FlowTask:
         """How often a clip, a scene from some frame on, is drawn."""
         if clip[1] and not later:
             return 0.0
-        return self.config.hard_scenes if focused and hard(*clip) else 1.0
+        if not focused:
+            return 1.0
+        fine = self.config.fine_shapes if clip[0].shape in FINE else 1.0
+        return fine * (self.config.hard_scenes if hard(*clip) else 1.0)
 
     def choose(self, step: int, rng: random.Random, clips: int, *, later: bool) -> list[int]:
         """So many clips of the cache; `later`: those too that begin later than their scene."""
         shares = self.shares[self.focused(step), later]
         return rng.choices(range(len(self.cache)), cum_weights=shares, k=clips)
 
-    def anywhere(self, rng: random.Random, frames: int) -> tuple[int, int]:
-        """(The latent frame of its scene at which a clip begins that goes on, how many of its frames are given)."""
+    def anywhere(self, rng: random.Random, clip: int, frames: int) -> tuple[int, int]:
+        """(The latent frame of its scene at which a clip begins that goes on, how many of its frames are given).
+
+        What has come to rest may begin as late as that: a model that hardly sees it lets what is done growing grow on
+        with every window.
+        """
         given = rng.randint(1, self.config.most_given)
-        return rng.randint(0, self.cache.latents.shape[2] - frames), given
+        last = self.cache.latents.shape[2] - 1
+        rests = at_rest(self.cache.scenes[clip], self.cache.moments[clip] + FRAMES_PER_LATENT * last)
+        return rng.randint(0, last if rests else last + 1 - frames), given
+
+    def cut(self, clip: int, start: int, frames: int) -> Float[Tensor, "C {frames} H W"]:
+        """A clip's latent frames from `start` on; past its end the last one stays."""
+        latents = self.cache.latents[clip]
+        return latents[:, (start + torch.arange(frames)).clamp(max=latents.shape[1] - 1)].float()
 
     def caption(self, index: int, rng: random.Random, *, still: bool) -> str:
         if rng.random() < self.config.dropped_captions:

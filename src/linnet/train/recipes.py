@@ -115,7 +115,7 @@ def seedling(recipe: Recipe, watch: Watch) -> Path:
         onward_from=22_400,
     )
     loop = LoopConfig(
-        steps=recipe.steps or 25_400,
+        steps=recipe.steps or 27_200,
         restarts=(3600, 9600, 22_400),
         learning_rate=1e-3,
         optimiser="muon",
