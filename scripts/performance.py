@@ -235,17 +235,17 @@ SECTIONS = (
         "forward",
         forward,
         "way | seconds | times faster | relative error",
-        """One pass at Linum's width, 2 layers, 3,680 tokens: linnet's in the weights that it chooses on the device, here
-        bfloat16, against a plain implementation with float32 weights under bfloat16 autocast that runs beside it. This
-        CPU multiplies bfloat16 in tiles (AMX).""",
+        """One pass at Linum's width, 2 layers, 3,680 tokens: linnet's in the weights that it chooses on the device,
+        here bfloat16, against a plain implementation with float32 weights under bfloat16 autocast that runs beside it.
+        This CPU multiplies bfloat16 in tiles (AMX).""",
     ),
     (
         "The same on a CPU without tiles",
         "forward_without_tiles",
         forward,
         "way | seconds | times faster | relative error",
-        """This one has AVX-512's instructions for bfloat16, and takes twice as long with them as in float32. linnet tries
-        it once and chooses float32, which is most of the gain here; the rest is that blocks are compiled.""",
+        """This one has AVX-512's instructions for bfloat16, and takes twice as long with them as in float32. linnet
+        tries it once and chooses float32, which is most of the gain here; the rest is that blocks are compiled.""",
     ),
     (
         "Plans against simulated runs",

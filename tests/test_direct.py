@@ -412,7 +412,7 @@ def test_clips_are_edited_and_refined(
 @pytest.mark.parametrize(
     ("name", "extra", "profile", "usual"),
     [
-        ("edit", ("--from", PROMPT, "--to", PROMPT), None, "exact"),
+        ("edit", ("--to", PROMPT), None, "exact"),
         ("refine", (), None, "exact"),
         ("refine", (), "draft", "draft"),
         ("extend", ("--seconds", 0.167), None, None),
@@ -496,6 +496,7 @@ def bad(tmp_path: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         ("edit drawn.mp4 --from fox --to moon", 'from "fox": seedling does not know: fox'),
         ("edit drawn.mp4 --from moon --to fox", 'to "fox": seedling does not know: fox'),
+        ("edit drawn.mp4 --to moon", 'from "": is not in drawn.mp4, which linnet did not make'),
         ("edit drawn.mp4 --from moon --to ''", 'to "": is empty'),
         ("--video mirrored.mp4", 'video "mirrored.mp4": is mirrored by its player'),
         ("extend clip.webm", 'file "clip.webm": is no .mp4'),

@@ -39,9 +39,9 @@ def model_for(name: str | None, earlier: Clip | None, weights: Path | None) -> M
     return find(name) if name else default_model(weights)[0]
 
 
-def needs_prompt(file: Path) -> InvalidInput:
+def needs_prompt(file: Path, option: str = "prompt") -> InvalidInput:
     return InvalidInput(
-        "prompt", "", f"is not in {file}, which linnet did not make", "say what it shows with --prompt"
+        option, "", f"is not in {file}, which linnet did not make", f"say what it shows with --{option}"
     )
 
 

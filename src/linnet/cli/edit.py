@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from linnet.cli.direct import Place, beside, earlier_clip, go, model_for, opened, remaking
+from linnet.cli.direct import Place, beside, earlier_clip, go, model_for, needs_prompt, opened, remaking
 from linnet.cli.options import (
     Anyway,
     AsJson,
@@ -32,8 +32,10 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 @app.command()
 def edit(
     file: Annotated[Path, typer.Argument(help="A clip to change.", metavar="FILE", show_default=False)],
-    shown: Annotated[str, option("from", "What the clip shows.", metavar="TEXT")],
-    wanted: Annotated[str, option("to", "What it is to show.", metavar="TEXT")],
+    wanted: Annotated[str, option("to", "What the clip is to show.", metavar="TEXT")],
+    shown: Annotated[
+        str | None, option("from", "What it shows; by default the prompt it was made from.", metavar="TEXT")
+    ] = None,
     strength: Annotated[
         float | None, number("strength", "Share of the steps in which it changes; 0.95 by default.")
     ] = None,
@@ -63,10 +65,14 @@ def edit(
     From a clip that the same model made it takes the size, the guidance, the negative prompt and the seed, but not the
     shortcuts: without --profile it is exact.
     """
+    earlier = earlier_clip(file)
+    if shown is None:
+        if earlier is None:
+            raise needs_prompt(file, "from")
+        shown = earlier.request.prompt
     for field, words in (("from", shown), ("to", wanted)):
         if not words.strip():
             raise InvalidInput(field, words, "is empty", "describe the video in a sentence")
-    earlier = earlier_clip(file)
     spec = model_for(model, earlier, weights)
     output = output or beside(file, "edited")
     like = earlier.request if earlier and earlier.request.model == spec.name else None
