@@ -315,9 +315,9 @@ SECTIONS = (
         quality,
         "way | times faster | all right | PSNR, dB | SSIM | memory as planned, MB",
         """Seedling, the same questions and seeds for all: clips that are right in everything (95 % interval), and the
-        median PSNR and SSIM against exact. Times are of CPU seconds, from the prompt's states to the file. The command
-        says how long the clips are and in how many steps they were made. Rows that are not here were not measured
-        with these weights.""",
+        median PSNR and SSIM against exact. Times are of CPU seconds, from the prompt's states to the file; the clips of
+        fast were made after the others, and timed then. The command says how long the clips are and in how many steps
+        they were made. Rows that are not here were not measured with these weights.""",
     ),
     (
         "Beyond one clip",
@@ -327,8 +327,8 @@ SECTIONS = (
         """Seedling, read from the pixels alone: shares of the trials (95 % interval), or medians over them. Each beside
         the naive way to make the same. The seam of a clip: its largest change between frames at a border of windows,
         or at a cut, over its largest in as many stretches of four frames elsewhere. In seconds in which a drawn clip
-        does not show its shape either, for it is too small or too large, none is asked for. Refining is not measured:
-        seedling has one size.""",
+        does not show its shape either, for it is too small or too large, none is asked for. These clips were made when
+        `fast` still guided from 0.3 to 0.6 of the steps. Refining is not measured: seedling has one size.""",
     ),
     (
         "From other clips, exact",

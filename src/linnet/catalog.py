@@ -136,9 +136,9 @@ SEEDLING = ModelSpec(
     download_bytes=0,
     autoencoder="tiny",
     # Euler: its few long last steps, at this shift, are where the multistep solvers overshoot. Guidance where forms get
-    # their points: in 0.3 to 0.6 of the steps a small star becomes a pentagon (182 of 200 clips were right so, 188 with
-    # it in 0.5 to 0.8, 186 at shift 5); over the last steps it spoils colours, and in the first it costs steps that
-    # forms need more. Two steps cannot spare one for the last twentieth of the noise.
+    # their points: in 0.3 to 0.6 of the steps more small stars become pentagons (182 of 200 clips were right so, 188
+    # in 0.5 to 0.8, 186 with that at shift 5); over the last steps it spoils colours, and in the first it costs steps
+    # that forms need more. Two steps cannot spare one for the last twentieth of the noise.
     profiles={
         "fast": {
             "steps": 10,
