@@ -3,6 +3,7 @@
 import re
 import shlex
 import struct
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,12 @@ from linnet.cli import app
 from linnet.clip import Clip
 from linnet.data.playground import Scene, render
 from linnet.direct.beginning import Beginning, begins_at
+from linnet.direct.colours import graded, look_up_table
 from linnet.direct.conditions import Edited, Renoised, differences
 from linnet.direct.extend import join, open_old
 from linnet.direct.footage import frames_in, length_for, open_source, paced, read_image
 from linnet.errors import InvalidInput
+from linnet.evaluate.measures import apart, path_of
 from linnet.geometry import Size
 from linnet.models.tae import TAE, TAEConfig
 from linnet.pipeline import Pipeline
@@ -228,7 +231,16 @@ def test_what_is_given_is_laid_over_what_an_earlier_clip_tells(tmp_path: Path, d
         (clip, image, {"last_image": last}, {"image": first, "last_image": last, "fit": "pad"}),
         (clip, image, {"image": last, "fit": "crop"}, {"image": last, "fit": "crop"}),
         (clip, image, {"video": drawn}, {"video": drawn, "fit": "pad"}),
-        (video, followed, {"strength": 0.9}, {"video": drawn, "strength": 0.9}),
+        (
+            *(video, followed | {"colours": "prompt"}, {"strength": 0.9}),
+            {"video": drawn, "strength": 0.9, "colours": "prompt"},
+        ),
+        (
+            video,
+            followed,
+            {},
+            {"video": drawn, "strength": 0.6, "colours": "clip"},
+        ),  # before there was a choice
         (video, followed, {"image": first}, {"image": first}),
         (clip, {"edits": {}, "strength": 0.5}, {"image": first}, {"image": first}),
     )
@@ -258,6 +270,28 @@ def test_a_clip_that_follows_a_video_is_as_long(drawn: Path, tiny_model: Path, t
     )
     assert result.exit_code == 0, result.output
     assert media.probe(tmp_path / "other.mp4").frames == media.probe(drawn).frames
+
+
+def test_a_clip_takes_the_colours_of_another_and_keeps_its_outlines() -> None:
+    before = render(SCENE, 5)
+    # The same in another colour, and a little beside: as a draft has it.
+    after = np.roll(render(replace(SCENE, colour="yellow"), 5), (3, -4), (1, 2))
+    table = look_up_table(zip(before, after, strict=True))
+    graded_frames = np.stack(list(graded(before, table)))
+    assert np.abs(graded_frames.astype(int) - render(replace(SCENE, colour="yellow"), 5)).mean() < 2
+    assert apart(path_of(graded_frames), path_of(before)) < 1
+    same = look_up_table(zip(before, before, strict=True))
+    assert np.abs(np.stack(list(graded(before, same))).astype(int) - before).max() <= 1
+
+
+def test_a_video_sets_out_in_its_own_colours_where_asked(drawn: Path, pipeline: Pipeline) -> None:
+    request = pipeline.settled(make_request(SEEDLING, prompt=PROMPT, frames=29, steps=2, seed=1))
+    own = pipeline.encode_frames(lambda: media.read_frames(drawn))
+    for colours, kept in (("clip", True), ("prompt", False)):
+        way = Beginning(video=drawn, colours=colours).way(pipeline, request)
+        assert isinstance(way.course, Renoised)
+        assert torch.equal(way.course.clip, own) == kept
+        assert way.direction["colours"] == colours
 
 
 def test_images_and_clips_are_turned_upright(tmp_path: Path) -> None:
@@ -479,6 +513,8 @@ def bad(tmp_path: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("--video drawn.mp4 --strength 1.5", 'strength "1.5": is out of range'),
         ("--video drawn.mp4 --strength 0", 'strength "0.0": is out of range'),
         ("--strength 0.5", 'strength "0.5": is of a video, and there is none'),
+        ("--colours clip", 'colours "clip": is of a video, and there is none'),
+        ("--video drawn.mp4 --colours mine", 'colours "mine": are not known; use prompt or clip'),
         ("--fit crop", 'fit "crop": is of an image or a video, and there is none'),
         (
             "--video drawn.mp4 --window 13 --window-overlap 4 --onward --dry-run",

@@ -106,6 +106,14 @@ def generate(
     strength: Annotated[
         float | None, number("strength", "How far from the --video: a share of the steps, 0.6 by default.")
     ] = None,
+    colours: Annotated[
+        str | None,
+        option(
+            "colours",
+            "Whose the --video sets out in: what the prompt makes of its own, or those: prompt (default) or clip.",
+            metavar="WHOSE",
+        ),
+    ] = None,
     fit: Annotated[
         str | None, option("fit", "crop or pad an image or video of another shape.", metavar="HOW")
     ] = None,
@@ -197,7 +205,7 @@ def generate(
     import torch
 
     from linnet.data.known import check_words
-    from linnet.direct.beginning import Beginning, check_fit
+    from linnet.direct.beginning import Beginning, check_colours, check_fit
     from linnet.pipeline import Pipeline
     from linnet.runtime.device import check_there, default_threads, limit_memory
 
@@ -206,6 +214,7 @@ def generate(
         "last_image": last_image,
         "video": video,
         "strength": strength,
+        "colours": check_colours(colours),
         "fit": check_fit(fit),
     }
     beginning = (

@@ -1,22 +1,23 @@
 """What a clip begins from beside its prompt: an image, a last image, a clip; and the record of it in the file."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 from linnet import media
 from linnet.catalog import find
-from linnet.direct.conditions import Renoised, check_strength, levels_left
+from linnet.direct.colours import graded, look_up_table
+from linnet.direct.conditions import Edited, Renoised, check_strength, levels_left
 from linnet.direct.footage import Fit, Frame, Source, open_source, read_image
 from linnet.errors import InvalidInput
 from linnet.pipeline import Pipeline
-from linnet.progress import Watch, ignore
-from linnet.request import Request
+from linnet.progress import Progress, Watch, ignore
+from linnet.request import Request, no_guidance
 from linnet.sampling import flow
-from linnet.sampling.denoise import Course
+from linnet.sampling.denoise import Course, Latents
 from linnet.sampling.held import Held
 
 STRENGTH = 0.6
@@ -25,6 +26,9 @@ STILL = (
 )
 TURNS = 2  # an image is one frame of many: the early steps are taken twice, so that the others come into line with it
 FILES = ("image", "last_image", "video")
+OF_VIDEO = ("strength", "colours")
+DRAFT_STEPS, DRAFT_STRENGTH = 10, 0.95  # of the draft that tells a video's colours
+Colours = Literal["prompt", "clip"]
 COMMANDS = {
     "extends": "extend",
     "edits": "edit",
@@ -42,23 +46,26 @@ class Way(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Beginning:
-    """Files that a clip starts from, ends with, or follows. `strength` is for the video; `fit` for what has another
-    shape than the clip."""
+    """Files that a clip starts from, ends with, or follows. `strength` and `colours` are for the video: whether it sets
+    out in those that the prompt makes of it (None, too) or in its own; `fit` is for what has another shape than the
+    clip."""
 
     image: Path | None = None
     last_image: Path | None = None
     video: Path | None = None
     strength: float | None = None
+    colours: Colours | None = None
     fit: Fit | None = None
 
     def __post_init__(self) -> None:
         check_fit(self.fit)
+        check_colours(self.colours)
         if self.strength is not None:
             check_strength(self.strength)
-            if self.video is None:
-                raise InvalidInput(
-                    "strength", self.strength, "is of a video, and there is none", "give --video"
-                )
+        for name in OF_VIDEO:
+            value = getattr(self, name)
+            if value is not None and self.video is None:
+                raise InvalidInput(name, value, "is of a video, and there is none", "give --video")
         if self.fit and not self:
             problem = "is of an image or a video, and there is none"
             raise InvalidInput("fit", self.fit, problem, "give one, or leave it out")
@@ -82,7 +89,7 @@ class Beginning:
                     return cls(**given)
                 problem = f"was made from {record.get('file')} by `linnet {command}`"
                 raise InvalidInput("like", clip, problem, "give that command again")
-        replaced = () if not files else ("image", "last_image") if "video" in files else ("video", "strength")
+        replaced = () if not files else ("image", "last_image") if "video" in files else ("video", *OF_VIDEO)
         left = {name: value for name, value in direction.items() if name not in {*given, *replaced}}
         found: dict[str, Any] = {
             name: the_same(clip, name, record)
@@ -90,7 +97,9 @@ class Beginning:
             if isinstance(record := left.get(name), Mapping)
         }
         if found or files:
-            found |= {name: left[name] for name in ("strength", "fit") if name in left}
+            found |= {name: left[name] for name in (*OF_VIDEO, "fit") if name in left}
+        if "video" in found:  # the record of a clip from before there was a choice
+            found |= {"colours": found.get("colours", "clip")}
         return cls(**found | given)
 
     def check(self, request: Request) -> None:
@@ -136,11 +145,19 @@ class Beginning:
 
     def along(self, pipeline: Pipeline, request: Request, watch: Watch) -> Way:
         source = self.source(request)
-        latents = pipeline.encode_frames(lambda: islice(source.frames(), request.frames), watch)
-        strength = STRENGTH if self.strength is None else self.strength
+
+        def frames() -> Iterable[Frame]:
+            return islice(source.frames(), request.frames)
+
+        latents = pipeline.encode_frames(frames, watch)
+        strength, colours = self.strength or STRENGTH, self.colours or "prompt"
+        if colours == "prompt":
+            draft = drafted(pipeline, request, latents, watch)
+            table = look_up_table(zip(frames(), chain.from_iterable(pipeline.decode(draft)), strict=True))
+            latents = pipeline.encode_frames(lambda: graded(frames(), table), watch)
         return Way(
             Renoised(clip=latents, strength=strength),
-            self.record() | {"strength": strength},
+            self.record() | {"strength": strength, "colours": colours},
             (*source.notes, begins_at(request, strength)),
         )
 
@@ -164,6 +181,28 @@ class Beginning:
         )
 
 
+def drafted(pipeline: Pipeline, request: Request, clip: Latents, watch: Watch) -> Latents:
+    """The clip with what the prompt contradicts made over in its place: an edit from no words at all.
+
+    Seen through noise, what has another colour than the prompt says speaks against everything being where it is: a blue
+    star is put beside the red one. In this draft it is nearly in its place, near enough to tell the new colours.
+    """
+    brief = replace(request, steps=DRAFT_STEPS)
+    sigmas = flow.levels_of(brief)
+    unguided = replace(brief, guidance=no_guidance(brief.guidance_method))
+    words, nothing = (
+        pipeline.velocity(asked, sigmas) for asked in (unguided, replace(unguided, prompt=request.negative))
+    )
+    watch(
+        Progress("denoise", 0, DRAFT_STEPS, note="looking for the colours that the prompt makes of the video")
+    )
+    course = Edited(
+        clip=clip, source=nothing, strength=DRAFT_STRENGTH, seed=request.seed, plain=(nothing, words)
+    )
+    *_, last = pipeline.sample(brief, course=course)
+    return last.latents
+
+
 def begins_at(request: Request, strength: float) -> str:
     """What a share of the steps comes to, since most of them lie at high noise."""
     left = levels_left(flow.levels_of(request), strength)
@@ -174,6 +213,12 @@ def check_fit(fit: str | None) -> Fit | None:
     if fit is None or fit == "crop" or fit == "pad":
         return fit
     raise InvalidInput("fit", fit, "is not known", "use crop or pad")
+
+
+def check_colours(colours: str | None) -> Colours | None:
+    if colours is None or colours == "prompt" or colours == "clip":
+        return colours
+    raise InvalidInput("colours", colours, "are not known", "use prompt or clip")
 
 
 def check_whole(request: Request, what: str) -> None:
