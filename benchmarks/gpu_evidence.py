@@ -204,7 +204,7 @@ def run(case: Case, folder: Path | None, device: str, rehearse: bool) -> dict[st
     done = subprocess.run(words, capture_output=True, text=True)
     if done.returncode:
         last = done.stderr.strip().splitlines()
-        return {"problem": last[-1] if last else f"ended with {done.returncode}"}
+        return {"problem": last[-1].split(". ")[0] if last else f"ended with {done.returncode}"}
     return json.loads(done.stdout.splitlines()[-1])
 
 

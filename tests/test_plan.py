@@ -241,7 +241,7 @@ def test_frames_that_are_given_must_fit_too() -> None:
     assert make_plan(large, LINUM_V2, request, pixels=1, **way).fits()
     assert make_plan(large, LINUM_V2, request, **way).stages[-1].stage == "decode"
     with pytest.raises(
-        TooLarge, match=r'^vram "7.0 GB": is too little: the encode stage .* --vram 7.1GB, or'
+        TooLarge, match=r'^vram "7.0 GB": is too little: the encode stage .* --vram 7.3GB, or'
     ):
         make_plan(large, LINUM_V2, request, pixels=49, **way)
 

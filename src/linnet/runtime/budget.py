@@ -15,7 +15,7 @@ UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**
 
 class Allowance(NamedTuple):
     """Bytes that no tensor takes: on the card, the driver's context and the kernels' workspaces; in the system, the
-    libraries. Those of a card are assumptions, not measurements."""
+    libraries. CUDA's was between 720 and 790 MB on an H200; that of Apple's GPUs is an assumption."""
 
     device: int
     system: int
@@ -24,7 +24,7 @@ class Allowance(NamedTuple):
 ALLOWANCES = {
     "cpu": Allowance(0, 500_000_000),
     "mps": Allowance(500_000_000, 500_000_000),
-    "cuda": Allowance(600_000_000, 1_500_000_000),
+    "cuda": Allowance(800_000_000, 1_500_000_000),
 }
 
 
