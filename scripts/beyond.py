@@ -38,6 +38,8 @@ def main() -> None:
         cell(any_, "without the image", "plain"),
         cell(moving, "extended by a second", "extended"),
         cell(moving, "from its last frame only", "from-last"),
+        cell(moving, "from a video, strength 0.5", "video", words=other),
+        cell(moving, "without the video", "plain-other", words=other),
         cell(moving, "edited", "edit", words=other),
         cell(moving, "noised again as much", "renoised", words=other),
     ]

@@ -21,7 +21,7 @@ from linnet.catalog import SEEDLING, find
 from linnet.cli import app
 from linnet.clip import Clip
 from linnet.data.playground import Scene, render
-from linnet.direct.beginning import Beginning, begins_at
+from linnet.direct.beginning import Beginning, Colours, begins_at
 from linnet.direct.colours import graded, look_up_table
 from linnet.direct.conditions import Edited, Renoised, differences
 from linnet.direct.extend import join, open_old
@@ -287,7 +287,8 @@ def test_a_clip_takes_the_colours_of_another_and_keeps_its_outlines() -> None:
 def test_a_video_sets_out_in_its_own_colours_where_asked(drawn: Path, pipeline: Pipeline) -> None:
     request = pipeline.settled(make_request(SEEDLING, prompt=PROMPT, frames=29, steps=2, seed=1))
     own = pipeline.encode_frames(lambda: media.read_frames(drawn))
-    for colours, kept in (("clip", True), ("prompt", False)):
+    ways: tuple[tuple[Colours, bool], ...] = (("clip", True), ("prompt", False))
+    for colours, kept in ways:
         way = Beginning(video=drawn, colours=colours).way(pipeline, request)
         assert isinstance(way.course, Renoised)
         assert torch.equal(way.course.clip, own) == kept

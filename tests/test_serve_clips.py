@@ -18,6 +18,7 @@ from linnet.direct.conditions import levels_left
 from linnet.media import read_frames, read_metadata
 from linnet.request import make_request
 from linnet.sampling import flow, held
+from linnet.sampling.steps import DRAFT_STEPS, DRAWS
 from linnet.serve import queue, uploads
 from linnet.serve.app import create_app
 from linnet.serve.clips import clips_folder, file_of
@@ -91,14 +92,14 @@ def test_a_clip_is_followed_and_its_colours_with_it(
 ) -> None:
     green = clip(tmp_path, colour=(20, 160, 40))
     asked = sent(
-        client, green, strength="0.1", profile="fast", num_inference_steps="8", num_frames="9"
+        client, green, strength="0.05", profile="fast", num_inference_steps="8", num_frames="9"
     ).json()
     assert (asked["begins_from_video"], asked["begins_from_image"]) == (True, False)
-    assert (asked["strength"], asked["profile"]) == (0.1, "fast")
+    assert (asked["strength"], asked["profile"]) == (0.05, "fast")
     remix = client.post(
         f"/v1/videos/{asked['id']}/remix", json={"prompt": PROMPT.replace("red", "pink")}
     ).json()
-    assert (remix["begins_from_video"], remix["strength"], remix["profile"]) == (True, 0.1, "fast")
+    assert (remix["begins_from_video"], remix["strength"], remix["profile"]) == (True, 0.05, "fast")
     for _ in range(2):
         job = rendered(service, None)  # seedling itself: to follow takes a model that learnt something
         made = file_of(service.data, job.id)
@@ -107,7 +108,7 @@ def test_a_clip_is_followed_and_its_colours_with_it(
         assert of_green > 2 * max(red, blue)
         direction = (read_metadata(made) or {})["direction"]
         assert (direction["strength"], direction["video"]["sha256"]) == (
-            0.1,
+            0.05,
             hashlib.sha256(green).hexdigest(),
         )
 
@@ -218,11 +219,12 @@ def test_the_plan_counts_what_is_encoded_and_the_steps_that_are_left(service: Se
     followed = Given(b"", None, 0.25)
     pixels = [service.models.plan(request, given).pixels for given in (None, Given(b""), followed)]
     assert pixels == [0, 1, 9]
-    assert [passes(request, given) for given in (None, Given(b""), followed)] == [40, 58, 10]
+    assert [passes(request, given) for given in (None, Given(b""), followed)] == [40, 58, 52]
     assert (queue.early, TURNS) == (held.early, 2)
     for strength in (0.01, 0.25, 0.33, 1.0):
         left = len(levels_left(flow.sigmas(request.steps, request.shift), strength)) - 1
-        assert passes(request, Given(b"", None, strength)) == 2 * left
+        draft = 2 * DRAWS + 3 * DRAFT_STEPS  # where the prompt disagrees, then an edit from no words
+        assert passes(request, Given(b"", None, strength)) == draft + 2 * left
 
 
 def test_a_node_of_a_cluster_follows_it_too(tiny_model: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from linnet.request import Request, no_guidance
 from linnet.sampling import flow
 from linnet.sampling.denoise import Course, Latents
 from linnet.sampling.held import Held
+from linnet.sampling.steps import DRAFT_STEPS, DRAFT_STRENGTH
 
 STRENGTH = 0.6
 STILL = (
@@ -27,7 +28,7 @@ STILL = (
 TURNS = 2  # an image is one frame of many: the early steps are taken twice, so that the others come into line with it
 FILES = ("image", "last_image", "video")
 OF_VIDEO = ("strength", "colours")
-DRAFT_STEPS, DRAFT_STRENGTH = 10, 0.95  # of the draft that tells a video's colours
+ALL_COLOURS = 0.5  # strength from which on a video takes the prompt's colours altogether
 Colours = Literal["prompt", "clip"]
 COMMANDS = {
     "extends": "extend",
@@ -153,7 +154,8 @@ class Beginning:
         strength, colours = self.strength or STRENGTH, self.colours or "prompt"
         if colours == "prompt":
             draft = drafted(pipeline, request, latents, watch)
-            table = look_up_table(zip(frames(), chain.from_iterable(pipeline.decode(draft)), strict=True))
+            pairs = zip(frames(), chain.from_iterable(pipeline.decode(draft)), strict=True)
+            table = look_up_table(pairs, share=min(1.0, strength / ALL_COLOURS))
             latents = pipeline.encode_frames(lambda: graded(frames(), table), watch)
         return Way(
             Renoised(clip=latents, strength=strength),

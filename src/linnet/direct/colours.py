@@ -17,8 +17,9 @@ CHANGES = 2 * WORST + 1
 RARE = 0.01  # of the pixels of the most frequent node: fewer are edges, which blend two colours
 
 
-def look_up_table(pairs: Iterable[tuple[Frame, Frame]]) -> ImageFilter.Color3DLUT:
-    """What becomes of each colour from a frame to the one beside it: the median change of the pixels that have it.
+def look_up_table(pairs: Iterable[tuple[Frame, Frame]], *, share: float = 1.0) -> ImageFilter.Color3DLUT:
+    """What becomes of each colour from a frame to the one beside it: the median change of the pixels that have it, or a
+    `share` of it.
 
     So a shape keeps its place and outline where the other clip has it a little beside, as long as most of it is there.
     Colours that few pixels have change as the nearest common one does. Frames are seen one pair at a time.
@@ -28,7 +29,7 @@ def look_up_table(pairs: Iterable[tuple[Frame, Frame]]) -> ImageFilter.Color3DLU
         node = nodes_of(before)[..., None] * 3 + np.arange(3)
         change = after.astype(np.int64) - before + WORST
         counts += np.bincount((node * CHANGES + change).ravel(), minlength=len(counts))
-    return ImageFilter.Color3DLUT(NODES, (grid() + filled(counts)).clip(0, 255).ravel() / 255)
+    return ImageFilter.Color3DLUT(NODES, (grid() + share * filled(counts)).clip(0, 255).ravel() / 255)
 
 
 def nodes_of(frame: Frame) -> Int[np.ndarray, "H W"]:

@@ -18,12 +18,11 @@ from linnet.errors import InvalidInput
 from linnet.sampling.denoise import Latents, Step, Velocity, denoise
 from linnet.sampling.flow import TIMESTEPS, add_noise
 from linnet.sampling.solvers import Solver
-from linnet.sampling.steps import left
+from linnet.sampling.steps import DRAWS, left
 
 Levels = Float[Tensor, " levels"]
 
 BLURRED = 0.75  # of the noise: what a prompt does not tell of vanishes, and where it is still shows
-DRAWS = 6  # of noise, over which what differs by chance averages out
 MOST = 0.99  # quantile of the differences that counts as a whole one
 UNTOUCHED, CHANGED = 0.3, 0.6  # shares of it: below nothing changes, above everything
 

@@ -12,13 +12,13 @@ import secrets
 import sqlite3
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from linnet.errors import LinnetError
 from linnet.request import Request
 from linnet.runtime.rates import forwards
-from linnet.sampling.steps import early, left
+from linnet.sampling.steps import DRAFT_STEPS, DRAFT_STRENGTH, DRAWS, early, left
 from linnet.serve.database import Database
 
 Status = Literal["queued", "in_progress", "completed", "failed"]
@@ -531,7 +531,9 @@ def passes(request: Request, given: Given | None = None) -> int:
     if given is None:
         return sum(each)
     if given.strength is not None:
-        return sum(each[-left(given.strength, request.steps) :])
+        draft = forwards(replace(request, steps=DRAFT_STEPS))[-left(DRAFT_STRENGTH, DRAFT_STEPS) :]
+        looks = 2 * DRAWS + sum(draft) + len(draft)  # where, and then with the prompt and without
+        return looks + sum(each[-left(given.strength, request.steps) :])
     twice = each[1 : early(request.steps)]  # see Held
     return sum(each) + sum(twice)
 
