@@ -344,6 +344,13 @@ SECTIONS = (
         seedling has one size.""",
     ),
     (
+        "Ten seconds, more prompts",
+        "continuity_long",
+        beyond,
+        "what | aim | linnet | naive way | trials",
+        "The same measures of long clips alone; the trials of the table above are the first of these.",
+    ),
+    (
         "From other clips",
         "continuity_clips",
         beyond,
