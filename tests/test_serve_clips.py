@@ -92,14 +92,14 @@ def test_a_clip_is_followed_and_its_colours_with_it(
 ) -> None:
     green = clip(tmp_path, colour=(20, 160, 40))
     asked = sent(
-        client, green, strength="0.05", profile="fast", num_inference_steps="8", num_frames="9"
+        client, green, strength="0.1", profile="fast", num_inference_steps="8", num_frames="9"
     ).json()
     assert (asked["begins_from_video"], asked["begins_from_image"]) == (True, False)
-    assert (asked["strength"], asked["profile"]) == (0.05, "fast")
+    assert (asked["strength"], asked["profile"]) == (0.1, "fast")
     remix = client.post(
         f"/v1/videos/{asked['id']}/remix", json={"prompt": PROMPT.replace("red", "pink")}
     ).json()
-    assert (remix["begins_from_video"], remix["strength"], remix["profile"]) == (True, 0.05, "fast")
+    assert (remix["begins_from_video"], remix["strength"], remix["profile"]) == (True, 0.1, "fast")
     for _ in range(2):
         job = rendered(service, None)  # seedling itself: to follow takes a model that learnt something
         made = file_of(service.data, job.id)
@@ -108,7 +108,7 @@ def test_a_clip_is_followed_and_its_colours_with_it(
         assert of_green > 2 * max(red, blue)
         direction = (read_metadata(made) or {})["direction"]
         assert (direction["strength"], direction["video"]["sha256"]) == (
-            0.05,
+            0.1,
             hashlib.sha256(green).hexdigest(),
         )
 

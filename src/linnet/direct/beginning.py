@@ -28,7 +28,9 @@ STILL = (
 TURNS = 2  # an image is one frame of many: the early steps are taken twice, so that the others come into line with it
 FILES = ("image", "last_image", "video")
 OF_VIDEO = ("strength", "colours")
-ALL_COLOURS = 0.5  # strength from which on a video takes the prompt's colours altogether
+ALL_COLOURS = (
+    0.5  # strength from which on a video takes the prompt's colours altogether; at little, hardly any
+)
 Colours = Literal["prompt", "clip"]
 COMMANDS = {
     "extends": "extend",
@@ -155,7 +157,7 @@ class Beginning:
         if colours == "prompt":
             draft = drafted(pipeline, request, latents, watch)
             pairs = zip(frames(), chain.from_iterable(pipeline.decode(draft)), strict=True)
-            table = look_up_table(pairs, share=min(1.0, strength / ALL_COLOURS))
+            table = look_up_table(pairs, share=min(1.0, strength / ALL_COLOURS) ** 2)
             latents = pipeline.encode_frames(lambda: graded(frames(), table), watch)
         return Way(
             Renoised(clip=latents, strength=strength),

@@ -3,13 +3,10 @@
 import math
 
 EARLY = 0.5  # share of the steps in which a clip takes its form
-DRAFT_STEPS, DRAFT_STRENGTH = (
-    10,
-    0.95,
-)  # of the draft that tells the colours of a video that is followed (see direct.beginning)
-DRAWS = (
-    6  # of noise, over which what two prompts see otherwise by chance averages out (see direct.conditions)
-)
+# Of the draft that tells the colours of a video that is followed (see direct.beginning).
+DRAFT_STEPS, DRAFT_STRENGTH = 10, 0.95
+# Of noise, over which what two prompts see otherwise by chance averages out (see direct.conditions).
+DRAWS = 6
 
 
 def step_at(share: float, count: int) -> int:
