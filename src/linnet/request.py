@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 from linnet.catalog import ModelSpec
 from linnet.errors import InvalidInput
 from linnet.geometry import FRAMES_PER_LATENT, Size, check_frames, format_seconds, frames_for, seconds_of
+from linnet.letters import is_blank
 
 LONGEST_SECONDS = 300  # of a clip made in windows
 SEEDS = 2**32  # the noise generator is seeded modulo this: larger seeds would repeat smaller ones
@@ -379,7 +380,7 @@ def check_reuse(text: str, steps: int) -> None:
 def check_text(name: str, value: object) -> None:
     if not isinstance(value, str):
         raise InvalidInput(name, value, "is not text", "give a string")
-    if name == "prompt" and not value.strip():
+    if name == "prompt" and is_blank(value):
         raise InvalidInput(name, value, "is empty", "describe the video in a sentence")
     try:
         value.encode()

@@ -3,11 +3,13 @@
 from linnet.catalog import CATALOG, SEEDLING
 from linnet.data.playground import BACKGROUNDS, COLOURS, MOTION_WORDS, PLACES, SHAPES, SIZES
 from linnet.errors import InvalidInput
+from linnet.letters import check_seen
 from linnet.models.text import Tokenizer
 
 
 def check_words(tokenizer: Tokenizer, text: str, *, field: str = "prompt") -> None:
     """Refuse a text with words that seedling's tokenizer does not know, and say what to do instead."""
+    check_seen(text, field=field)
     if not (unknown := tokenizer.unknown(text)):
         return
     known = {
