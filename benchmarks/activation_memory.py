@@ -29,9 +29,9 @@ def measure(kind: str, frames: int, height: int, width: int, dtype_name: str) ->
     from linnet.models.tae import TAE, taew2_1
     from linnet.models.transformer import Transformer, TransformerConfig
     from linnet.models.vae import VAE, VAEConfig
-    from linnet.runtime import memory
-    from linnet.runtime.knobs import Knobs
-    from linnet.runtime.memory import BYTES
+    from linnet.plan import memory
+    from linnet.plan.execution import ExecutionConfig
+    from linnet.plan.memory import BYTES
 
     latents = torch.randn(1, 16, frames, height, width)
     with torch.inference_mode():
@@ -53,7 +53,7 @@ def measure(kind: str, frames: int, height: int, width: int, dtype_name: str) ->
             before = warm(lambda: list(decoder.eval().decode_stream(latents[..., :2, :2])))
             for _ in decoder.decode_stream(latents):
                 pass
-            estimate = memory.decode_working(kind, Knobs(), Grid(frames, height, width))[0]
+            estimate = memory.decode_working(kind, ExecutionConfig(), Grid(frames, height, width))[0]
     print(f"{(resident('VmHWM') - before) / 1e6:8.0f} {estimate / 1e6:9.0f}")
 
 

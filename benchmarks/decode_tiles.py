@@ -23,9 +23,9 @@ from torch.utils._pytree import tree_leaves
 
 from linnet.geometry import PIXELS_PER_LATENT, Size
 from linnet.models.vae import VAE, VAEConfig
+from linnet.plan.execution import Tiling
+from linnet.plan.tiles import Tile, decode_sizes, tiles_of, wan_decoder
 from linnet.runtime import transfer
-from linnet.runtime.knobs import Tiling
-from linnet.runtime.tile_sizes import Tile, decode_sizes, tiles_of, wan_decoder
 from linnet.runtime.tiles import decode_tiled, described, halves
 
 AWAY = torch.device("meta")  # stands for system memory

@@ -33,12 +33,12 @@ import torch
 
 from linnet.catalog import CATALOG, SEEDLING, ModelSpec
 from linnet.pipeline import Pipeline
+from linnet.plan.budget import ALLOWANCES, Budget
+from linnet.plan.choose import make_plan
+from linnet.plan.host import host_memory
+from linnet.plan.memory import shape_of
 from linnet.request import Request, make_request
-from linnet.runtime.budget import ALLOWANCES, Budget
 from linnet.runtime.device import limit_memory
-from linnet.runtime.host import host_memory
-from linnet.runtime.memory import shape_of
-from linnet.runtime.plan import make_plan
 from linnet.weights.store import ModelFiles, resolve
 
 NOT_MEASURED = "not measured"
@@ -173,7 +173,7 @@ class Bench:
             "planned_bytes": plan.peak_device_bytes,
             "peak_bytes": None if peak is None else peak + allowance.device,
             "decoded_frames": frames,
-            "knobs": plan.knobs.record() | {"resident_blocks": plan.knobs.resident_blocks},
+            "knobs": plan.execution.record() | {"resident_blocks": plan.execution.resident_blocks},
             "shrunk": pipeline.choices().get("shrunk"),
         }
 

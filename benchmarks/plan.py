@@ -14,11 +14,11 @@ from dataclasses import asdict, dataclass
 
 from linnet.catalog import CATALOG
 from linnet.errors import InvalidInput
+from linnet.measure.simulate import simulate
+from linnet.plan.budget import Budget, parse_bytes
+from linnet.plan.choose import make_plan
+from linnet.plan.memory import LINUM_V2
 from linnet.request import make_request
-from linnet.runtime.budget import Budget, parse_bytes
-from linnet.runtime.memory import LINUM_V2
-from linnet.runtime.plan import make_plan
-from linnet.runtime.simulate import simulate
 
 CARDS = ("6GB", "8GB", "12GB", "16GB", "24GB", "80GB")
 

@@ -23,12 +23,12 @@ import torch
 from linnet import pipeline
 from linnet.catalog import CATALOG, SEEDLING
 from linnet.cli.plan import measured
+from linnet.measure import rate_measurement as measure
+from linnet.measure.bench import invented
 from linnet.models.transformer import Transformer, linum_v2
+from linnet.plan.memory import LINUM_V2, shape_of
 from linnet.request import make_request
-from linnet.runtime import measure
-from linnet.runtime.bench import invented
 from linnet.runtime.device import default_dtype
-from linnet.runtime.memory import LINUM_V2, shape_of
 from linnet.weights.store import resolve
 
 PROMPT = "a red star spins on a blue background"

@@ -31,9 +31,9 @@ from linnet.catalog import SEEDLING
 from linnet.clip import Clip
 from linnet.evaluate.adherence import ALL, Question, examine
 from linnet.pipeline import Pipeline
+from linnet.plan.cost_model import forwards
+from linnet.plan.execution import FORMATS, ExecutionConfig
 from linnet.request import make_request
-from linnet.runtime.knobs import FORMATS, Knobs
-from linnet.runtime.rates import forwards
 
 EXACT = "exact"
 SOLVERS = ("euler", "dpm++", "unipc")
@@ -46,8 +46,11 @@ WAYS: dict[str, dict[str, Any]] = {
     **{f"guided {a:g} to {b:g}": {"guidance_from": a, "guidance_until": b} for a, b in INTERVALS},
     **{f"reuse {change}": {"reuse": str(change)} for change in (0.1, 0.2, 0.4)},
     "decoder in bfloat16": {"decoder_dtype": "bfloat16"},
-    **{f"text encoder in {format}": {"knobs": Knobs(text_format=format)} for format in FORMATS},
-    **{f"transformer in {format}": {"knobs": Knobs(transformer_format=format)} for format in FORMATS},
+    **{f"text encoder in {format}": {"knobs": ExecutionConfig(text_format=format)} for format in FORMATS},
+    **{
+        f"transformer in {format}": {"knobs": ExecutionConfig(transformer_format=format)}
+        for format in FORMATS
+    },
 }
 
 
@@ -86,14 +89,14 @@ def ssim(path: Path, reference: Path) -> float:
 def measure(name: str, pipeline: Any, arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     steps = {"steps": arguments.steps} if arguments.steps else {}
     settings = {"seconds": arguments.seconds, **steps, **WAYS[name]}
-    if knobs := settings.pop("knobs", None):
+    if execution := settings.pop("knobs", None):
         pipeline = Pipeline.open(
             SEEDLING,
             pipeline.files,
             device="cpu",
             dtype=pipeline.dtype,
             threads=arguments.threads,
-            knobs=knobs,
+            execution=execution,
         )
     seconds: list[tuple[float, float]] = []
     counts: list[int] = []
@@ -106,7 +109,11 @@ def measure(name: str, pipeline: Any, arguments: argparse.Namespace, folder: Pat
         counts.append(asked(request, clip))
 
     usual = make_request(SEEDLING, prompt="any", seed=0, **settings).to_json()
-    subject = {"weights": pipeline.model_hash, "request": usual, "knobs": knobs.record() if knobs else {}}
+    subject = {
+        "weights": pipeline.model_hash,
+        "request": usual,
+        "knobs": execution.record() if execution else {},
+    }
     place = folder / "".join(c if c.isalnum() or c in ".+" else "-" for c in name)
     examination = examine(
         make, folder=place, n=arguments.n, held_out=False, seconds=arguments.seconds, subject=subject

@@ -34,8 +34,8 @@ def circumstances() -> dict[str, Any]:
     """What a figure depends on beside the code that is measured."""
     import torch
 
+    from linnet.measure.doctor import title
     from linnet.runtime.device import resolve_device
-    from linnet.runtime.doctor import title
 
     return {
         "device": title(resolve_device()),

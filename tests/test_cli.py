@@ -276,7 +276,7 @@ def test_other_bad_input_is_answered_in_one_line(here: Path, words: list[str], l
 
 
 def test_what_does_not_fit_is_refused(here: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("linnet.runtime.budget.host_memory", lambda: 10**6)
+    monkeypatch.setattr("linnet.runtime.machine.host_memory", lambda: 10**6)
     assert 'memory "0.1 GB": is free on cpu' in refusal(generate(tiny_model, PROMPT, *STILL))
     assert names(here) == []
 

@@ -10,10 +10,10 @@ from torch._utils import _get_device_index
 
 import linnet
 from linnet.errors import InvalidInput
+from linnet.measure.doctor import doctor
+from linnet.plan.host import cgroup_folders, host_memory, installed_memory, processors
 from linnet.runtime import device
 from linnet.runtime.device import default_dtype, resolve_device
-from linnet.runtime.doctor import doctor
-from linnet.runtime.host import cgroup_folders, host_memory, installed_memory, processors
 
 GB = 1_000_000_000
 

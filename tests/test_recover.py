@@ -24,10 +24,10 @@ from linnet.models.tae import TAE
 from linnet.models.text import T5Encoder
 from linnet.models.transformer import Transformer
 from linnet.pipeline import Pipeline
+from linnet.plan.budget import Budget
+from linnet.plan.choose import Plan
 from linnet.progress import Progress
 from linnet.request import make_request
-from linnet.runtime.budget import Budget
-from linnet.runtime.plan import Plan
 from linnet.weights.store import resolve
 
 REQUEST = make_request(SEEDLING, prompt="a red star spins", frames=5, steps=4, seed=3)

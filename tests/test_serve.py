@@ -14,7 +14,7 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from linnet.runtime.rates import Rates
+from linnet.plan.cost_model import CostModel
 from linnet.serve import app, schemas
 from linnet.serve.app import PAGE, STREAMS, create_app
 from linnet.serve.clips import KINDS, clips_folder, file_of
@@ -518,8 +518,8 @@ def test_a_profile_is_known_by_its_settings_and_its_time_by_its_passes(
 def test_before_the_first_clip_the_plan_goes_by_what_was_measured_here(
     client: TestClient, service: Service, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pace = Rates(**dict.fromkeys(Rates.__dataclass_fields__, 0.0) | {"frame": 1.5, "prompt": 0.5})
-    monkeypatch.setattr("linnet.runtime.rates.known", lambda key: pace)
+    pace = CostModel(**dict.fromkeys(CostModel.__dataclass_fields__, 0.0) | {"frame": 1.5, "prompt": 0.5})
+    monkeypatch.setattr("linnet.plan.cost_model.known", lambda key: pace)
     found = client.post("/v1/plan", json=STILL).json()
     assert (found["seconds_needed"], found["measured"]) == (2, False)
     service.models = Models("seedling", tiny_model, "cpu", elsewhere=True)

@@ -16,9 +16,9 @@ from linnet.catalog import SEEDLING
 from linnet.direct.beginning import TURNS
 from linnet.direct.conditions import levels_left
 from linnet.media import read_frames, read_metadata
+from linnet.plan.passes import DRAFT_STEPS, DRAWS
 from linnet.request import make_request
 from linnet.sampling import flow, held
-from linnet.sampling.steps import DRAFT_STEPS, DRAWS
 from linnet.serve import queue, uploads
 from linnet.serve.app import create_app
 from linnet.serve.clips import clips_folder, file_of

@@ -9,9 +9,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from linnet.errors import InvalidInput
 from linnet.models.vae import QUERIES, VAE, Past, VAEConfig
-from linnet.runtime import tile_sizes, transfer
-from linnet.runtime.knobs import Tiling
-from linnet.runtime.tile_sizes import Span, cores, decode_sizes, needed, tiles_of, wan_decoder, work
+from linnet.plan import tiles as tile_sizes
+from linnet.plan.execution import Tiling
+from linnet.plan.tiles import Span, cores, decode_sizes, needed, tiles_of, wan_decoder, work
+from linnet.runtime import transfer
 from linnet.runtime.tiles import decode_tiled, described, halves
 from live import Live
 from test_vae import SMALL, close, draw

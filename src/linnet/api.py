@@ -10,8 +10,8 @@ from linnet.clip import Clip, default_name
 from linnet.data.known import check_words
 from linnet.errors import InvalidInput
 from linnet.pipeline import Pipeline
+from linnet.plan.budget import ALLOWANCES, kind_of
 from linnet.request import CHOICES, make_request
-from linnet.runtime.budget import ALLOWANCES, budget_of, kind_of
 from linnet.runtime.device import (
     check_there,
     default_dtype,
@@ -19,6 +19,7 @@ from linnet.runtime.device import (
     limit_memory,
     resolve_device,
 )
+from linnet.runtime.machine import budget_of
 from linnet.weights.store import default_model, resolve
 
 

@@ -19,15 +19,16 @@ from linnet.models.tae import TAE, TAEConfig
 from linnet.models.text import Encoded, Tokenizer
 from linnet.models.transformer import Transformer
 from linnet.models.vae import VAE, VAEConfig
+from linnet.plan.budget import Budget
+from linnet.plan.choose import Plan, fitting, make_plan, predict, smaller
+from linnet.plan.execution import ExecutionConfig
+from linnet.plan.explanations import Stage
+from linnet.plan.memory import Shape, shape_of
 from linnet.progress import Progress, Watch, ignore
 from linnet.request import Request
-from linnet.runtime.budget import Budget, budget_of
 from linnet.runtime.compile import check_compiler, compile_blocks
 from linnet.runtime.device import check_format
-from linnet.runtime.knobs import Knobs
-from linnet.runtime.memory import Shape, shape_of
-from linnet.runtime.plan import Plan, fitting, make_plan, predict, smaller
-from linnet.runtime.reasons import Stage
+from linnet.runtime.machine import budget_of
 from linnet.runtime.recover import is_gone, let_go, out_of_memory
 from linnet.runtime.stream import BlockStream, stream_into, transformer_of
 from linnet.runtime.text import TextStates
@@ -62,18 +63,22 @@ class Parts:
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
         cache: bool = True,
-        knobs: Knobs | None = None,
+        execution: ExecutionConfig | None = None,
         budget: Budget | None = None,
     ) -> None:
-        self.knobs, self.budget = knobs or Knobs(), budget
+        self.execution, self.budget = execution or ExecutionConfig(), budget
         self.compiled, self.attention = False, ""
         self.plan: Plan | None = None
-        self._asked = self._fixed = {} if knobs is None else vars(knobs)
+        self._asked = self._fixed = {} if execution is None else vars(execution)
         self._shrunk: Stage | None = None
         self.spec, self.files, self.device, self.dtype = spec, files, torch.device(device), dtype
         self.tokenizer = Tokenizer.open(files.tokenizer)
         self.text = TextStates(
-            files.text_encoder, device=self.device, dtype=dtype, cache=cache, format=self.knobs.text_format
+            files.text_encoder,
+            device=self.device,
+            dtype=dtype,
+            cache=cache,
+            format=self.execution.text_format,
         )
         self._transformer: Transformer | None = None
         self._blocks: BlockStream | None = None
@@ -91,27 +96,29 @@ class Parts:
         dtype: torch.dtype = torch.float32,
         threads: int | None = None,
         cache: bool = True,
-        knobs: Knobs | None = None,
+        execution: ExecutionConfig | None = None,
         budget: Budget | None = None,
         compiled: bool = False,
         attention: str = "",
     ) -> Self:
         """Read the tokenizer and the headers of the weights; `threads` of the CPU, torch's own choice when None.
 
-        `knobs`: how to run, which is otherwise planned. `compiled`: fuse the transformer's
+        `execution`: how to run, which is otherwise planned. `compiled`: fuse the transformer's
         blocks when they first run. `attention`: the way to attend that an earlier clip tells, otherwise the fastest.
         WeightsError if the files do not hold exactly this model, known before a weight is read.
         """
         if threads:
             torch.set_num_threads(threads)
-        pipeline = cls(spec, files, device=device, dtype=dtype, cache=cache, knobs=knobs, budget=budget)
+        pipeline = cls(
+            spec, files, device=device, dtype=dtype, cache=cache, execution=execution, budget=budget
+        )
         if compiled:
             check_compiler(device)
             pipeline.compiled = True
         pipeline.attention = attention
         for headers in (pipeline.text.matched[1], pipeline._matched_transformer()[1]):
             check_format(stored_format(headers), pipeline.device)
-        for asked in (pipeline.knobs.transformer_format, pipeline.knobs.text_format):
+        for asked in (pipeline.execution.transformer_format, pipeline.execution.text_format):
             check_format(asked, pipeline.device)
         matched(pipeline._autoencoder_model, files.autoencoder)
         return pipeline
@@ -141,15 +148,15 @@ class Parts:
             lambda: transformer_of(path),
             path,
             prefix=TRANSFORMER_PREFIX,
-            quantise=self.knobs.transformer_format,
+            quantise=self.execution.transformer_format,
         )
 
     @property
     def transformer(self) -> Transformer:
-        """Where `knobs.resident_blocks` is set, some of its blocks are elsewhere: `_blocks` brings them."""
+        """Where `execution.resident_blocks` is set, some of its blocks are elsewhere: `_blocks` brings them."""
         if self._transformer is None:
             model, headers = self._matched_transformer()
-            if self.knobs.resident_blocks is None:
+            if self.execution.resident_blocks is None:
                 fill(model, headers, device=self.device, dtype=self.dtype, prefix=TRANSFORMER_PREFIX)
             else:
                 self._blocks = stream_into(
@@ -157,8 +164,8 @@ class Parts:
                     headers,
                     device=self.device,
                     dtype=self.dtype,
-                    resident_blocks=self.knobs.resident_blocks,
-                    blocks_from=self.knobs.blocks_from,
+                    resident_blocks=self.execution.resident_blocks,
+                    blocks_from=self.execution.blocks_from,
                     prefix=TRANSFORMER_PREFIX,
                 )
             if self.compiled:
@@ -178,7 +185,7 @@ class Parts:
     @property
     def autoencoder(self) -> VAE | TAE:
         if self._autoencoder is None:
-            dtype = getattr(torch, self.knobs.autoencoder_dtype)
+            dtype = getattr(torch, self.execution.autoencoder_dtype)
             model = load_into(
                 self._autoencoder_model, self.files.autoencoder, device=self.device, dtype=dtype
             )
@@ -219,12 +226,12 @@ class Parts:
         way: dict[str, Any] = {"device": str(self.device), "clips": clips, "pixels": pixels}
         if self._transformer is not None and self.budget is None:
             way |= {"budget": self.plan.budget if self.plan else Budget(), "text_resident": self.text.held}
-            self.plan = predict(self.spec, self.shape, request, knobs=self.knobs, **way)
+            self.plan = predict(self.spec, self.shape, request, execution=self.execution, **way)
             return
         way["budget"] = self.budget or budget_of(str(self.device))
         plan = fitting(self.spec, self.shape, request, fixed=self._fixed, **way)
         plan = plan or make_plan(self.spec, self.shape, request, fixed=self._asked, **way)
-        if plan.knobs != self.knobs:
+        if plan.execution != self.execution:
             self._unload()
         self.follow(plan)
 
@@ -232,17 +239,17 @@ class Parts:
         """Run by this plan from now on."""
         if not plan.text_resident:
             self.text.let_go()
-        self.plan, self.knobs, self.text.held = plan, plan.knobs, plan.text_resident
+        self.plan, self.execution, self.text.held = plan, plan.execution, plan.text_resident
 
     def choices(self) -> dict[str, Any]:
         """What was decided here and changes a clip's bits, if only the last ones."""
-        knobs = self.knobs.record()
+        execution = self.execution.record()
         return {
             "device": self.device.type,
             "threads": torch.get_num_threads(),
             "attention": self.attention,
             **({"compiled": True} if self.compiled else {}),
-            **({"knobs": knobs} if knobs else {}),
+            **({"knobs": execution} if execution else {}),
             **({"shrunk": self._shrunk} if self._shrunk else {}),
         }
 
@@ -283,7 +290,7 @@ class Parts:
         """Unload, and go on by a plan that takes less in this stage."""
         self._unload()
         self.follow(smaller(plan, self.shape, stage))
-        self._fixed = vars(self.knobs)
+        self._fixed = vars(self.execution)
         words = f"ran out of memory in the {stage} stage; going on by a smaller plan, with all that is done"
         watch(Progress(stage, 0, 1, note=words))
 

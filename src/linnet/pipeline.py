@@ -24,10 +24,10 @@ from linnet.models.attention import Attend, attend
 from linnet.models.transformer import TextContext
 from linnet.models.vae import VAE
 from linnet.parts import Parts
+from linnet.plan.execution import GLANCE, Tiling
 from linnet.progress import Image, Progress, Watch, ignore
 from linnet.request import Request, parse_reuse
 from linnet.runtime.attention import Work, choose, way_of
-from linnet.runtime.knobs import GLANCE, Tiling
 from linnet.runtime.recover import let_go, out_of_memory
 from linnet.runtime.tiles import decode_tiled
 from linnet.sampling import flow
@@ -100,7 +100,7 @@ class Pipeline(Parts):
         way = self._attend(request)
 
         def ask(latents: Latents, timestep: Float[Tensor, "B"], text: TextContext) -> Latents:
-            model, chunk = self.transformer, self.knobs.token_chunk
+            model, chunk = self.transformer, self.execution.token_chunk
             return model(latents, timestep, text, blocks=self._blocks, token_chunk=chunk, attend=way)
 
         def whole(latents: Latents, timestep: Float[Tensor, "B"], text: TextContext) -> Latents:
@@ -216,7 +216,7 @@ class Pipeline(Parts):
     def decode(self, latents: Float[Tensor, "1 C T H W"], *, lower: bool = False) -> Iterator[Frames]:
         """One clip's frames, a few at a time; the whole video never exists at once. `lower`: convolved in bfloat16."""
         self._make_room()
-        yield from self._frames(latents, self.knobs.tiling, lower=lower)
+        yield from self._frames(latents, self.execution.tiling, lower=lower)
 
     def _frames(
         self, latents: Float[Tensor, "1 C T H W"], tiling: Tiling | None, *, lower: bool = False
@@ -382,7 +382,7 @@ class Pipeline(Parts):
         """The first frame of what the model expects at this step."""
         first = step.clean[:1, :, :1]
         if self.budget is None:
-            return next(self._frames(first, self.knobs.tiling))[0]
+            return next(self._frames(first, self.execution.tiling))[0]
         try:
             return next(self._frames(first, GLANCE))[0]
         finally:

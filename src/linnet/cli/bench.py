@@ -45,7 +45,7 @@ def bench(
 
     import torch
 
-    from linnet.runtime.bench import bench as measure
+    from linnet.measure.bench import bench as measure
     from linnet.runtime.device import default_dtype, default_threads, resolve_device
 
     where = resolve_device(device)

@@ -20,7 +20,7 @@ def doctor(
     Versions, devices and their free memory, and how long a clip of each model fits. Reads no weights and asks
     no network.
     """
-    from linnet.runtime.doctor import doctor as examine  # imports torch
+    from linnet.measure.doctor import doctor as examine  # imports torch
 
     facts = examine()
     if as_json:

@@ -34,9 +34,9 @@ from linnet.cli.terminal import Show, bars, format_bytes, note
 from linnet.clip import Clip, default_name
 from linnet.errors import InvalidInput, WeightsError
 from linnet.geometry import format_seconds
+from linnet.plan.choose import Plan
+from linnet.plan.execution import decided
 from linnet.request import Request, make_request
-from linnet.runtime.knobs import decided
-from linnet.runtime.plan import Plan
 from linnet.weights.store import default_model, model_in, resolve
 
 if TYPE_CHECKING:
@@ -247,7 +247,7 @@ def generate(
         device=where,
         dtype=getattr(torch, first.dtype),
         threads=count or default_threads(),
-        knobs=plan.knobs if fixed else None,
+        execution=plan.execution if fixed else None,
         budget=plan.budget if plan.budget.asked else None,
         compiled=compiled or bool(choices.get("compiled")),
         attention=str(choices.get("attention", "")),

@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from linnet.errors import InvalidInput
-from linnet.runtime.budget import parse_bytes
+from linnet.plan.budget import parse_bytes
 
 T = TypeVar("T")
 

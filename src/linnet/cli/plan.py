@@ -27,12 +27,13 @@ from linnet.cli.options import (
 )
 from linnet.cli.terminal import format_bytes, print_table
 from linnet.errors import InvalidInput
+from linnet.plan import cost_model
+from linnet.plan.budget import kind_of
+from linnet.plan.choose import NOTHING, Plan, TooLarge, make_plan
+from linnet.plan.host import may_have_gpu
+from linnet.plan.memory import LINUM_V2, shape_of
 from linnet.request import Request, make_request
-from linnet.runtime import rates
-from linnet.runtime.budget import budget_of, kind_of
-from linnet.runtime.host import may_have_gpu
-from linnet.runtime.memory import LINUM_V2, shape_of
-from linnet.runtime.plan import NOTHING, Plan, TooLarge, make_plan
+from linnet.runtime.machine import budget_of
 from linnet.weights.files import read_config
 from linnet.weights.store import ModelFiles, default_model, locate, resolve
 
@@ -138,26 +139,25 @@ def plan_for(
     if elsewhere:
         return make_plan(spec, shape, request, **way)
 
-    from linnet.runtime.device import default_dtype, default_threads
-    from linnet.runtime.doctor import title
+    from linnet.runtime.device import circumstances, default_dtype, default_threads, title
 
     if request.dtype == "auto":
         kind: Any = str(default_dtype(where)).removeprefix("torch.")
         request = replace(request, dtype=kind)
     count = threads or default_threads()
-    key = rates.key_of(title(where), request.dtype, count, shape, spec.autoencoder)
+    key = cost_model.key_of(title(where), circumstances(), request.dtype, count, shape, spec.autoencoder)
     if measure:
         import torch
 
         torch.set_num_threads(count)
-        rates.remember(key, measured(spec, files, request.dtype, where))
-    return make_plan(spec, shape, request, rates=rates.known(key), **way)
+        cost_model.remember(key, measured(spec, files, request.dtype, where))
+    return make_plan(spec, shape, request, rates=cost_model.known(key), **way)
 
 
-def measured(spec: ModelSpec, files: ModelFiles | None, dtype: str, device: str) -> rates.Rates:
+def measured(spec: ModelSpec, files: ModelFiles | None, dtype: str, device: str) -> cost_model.CostModel:
     """With as many threads as torch has now."""
     from linnet import media
-    from linnet.runtime.measure import Frames, measure_rates
+    from linnet.measure.rate_measurement import Frames, measure_rates
 
     def write(frames: Frames) -> None:
         _, height, width, _ = frames.shape

@@ -14,12 +14,12 @@ from linnet.direct.conditions import Edited, Renoised, check_strength, levels_le
 from linnet.direct.footage import Fit, Frame, Source, open_source, read_image
 from linnet.errors import InvalidInput
 from linnet.pipeline import Pipeline
+from linnet.plan.passes import DRAFT_STEPS, DRAFT_STRENGTH
 from linnet.progress import Progress, Watch, ignore
 from linnet.request import Request, no_guidance
 from linnet.sampling import flow
 from linnet.sampling.denoise import Course, Latents
 from linnet.sampling.held import Held
-from linnet.sampling.steps import DRAFT_STEPS, DRAFT_STRENGTH
 
 STRENGTH = 0.6
 STILL = (

@@ -15,10 +15,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from linnet.errors import InvalidInput
+from linnet.plan.passes import DRAWS, left
 from linnet.sampling.denoise import Latents, Step, Velocity, denoise
 from linnet.sampling.flow import TIMESTEPS, add_noise
 from linnet.sampling.solvers import Solver
-from linnet.sampling.steps import DRAWS, left
 
 Levels = Float[Tensor, " levels"]
 

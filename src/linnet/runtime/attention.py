@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from linnet.models.attention import Attend, attend, attend_plainly
-from linnet.runtime import notes
-from linnet.runtime.doctor import title
+from linnet.plan import machine_cache
+from linnet.runtime.device import circumstances, title
 
 STOCK = "stock"  # PyTorch's own choice
 BACKENDS = {
@@ -68,12 +68,12 @@ def choose(work: Work, device: torch.device, dtype: torch.dtype) -> str:
     ways = candidates(device, kind)
     if len(ways) == 1:
         return STOCK
-    facts = (title(str(device)), notes.circumstances(), str(dtype), f"{torch.get_num_threads()} threads")
+    facts = (title(str(device)), circumstances(), str(dtype), f"{torch.get_num_threads()} threads")
     key = ", ".join([*facts, "x".join(map(str, kind))])
-    found = notes.recall("attention", key)
+    found = machine_cache.recall("attention", key)
     if found not in ways:
         found = fastest(ways, kind, device, dtype)
-        notes.keep("attention", key, found)
+        machine_cache.keep("attention", key, found)
     return found
 
 

@@ -1,6 +1,7 @@
 """Where a model runs: the device, the dtype of its matrix products, the threads, the memory that is left."""
 
 import math
+import platform
 import time
 from contextlib import suppress
 
@@ -8,8 +9,8 @@ import torch
 
 from linnet.errors import InvalidInput
 from linnet.models.quantised import STORED, Format
-from linnet.runtime import notes
-from linnet.runtime.host import cgroup_folders, host_memory, installed_memory, processors
+from linnet.plan import machine_cache
+from linnet.plan.host import cgroup_folders, host_memory, installed_memory, processors
 
 
 def resolve_device(name: str = "auto") -> str:
@@ -33,6 +34,22 @@ def is_here(name: str) -> bool:
     with suppress(InvalidInput):
         return bool(resolve_device(name))
     return False
+
+
+def title(device: str) -> str:
+    """The hardware's name for itself."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    features = getattr(torch.cpu, "get_capabilities", dict)()
+    return str(features.get("cpu_name") or platform.processor() or platform.machine())
+
+
+def circumstances() -> str:
+    """What times depend on beside the device's name: torch's version and which of a CPU's instructions it finds. Names
+    such as "Intel Xeon" are shared by machines with and without those for matrices."""
+    features = getattr(torch.cpu, "get_capabilities", dict)()
+    found = [name for name in ("avx512_bf16", "amx_bf16", "sve_bf16") if features.get(name) is True]
+    return ", ".join([f"torch {torch.__version__}", torch.backends.cpu.get_cpu_capability(), *found])
 
 
 def check_format(format: Format | None, device: torch.device) -> None:
@@ -66,10 +83,10 @@ def bfloat16_pays(cpu: str) -> bool:
     With AVX-512's alone some take half of float32's time, and others twice as long, so it is tried once and remembered.
     """
     key = f"{cpu}, {torch.__version__}"
-    found = notes.recall("bfloat16", key)
+    found = machine_cache.recall("bfloat16", key)
     if not isinstance(found, bool):
         found = seconds_of_product(torch.bfloat16) < seconds_of_product(torch.float32)
-        notes.keep("bfloat16", key, found)
+        machine_cache.keep("bfloat16", key, found)
     return found
 
 

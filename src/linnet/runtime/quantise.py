@@ -8,7 +8,7 @@ from linnet.catalog import ModelSpec
 from linnet.errors import InvalidInput
 from linnet.models.quantised import Format
 from linnet.models.text import T5Encoder
-from linnet.runtime.memory import shape_of
+from linnet.plan.memory import shape_of
 from linnet.runtime.stream import transformer_of
 from linnet.runtime.text import text_config
 from linnet.weights.files import files_under

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from linnet.models.quantised import Format
 from linnet.models.text import T5Config, T5Encoder, t5_xxl
-from linnet.runtime.host import cache_folder
-from linnet.runtime.memory import SMALL_TEXT, count
+from linnet.plan.host import cache_folder
+from linnet.plan.memory import SMALL_TEXT, count
 from linnet.runtime.offload import encode_streamed
 from linnet.runtime.text_cache import TextCache
 from linnet.weights.files import Header, damaged, read_config, shards

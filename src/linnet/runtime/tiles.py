@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from linnet.geometry import PIXELS_PER_LATENT
 from linnet.models.vae import VAE, Attention, CausalConv3d, Past, Residual, RMSNorm, Upsample, run
+from linnet.plan.execution import Tiling
+from linnet.plan.tiles import Layer, Span, Tile, residual, tiles_of, upsample
 from linnet.runtime import transfer
-from linnet.runtime.knobs import Tiling
-from linnet.runtime.tile_sizes import Layer, Span, Tile, residual, tiles_of, upsample
 
 SMALL_LEVEL = 3  # residual blocks of the decoder's upsampling path that come before its first upsampling
 

@@ -12,11 +12,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from linnet.models.transformer import TextContext
+from linnet.plan.passes import step_at
 from linnet.request import no_guidance
 from linnet.sampling.flow import TIMESTEPS
 from linnet.sampling.guidance import apg, cfg
 from linnet.sampling.solvers import START, Solver, euler
-from linnet.sampling.steps import step_at
 
 Latents = Float[Tensor, "B C T H W"]
 Velocity = Callable[[Latents, Float[Tensor, "B"]], Latents]

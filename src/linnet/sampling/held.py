@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from linnet.plan.passes import early
 from linnet.sampling.denoise import Latents, Step, Velocity, denoise
 from linnet.sampling.flow import TIMESTEPS
 from linnet.sampling.solvers import Solver
-from linnet.sampling.steps import early
 
 Levels = Float[Tensor, " levels"]
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from linnet.errors import InvalidInput
-from linnet.runtime.budget import budget_of
 from linnet.runtime.device import resolve_device
+from linnet.runtime.machine import budget_of
 from linnet.serve.keeper import Member, Patience, ProcessKeeper
 from linnet.serve.queue import Queue
 from linnet.serve.render import RenderSettings

@@ -13,7 +13,7 @@ from linnet.serve.schemas import VideoRequest
 from linnet.weights.store import ModelFiles, locate, resolve
 
 if TYPE_CHECKING:
-    from linnet.runtime.plan import Plan
+    from linnet.plan.choose import Plan
 
 
 class Models:
@@ -94,12 +94,11 @@ class Models:
     def plan(self, request: Request, given: Given | None = None) -> "Plan":
         """How it would run, or nearly, if nothing fits; seconds where `linnet plan --measure` has measured them."""
         from linnet.direct.beginning import Beginning
-        from linnet.runtime import rates
-        from linnet.runtime.budget import budget_of
-        from linnet.runtime.device import default_dtype, default_threads, resolve_device
-        from linnet.runtime.doctor import title
-        from linnet.runtime.memory import shape_of
-        from linnet.runtime.plan import planned
+        from linnet.plan import cost_model
+        from linnet.plan.choose import planned
+        from linnet.plan.memory import shape_of
+        from linnet.runtime.device import circumstances, default_dtype, default_threads, resolve_device, title
+        from linnet.runtime.machine import budget_of
 
         device = resolve_device(self.device)
         if request.dtype == "auto":
@@ -107,8 +106,10 @@ class Models:
             request = replace(request, dtype=kind)
         spec, shape = find(request.model), shape_of(self.files[request.model])
         threads = self.threads or default_threads()
-        key = rates.key_of(title(device), request.dtype, threads, shape, spec.autoencoder)
-        pace = None if self.elsewhere else rates.known(key)
+        key = cost_model.key_of(
+            title(device), circumstances(), request.dtype, threads, shape, spec.autoencoder
+        )
+        pace = None if self.elsewhere else cost_model.known(key)
         budget = budget_of(device, vram=self.vram, ram=self.ram)
         files: Any = {given.kind: Path()} if given else {}
         pixels = Beginning(**files).pixels(request)
@@ -128,7 +129,7 @@ class Models:
         """InvalidInput for what is over the budget that was set; what is free now may be more by then."""
         if self.vram is None and self.ram is None:
             return
-        from linnet.runtime.budget import gigabytes
+        from linnet.plan.budget import gigabytes
 
         need, most = self.plan(request, given).peak_bytes, self.free()
         if most is not None and need > most:

@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from linnet.errors import LinnetError
+from linnet.plan.cost_model import forwards
+from linnet.plan.passes import DRAFT_STEPS, DRAFT_STRENGTH, DRAWS, early, left
 from linnet.request import Request
-from linnet.runtime.rates import forwards
-from linnet.sampling.steps import DRAFT_STEPS, DRAFT_STRENGTH, DRAWS, early, left
 from linnet.serve.database import Database
 
 Status = Literal["queued", "in_progress", "completed", "failed"]

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from linnet.geometry import latent_grid
+from linnet.measure.fake import Card
 from linnet.models.text import T5Encoder, t5_xxl
 from linnet.models.transformer import Transformer, linum_v2
 from linnet.models.vae import VAE, Past, VAEConfig
+from linnet.plan.choose import Plan
+from linnet.plan.explanations import Row
 from linnet.runtime import offload, stream, transfer
-from linnet.runtime.fake import Card
-from linnet.runtime.plan import Plan
-from linnet.runtime.reasons import Row
 from linnet.runtime.tiles import decode_tiled
 from linnet.sampling.denoise import Guidance, GuidedVelocity
 
@@ -72,7 +72,7 @@ def denoise(plan: Plan) -> Card:
         rows = torch.empty((plan.spec.max_prompt_tokens, model.config.text_dim), device=card.device)
         prompt, negative = (model.encode_text([rows], blocks=blocks) for _ in range(2))
         guided = GuidedVelocity(
-            model=partial(model, blocks=blocks, token_chunk=plan.knobs.token_chunk),
+            model=partial(model, blocks=blocks, token_chunk=plan.execution.token_chunk),
             prompt=prompt,
             negative=negative,
             guidance=Guidance(rescale=request.apg_rescale),
@@ -86,7 +86,7 @@ def denoise(plan: Plan) -> Card:
 
 def transformer(card: Card, plan: Plan) -> tuple[Transformer, stream.BlockStream | None]:
     """With the blocks that stay, and what brings the others, whose copies wait in main memory."""
-    model, dtype, stay = meta(lambda: Transformer(linum_v2())), dtype_of(plan), plan.knobs.resident_blocks
+    model, dtype, stay = meta(lambda: Transformer(linum_v2())), dtype_of(plan), plan.execution.resident_blocks
     if stay is None:
         return card.hold(model, dtype), None
     count = len(model.blocks)
@@ -94,7 +94,7 @@ def transformer(card: Card, plan: Plan) -> tuple[Transformer, stream.BlockStream
     for part in (*(part for name, part in model.named_children() if name != "blocks"), *here):
         card.hold(part, dtype)
     away = [block for block in model.blocks if block not in here]
-    if plan.knobs.blocks_from == "memory":
+    if plan.execution.blocks_from == "memory":
         for block in away:
             card.hold(deepcopy(block), dtype, "cpu")
     with patch.object(stream, "room_for", lambda block, device, dtype: card.hold(deepcopy(block), dtype)):
@@ -124,11 +124,11 @@ def autoencoder(card: Card, plan: Plan) -> tuple[object, VAE]:
     """With what stays on the card beside it."""
     beside(card, plan)
     kept = transformer(card, plan) if plan.transformer_stays else None
-    return kept, card.hold(meta(lambda: VAE(VAEConfig())), getattr(torch, plan.knobs.autoencoder_dtype))
+    return kept, card.hold(meta(lambda: VAE(VAEConfig())), getattr(torch, plan.execution.autoencoder_dtype))
 
 
 def decode(plan: Plan) -> Card:
-    card, request, tiling = Card(), plan.request, plan.knobs.tiling
+    card, request, tiling = Card(), plan.request, plan.execution.tiling
     frames, *sides = latent_grid(request.frames, request.size)
     kept, model = autoencoder(card, plan)
     with card.running():

@@ -13,38 +13,42 @@ from linnet.cli import app
 from linnet.errors import InvalidInput
 from linnet.models.transformer import Block
 from linnet.pipeline import Pipeline
+from linnet.plan.budget import Budget
+from linnet.plan.choose import predict
+from linnet.plan.execution import ExecutionConfig, Tiling
+from linnet.plan.memory import shape_of
 from linnet.request import make_request
-from linnet.runtime.budget import Budget
-from linnet.runtime.knobs import Knobs, Tiling
-from linnet.runtime.memory import shape_of
-from linnet.runtime.plan import predict
 from linnet.weights.store import resolve
 
 REQUEST = make_request(SEEDLING, prompt="a red star spins", frames=5, steps=2, seed=3)
 
 
-def clip(folder: Path, output: Path, knobs: Knobs) -> bytes:
-    pipeline = Pipeline.open(SEEDLING, resolve(SEEDLING, weights=folder), knobs=knobs)
+def clip(folder: Path, output: Path, execution: ExecutionConfig) -> bytes:
+    pipeline = Pipeline.open(SEEDLING, resolve(SEEDLING, weights=folder), execution=execution)
     content = pipeline.generate(REQUEST, output, overwrite=True).path.read_bytes()
     return content[content.index(b"mdat") :]  # what it tells of itself comes first
 
 
 @pytest.mark.parametrize(
-    "knobs",
+    "execution",
     [
-        Knobs(resident_blocks=0, blocks_from="file"),
-        Knobs(resident_blocks=0, blocks_from="memory"),
-        Knobs(resident_blocks=1, token_chunk=10_000, tiling=Tiling()),
+        ExecutionConfig(resident_blocks=0, blocks_from="file"),
+        ExecutionConfig(resident_blocks=0, blocks_from="memory"),
+        ExecutionConfig(resident_blocks=1, token_chunk=10_000, tiling=Tiling()),
     ],
     ids=str,
 )
-def test_the_clip_is_the_same(tiny_model: Path, tmp_path: Path, knobs: Knobs) -> None:
-    assert clip(tiny_model, tmp_path / "a.mp4", knobs) == clip(tiny_model, tmp_path / "b.mp4", Knobs())
+def test_the_clip_is_the_same(tiny_model: Path, tmp_path: Path, execution: ExecutionConfig) -> None:
+    assert clip(tiny_model, tmp_path / "a.mp4", execution) == clip(
+        tiny_model, tmp_path / "b.mp4", ExecutionConfig()
+    )
 
 
 def test_what_changes_the_bits_is_told_and_repeated(tiny_model: Path, tmp_path: Path) -> None:
-    knobs = Knobs(text_format="int8", transformer_format="float8", token_chunk=16, resident_blocks=1)
-    pipeline = Pipeline.open(SEEDLING, resolve(SEEDLING, weights=tiny_model), knobs=knobs)
+    execution = ExecutionConfig(
+        text_format="int8", transformer_format="float8", token_chunk=16, resident_blocks=1
+    )
+    pipeline = Pipeline.open(SEEDLING, resolve(SEEDLING, weights=tiny_model), execution=execution)
     made = pipeline.generate(REQUEST, tmp_path / "a.mp4")
     told = {"text_format": "int8", "transformer_format": "float8", "token_chunk": 16}
     assert made.choices["knobs"] == told
@@ -65,7 +69,7 @@ def test_blocks_are_compiled_wherever_they_are(
     forward = Block.forward
     monkeypatch.setattr(Block, "forward", lambda block, *x: used.append(block) or forward(block, *x))
     files = resolve(SEEDLING, weights=tiny_model)
-    pipeline = Pipeline.open(SEEDLING, files, knobs=Knobs(resident_blocks=held), compiled=True)
+    pipeline = Pipeline.open(SEEDLING, files, execution=ExecutionConfig(resident_blocks=held), compiled=True)
     assert pipeline.generate(REQUEST, tmp_path / "a.mp4").choices["compiled"] is True
     assert {id(block) for block in used} == {id(block) for block in compiled}
 
@@ -80,11 +84,13 @@ def test_a_format_that_a_device_lacks_is_refused_before_a_weight_is_read(
     monkeypatch.setattr("linnet.runtime.device.torch.ones", no_float8)
     monkeypatch.setattr("linnet.parts.fill", None)
     with pytest.raises(InvalidInput, match=r'^format "float8": is not one that cpu has; use int8, or'):
-        Pipeline.open(SEEDLING, files, knobs=Knobs(transformer_format="float8"))
+        Pipeline.open(SEEDLING, files, execution=ExecutionConfig(transformer_format="float8"))
 
 
-@pytest.mark.parametrize("make", [lambda: Knobs(token_chunk=0), lambda: Knobs(resident_blocks=-1)])
-def test_what_means_nothing_is_refused(make: Callable[[], Knobs]) -> None:
+@pytest.mark.parametrize(
+    "make", [lambda: ExecutionConfig(token_chunk=0), lambda: ExecutionConfig(resident_blocks=-1)]
+)
+def test_what_means_nothing_is_refused(make: Callable[[], ExecutionConfig]) -> None:
     with pytest.raises(InvalidInput, match="or more"):
         make()
 
@@ -92,18 +98,24 @@ def test_what_means_nothing_is_refused(make: Callable[[], Knobs]) -> None:
 def test_more_clips_than_the_first_keep_the_budget(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("linnet.runtime.plan.LOADING", 0)  # which hides how little a tiny model takes
+    monkeypatch.setattr("linnet.plan.choose.LOADING", 0)  # which hides how little a tiny model takes
     files = resolve(SEEDLING, weights=tiny_model)
     request, many = replace(REQUEST, dtype="float32"), 2000
-    way = {"device": "cpu", "budget": Budget(), "knobs": Knobs(), "text_resident": True, "clips": many}
+    way = {
+        "device": "cpu",
+        "budget": Budget(),
+        "execution": ExecutionConfig(),
+        "text_resident": True,
+        "clips": many,
+    }
     need = predict(SEEDLING, shape_of(files), request, **way).peak_system_bytes
     for budget, enough in ((need, True), (need - 1, False)):
         pipeline = Pipeline.open(SEEDLING, files, budget=Budget(system=budget))
         pipeline.generate(REQUEST, tmp_path / f"{budget}.mp4")
-        loaded, knobs = pipeline.transformer, pipeline.knobs
+        loaded, execution = pipeline.transformer, pipeline.execution
         pipeline.settle(request, clips=many)
-        assert (pipeline.transformer is loaded) is (pipeline.knobs == knobs) is enough
+        assert (pipeline.transformer is loaded) is (pipeline.execution == execution) is enough
         pipeline.settle(request)
-        assert pipeline.knobs == knobs  # the slower way was for that one alone
+        assert pipeline.execution == execution  # the slower way was for that one alone
     with pytest.raises(InvalidInput, match=r"^memory "):
         pipeline.settle(request, clips=many**2)

@@ -9,9 +9,9 @@ from typer.testing import CliRunner
 from linnet.catalog import SEEDLING
 from linnet.cli import app
 from linnet.models import tae
+from linnet.plan import memory
+from linnet.plan.cost_model import forwards
 from linnet.request import make_request
-from linnet.runtime import memory
-from linnet.runtime.rates import forwards
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Where and how each stage of a request runs, decided before it runs: what fits the memory there is, and costs least.
 
-`make_plan` goes through the ways to run, the fastest first, predicts what each takes (`runtime/memory.py`) and settles
+`make_plan` goes through the ways to run, the fastest first, predicts what each takes (`plan/memory.py`) and settles
 for the first that fits. All ways that it chooses from give the same clip, to rounding, but one: where nothing else fits
 a card, the Wan autoencoder is held in bfloat16, which can be seen, and the plan says so. 8-bit weights are never chosen
 unasked. Imports no torch and reads no weights.
@@ -15,10 +15,11 @@ from typing import Any
 from linnet.catalog import CATALOG, SEEDLING, ModelSpec
 from linnet.errors import InvalidInput
 from linnet.geometry import FRAMES_PER_LATENT, format_seconds, latent_grid, seconds_of, token_count
-from linnet.request import Request, make_request
-from linnet.runtime.budget import ALLOWANCES, Allowance, Budget, gigabytes, halved, kind_of
-from linnet.runtime.knobs import Knobs, Tiling
-from linnet.runtime.memory import (
+from linnet.plan.budget import ALLOWANCES, Allowance, Budget, gigabytes, halved, kind_of
+from linnet.plan.cost_model import CostModel
+from linnet.plan.execution import ExecutionConfig, Tiling
+from linnet.plan.explanations import Choice, Row, Stage, choices
+from linnet.plan.memory import (
     BYTES,
     LOADING,
     SMALL_TEXT,
@@ -31,8 +32,7 @@ from linnet.runtime.memory import (
     text_working,
     transformer_weights,
 )
-from linnet.runtime.rates import Rates
-from linnet.runtime.reasons import Choice, Row, Stage, choices
+from linnet.request import Request, make_request
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 STAGES: tuple[Stage, ...] = ("text", "denoise", "decode")
@@ -61,7 +61,7 @@ class StagePlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How a request will run. `knobs`, `text_resident` (the text encoder stays in memory) and `transformer_stays`
+    """How a request will run. `execution`, `text_resident` (the text encoder stays in memory) and `transformer_stays`
     (while the autoencoder works) are for the pipeline. `pixels`: frames that are given, and encoded first."""
 
     spec: ModelSpec
@@ -69,7 +69,7 @@ class Plan:
     device: str
     clips: int
     budget: Budget
-    knobs: Knobs
+    execution: ExecutionConfig
     text_resident: bool
     stages: tuple[StagePlan, ...]
     transformer_stays: bool = True
@@ -143,10 +143,10 @@ def make_plan(
     budget: Budget,
     clips: int = 1,
     pixels: int = 0,
-    rates: Rates | None = None,
+    rates: CostModel | None = None,
     fixed: Mapping[str, Any] = NOTHING,
 ) -> Plan:
-    """The first way to run that fits, of those that cost least; `fixed` are knobs that are decided already. The
+    """The first way to run that fits, of those that cost least; `fixed`: settings that are decided already. The
     request's dtype must be decided.
 
     TooLarge, with the nearest request that would fit, if there is none.
@@ -166,7 +166,7 @@ def planned(
     device: str,
     budget: Budget,
     pixels: int = 0,
-    rates: Rates | None = None,
+    rates: CostModel | None = None,
 ) -> Plan:
     """The same, but if nothing fits, the one that needs least (of which the seconds are not told)."""
     found = fitting(spec, shape, request, device=device, budget=budget, pixels=pixels, rates=rates)
@@ -183,14 +183,14 @@ def fitting(
     budget: Budget,
     clips: int = 1,
     pixels: int = 0,
-    rates: Rates | None = None,
+    rates: CostModel | None = None,
     fixed: Mapping[str, Any] = NOTHING,
 ) -> Plan | None:
     """The first way that fits, or None."""
-    small = text_weights(shape, request.dtype, Knobs()) <= SMALL_TEXT
+    small = text_weights(shape, request.dtype, ExecutionConfig()) <= SMALL_TEXT
     way = {"device": device, "budget": budget, "clips": clips, "pixels": pixels, "rates": rates}
-    for knobs in ways(spec, shape, device, fixed):
-        predicted = partial(predict, spec, shape, request, knobs=knobs, **way)
+    for execution in ways(spec, shape, device, fixed):
+        predicted = partial(predict, spec, shape, request, execution=execution, **way)
         plan = predicted(text_resident=small, transformer_stays=must_stay(budget))
         if not plan.fits():
             continue
@@ -214,16 +214,18 @@ def smaller(plan: Plan, shape: Shape, stage: Stage) -> Plan:
             return found.system_bytes - plan.allowance.system
         return found.device_bytes - plan.allowance.device
 
-    kept = {name: getattr(plan.knobs, name) for name in ("transformer_format", "text_format")}
+    kept = {name: getattr(plan.execution, name) for name in ("transformer_format", "text_format")}
     way = {"device": plan.device, "budget": plan.budget, "clips": plan.clips, "pixels": plan.pixels}
     plans = every(plan.spec, shape, plan.request, fixed=kept, **way)
     enough = (one for one in plans if one.fits() and taken(one) <= LESS * taken(plan))
     return next(enough, None) or min(plans, key=taken)
 
 
-def ways(spec: ModelSpec, shape: Shape, device: str, fixed: Mapping[str, Any] = NOTHING) -> Iterable[Knobs]:
-    """From the fastest to the one that takes the least memory, with these knobs fixed."""
-    return dict.fromkeys(replace(knobs, **fixed) for knobs in free_ways(spec, shape, device))
+def ways(
+    spec: ModelSpec, shape: Shape, device: str, fixed: Mapping[str, Any] = NOTHING
+) -> Iterable[ExecutionConfig]:
+    """From the fastest to the one that takes the least memory, with these settings fixed."""
+    return dict.fromkeys(replace(execution, **fixed) for execution in free_ways(spec, shape, device))
 
 
 def must_stay(budget: Budget) -> bool:
@@ -232,7 +234,7 @@ def must_stay(budget: Budget) -> bool:
     return not budget.asked
 
 
-def free_ways(spec: ModelSpec, shape: Shape, device: str) -> Iterator[Knobs]:
+def free_ways(spec: ModelSpec, shape: Shape, device: str) -> Iterator[ExecutionConfig]:
     tilings = TILINGS if spec.autoencoder == "wan" else (None,)
     parts = [None, *(round(shape.layers * eighths / 8) for eighths in range(7, -1, -1))]
     on_cpu = kind_of(device) == "cpu"
@@ -244,7 +246,7 @@ def free_ways(spec: ModelSpec, shape: Shape, device: str) -> Iterator[Knobs]:
             for source in waits[: 1 if stay is None else None]:
                 for chunk in TOKEN_CHUNKS:
                     for tiling in tilings:
-                        yield Knobs(
+                        yield ExecutionConfig(
                             token_chunk=chunk,
                             resident_blocks=stay,
                             blocks_from=source,
@@ -260,46 +262,46 @@ def predict(
     *,
     device: str,
     budget: Budget,
-    knobs: Knobs,
+    execution: ExecutionConfig,
     text_resident: bool,
     transformer_stays: bool = True,
     clips: int = 1,
     pixels: int = 0,
-    rates: Rates | None = None,
+    rates: CostModel | None = None,
 ) -> Plan:
     """What a request takes if it is run in this way, whether it fits or not."""
     dtype, grid = request.dtype, latent_grid(request.frames, request.size)
     on_cpu, allowance = kind_of(device) == "cpu", ALLOWANCES[kind_of(device)]
-    text = text_weights(shape, dtype, knobs)
+    text = text_weights(shape, dtype, execution)
     kept = text if text_resident else 0
-    spoken = text if text_resident else shape.text_block.bytes(knobs.text_format or dtype)
+    spoken = text if text_resident else shape.text_block.bytes(execution.text_format or dtype)
     # Both guidance passes go as one batch where a model ships with the package, one by one elsewhere.
     batch = clips * (2 if spec.source == "package" else 1)
-    stay, waiting = transformer_weights(shape, dtype, knobs)
-    waiting = waiting if knobs.blocks_from == "memory" else 0
+    stay, waiting = transformer_weights(shape, dtype, execution)
+    waiting = waiting if execution.blocks_from == "memory" else 0
     forward = denoise_working(
         shape,
         dtype,
-        knobs,
+        execution,
         tokens=token_count(request.window or request.frames, request.size) * batch,
         grid=grid,
         clips=clips,
         text_rows=2 * (spec.max_prompt_tokens + 1),
     )
-    decoder, parked = decode_working(spec.autoencoder, knobs, grid)
-    autoencoder = sum(shape.autoencoder) * BYTES[knobs.autoencoder_dtype]
-    glance = autoencoder + glance_working(spec.autoencoder, knobs, grid) if budget.asked else 0
+    decoder, parked = decode_working(spec.autoencoder, execution, grid)
+    autoencoder = sum(shape.autoencoder) * BYTES[execution.autoencoder_dtype]
+    glance = autoencoder + glance_working(spec.autoencoder, execution, grid) if budget.asked else 0
     beside, behind = (kept + stay, waiting) if transformer_stays else (kept, 0)
     working: dict[Row, int] = {
-        "text": spoken + text_working(shape, dtype, knobs, spec.max_prompt_tokens),
+        "text": spoken + text_working(shape, dtype, execution, spec.max_prompt_tokens),
         "denoise": kept + stay + max(forward, glance),
         "decode": beside + autoencoder + decoder,
     }
     aside: dict[Row, int] = {"text": 0, "denoise": waiting, "decode": behind + parked}
     if pixels:
-        encoder = encode_working(spec.autoencoder, knobs, grid, pixels)
+        encoder = encode_working(spec.autoencoder, execution, grid, pixels)
         working["encode"], aside["encode"] = beside + autoencoder + encoder, behind
-    seconds = rates.of(spec, shape, request, knobs, clips=clips) if rates else {}
+    seconds = rates.of(spec, shape, request, execution, clips=clips) if rates else {}
     stages: list[StagePlan] = []
     for stage in (*STAGES, "encode") if pixels else STAGES:
         size = working[stage]
@@ -311,7 +313,7 @@ def predict(
                 device_bytes=device_bytes,
                 system_bytes=system,
                 seconds=seconds.get(stage),
-                choices=tuple(choices(stage, shape, request, knobs, text_resident, transformer_stays)),
+                choices=tuple(choices(stage, shape, request, execution, text_resident, transformer_stays)),
             )
         )
     return Plan(
@@ -320,12 +322,12 @@ def predict(
         device=device,
         clips=clips,
         budget=budget,
-        knobs=knobs,
+        execution=execution,
         text_resident=text_resident,
         stages=tuple(stages),
         transformer_stays=transformer_stays,
         pixels=pixels,
-        slower=rates.slower(spec, shape, request, knobs, clips=clips) if rates else None,
+        slower=rates.slower(spec, shape, request, execution, clips=clips) if rates else None,
     )
 
 
@@ -341,10 +343,13 @@ def every(
     fixed: Mapping[str, Any] = NOTHING,
 ) -> list[Plan]:
     """All ways to run that may take least, whether they fit or not."""
-    small = text_weights(shape, request.dtype, Knobs()) <= SMALL_TEXT
+    small = text_weights(shape, request.dtype, ExecutionConfig()) <= SMALL_TEXT
     way = {"device": device, "budget": budget, "clips": clips, "pixels": pixels, "text_resident": small}
     way["transformer_stays"] = must_stay(budget)
-    return [predict(spec, shape, request, knobs=knobs, **way) for knobs in ways(spec, shape, device, fixed)]
+    return [
+        predict(spec, shape, request, execution=execution, **way)
+        for execution in ways(spec, shape, device, fixed)
+    ]
 
 
 # --- what does not fit ------------------------------------------------------------------------------------------------

@@ -17,19 +17,21 @@ from typer.testing import CliRunner
 from linnet.catalog import CATALOG, SEEDLING, ModelSpec
 from linnet.cli.plan import app, show_plan
 from linnet.errors import InvalidInput, WeightsError
+from linnet.measure.rate_measurement import line
+from linnet.measure.simulate import simulate
 from linnet.models.tae import TAE, TAEConfig
 from linnet.models.text import T5Config, T5Encoder
 from linnet.models.transformer import Transformer, TransformerConfig
+from linnet.plan.budget import Budget, parse_bytes
+from linnet.plan.choose import STAGES, TooLarge, every, make_plan, smaller, ways
+from linnet.plan.cost_model import CostModel, forwards, key_of, known, remember
+from linnet.plan.execution import ExecutionConfig, Tiling, decided
+from linnet.plan.explanations import Stage
+from linnet.plan.memory import LINUM_V2, shape_of
+from linnet.plan.tiles import tiles_of, wan_decoder, work
 from linnet.request import Request, make_request
-from linnet.runtime.budget import Budget, budget_of, parse_bytes
-from linnet.runtime.knobs import Knobs, Tiling, decided
-from linnet.runtime.measure import line
-from linnet.runtime.memory import LINUM_V2, shape_of
-from linnet.runtime.plan import STAGES, TooLarge, every, make_plan, smaller, ways
-from linnet.runtime.rates import Rates, forwards, key_of, known, remember
-from linnet.runtime.reasons import Stage
-from linnet.runtime.simulate import simulate
-from linnet.runtime.tile_sizes import tiles_of, wan_decoder, work
+from linnet.runtime.device import circumstances
+from linnet.runtime.machine import budget_of
 from linnet.weights.load import load_into
 from linnet.weights.quantise import quantise_files
 from linnet.weights.store import ModelFiles
@@ -99,7 +101,7 @@ def test_less_is_taken_where_what_was_planned_was_too_much() -> None:
         (before,), (after,) = ([s.device_bytes for s in p.stages if s.stage == stage] for p in (plan, less))
         assert after - plan.allowance.device <= 0.8 * (before - plan.allowance.device)
         assert less.fits()
-        assert less.knobs.text_format == "int8"
+        assert less.execution.text_format == "int8"
 
 
 def test_what_an_earlier_clip_decided_is_not_decided_again() -> None:
@@ -107,12 +109,12 @@ def test_what_an_earlier_clip_decided_is_not_decided_again() -> None:
     roomy, tight = Budget(device=80 * GB, system=80 * GB), Budget(device=6 * GB, system=12 * GB)
     way: dict[str, Any] = {"device": "cuda"}
     frugal = make_plan(LINUM, LINUM_V2, request, budget=tight, **way)
-    record = frugal.knobs.record()
+    record = frugal.execution.record()
     assert record == {"token_chunk": 4096, "tiling": {"rows": 15, "columns": 20, "chunk": 4}}
     again = make_plan(
         LINUM, LINUM_V2, request, budget=roomy, fixed=decided(json.loads(json.dumps(record))), **way
     )
-    assert again.knobs == frugal.knobs
+    assert again.execution == frugal.execution
     with pytest.raises(InvalidInput, match="is free on cuda"):
         make_plan(LINUM, LINUM_V2, request, budget=Budget(device=4 * GB), fixed=decided({}), **way)
     for spoilt in ({"resident_blocks": 3}, {"chunks": 4}, {"tiling": {"rows": 0}}, {"text_format": "int4"}):
@@ -206,15 +208,15 @@ def test_an_autoencoder_in_bfloat16_is_the_last_resort() -> None:
     request = make_request(large, prompt="a fox", seconds=5, dtype="bfloat16")
     way: dict[str, Any] = {"device": "cuda"}
     tight = make_plan(large, LINUM_V2, request, budget=Budget(device=8 * GB, system=8 * GB), **way)
-    assert tight.knobs.autoencoder_dtype == "bfloat16"
+    assert tight.execution.autoencoder_dtype == "bfloat16"
     dtype = tight.stages[2].choices[0]
     assert dtype.value == "bfloat16"
     assert "can be seen" in dtype.reason
     # The ways that lose nothing come first; a CPU and a tiny autoencoder have no others.
-    seen = [knobs.autoencoder_dtype for knobs in ways(large, LINUM_V2, "cuda")]
+    seen = [execution.autoencoder_dtype for execution in ways(large, LINUM_V2, "cuda")]
     assert seen == sorted(seen, reverse=True)
-    assert {knobs.autoencoder_dtype for knobs in ways(large, LINUM_V2, "cpu")} == {"float32"}
-    assert {knobs.autoencoder_dtype for knobs in ways(SEEDLING, LINUM_V2, "cuda")} == {"float32"}
+    assert {execution.autoencoder_dtype for execution in ways(large, LINUM_V2, "cpu")} == {"float32"}
+    assert {execution.autoencoder_dtype for execution in ways(SEEDLING, LINUM_V2, "cuda")} == {"float32"}
 
 
 def test_the_transformer_goes_before_blocks_stream_or_frames_are_cut_where_a_budget_was_set() -> None:
@@ -223,10 +225,10 @@ def test_the_transformer_goes_before_blocks_stream_or_frames_are_cut_where_a_bud
     free = Budget(device=6 * GB, system=12 * GB)
     found = make_plan(LINUM, LINUM_V2, request, budget=free, **way)
     assert found.transformer_stays
-    assert found.knobs.tiling
+    assert found.execution.tiling
     asked = make_plan(LINUM, LINUM_V2, request, budget=replace(free, asked=frozenset({"vram"})), **way)
     assert not asked.transformer_stays
-    assert (asked.knobs.resident_blocks, asked.knobs.tiling) == (None, None)
+    assert (asked.execution.resident_blocks, asked.execution.tiling) == (None, None)
     assert "dropped before" in [choice.value for choice in asked.stages[2].choices]
     roomy = make_plan(
         LINUM, LINUM_V2, request, budget=Budget(device=80 * GB, asked=frozenset({"vram"})), **way
@@ -324,7 +326,7 @@ def test_a_plan_predicts_what_a_full_size_run_holds(gigabytes: int, name: Stage,
     assert stage.device_bytes - plan.allowance.device == pytest.approx(simulate(plan, name).device, rel=0.1)
 
 
-SLOW = Rates(
+SLOW = CostModel(
     call=0.01,
     block=1e-3,
     token=1e-5,
@@ -359,14 +361,16 @@ def test_seconds_are_those_measured_or_none(tmp_path: Path) -> None:
     assert lower["decode"] == pytest.approx(13 * (0.05 + 3600 * 1e-5) + written)
     plan = make_plan(LINUM, LINUM_V2, request, device="cpu", budget=Budget(), rates=known("there", tmp_path))
     assert plan.stages[0].seconds is None
-    assert key_of("a", "float32", 1, LINUM_V2, "wan") != key_of("a", "float32", 2, LINUM_V2, "wan")
+    assert key_of("a", "torch", "float32", 1, LINUM_V2, "wan") != key_of(
+        "a", "torch", "float32", 2, LINUM_V2, "wan"
+    )
 
 
 def test_what_saves_memory_is_counted_as_what_it_takes() -> None:
     request = make_request(LINUM, prompt="a fox", seconds=2, steps=1, guidance=0.0, dtype="bfloat16")
 
-    def seconds(rates: Rates, **knobs: Any) -> dict[str, float]:
-        return rates.of(LINUM, LINUM_V2, request, Knobs(**knobs))
+    def seconds(rates: CostModel, **execution: Any) -> dict[str, float]:
+        return rates.of(LINUM, LINUM_V2, request, ExecutionConfig(**execution))
 
     free = replace(SLOW, call=0.0, block=1.0, token=0.0, pair=0.0, step=0.0, pixel=0.0)
     assert seconds(free, resident_blocks=20)["denoise"] == 40  # 2 GB come in 2 s, while blocks compute
@@ -387,7 +391,7 @@ def test_a_small_card_is_little_slower_than_a_large_one(model: str, card: int) -
     product, single = 2 / 60e12, 2 / 20e12
     whole, tiled = wan_decoder()
     cell = sum(work(part, tile) for part in (whole, tiled) for tile in tiles_of(part, 1, 1, Tiling()))
-    rates = Rates(
+    rates = CostModel(
         call=0.0,
         block=0.0,
         token=product * LINUM_V2.block.products,
@@ -406,7 +410,7 @@ def test_a_small_card_is_little_slower_than_a_large_one(model: str, card: int) -
     request = make_request(spec, prompt="a fox", seconds=5, dtype="bfloat16")
     way: dict[str, Any] = {"device": "cuda", "budget": Budget(device=card * GB, system=12 * GB)}
     plan = make_plan(spec, LINUM_V2, request, rates=rates, **way)
-    assert plan.knobs.tiling
+    assert plan.execution.tiling
     assert plan.slower is not None
     assert 0 < plan.slower <= 0.15
     bus = make_plan(spec, LINUM_V2, request, rates=replace(rates, copy=1 / 12e6, read=1 / 3e6), **way)
@@ -426,7 +430,7 @@ def test_what_one_xeon_was_measured_at_is_not_what_another_is_capable_of(
 ) -> None:
     def key(**features: bool) -> str:
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features)
-        return key_of("Intel Xeon", "bfloat16", 1, LINUM_V2, "wan")
+        return key_of("Intel Xeon", circumstances(), "bfloat16", 1, LINUM_V2, "wan")
 
     assert key(amx_bf16=True) != key(amx_bf16=False)
 
@@ -436,7 +440,7 @@ def test_this_device_is_measured_and_remembered(
 ) -> None:
     monkeypatch.setenv("LINNET_CACHE", str(tmp_path))
     for name, less in (("ROUNDS", 1), ("ENOUGH", 0.0), ("ATTENDED", 64), ("WRITTEN", 2)):
-        monkeypatch.setattr(f"linnet.runtime.measure.{name}", less)
+        monkeypatch.setattr(f"linnet.measure.rate_measurement.{name}", less)
     words = ("--model", "seedling", "--weights", tiny_model, "--device", "cpu", "--threads", 1, "--json")
     measured, remembered = (json.loads(plan(*words, *more)[1]) for more in (["--measure"], []))
     assert all(stage["seconds"] > 0 for stage in measured["stages"])

@@ -11,10 +11,10 @@ import torch
 from linnet import __version__
 from linnet.catalog import CATALOG, ModelSpec
 from linnet.geometry import format_seconds, seconds_of
-from linnet.runtime.budget import budget_of
-from linnet.runtime.device import available_memory, default_dtype, default_threads, resolve_device
-from linnet.runtime.memory import LINUM_V2, shape_of
-from linnet.runtime.plan import longest
+from linnet.plan.choose import longest
+from linnet.plan.memory import LINUM_V2, shape_of
+from linnet.runtime.device import available_memory, default_dtype, default_threads, resolve_device, title
+from linnet.runtime.machine import budget_of
 from linnet.weights.store import hub_cache, locate
 
 PACKAGES = ("torch", "safetensors", "tokenizers", "sentencepiece", "av", "numpy", "huggingface_hub")
@@ -52,14 +52,6 @@ def doctor() -> dict[str, Any]:
 def devices() -> list[str]:
     cuda = [f"cuda:{i}" if i else "cuda" for i in range(torch.cuda.device_count())]
     return [*cuda, *(["mps"] if torch.backends.mps.is_available() else []), "cpu"]
-
-
-def title(device: str) -> str:
-    """The hardware's name for itself."""
-    if device.startswith("cuda"):
-        return torch.cuda.get_device_name(device)
-    features = getattr(torch.cpu, "get_capabilities", dict)()
-    return str(features.get("cpu_name") or platform.processor() or platform.machine())
 
 
 def installed(package: str) -> str | None:

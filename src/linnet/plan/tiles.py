@@ -12,7 +12,7 @@ from itertools import pairwise, product
 from typing import Literal, NamedTuple
 
 from linnet.geometry import FRAMES_PER_LATENT, PIXELS_PER_LATENT
-from linnet.runtime.knobs import Tiling
+from linnet.plan.execution import Tiling
 
 QUERIES = 2048  # positions of a frame whose attention is computed at a time
 

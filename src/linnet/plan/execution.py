@@ -12,7 +12,7 @@ from linnet.errors import InvalidInput
 
 Format = Literal["int8", "float8"]
 FORMATS: tuple[Format, ...] = ("int8", "float8")
-# The knobs that can change a clip's bits, be it in rounding alone. Where a block waits changes none.
+# The settings that can change a clip's bits, be it in rounding alone. Where a block waits changes none.
 DECIDING = ("token_chunk", "transformer_format", "text_format", "tiling", "autoencoder_dtype")
 
 
@@ -36,7 +36,7 @@ GLANCE = Tiling(rows=15, columns=20, chunk=1)  # for a preview where there is a 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Knobs:
+class ExecutionConfig:
     """`token_chunk`: tokens at a time through all of a block but its attention; None: all. `resident_blocks`: of the
     transformer, those that stay on the device, spread evenly; None: all; the others wait where `blocks_from` says.
     `transformer_format`, `text_format`: 8-bit storage of the weights of their blocks' matrix products. `tiling`: of
@@ -67,7 +67,7 @@ class Knobs:
 
     def record(self) -> dict[str, Any]:
         """Of the deciding ones those that are not as usual, in plain JSON values: what a clip says of them."""
-        usual = Knobs()
+        usual = ExecutionConfig()
         found = {
             name: getattr(self, name) for name in DECIDING if getattr(self, name) != getattr(usual, name)
         }
@@ -75,12 +75,12 @@ class Knobs:
 
 
 def decided(record: Mapping[str, Any]) -> dict[str, Any]:
-    """All deciding knobs, as a clip's `record` has them; InvalidInput if it cannot have come from there."""
-    usual, given = Knobs(), dict(record)
+    """All deciding settings, as a clip's `record` has them; InvalidInput if it cannot have come from there."""
+    usual, given = ExecutionConfig(), dict(record)
     try:
         if given.get("tiling") is not None:
             given["tiling"] = Tiling(**given["tiling"])
-        Knobs(**given)
+        ExecutionConfig(**given)
         unknown = set(given) - set(DECIDING)
     except TypeError:
         unknown = set(given)

@@ -1,4 +1,4 @@
-"""How fast this device is, measured with a model's own layers and random weights: the figures of `runtime/rates.py`.
+"""How fast this device is, measured with a model's own layers and random weights: the figures of `plan/cost_model.py`.
 
 Takes seconds: passes through one block on few tokens, as the pipeline makes them, attention alone on more, latent
 frames of small sizes, a small file. What is measured at several sizes takes turns, so that other programs slow all
@@ -25,10 +25,10 @@ from linnet.models.tae import STRETCH, TAE, TAEConfig
 from linnet.models.text import T5Config, T5Encoder
 from linnet.models.transformer import Transformer, TransformerConfig
 from linnet.models.vae import VAE, VAEConfig
+from linnet.plan.cost_model import CostModel
+from linnet.plan.memory import SMALL_TEXT, Shape
 from linnet.runtime import transfer
 from linnet.runtime.attention import Work, choose, way_of
-from linnet.runtime.memory import SMALL_TEXT, Shape
-from linnet.runtime.rates import Rates
 from linnet.weights.load import product_dtypes
 
 K = TypeVar("K")
@@ -55,12 +55,12 @@ def measure_rates(
     write: Callable[[Frames], object],
     autoencoder: Any = None,
     file: Path | None = None,
-) -> Rates:
+) -> CostModel:
     """Of the device, here, with as many threads as torch has now. `write` makes a file of a clip's frames;
     `autoencoder` is the tiny one's configuration, and `file` one that weights are read from."""
     kind = getattr(torch, dtype)
     frame, cell, low_frame, low_cell = decode_rates(spec, device, autoencoder)
-    return Rates(
+    return CostModel(
         **denoise_rates(spec, shape, kind, device),
         frame=frame,
         cell=cell,

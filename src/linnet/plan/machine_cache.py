@@ -1,7 +1,4 @@
-"""What was found out on this machine and need not be found out again: small JSON files in the cache folder.
-
-Imports no torch before a key is made.
-"""
+"""What was found out on this machine and need not be found out again: small JSON files in the cache folder."""
 
 import json
 import os
@@ -11,17 +8,7 @@ from pathlib import Path
 from tempfile import mkstemp
 from typing import Any
 
-from linnet.runtime.host import cache_folder
-
-
-def circumstances() -> str:
-    """What times depend on beside the device's name: torch's version and which of a CPU's instructions it finds. Names
-    such as "Intel Xeon" are shared by machines with and without those for matrices."""
-    import torch
-
-    features = getattr(torch.cpu, "get_capabilities", dict)()
-    found = [name for name in ("avx512_bf16", "amx_bf16", "sve_bf16") if features.get(name) is True]
-    return ", ".join([f"torch {torch.__version__}", torch.backends.cpu.get_cpu_capability(), *found])
+from linnet.plan.host import cache_folder
 
 
 def recall(name: str, key: str, folder: Path | None = None) -> Any:

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
+from linnet.plan.budget import gigabytes
+from linnet.plan.execution import ExecutionConfig
+from linnet.plan.memory import SMALL_TEXT, Shape, text_weights
 from linnet.request import Request
-from linnet.runtime.budget import gigabytes
-from linnet.runtime.knobs import Knobs
-from linnet.runtime.memory import SMALL_TEXT, Shape, text_weights
 
 Stage = Literal["text", "denoise", "decode"]
 Row = Stage | Literal["encode"]  # which only some requests have
@@ -19,7 +19,12 @@ class Choice(NamedTuple):
 
 
 def choices(
-    stage: Row, shape: Shape, request: Request, knobs: Knobs, text_resident: bool, transformer_stays: bool
+    stage: Row,
+    shape: Shape,
+    request: Request,
+    execution: ExecutionConfig,
+    text_resident: bool,
+    transformer_stays: bool,
 ) -> Iterator[Choice]:
     """What was decided for a stage, and why."""
     if stage == "text":
@@ -27,8 +32,8 @@ def choices(
         return
     if stage == "denoise":
         yield Choice("dtype", request.dtype, "of matrix products; norms and the residual stream are float32")
-        yield Choice("weights", *blocks_place(shape, knobs))
-        chunk = knobs.token_chunk
+        yield Choice("weights", *blocks_place(shape, execution))
+        chunk = execution.token_chunk
         every = "all tokens at once", "they fit"
         some = f"{chunk:,} tokens at a time" if chunk else "", "all at once do not fit; same result"
         yield Choice("tokens", *(some if chunk else every))
@@ -38,14 +43,14 @@ def choices(
         yield Choice("frames", "whole frames, four at a time", "they fit, whatever the clip's length")
         return
     asked = request.dtype if request.decoder_dtype == "auto" else request.decoder_dtype
-    if knobs.autoencoder_dtype == "bfloat16":
+    if execution.autoencoder_dtype == "bfloat16":
         reason = "float32 does not fit; it can be seen: pixels differ by about one part in 256"
         yield Choice("dtype", "bfloat16", reason)
     elif asked == "bfloat16":
         yield Choice("dtype", "bfloat16", "of convolutions, as the request says; weights are float32")
     else:
         yield Choice("dtype", "float32", "as trained; it fits")
-    if tiling := knobs.tiling:
+    if tiling := execution.tiling:
         words = (
             f"tiles of {8 * tiling.columns}x{8 * tiling.rows} pixels, {tiling.chunk} latent frames at a time"
         )
@@ -61,17 +66,19 @@ def choices(
 
 
 def text_place(shape: Shape, request: Request, resident: bool) -> tuple[str, str]:
-    size = gigabytes(text_weights(shape, request.dtype, Knobs()))
+    size = gigabytes(text_weights(shape, request.dtype, ExecutionConfig()))
     if not resident:
         return "streamed from the file, block by block", f"{size} of weights are needed once a prompt"
-    small = text_weights(shape, request.dtype, Knobs()) <= SMALL_TEXT
+    small = text_weights(shape, request.dtype, ExecutionConfig()) <= SMALL_TEXT
     return "resident", "it is small" if small else f"{size}, which leaves half of the memory free"
 
 
-def blocks_place(shape: Shape, knobs: Knobs) -> tuple[str, str]:
-    stay = knobs.resident_blocks
+def blocks_place(shape: Shape, execution: ExecutionConfig) -> tuple[str, str]:
+    stay = execution.resident_blocks
     if stay is None:
         return "resident", "they fit"
-    where = "main memory" if knobs.blocks_from == "memory" else "the file"
+    where = "main memory" if execution.blocks_from == "memory" else "the file"
     words = f"{stay} of {shape.layers} blocks resident, the others streamed from {where}"
-    return words, "no more of them fit" + ("" if knobs.blocks_from == "memory" else ", nor in main memory")
+    return words, "no more of them fit" + (
+        "" if execution.blocks_from == "memory" else ", nor in main memory"
+    )

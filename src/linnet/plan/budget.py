@@ -1,14 +1,10 @@
-"""How much memory may be used: what a person allows, what is free, what no tensor takes; bytes as people write them.
-
-Imports no torch until a card is to be asked.
-"""
+"""How much memory may be used: what a person allows, what is free, what no tensor takes; bytes as people write them."""
 
 import re
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from linnet.errors import InvalidInput
-from linnet.runtime.host import host_memory, may_have_gpu
 
 UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
@@ -42,33 +38,6 @@ class Budget:
         """Those that are known, by the names of their options."""
         pairs = {"vram": self.device, "ram": self.system}
         return {name: limit for name, limit in pairs.items() if limit is not None}
-
-
-def budget_of(device: str, *, vram: int | None = None, ram: int | None = None) -> Budget:
-    """What a person allows, in bytes, and for the rest what is free now; a card that is not here must be described."""
-    asked = frozenset(name for name, size in (("vram", vram), ("ram", ram)) if size is not None)
-    system = host_memory() if ram is None else ram
-    if kind_of(device) == "cpu":
-        if vram is not None:
-            raise InvalidInput(
-                "vram",
-                gigabytes(vram),
-                "is the memory of a card, and cpu is none",
-                "use --ram or --device cuda",
-            )
-        return Budget(system=system, asked=asked)
-    if vram is None:
-        problem = f"is not given, and there is no {device} here whose memory could be asked for"
-        unknown = InvalidInput("vram", "", problem, "say how much the card has, such as --vram 8GB")
-        if not may_have_gpu():
-            raise unknown
-        from linnet.runtime.device import available_memory, resolve_device  # imports torch
-
-        try:
-            vram = available_memory(resolve_device(device))
-        except InvalidInput:
-            raise unknown from None
-    return Budget(device=vram, system=system, asked=asked)
 
 
 def halved(budget: Budget) -> Budget:

@@ -11,16 +11,16 @@ from pathlib import Path
 
 from linnet.catalog import ModelSpec
 from linnet.geometry import latent_grid, token_count
+from linnet.plan import machine_cache
+from linnet.plan.execution import ExecutionConfig, Tiling
+from linnet.plan.memory import Shape, decode_working, text_weights, transformer_weights
+from linnet.plan.passes import step_at
+from linnet.plan.tiles import tiling_work, wan_decoder
 from linnet.request import Request, no_guidance, parse_reuse
-from linnet.runtime import notes
-from linnet.runtime.knobs import Knobs, Tiling
-from linnet.runtime.memory import Shape, decode_working, text_weights, transformer_weights
-from linnet.runtime.tile_sizes import tiling_work, wan_decoder
-from linnet.sampling.steps import step_at
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rates:
+class CostModel:
     """Seconds of one device in one dtype with one number of threads, for one shape of model.
 
     A block takes `block` + tokens * `token` + tokens^2 * `pair`, and a pass through all of them `call` + tokens *
@@ -45,42 +45,50 @@ class Rates:
     read: float | None
 
     def of(
-        self, spec: ModelSpec, shape: Shape, request: Request, knobs: Knobs | None = None, *, clips: int = 1
+        self,
+        spec: ModelSpec,
+        shape: Shape,
+        request: Request,
+        execution: ExecutionConfig | None = None,
+        *,
+        clips: int = 1,
     ) -> dict[str, float]:
         """Seconds by stage, of the stages of which they are known."""
-        knobs = knobs or Knobs()
+        execution = execution or ExecutionConfig()
         found = {
             "text": self._text(shape, request),
-            "denoise": self._denoise(spec, shape, request, knobs, clips),
-            "decode": clips * self._decode(spec, request, knobs),
+            "denoise": self._denoise(spec, shape, request, execution, clips),
+            "decode": clips * self._decode(spec, request, execution),
         }
         return {stage: seconds for stage, seconds in found.items() if seconds is not None}
 
     def slower(
-        self, spec: ModelSpec, shape: Shape, request: Request, knobs: Knobs, *, clips: int = 1
+        self, spec: ModelSpec, shape: Shape, request: Request, execution: ExecutionConfig, *, clips: int = 1
     ) -> float | None:
         """By which share a clip takes longer than if all weights and frames were held in memory."""
-        known = self.of(spec, shape, request, knobs, clips=clips)
+        known = self.of(spec, shape, request, execution, clips=clips)
         if "denoise" not in known:
             return None
-        held = replace(knobs, resident_blocks=None, tiling=None)
+        held = replace(execution, resident_blocks=None, tiling=None)
         ideal = self.of(spec, shape, request, held, clips=clips) | {"text": self.prompt or 0.0}
         return sum(known.values()) / sum(ideal.values()) - 1
 
     def _text(self, shape: Shape, request: Request) -> float | None:
         if self.prompt is not None:
             return self.prompt
-        return None if self.read is None else self.read * text_weights(shape, request.dtype, Knobs())
+        return (
+            None if self.read is None else self.read * text_weights(shape, request.dtype, ExecutionConfig())
+        )
 
     def _denoise(
-        self, spec: ModelSpec, shape: Shape, request: Request, knobs: Knobs, clips: int
+        self, spec: ModelSpec, shape: Shape, request: Request, execution: ExecutionConfig, clips: int
     ) -> float | None:
         """None where blocks come from a file that nobody has read."""
         tokens, windows = token_count(request.window or request.frames, request.size), window_count(request)
         near = min(tokens, token_count(2 * request.span + 1, request.size)) if request.span else tokens
         together = spec.source == "package"
-        _, absent = transformer_weights(shape, request.dtype, knobs)
-        rate = self.copy if knobs.blocks_from == "memory" else self.read
+        _, absent = transformer_weights(shape, request.dtype, execution)
+        rate = self.copy if execution.blocks_from == "memory" else self.read
         if absent and rate is None:
             return None
         brought = absent * (rate or 0.0)  # in one pass, while its blocks compute: see runtime/stream.py
@@ -92,16 +100,16 @@ class Rates:
             seconds += windows * calls * (max(shape.layers * block, brought) + around)
         return seconds
 
-    def _decode(self, spec: ModelSpec, request: Request, knobs: Knobs) -> float:
+    def _decode(self, spec: ModelSpec, request: Request, execution: ExecutionConfig) -> float:
         grid = latent_grid(request.frames, request.size)
         kind = request.dtype if request.decoder_dtype == "auto" else request.decoder_dtype
-        lower = "bfloat16" in (kind, knobs.autoencoder_dtype)
+        lower = "bfloat16" in (kind, execution.autoencoder_dtype)
         frame, cell = (self.low_frame, self.low_cell) if lower else (self.frame, self.cell)
         seconds = grid.frames * (frame + grid.height * grid.width * cell)
-        if knobs.tiling:
-            _, parked = decode_working(spec.autoencoder, knobs, grid)
-            chunks = -(-grid.frames // knobs.tiling.chunk)
-            seconds *= extra_work(grid.height, grid.width, knobs.tiling)
+        if execution.tiling:
+            _, parked = decode_working(spec.autoencoder, execution, grid)
+            chunks = -(-grid.frames // execution.tiling.chunk)
+            seconds *= extra_work(grid.height, grid.width, execution.tiling)
             seconds += 2 * chunks * parked * self.copy  # what the tiles remember comes and goes once a chunk
         return seconds + request.frames * request.size.pixels * self.pixel
 
@@ -133,21 +141,19 @@ def forwards(request: Request) -> list[int]:
     return [2 if guided and first <= step < last else 1 for step in steps]
 
 
-def key_of(title: str, dtype: str, threads: int, shape: Shape, kind: str) -> str:
+def key_of(title: str, circumstances: str, dtype: str, threads: int, shape: Shape, kind: str) -> str:
     """Under which rates are kept; `kind` is the autoencoder's."""
-    return (
-        f"{title}, {notes.circumstances()}, {dtype}, {threads} threads, {shape.dim}x{shape.ffn_dim}, {kind}"
-    )
+    return f"{title}, {circumstances}, {dtype}, {threads} threads, {shape.dim}x{shape.ffn_dim}, {kind}"
 
 
-def known(key: str, folder: Path | None = None) -> Rates | None:
+def known(key: str, folder: Path | None = None) -> CostModel | None:
     """What was measured earlier."""
     try:
-        return Rates(**notes.recall("rates", key, folder))
+        return CostModel(**machine_cache.recall("rates", key, folder))
     except TypeError:
         return None
 
 
-def remember(key: str, rates: Rates, folder: Path | None = None) -> None:
+def remember(key: str, rates: CostModel, folder: Path | None = None) -> None:
     """Keep them, if the disk lets it."""
-    notes.keep("rates", key, asdict(rates), folder)
+    machine_cache.keep("rates", key, asdict(rates), folder)

@@ -1,7 +1,7 @@
 """How many bytes a model takes: its weights, counted in the files' headers, and what each stage adds at its peak.
 
 The arithmetic follows the code of `models/`, tensor by tensor, at the moment at which most of them live; it is checked
-against full-size runs on a card that is not there (`runtime/fake.py`, benchmarks/plan.py) and against real memory
+against full-size runs on a card that is not there (`measure/fake.py`, benchmarks/plan.py) and against real memory
 (benchmarks/activation_memory.py). Imports no torch, so that what cannot fit is refused at once.
 """
 
@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 from linnet.errors import WeightsError
 from linnet.geometry import Grid
-from linnet.runtime.knobs import GLANCE, Knobs, Tiling
-from linnet.runtime.tile_sizes import DecodeSizes, decode_sizes, wan_decoder
+from linnet.plan.execution import GLANCE, ExecutionConfig, Tiling
+from linnet.plan.tiles import DecodeSizes, decode_sizes, wan_decoder
 from linnet.weights.files import Header, read_header, shards
 from linnet.weights.names import FLOAT32_PARTS, NOT_WEIGHTS, TRANSFORMER_PREFIX
 from linnet.weights.store import ModelFiles
@@ -142,29 +142,31 @@ def count(headers: Iterable[Header], prefix: str = "") -> Parameters:
 # --- text -------------------------------------------------------------------------------------------------------------
 
 
-def text_weights(shape: Shape, dtype: str, knobs: Knobs) -> int:
+def text_weights(shape: Shape, dtype: str, execution: ExecutionConfig) -> int:
     """Of the whole encoder."""
-    return shape.text.bytes(knobs.text_format or dtype)
+    return shape.text.bytes(execution.text_format or dtype)
 
 
-def text_working(shape: Shape, dtype: str, knobs: Knobs, tokens: int) -> int:
+def text_working(shape: Shape, dtype: str, execution: ExecutionConfig, tokens: int) -> int:
     """What encoding `tokens` takes: the feed-forward net's three inner tensors, the stream and two copies, and the
     bias of every head, in float32 and in the products' dtype."""
     item = BYTES[dtype]
     inner = tokens * (3 * item * shape.text_ffn + 12 * shape.text_dim)
-    whole = 2 * item * shape.text_dim * shape.text_ffn if knobs.text_format or shape.text_block.narrow else 0
+    whole = (
+        2 * item * shape.text_dim * shape.text_ffn if execution.text_format or shape.text_block.narrow else 0
+    )
     return whole + inner + tokens * tokens * shape.text_heads * (4 + item)
 
 
 # --- denoising --------------------------------------------------------------------------------------------------------
 
 
-def transformer_weights(shape: Shape, dtype: str, knobs: Knobs) -> tuple[int, int]:
+def transformer_weights(shape: Shape, dtype: str, execution: ExecutionConfig) -> tuple[int, int]:
     """(On the device, waiting elsewhere): all, or the blocks that stay and two places through which the others go."""
-    stored = knobs.transformer_format or dtype
+    stored = execution.transformer_format or dtype
     block = shape.block.bytes(stored)
     rest = shape.transformer.bytes(dtype) - shape.layers * shape.block.bytes(dtype)
-    stay = shape.layers if knobs.resident_blocks is None else min(knobs.resident_blocks, shape.layers)
+    stay = shape.layers if execution.resident_blocks is None else min(execution.resident_blocks, shape.layers)
     if stay == shape.layers:
         return rest + shape.layers * block, 0
     absent = shape.layers - stay
@@ -172,7 +174,14 @@ def transformer_weights(shape: Shape, dtype: str, knobs: Knobs) -> tuple[int, in
 
 
 def denoise_working(
-    shape: Shape, dtype: str, knobs: Knobs, *, tokens: int, grid: Grid, clips: int, text_rows: int
+    shape: Shape,
+    dtype: str,
+    execution: ExecutionConfig,
+    *,
+    tokens: int,
+    grid: Grid,
+    clips: int,
+    text_rows: int,
 ) -> int:
     """What one pass of the transformer takes beside its weights; `tokens` of all that go through at once."""
     item = BYTES[dtype]
@@ -180,8 +189,8 @@ def denoise_working(
     tables = tokens // max(1, clips) * 2 * HEAD_PAIRS * 4
     texts = shape.layers * 2 * text_rows * shape.dim * item
     # An 8-bit weight is made whole for the time of its product, and once more while it is scaled.
-    whole = 2 * item * shape.dim * shape.ffn_dim if knobs.transformer_format or shape.block.narrow else 0
-    return whole + block_working(shape, item, tokens, knobs.token_chunk) + 4 * latents + tables + texts
+    whole = 2 * item * shape.dim * shape.ffn_dim if execution.transformer_format or shape.block.narrow else 0
+    return whole + block_working(shape, item, tokens, execution.token_chunk) + 4 * latents + tables + texts
 
 
 def block_working(shape: Shape, item: int, tokens: int, chunk: int | None) -> int:
@@ -209,38 +218,40 @@ def sizes(height: int, width: int, tiling: Tiling, item: int, steps: int) -> Dec
     return decode_sizes(wan_decoder(), height, width, tiling, item, steps=steps)
 
 
-def decode_working(kind: str, knobs: Knobs, grid: Grid) -> tuple[int, int]:
+def decode_working(kind: str, execution: ExecutionConfig, grid: Grid) -> tuple[int, int]:
     """(Beside the weights on the device, waiting in main memory.)"""
     cells = grid.height * grid.width
     if kind == "tiny":
         return TINY_SCRATCH + TINY_PIXEL * 64 * max(cells, TINY_CELLS), 0
-    item = BYTES[knobs.autoencoder_dtype]
+    item = BYTES[execution.autoencoder_dtype]
     latents = (4 + item) * CHANNELS * grid.frames * cells
-    if knobs.tiling:
-        found = sizes(grid.height, grid.width, knobs.tiling, item, min(grid.frames, knobs.tiling.chunk + 1))
+    if execution.tiling:
+        found = sizes(
+            grid.height, grid.width, execution.tiling, item, min(grid.frames, execution.tiling.chunk + 1)
+        )
         return found.peak + latents, found.parked
     past = 2 * PAST_CHANNELS * item * cells  # two frames of each
     # Four frames of 96 channels: a residual block's input, and two and a half of what its convolution sees.
     return latents + past + 5 * 4 * 96 * item * 64 * cells, 0
 
 
-def glance_working(kind: str, knobs: Knobs, grid: Grid) -> int:
+def glance_working(kind: str, execution: ExecutionConfig, grid: Grid) -> int:
     """What a preview takes beside the weights."""
-    tiled = replace(knobs, tiling=GLANCE if kind == "wan" else None)
+    tiled = replace(execution, tiling=GLANCE if kind == "wan" else None)
     return decode_working(kind, tiled, grid._replace(frames=1))[0]
 
 
 # --- encoding ---------------------------------------------------------------------------------------------------------
 
-# Of the Wan encoder, for a latent cell, as runtime/simulate.py counts them: numbers at the peak of a first frame, which
+# Of the Wan encoder, for a latent cell, as measure/simulate.py counts them: numbers at the peak of a first frame, which
 # is encoded alone, and of four more, with their past. Whole frames: it has no tiles.
 ENCODED, ENCODED_AFTER = 94_000, 215_000
 
 
-def encode_working(kind: str, knobs: Knobs, grid: Grid, frames: int) -> int:
+def encode_working(kind: str, execution: ExecutionConfig, grid: Grid, frames: int) -> int:
     """Beside the weights, for a clip of so many frames, whose pixels wait in their file."""
     cells = grid.height * grid.width
     if kind == "tiny":
         return TINY_SCRATCH + TINY_PIXEL * 64 * cells
     numbers = ENCODED if frames == 1 else ENCODED_AFTER
-    return numbers * BYTES[knobs.autoencoder_dtype] * cells + 8 * CHANNELS * grid.frames * cells
+    return numbers * BYTES[execution.autoencoder_dtype] * cells + 8 * CHANNELS * grid.frames * cells
