@@ -68,6 +68,12 @@ def serve(
     log_prompts: Annotated[
         bool, option("log-prompts", "Tell prompts, too, in the line that the log has for each job that ends.")
     ] = False,
+    client_timeout: Annotated[
+        float,
+        number(
+            "client-timeout", "Seconds that a slow or silent client is waited for; 30 by default.", above=0
+        ),
+    ] = 30.0,
     stall: Annotated[
         float,
         number("stall", "Seconds without progress before a worker is replaced; 3600 by default.", above=0),
@@ -116,6 +122,7 @@ def serve(
             longest_seconds=longest,
             keep_days=keep_days,
             quota_bytes=int(quota * 1e9) if quota is not None else None,
+            client_timeout=client_timeout,
         )
     )
 

@@ -25,6 +25,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from linnet import __version__
 from linnet.direct.footage import check_fit
@@ -536,18 +537,22 @@ def add_error_handlers(app: FastAPI) -> None:
             headers["Allow"] = ", ".join(sorted(allowed(request)))
         return answer(Refused(error.status_code, code, str(error.detail), headers=headers))
 
+    async def gone(request: Request, error: Any) -> Response:
+        return Response(status_code=400)  # which nobody hears
+
     async def broken(request: Request, error: Any) -> JSONResponse:
         if is_full(error):
             return answer(Refused(507, "disk_full", "the server's disk is full"))
         return answer(Refused(500, "internal_error", "the server made a mistake; it is in its log"))
 
-    handlers: dict[Any, Callable[[Request, Any], Awaitable[JSONResponse]]] = {
+    handlers: dict[Any, Callable[[Request, Any], Awaitable[Response]]] = {
         Refused: refused,
         InvalidInput: invalid,
         QueueFull: full,
         KeyReused: reused,
         RequestValidationError: malformed,
         HTTPException: http,
+        ClientDisconnect: gone,
         Exception: broken,
     }
     for kind, handler in handlers.items():

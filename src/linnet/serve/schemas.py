@@ -5,6 +5,7 @@ The names of fields and their odd types (`seconds` is a string) are that format'
 
 import base64
 import io
+import json
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -309,6 +310,9 @@ class Refused(Exception):
         return Error(
             error=ErrorBody(message=self.message, type=kind, param=self.param, code=self.code)
         ).model_dump()
+
+    def json(self) -> bytes:
+        return json.dumps(self.body()).encode()
 
 
 def percentage(job: Job) -> int:

@@ -4,8 +4,10 @@ SIGTERM drains: nothing new is accepted, what runs may finish within a grace tim
 next start.
 """
 
+import asyncio
 import errno
 import logging
+import math
 import os
 import re
 import signal
@@ -26,6 +28,7 @@ from linnet.errors import InvalidInput
 from linnet.serve.alone import alone
 from linnet.serve.app import create_app
 from linnet.serve.clips import tidy
+from linnet.serve.connections import ConnectionLimits, Connections, most_connections
 from linnet.serve.crew import Crew
 from linnet.serve.journal import Journal
 from linnet.serve.keeper import Member
@@ -43,7 +46,7 @@ TIDY = 30.0  # seconds between two looks for clips that are past their time
 class Settings:
     """`name`: that of the proxy in front. `webhook`: where to tell of jobs that ended. `fetches`: images that clients
     name by their address are fetched. `keep_days` and `quota_bytes` bound what is kept. `log_prompts`: the log
-    tells what was asked."""
+    tells what was asked. `client_timeout`: seconds that a client is waited for, see ConnectionLimits."""
 
     data: Path
     crew: Crew
@@ -58,6 +61,7 @@ class Settings:
     keep_days: float | None = None
     quota_bytes: int | None = None
     reserve_bytes: int = 200 * 2**20
+    client_timeout: float = 30.0
 
 
 def serve(settings: Settings) -> None:
@@ -82,6 +86,8 @@ def serve(settings: Settings) -> None:
         tidy(settings.data, queue)
         if settings.webhook is not None:
             Teller(open_webhook(settings.data, settings.webhook), queue).start()
+        most = most_connections(workers=len(crew.devices))
+        connections = Connections(ConnectionLimits(most=most, timeout=settings.client_timeout))
         service = Service(
             data=settings.data,
             queue=queue,
@@ -97,16 +103,19 @@ def serve(settings: Settings) -> None:
             keep_seconds=settings.keep_days * 86400 if settings.keep_days else None,
             quota_bytes=settings.quota_bytes,
             reserve_bytes=settings.reserve_bytes,
+            connections=connections,
         )
         speak()
         config = uvicorn.Config(
             create_app(service),
             host=settings.host,
             port=settings.port,
-            log_level="warning",
+            http=connections.make,  # type: ignore[arg-type]
+            ws="none",
+            log_level="error",  # what a client does wrong is told to that client
             server_header=False,
             timeout_graceful_shutdown=3,
-            timeout_keep_alive=30,
+            timeout_keep_alive=math.ceil(settings.client_timeout),
         )
         Server(config, service, crew.members(settings.data, queue)).run(sockets)
 
@@ -122,6 +131,7 @@ class Server(uvicorn.Server):
         await super().startup(sockets)  # type: ignore[arg-type]
         for member in self.members:
             member.start()
+        self.sweeping = asyncio.create_task(self.service.connections.sweep_for_ever())
         threading.Thread(target=self.make_room_for_ever, daemon=True).start()
         if self.service.journal is not None:
             self.service.journal.start()

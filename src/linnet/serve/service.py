@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from linnet.serve.clips import remove_files
+from linnet.serve.connections import ConnectionLimits, Connections
 from linnet.serve.journal import Journal
 from linnet.serve.keys import find_owner
 from linnet.serve.models import Models
@@ -41,6 +42,7 @@ class Service:
     stopping: bool = False
     readers: Readers = field(default_factory=Readers)
     streams: Counter[str] = field(default_factory=Counter)  # of events that are followed, by owner
+    connections: Connections = field(default_factory=lambda: Connections(ConnectionLimits()))
     outlook: Outlook = field(init=False)
 
     def __post_init__(self) -> None:
