@@ -17,11 +17,11 @@ from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
+from linnet.catalog import SEEDLING
 from linnet.serve.app import create_app
 from linnet.serve.clips import clips_folder
 from linnet.serve.models import Models
 from linnet.serve.queue import Limits, NotThis, Queue
-from linnet.serve.schemas import EXAMPLES
 from linnet.serve.service import Service
 
 CASES = int(os.environ.get("FUZZ", "6"))
@@ -64,7 +64,7 @@ def map_body(context: Any, body: Any) -> Any:
     """Half of the prompts are such as the model knows; of random words it knows none."""
     prompt = body.get("prompt") if isinstance(body, dict) else None
     if isinstance(prompt, str) and 0 < len(prompt) <= 4000 and len(prompt) % 2:
-        return body | {"prompt": EXAMPLES["package"][0]}
+        return body | {"prompt": SEEDLING.examples[0]}
     return body
 
 

@@ -79,7 +79,7 @@ def generate(
     dtype = settings.get("dtype") or "auto"
     pipeline = load(model, weights=weights, device=device, dtype=dtype, vram=vram, ram=ram)
     request = make_request(pipeline.spec, prompt=prompt, **settings)
-    if pipeline.spec.source == "package" and not anyway:
+    if pipeline.spec.closed_vocabulary and not anyway:
         check_words(pipeline.tokenizer, request.prompt)
     path = Path(output) if output is not None else Path(default_name(request))
     return pipeline.generate(request, path, overwrite=overwrite)

@@ -19,6 +19,12 @@ class ModelSpec:
     size whose sides are multiples of it, with half to all of the largest trained size's pixels and neither
     side over 2.5 times the other; 0 allows `sizes` alone. Paths are relative to `repository` on the Hub
     or, when `source` is "package", to the folder inside the package that is named after the model.
+    Models of one `family` have the same architecture and widths; their sizes differ.
+    `batched_guidance`: both guidance passes go through the transformer as one batch, which pays where a step is so
+    short that launching it costs; elsewhere one after the other, which takes less memory.
+    `closed_vocabulary`: the model knows the words that it was trained on, and no others.
+    `warm_up`: the model is so small that a worker makes a frame before its first job.
+    `examples` are prompts that it draws well.
     A clip over `max_frames` is made in windows of `window` frames that share `overlap`: `onward`, each from the one
     before it (see sampling.onward), or all together (see sampling.windows).
     `profiles` are settings of a request that trade fidelity for time; the model's other defaults are "exact".
@@ -44,6 +50,11 @@ class ModelSpec:
     max_prompt_tokens: int
     licence: str
     source: Literal["package", "hub"]
+    family: str
+    batched_guidance: bool = False
+    closed_vocabulary: bool = False
+    warm_up: bool = False
+    examples: tuple[str, ...]
     repository: str | None
     transformer_file: str
     autoencoder_file: str
@@ -52,6 +63,11 @@ class ModelSpec:
     download_bytes: int
     autoencoder: Literal["wan", "tiny"]
     profiles: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def ships(self) -> bool:
+        """Whether its files come with linnet; others are downloaded."""
+        return self.source == "package"
 
     def allows(self, size: Size) -> bool:
         """Whether the model can make frames of this size."""
@@ -99,6 +115,12 @@ def linum(lines: int, size: Size) -> ModelSpec:
         max_prompt_tokens=256,
         licence="Apache-2.0",
         source="hub",
+        family="linum-v2",
+        examples=(
+            "a red fox runs through a snowy forest at dawn, the camera follows low and close",
+            "waves break on black sand under a low sun, seen from above, slowly drifting",
+            "a paper boat sails down a rainy gutter, close to the water, reflections of street lamps",
+        ),
         repository=f"Linum-AI/linum-v2-{lines}p",
         transformer_file=f"dit/{lines}p.safetensors",
         autoencoder_file="vae/vae.safetensors",
@@ -128,6 +150,17 @@ SEEDLING = ModelSpec(
     max_prompt_tokens=32,
     licence="Apache-2.0",
     source="package",
+    family="seedling",
+    batched_guidance=True,
+    closed_vocabulary=True,
+    warm_up=True,
+    examples=(
+        "a red star spins on a blue background",
+        "a small white moon bounces on a green background",
+        "a large green heart grows on a black background",
+        "a yellow triangle moves left on a brown background",
+        "a pink square shrinks on a white background",
+    ),
     repository=None,
     transformer_file="transformer.safetensors",
     autoencoder_file="autoencoder.safetensors",

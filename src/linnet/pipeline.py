@@ -62,7 +62,7 @@ class Pipeline(Parts):
     def _attend(self, request: Request) -> Attend:
         """How tokens attend to each other: as was asked, where this device can, else the fastest way."""
         config = (self._transformer or self._matched_transformer()[0]).config
-        batch, seen = 2 if self.spec.source == "package" else 1, request.window or request.frames
+        batch, seen = 2 if self.spec.batched_guidance else 1, request.window or request.frames
         tokens = token_count(min(seen, request.frames), request.size)
         work = Work(batch, config.num_heads, tokens, config.dim // config.num_heads)
         asked = way_of(self.attention, work, self.device)
@@ -120,8 +120,7 @@ class Pipeline(Parts):
         model, windows = self.model(request, watch), windows_of(request)
         if windows and not request.onward:
             model = Windowed(model, windows)
-        # Both passes at once where a step is so short that launching it costs; apart where memory counts.
-        batched = self.spec.source == "package"
+        batched = self.spec.batched_guidance
         return partial(self.steered, request, sigmas, model, prompt, negative, batched=batched, watch=watch)
 
     def steered(

@@ -90,7 +90,7 @@ def opened(
 
     pipeline = load(spec.name, **place._asdict())
     for field, prompt in prompts.items():
-        if spec.source == "package" and not anyway:
+        if spec.closed_vocabulary and not anyway:
             check_words(pipeline.tokenizer, prompt, field=field)
         if not quiet:
             warn_of_cut(pipeline, prompt, field)

@@ -252,7 +252,7 @@ def generate(
         compiled=compiled or bool(choices.get("compiled")),
         attention=str(choices.get("attention", "")),
     )
-    if spec.source == "package" and not anyway:
+    if spec.closed_vocabulary and not anyway:
         check_words(pipeline.tokenizer, first.prompt)
         check_words(pipeline.tokenizer, first.negative, field="negative")
     if not quiet:

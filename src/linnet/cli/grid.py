@@ -92,7 +92,7 @@ def grid(
     from linnet.data.known import check_words
 
     pipeline = load(spec.name, weights=weights, device=device, threads=threads, vram=vram, ram=ram)
-    if spec.source == "package" and not anyway:
+    if spec.closed_vocabulary and not anyway:
         check_words(pipeline.tokenizer, requests[0].prompt)
         check_words(pipeline.tokenizer, requests[0].negative, field="negative")
     if not quiet:

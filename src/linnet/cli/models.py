@@ -40,7 +40,7 @@ def size_of(here: Availability) -> str:
 def place_of(here: Availability) -> str:
     if not here.missing:
         return str(here.folder)
-    if here.spec.source == "package":
+    if here.spec.ships:
         return "its files are missing: install linnet again"
     if here.folder and here.bytes:
         return f"in part ({here.folder}); go on with `linnet pull {here.spec.name}`"

@@ -154,7 +154,7 @@ def opened(
     dtype = board.shots[0].request.dtype
     pipeline = load(board.spec.name, weights=weights, device=device, dtype=dtype, **ways)
     for shot, section in zip(board.shots, board.sections, strict=True):
-        if board.spec.source == "package" and not anyway:
+        if board.spec.closed_vocabulary and not anyway:
             with section.placed():
                 check_words(pipeline.tokenizer, shot.request.prompt)
                 check_words(pipeline.tokenizer, shot.request.negative, field="negative")

@@ -21,7 +21,7 @@ def check_words(tokenizer: Tokenizer, text: str, *, field: str = "prompt") -> No
         "places": [place for row in PLACES for place in row],
     }
     world = "; ".join(f"{kind} {', '.join(words)}" for kind, words in known.items())
-    large = next(spec for spec in CATALOG.values() if spec.source == "hub")
+    large = next(spec for spec in CATALOG.values() if not spec.closed_vocabulary)
     raise InvalidInput(
         field,
         text,

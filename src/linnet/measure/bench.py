@@ -97,7 +97,7 @@ def bench(
 ) -> Bench:
     """Measure the device, then the stages of `request`. `files` tell the model's shape where they are here; Linum's is
     known without. `layers` of the transformer are run, all when None; their time is counted for all."""
-    if files is None and spec.source == "package":
+    if files is None and spec.ships:
         raise InvalidInput(
             "model", spec.name, "is not here, and its size is in its files", "give --weights DIR"
         )
@@ -194,7 +194,7 @@ def denoise(
         remedy = f"use 1 to {config.num_layers}"
         raise InvalidInput("layers", layers, f"is not a part of {config.num_layers}", remedy)
     model = invented(lambda: Transformer(run), home, dtype)
-    batch = 2 if spec.source == "package" else 1  # both guidance passes at once, as the pipeline does
+    batch = 2 if spec.batched_guidance else 1  # both guidance passes at once, as the pipeline does
     context = model.encode_text([torch.randn(PROMPT_TOKENS // 2, config.text_dim, device=home)])
     latents = torch.randn(batch, config.channels, *latent_grid(request.frames, request.size), device=home)
     timestep = torch.full((batch,), 500.0, device=home)

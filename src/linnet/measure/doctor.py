@@ -70,7 +70,7 @@ def fits(spec: ModelSpec, device: str, dtype: torch.dtype) -> dict[str, Any] | N
     """What the shortest and the longest clip of the default size need, in bytes by seconds, and the longest
     that fits now. None for a model of which nothing is known because its files are not here."""
     files = locate(spec)
-    if files is None and spec.source == "package":
+    if files is None and spec.ships:
         return None
     shape = shape_of(files) if files else LINUM_V2
     name = str(dtype).removeprefix("torch.")

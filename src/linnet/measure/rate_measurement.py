@@ -77,7 +77,7 @@ def denoise_rates(spec: ModelSpec, shape: Shape, dtype: torch.dtype, device: str
     """Those of the transformer, by their names."""
     model = model_of(shape, dtype, device)
     pair = attention_seconds(model.config, dtype, device) / ATTENDED**2
-    clips = 2 if spec.source == "package" else 1  # both guidance passes in one batch
+    clips = 2 if spec.batched_guidance else 1
     passes = pass_seconds(model, clips, dtype, device)
     whole, around = ([passes[part, tokens] for tokens in TOKENS] for part in ("whole", "around"))
     inside = [

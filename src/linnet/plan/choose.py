@@ -275,8 +275,7 @@ def predict(
     text = text_weights(shape, dtype, execution)
     kept = text if text_resident else 0
     spoken = text if text_resident else shape.text_block.bytes(execution.text_format or dtype)
-    # Both guidance passes go as one batch where a model ships with the package, one by one elsewhere.
-    batch = clips * (2 if spec.source == "package" else 1)
+    batch = clips * (2 if spec.batched_guidance else 1)
     stay, waiting = transformer_weights(shape, dtype, execution)
     waiting = waiting if execution.blocks_from == "memory" else 0
     forward = denoise_working(
@@ -438,7 +437,7 @@ def nearest(
                 one = "one seed at a time" if clips > 1 else ""
                 return " and ".join(word for word in (words, shorter, one) if word)
     for other in CATALOG.values():
-        if other.source == spec.source and other.sizes[0].pixels < request.size.pixels:
+        if other.family == spec.family and other.sizes[0].pixels < request.size.pixels:
             width, height = other.sizes[0]
             changed = replace(request, width=width, height=height, model=other.name)
             if fitting(other, shape, changed, **way):

@@ -86,7 +86,7 @@ class CostModel:
         """None where blocks come from a file that nobody has read."""
         tokens, windows = token_count(request.window or request.frames, request.size), window_count(request)
         near = min(tokens, token_count(2 * request.span + 1, request.size)) if request.span else tokens
-        together = spec.source == "package"
+        together = spec.batched_guidance
         _, absent = transformer_weights(shape, request.dtype, execution)
         rate = self.copy if execution.blocks_from == "memory" else self.read
         if absent and rate is None:

@@ -60,7 +60,7 @@ def read_lines(file: Path, spec: ModelSpec, files: ModelFiles, *, anyway: bool =
         text = file.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInput("prompts", file, f"cannot be read: {error}", "give a text file in UTF-8") from None
-    check = ignore if anyway or spec.source != "package" else words_of(files)
+    check = ignore if anyway or not spec.closed_vocabulary else words_of(files)
     seen: Counter[str] = Counter()
     lines = []
     for number, line in enumerate(text.split("\n"), 1):

@@ -74,7 +74,7 @@ class Models:
             profile=asked.profile,
             like=like,
         )
-        if spec.source == "package":
+        if spec.closed_vocabulary:
             self.check_words(spec, request)
         return request
 

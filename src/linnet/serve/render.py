@@ -77,7 +77,7 @@ class Renderer:
         """
         with suppress(InvalidInput):
             spec = self.pipeline(self.settings.model).spec
-            if spec.source == "package":
+            if spec.warm_up:
                 request = make_request(spec, prompt="a", seed=0, frames=1, steps=1)
                 with tempfile.TemporaryDirectory(prefix="linnet-") as folder:
                     self.make(request, Path(folder) / "first.mp4", lambda *what: None)

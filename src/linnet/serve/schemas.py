@@ -12,7 +12,7 @@ from typing import Any, Literal
 from PIL import ExifTags, Image
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
-from linnet.catalog import ModelSpec, find
+from linnet.catalog import SEEDLING, ModelSpec, find
 from linnet.direct.footage import on_the_grid
 from linnet.errors import InvalidInput
 from linnet.geometry import Size, format_seconds, seconds_of
@@ -24,21 +24,6 @@ MOST_PIXELS = 40_000_000  # of an image that somebody sent
 LONGEST_PROMPT = 4000  # characters
 Profile = Literal["exact", "fast", "draft"]
 SHARES = {"text": (0, 5), "denoise": (5, 85), "decode": (90, 8), "finish": (98, 1)}  # of the percentage
-
-EXAMPLES = {
-    "package": (
-        "a red star spins on a blue background",
-        "a small white moon bounces on a green background",
-        "a large green heart grows on a black background",
-        "a yellow triangle moves left on a brown background",
-        "a pink square shrinks on a white background",
-    ),
-    "hub": (
-        "a red fox runs through a snowy forest at dawn, the camera follows low and close",
-        "waves break on black sand under a low sun, seen from above, slowly drifting",
-        "a paper boat sails down a rainy gutter, close to the water, reflections of street lamps",
-    ),
-}
 
 
 class Strict(BaseModel):
@@ -64,7 +49,7 @@ def within(name: str) -> dict[str, Any]:
 class VideoRequest(Strict):
     """What is left out is the model's own default; a seed is drawn. Give `seconds` or `num_frames`."""
 
-    prompt: str = Field(min_length=1, max_length=LONGEST_PROMPT, examples=[EXAMPLES["package"][0]])
+    prompt: str = Field(min_length=1, max_length=LONGEST_PROMPT, examples=[SEEDLING.examples[0]])
     model: str | None = Field(default=None, max_length=100)
     seconds: str | float | None = Field(
         default=None, description='Length, such as "2"; the model\'s own when left out.'
@@ -161,7 +146,7 @@ def decoded(reference: Reference, fetch: Callable[[str], bytes] | None) -> bytes
 class RemixRequest(Strict):
     """The same video with another prompt."""
 
-    prompt: str = Field(min_length=1, max_length=LONGEST_PROMPT, examples=[EXAMPLES["package"][0]])
+    prompt: str = Field(min_length=1, max_length=LONGEST_PROMPT, examples=[SEEDLING.examples[0]])
 
 
 class KeyGiven(Strict):
@@ -382,7 +367,6 @@ def model(spec: ModelSpec, most: float | None) -> Model:
     shortest, at_once, usual = (seconds_of(frames, spec.fps) for frames in lengths)
     longest = LONGEST_SECONDS if most is None else min(most, LONGEST_SECONDS)
     longest = seconds_of(on_the_grid(int(longest * spec.fps) + 1), spec.fps)
-    examples = EXAMPLES["package" if spec.source == "package" else "hub"]
     return Model(
         id=spec.name,
         title=spec.title,
@@ -396,6 +380,6 @@ def model(spec: ModelSpec, most: float | None) -> Model:
         default_steps=spec.steps,
         default_guidance=spec.guidance,
         profiles=[ModelProfile(id=name, steps=of["steps"]) for name, of in profiles(spec).items()],
-        example=examples[0],
-        examples=list(examples),
+        example=spec.examples[0],
+        examples=list(spec.examples),
     )

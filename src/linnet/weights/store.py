@@ -118,7 +118,7 @@ def default_model(weights: Path | None = None) -> tuple[ModelSpec, str]:
     if weights is not None and (spec := model_in(weights)):
         return spec, f"found in {weights}"
     for spec in CATALOG.values():
-        if spec.source == "hub" and locate_folder(spec):
+        if not spec.ships and locate_folder(spec):
             return spec, "its weights are on this machine"
     return SEEDLING, "ships with linnet; no Linum weights are on this machine"
 
@@ -198,6 +198,6 @@ def expand(path: str) -> Path:
 
 
 def remedy_for(spec: ModelSpec) -> str:
-    if spec.source == "package":
+    if spec.ships:
         return "install linnet again"
     return f"run `linnet pull {spec.name}`, or point --weights at a downloaded copy of {spec.repository}"
