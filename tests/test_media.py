@@ -1,12 +1,14 @@
 """Clips in files: complete or not there, the same bytes each time, their record and colours inside."""
 
+import errno
+import os
 import resource
 import signal
 import subprocess
 import sys
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from PIL import Image
 
 from linnet import media
 from linnet.errors import InvalidInput
+from linnet.filesystem import complete
 from linnet.geometry import Size
 
 ENDINGS = [".mp4", ".webm", ".mkv", ".gif", ".webp", ""]
@@ -291,7 +294,10 @@ def refusals() -> Iterator[Any]:
     yield case("clip.avi", 64, r"\.avi.*\.mp4, \.webm, \.mkv, \.gif, \.webp.*PNG")
     yield case("clip.mp4", 63, r'size "63x48".*even')
     yield case("clip.webm", 63, r'size "63x48".*even')
-    yield case("none/clip.mp4", 64, "no folder")
+    yield case("plain/clip.mp4", 64, "Not a directory", lambda at: (at / "plain").write_text(""))
+    yield case(f"{'x' * 252}.mp4", 64, "too long")
+    yield case(f"none/{'x' * 252}.mp4", 64, "too long")
+    yield case("nul\0.mp4", 64, "null character")
     yield case("folder.mp4", 64, "is a folder", lambda at: (at / "folder.mp4").mkdir())
     yield case("plain", 64, "is a file", lambda at: (at / "plain").write_text(""))
 
@@ -305,6 +311,63 @@ def test_refusals(
     with pytest.raises(InvalidInput, match=match):
         write(tmp_path / name, scene(1, width), overwrite=True)
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_dash_is_no_folder_and_missing_folders_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InvalidInput, match="standard output"):
+        write(Path("-"), scene(1))
+    assert list(tmp_path.iterdir()) == []
+    write(Path("some/where/clip.gif"), scene(1))
+    assert (tmp_path / "some/where/clip.gif").is_file()
+
+
+def test_two_writers_of_one_name_and_one_process_number(tmp_path: Path) -> None:
+    """As two containers with one volume see each other: whole clips under the name, and one winner."""
+    path = tmp_path / "clip.mkv"
+    for overwrite in (True, False):
+        path.unlink(missing_ok=True)
+        first, second = (
+            media.open_writer(path, width=WIDTH, height=HEIGHT, fps=24, metadata={}, overwrite=overwrite)
+            for _ in range(2)
+        )
+        first.__enter__()
+        first.write(scene(8))
+        second.__enter__()
+        second.write(scene(4))
+        first.__exit__(None, None, None)
+        assert media.probe(path).frames == 8
+        with nullcontext() if overwrite else pytest.raises(InvalidInput, match="is there already"):
+            second.__exit__(None, None, None)
+        assert media.probe(path).frames == (4 if overwrite else 8)
+        assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("name", ["0" * 246, "é" * 120, os.fsdecode(b"caf\xe9" * 50)])
+def test_any_name_that_the_file_system_takes(tmp_path: Path, name: str, ending: str) -> None:
+    path = write(tmp_path / f"{name}{ending}", scene(2), {"file": name})
+    assert media.read_metadata(path) == {"file": name}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_name_is_taken_once_also_where_there_are_no_links(
+    links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*paths: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    path = tmp_path / "note.txt"
+    with complete(path, overwrite=False) as part:
+        part.write_text("first")
+    with pytest.raises(InvalidInput, match="is there already"), complete(path, overwrite=False) as part:
+        part.write_text("second")
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("note.txt", "first")]
 
 
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder that nobody can write to")

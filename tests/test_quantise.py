@@ -179,7 +179,7 @@ def test_a_folder_that_cannot_be_written_is_said_in_one_line(
     free: int | None, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()
-    output, said = tmp_path / "file/narrow", "cannot be written: Not a directory"
+    output, said = tmp_path / "file/narrow", "cannot be written (Not a directory)"
     if free:
         monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=free))
         output, said = tmp_path / "narrow", "has 0.0 GB free around it, and takes about"

@@ -209,7 +209,7 @@ def test_a_folder_that_cannot_be_is_said_in_a_line(board: Board, pipeline: Pipel
     with pytest.raises(InvalidInput, match=r"film\.shots.*cannot be written"):
         render(film, pipeline, tmp_path / "film.mp4")
     with pytest.raises(InvalidInput, match=r"cannot be written"):
-        draft(pipeline, [film.shots[0].request], tmp_path / "none" / "grid")
+        draft(pipeline, [film.shots[0].request], tmp_path / "film.yaml" / "grid")
 
 
 # --- how shots go together --------------------------------------------------------------------------------------------

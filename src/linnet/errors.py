@@ -33,5 +33,16 @@ class DeviceLost(LinnetError):
 
 
 def one_line(value: object) -> str:
-    """Text without line breaks or other characters that a terminal would act on."""
-    return " ".join("".join(c if c.isprintable() else " " for c in str(value)).split())
+    """Text without line breaks or other characters that a terminal would act on; a byte of a file's name that is not
+    UTF-8 stands as \\xe9."""
+    try:
+        text = str(value)
+    except ValueError:  # Python writes no number of over 4300 digits
+        text = "a number of thousands of digits"
+    return " ".join("".join(map(shown, text)).split())
+
+
+def shown(letter: str) -> str:
+    if "\udc80" <= letter <= "\udcff":
+        return f"\\x{ord(letter) - 0xDC00:02x}"
+    return letter if letter.isprintable() else " "

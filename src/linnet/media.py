@@ -1,18 +1,14 @@
 """Frames in and out of files, a few at a time: nothing here ever holds a whole decoded clip.
 
-A file appears under its name when it is complete. Until then it grows beside that name under another, which
-begins with a dot and ends with .part; then it is flushed to the disk and renamed. The same frames and metadata
-give the same bytes (fixed encoder threads, no times in the file).
+A file appears under its name when it is complete (see filesystem). The same frames and metadata give the same bytes
+(fixed encoder threads, no times in the file).
 
 Axes: f frames, H rows, W columns; RGB, 0..255.
 """
 
-import errno
 import io
 import json
-import os
 import re
-import shutil
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -30,6 +26,17 @@ from jaxtyping import UInt8
 from PIL import GifImagePlugin, Image, PngImagePlugin, UnidentifiedImageError
 
 from linnet.errors import InvalidInput
+from linnet.filesystem import (
+    check_folder,
+    check_name,
+    create,
+    make_folder,
+    path_error,
+    publish,
+    remove,
+    temporary_name,
+    writing,
+)
 from linnet.geometry import Size
 
 Frames = UInt8[np.ndarray, "f H W 3"]
@@ -57,6 +64,7 @@ HALVED = (".mp4", ".webm")  # colours at half the resolution
 IMAGES = (".gif", ".webp", ".png")
 PNG_REQUEST = "request.json"
 PNG_FOLDER = re.compile(rf"\d{{5,}}\.png|{re.escape(PNG_REQUEST)}")  # all that such a folder holds
+SURROGATE = re.compile("[\ud800-\udfff]")
 IMAGE_DESCRIPTION = 0x010E  # the EXIF field of free text, in ASCII
 WEBP_QUALITY = 90
 
@@ -69,25 +77,26 @@ def check_target(path: Path, *, size: Size, overwrite: bool) -> None:
     if ending == ".webp" and max(size) > 2**14:
         raise InvalidInput("size", size, "is over the 16384 pixels of .webp", "use a folder of PNGs")
     check_place(path, overwrite=overwrite)
-    if path.exists() and not ending:
-        if not path.is_dir():
-            raise InvalidInput("output", path, "is a file", "choose another name for the folder of PNGs")
-        if not all(PNG_FOLDER.fullmatch(file.name) for file in path.iterdir()):
-            problem = "is a folder with other things in it than a clip"
-            raise InvalidInput("output", path, problem, "choose another name")
+    with writing(path):
+        if path.exists() and not ending:
+            if not path.is_dir():
+                raise InvalidInput("output", path, "is a file", "choose another name for the folder of PNGs")
+            if not all(PNG_FOLDER.fullmatch(file.name) for file in path.iterdir()):
+                problem = "is a folder with other things in it than a clip"
+                raise InvalidInput("output", path, problem, "choose another name")
 
 
 def check_place(path: Path, *, overwrite: bool) -> None:
-    """Refuse a name that is taken, or one in a folder that cannot be written to."""
-    if not overwrite and (path.exists() or path.is_symlink()):
-        raise InvalidInput("output", path, "is there already", "choose another name, or --overwrite it")
-    if path.is_dir() and path.suffix:
-        raise InvalidInput("output", path, "is a folder", "choose another name")
-    folder = path.absolute().parent
-    if not folder.is_dir():
-        raise InvalidInput("output", path, f"there is no folder {folder}", "make it first")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise InvalidInput("output", path, f"{folder} cannot be written to", "choose another folder")
+    """Refuse a name that is taken, or that no file can have; what is missing of its folder is made with the file."""
+    if str(path) == "-":
+        raise InvalidInput("output", path, "is no file, and no clip goes to standard output", "name a file")
+    check_name(path)
+    with writing(path):
+        if not overwrite and (path.exists() or path.is_symlink()):
+            raise InvalidInput("output", path, "is there already", "choose another name, or --overwrite it")
+        if path.is_dir() and path.suffix:
+            raise InvalidInput("output", path, "is a folder", "choose another name")
+    check_folder(path.absolute().parent, path=path)
 
 
 def ending_of(path: Path) -> str:
@@ -109,8 +118,9 @@ def open_writer(
 
 
 def as_note(metadata: dict[str, Any]) -> str:
-    """The record of a clip as its file carries it."""
-    return json.dumps(metadata, sort_keys=True, ensure_ascii=False)
+    """The record of a clip as its file carries it; a byte of a file's name that is not UTF-8 is escaped."""
+    text = json.dumps(metadata, sort_keys=True, ensure_ascii=False)
+    return SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 class Writer(ABC):
@@ -122,12 +132,15 @@ class Writer(ABC):
     def __init__(self, path: Path, size: Size, fps: int, metadata: dict[str, Any], overwrite: bool) -> None:
         self.path, self.size, self.fps, self.metadata, self.overwrite = path, size, fps, metadata, overwrite
         self.note = as_note(metadata)
-        self.part = path.absolute().parent / f".{path.name}.{os.getpid()}.part"
         self.count = 0
         self.check()
 
     def check(self) -> None:
         check_target(self.path, size=self.size, overwrite=self.overwrite)
+
+    def begin(self) -> Path:
+        """What the clip grows in, until it is complete."""
+        return create(self.path)
 
     @abstractmethod
     def start(self) -> None: ...
@@ -151,7 +164,9 @@ class Writer(ABC):
             self.count += 1
 
     def __enter__(self) -> Self:
-        remove(self.part)  # what a killed process of the same number may have left
+        with writing(self.path):
+            make_folder(self.path.absolute().parent)
+            self.part = self.begin()
         try:
             with plainly(self.path):
                 self.start()
@@ -169,15 +184,13 @@ class Writer(ABC):
                     raise ValueError("a clip needs a frame")
                 with plainly(self.path):
                     self.finish()
-                    flush(self.part)
                     self.check()  # once more: it may be long since the first time
                     self.publish()
         finally:
             self.clear()
 
     def publish(self) -> None:
-        self.part.replace(self.path)
-        flush_folder(self.path.absolute().parent)
+        publish(self.part, self.path, overwrite=self.overwrite)
 
     def clear(self) -> None:
         with suppress(OSError, FFmpegError):  # closing may write what is left, to where there is no room
@@ -305,8 +318,12 @@ class WebpWriter(FileWriter):
 class PngWriter(Writer):
     """A folder of 00000.png, 00001.png, ... and the metadata in request.json; each image carries it too."""
 
+    def begin(self) -> Path:
+        part = temporary_name(self.path)
+        part.mkdir()  # which nobody else can, too
+        return part
+
     def start(self) -> None:
-        self.part.mkdir()
         self.text = PngImagePlugin.PngInfo()
         self.text.add_itxt("comment", self.note)
 
@@ -447,12 +464,10 @@ def png_files(folder: Path) -> list[Path]:
 def plainly(path: Path) -> Iterator[None]:
     """An error in writing, said in one line."""
     try:
-        yield
-    except (OSError, FFmpegError) as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        problem = "the disk is full" if full else f"cannot be written ({reason(error)})"
-        remedy = "make room, or choose another place" if full else "choose another place"
-        raise InvalidInput("output", path, problem, remedy) from error
+        with writing(path):
+            yield
+    except FFmpegError as error:  # those that are OSError, too, have gone as such
+        raise path_error(error, path, field="output", writing=True) from error
 
 
 @contextmanager
@@ -471,33 +486,6 @@ def legibly(path: Path) -> Iterator[None]:
 
 def reason(error: BaseException) -> str:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
-
-
-def flush(part: Path) -> None:
-    """Onto the disk, before the name points to it."""
-    for file in [*part.iterdir()] if part.is_dir() else [part]:
-        with file.open("r+b") as opened:
-            os.fsync(opened.fileno())
-    if part.is_dir():
-        flush_folder(part)
-
-
-def flush_folder(folder: Path) -> None:
-    """The names in it. Not every system can."""
-    with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with suppress(OSError):
-            path.unlink()
 
 
 def gif_blocks(data: bytes) -> bytes:

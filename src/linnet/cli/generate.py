@@ -33,6 +33,7 @@ from linnet.cli.plan import plan_for, show_plan
 from linnet.cli.terminal import Show, bars, format_bytes, note
 from linnet.clip import Clip, default_name
 from linnet.errors import InvalidInput, WeightsError
+from linnet.filesystem import check_name, complete
 from linnet.geometry import format_seconds
 from linnet.plan.choose import Plan
 from linnet.plan.execution import decided
@@ -201,6 +202,8 @@ def generate(
 
     for request, path in zip(requests, outputs, strict=True):
         media.check_target(path, size=request.size, overwrite=overwrite)
+        if preview:
+            check_name(preview_name(path), field="preview")
 
     import torch
 
@@ -437,9 +440,5 @@ def write_sheet(path: Path, tiles: Sequence[Any]) -> None:
     sheet = Image.new("RGB", (4 * width, -(-PREVIEWS // 4) * height))
     for index, image in enumerate(images):
         sheet.paste(image, (index % 4 * width, index // 4 * height))
-    part = path.with_name(f".{path.name}.part")
-    try:
+    with complete(path) as part:
         sheet.save(part, "PNG")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

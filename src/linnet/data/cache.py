@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from linnet.data.playground import LATER, LATER_ELSEWHERE, Scene, moment, render, sample_scene
+from linnet.filesystem import complete, make_folder
 from linnet.models.tae import TAE
 
 SHARD = 250  # clips a file
@@ -55,7 +56,7 @@ def cached_latents(
     A shard appears whole or not at all, so a run that was stopped goes on where it was; one that was made by another
     autoencoder (by `fingerprint`), length or seed is made again.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     later = json.dumps([LATER, LATER_ELSEWHERE])
     origin = {"autoencoder": fingerprint, "frames": str(frames), "seed": str(seed), "later": later}
     scenes: list[Scene] = []
@@ -103,8 +104,7 @@ def _encode_shard(
             found = autoencoder.encode(video, lead=3)[0].transpose(0, 1)
         scenes.append(scene)
         latents.append(found.to("cpu", torch.float16).contiguous())
-    part = path.with_name(f".{path.name}.part")
     metadata = origin | {"scenes": json.dumps([asdict(scene) for scene in scenes])}
-    save_file({"latents": torch.stack(latents)}, part, metadata)
-    part.replace(path)
+    with complete(path) as part:
+        save_file({"latents": torch.stack(latents)}, part, metadata)
     watch(first + SHARD, total)

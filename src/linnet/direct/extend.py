@@ -4,7 +4,6 @@ The last frames of the old clip are encoded and held, as an image is, at the beg
 finishes; the frames after them are what is added.
 """
 
-import os
 import tempfile
 from collections.abc import Iterator
 from fractions import Fraction
@@ -20,6 +19,7 @@ from linnet.clip import GENERATED
 from linnet.direct.beginning import check_whole, fingerprint
 from linnet.direct.footage import Source, on_the_grid, open_source, pixel_aspect, quarter_turns
 from linnet.errors import InvalidInput
+from linnet.filesystem import create, make_folder, publish, remove, temporary_name
 from linnet.geometry import FRAMES_PER_LATENT
 from linnet.pipeline import Pipeline
 from linnet.progress import Progress, Watch, ignore
@@ -119,7 +119,7 @@ def extend(
         "choices": pipeline.choices(),
         "direction": {"extends": fingerprint(path), "kept": len(source.order), "seen": seen},
     }
-    tail = output.absolute().parent / f".{output.stem}.{os.getpid()}.new.mp4"
+    tail = temporary_name(output).with_suffix(".mp4")
     try:
         with media.open_writer(
             tail, width=request.width, height=request.height, fps=request.fps, metadata={}, overwrite=True
@@ -204,9 +204,11 @@ class Joint:
 
     def __init__(self, path: Path, metadata: dict[str, Any], overwrite: bool) -> None:
         self.path, self.metadata, self.overwrite = path, metadata, overwrite
-        self.part = path.absolute().parent / f".{path.name}.{os.getpid()}.part"
 
     def __enter__(self) -> Any:
+        with media.plainly(self.path):
+            make_folder(self.path.absolute().parent)
+            self.part = create(self.path)
         self.container = av.open(str(self.part), "w", format="mp4", options=media.CONTAINER_OPTIONS[".mp4"])
         self.container.metadata["comment"] = media.as_note(self.metadata)
         return self.container
@@ -216,10 +218,8 @@ class Joint:
             if error is None:
                 with media.plainly(self.path):
                     self.container.close()
-                    media.flush(self.part)
-                    self.part.replace(self.path)
-                    media.flush_folder(self.path.absolute().parent)
+                    publish(self.part, self.path, overwrite=self.overwrite)
             else:
                 self.container.close()
         finally:
-            media.remove(self.part)
+            remove(self.part)

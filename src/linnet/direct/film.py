@@ -7,7 +7,6 @@ on with the takes that are not there yet. Takes are kept without loss; the film 
 
 import hashlib
 import json
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from linnet.direct.sheet import Cell, check_sheet, moments, small
 from linnet.direct.sheet import write_sheet as write_cells
 from linnet.direct.storyboard import Storyboard
 from linnet.errors import InvalidInput
+from linnet.filesystem import check_folder, make_folder, sweep
 from linnet.geometry import format_seconds
 from linnet.pipeline import Pipeline
 from linnet.progress import Progress, Watch, ignore
@@ -34,7 +34,6 @@ from linnet.sampling.held import Held
 Frame = UInt8[np.ndarray, "H W 3"]
 
 METHOD = 2  # raised when the same storyboard comes to give other takes
-ABANDONED = 3600  # seconds since the last write to a file that nobody is going to finish
 UNMADE = 96  # the grey of a take that is not there yet
 
 
@@ -127,8 +126,8 @@ def render(
     media.check_target(output, size=board.size, overwrite=replaced)
     check_sheet(sheet, overwrite=overwrite)
     folder = folder or takes_folder(board)
-    with media.plainly(folder):
-        folder.mkdir(exist_ok=True)
+    check_folder(folder)
+    make_folder(folder)
     sweep(folder)
     takes = takes_of(board, pipeline, folder)
     made: list[int] = []
@@ -207,14 +206,6 @@ def is_film_of(board: Storyboard, pipeline: Pipeline, path: Path) -> bool:
         return False
     beside = path.absolute().parent == board.path.absolute().parent
     return beside or any(shot in record(board, pipeline)["shots"] for shot in found.get("shots", ()))
-
-
-def sweep(folder: Path) -> None:
-    """Throw away what a killed process began to write."""
-    for part in folder.glob(".*.part"):
-        with suppress(OSError):
-            if time.time() - part.stat().st_mtime > ABANDONED:
-                part.unlink()
 
 
 # --- joining ------------------------------------------------------------------------------------------------------

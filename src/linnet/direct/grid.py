@@ -12,6 +12,7 @@ from linnet.clip import GENERATED, Clip
 from linnet.direct.sheet import Cell, check_sheet, moments, mosaic, mosaic_size, small
 from linnet.direct.sheet import write_sheet as write_cells
 from linnet.errors import InvalidInput
+from linnet.filesystem import check_folder, check_name, make_folder
 from linnet.geometry import Size
 from linnet.pipeline import Pipeline
 from linnet.progress import Watch, ignore
@@ -66,8 +67,9 @@ def draft(
     clip that is made, who wants to see how it comes along.
     """
     sheet, tiles = folder / "sheet.png", folder / "mosaic.mp4"
-    with media.plainly(folder):
-        folder.mkdir(exist_ok=True)
+    check_name(folder)
+    check_folder(folder)
+    make_folder(folder)
     check_sheet(sheet, overwrite=overwrite)
     media.check_target(tiles, size=mosaic_of(requests), overwrite=overwrite or is_mosaic(tiles))
     paths = [folder / f"{request.seed}.mp4" for request in requests]

@@ -4,7 +4,6 @@ Axes: H rows, W columns of a frame; RGB, 0..255.
 """
 
 import math
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 from linnet import __version__, media
 from linnet.clip import GENERATED
 from linnet.errors import InvalidInput
+from linnet.filesystem import complete, make_folder
 from linnet.geometry import Size
 
 Frame = UInt8[np.ndarray, "H W 3"]
@@ -145,11 +145,6 @@ def write_sheet(cells: Sequence[Cell], path: Path, *, of: str, overwrite: bool) 
     check_sheet(path, overwrite=overwrite)
     mark = PngImagePlugin.PngInfo()
     mark.add_itxt("comment", media.as_note({"linnet": __version__, "generated": GENERATED, "sheet": of}))
-    part = path.absolute().with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with media.plainly(path):
-            draw_sheet(cells).save(part, "PNG", pnginfo=mark)
-            media.flush(part)
-            part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    make_folder(path.absolute().parent)
+    with complete(path, overwrite=overwrite or is_sheet(path)) as part:
+        draw_sheet(cells).save(part, "PNG", pnginfo=mark)

@@ -6,6 +6,16 @@ from pathlib import Path
 
 from linnet.catalog import ModelSpec
 from linnet.errors import InvalidInput
+from linnet.filesystem import (
+    check_folder,
+    check_name,
+    nearest_folder,
+    publish,
+    remove,
+    sweep,
+    temporary_name,
+    writing,
+)
 from linnet.models.quantised import Format
 from linnet.models.text import T5Encoder
 from linnet.plan.memory import shape_of
@@ -24,52 +34,55 @@ def quantise_model(
 ) -> ModelFiles:
     """Make `folder`, which must not exist and does so only once it is complete. The transformer's and the text
     encoder's blocks are stored in `format`; all else is copied."""
-    if folder.exists():
-        raise InvalidInput("output", folder, "exists", "name a folder that is to be made")
-    part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
+    check_name(folder)
+    with writing(folder):
+        if folder.exists():
+            raise InvalidInput("output", folder, "exists", "name a folder that is to be made")
+    check_folder(folder.absolute().parent, path=folder)
     check_space(files, folder, format)
+    part = temporary_name(folder)
+    sweep(part.parent, f".{folder.name}.*.part")
     made = files_in(spec, part)
     try:
-        quantise_files(
-            lambda: transformer_of(files.transformer),
-            files.transformer,
-            made.transformer,
-            format,
-            prefix=TRANSFORMER_PREFIX,
-            watch=lambda done, total: watch("transformer", done, total),
-        )
-        quantise_files(
-            lambda: T5Encoder(text_config(files.text_encoder)),
-            files.text_encoder,
-            made.text_encoder,
-            format,
-            watch=lambda done, total: watch("text encoder", done, total),
-        )
-        for source, target in (
-            (files.autoencoder, made.autoencoder),
-            (files.tokenizer, made.tokenizer),
-            (files.text_encoder, made.text_encoder),
-        ):
-            copy_rest(source, target, set(files.weights) - {files.autoencoder})
-        part.rename(folder)
-    except BaseException as error:
-        shutil.rmtree(part, ignore_errors=True)
-        if isinstance(error, OSError):
-            problem = f"cannot be written: {error.strerror or error}"
-            raise InvalidInput(
-                "output", folder, problem, "name a folder elsewhere, or free some space"
-            ) from error
-        raise
+        with writing(folder):
+            part.mkdir(parents=True)
+            fill(files, made, format, watch)
+            publish(part, folder, overwrite=False)
+    finally:
+        remove(part)
     return files_in(spec, folder)
+
+
+def fill(files: ModelFiles, made: ModelFiles, format: Format, watch: Watch) -> None:
+    """Write `made`'s files from `files`."""
+    quantise_files(
+        lambda: transformer_of(files.transformer),
+        files.transformer,
+        made.transformer,
+        format,
+        prefix=TRANSFORMER_PREFIX,
+        watch=lambda done, total: watch("transformer", done, total),
+    )
+    quantise_files(
+        lambda: T5Encoder(text_config(files.text_encoder)),
+        files.text_encoder,
+        made.text_encoder,
+        format,
+        watch=lambda done, total: watch("text encoder", done, total),
+    )
+    for source, target in (
+        (files.autoencoder, made.autoencoder),
+        (files.tokenizer, made.tokenizer),
+        (files.text_encoder, made.text_encoder),
+    ):
+        copy_rest(source, target, set(files.weights) - {files.autoencoder})
 
 
 def check_space(files: ModelFiles, folder: Path, format: Format) -> None:
     """InvalidInput where the disk has no room for what will be written."""
     shape = shape_of(files)
     need = shape.text.bytes(format) + shape.transformer.bytes(format) + shape.autoencoder.bytes("float32")
-    place = next(place for place in folder.absolute().parents if place.exists())
-    if (free := shutil.disk_usage(place).free) < need:
+    if (free := shutil.disk_usage(nearest_folder(folder)).free) < need:
         problem = f"has {free / 1e9:.1f} GB free around it, and takes about {need / 1e9:.1f} GB"
         raise InvalidInput("output", folder, problem, "name a folder elsewhere, or free some space")
 

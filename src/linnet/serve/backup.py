@@ -1,11 +1,11 @@
 """A copy of the service's folder, taken while it runs."""
 
-import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
 
 from linnet.errors import InvalidInput
+from linnet.filesystem import temporary_name, writing
 from linnet.serve.alone import is_used
 from linnet.serve.clips import KINDS, clips_folder, file_of
 from linnet.serve.database import MIGRATIONS, version_of
@@ -33,24 +33,31 @@ def backup(data: Path, target: Path) -> int:
     queue = open_beside(data)
     if target.exists():
         raise InvalidInput("backup", target, "is there already", "choose another name")
-    part = target.absolute().with_name(f".{target.name}.{os.getpid()}.part")
+    part = temporary_name(target)
     try:
-        clips_folder(part).mkdir(parents=True)
-        part.chmod(0o700)
-        queue.backup(part / "linnet.db")
-        copy = Queue(part)
-        for job in copy.kept():
-            try:
-                for variant in KINDS:
-                    shutil.copy2(file_of(data, job.id, variant), file_of(part, job.id, variant))
-            except FileNotFoundError:
-                copy.delete(job.id)
-        with suppress(FileNotFoundError):
-            shutil.copyfile(data / SECRET_FILE, part / SECRET_FILE)
-            (part / SECRET_FILE).chmod(0o600)
-        clips = len(copy.kept())
-        copy.close()
-        part.rename(target)
+        with writing(target, "backup"):
+            clips = fill(part, data, queue)
+            part.rename(target)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+    return clips
+
+
+def fill(part: Path, data: Path, queue: Queue) -> int:
+    """Copy into `part`; how many clips."""
+    clips_folder(part).mkdir(parents=True)
+    part.chmod(0o700)
+    queue.backup(part / "linnet.db")
+    copy = Queue(part)
+    for job in copy.kept():
+        try:
+            for variant in KINDS:
+                shutil.copy2(file_of(data, job.id, variant), file_of(part, job.id, variant))
+        except FileNotFoundError:
+            copy.delete(job.id)
+    with suppress(FileNotFoundError):
+        shutil.copyfile(data / SECRET_FILE, part / SECRET_FILE)
+        (part / SECRET_FILE).chmod(0o600)
+    clips = len(copy.kept())
+    copy.close()
     return clips

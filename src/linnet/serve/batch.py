@@ -18,7 +18,7 @@ from typing import Any
 from linnet.catalog import ModelSpec
 from linnet.clip import default_name
 from linnet.errors import InvalidInput
-from linnet.media import flush_folder
+from linnet.filesystem import flush_folder
 from linnet.request import make_request
 from linnet.serve.clips import file_of, put, remove_files, tidy
 from linnet.serve.crew import Crew

@@ -1,12 +1,11 @@
 """The files of the jobs, each named after the id that the queue gave its job."""
 
 import errno
-import os
 import sqlite3
 from pathlib import Path
 
 from linnet.errors import InvalidInput
-from linnet.media import flush, flush_folder, plainly, remove
+from linnet.filesystem import complete, remove
 from linnet.serve.queue import Queue
 
 KINDS = {"video": ".mp4", "thumbnail": ".webp", "spritesheet": ".jpg"}
@@ -40,15 +39,8 @@ def forget(data: Path, queue: Queue, job: str) -> None:
 
 def put(path: Path, content: bytes) -> None:
     """A file that is complete under its name, and on the disk."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with plainly(path):
-            part.write_bytes(content)
-            flush(part)
-            part.replace(path)
-    finally:
-        remove(part)
-    flush_folder(path.parent)
+    with complete(path) as part:
+        part.write_bytes(content)
 
 
 def told(error: Exception) -> tuple[str, str]:

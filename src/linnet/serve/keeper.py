@@ -113,7 +113,7 @@ class ProcessKeeper(Keeper):
         finally:
             process.kill()  # nothing, if it has ended
             process.wait()
-            for part in clips_folder(self.data).glob(f".*.{process.pid}.part"):
+            for part in clips_folder(self.data).glob(f".*.{process.pid}.*.part"):
                 remove(part)
 
     def watch(self, process: subprocess.Popen[bytes], name: str) -> str | None:

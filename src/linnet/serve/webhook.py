@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from linnet.errors import InvalidInput
-from linnet.media import flush, flush_folder
+from linnet.filesystem import complete
 from linnet.serve.queue import Job, Queue
 
 log = logging.getLogger("linnet.serve")
@@ -52,12 +52,9 @@ def open_webhook(data: Path, url: str) -> Webhook:
 def secret_in(path: Path) -> str:
     """The file's, which appears when it is whole; InvalidInput for a file that holds none."""
     if not path.exists():
-        part = path.with_name(f".{path.name}.part")
-        part.touch(mode=0o600)
-        part.write_text(PREFIX + base64.b64encode(secrets.token_bytes(32)).decode() + "\n")
-        flush(part)
-        part.replace(path)
-        flush_folder(path.parent)
+        with complete(path, field="webhook") as part:
+            part.chmod(0o600)
+            part.write_text(PREFIX + base64.b64encode(secrets.token_bytes(32)).decode() + "\n")
     secret = path.read_text().strip()
     with suppress(ValueError):
         if base64.b64decode(secret.removeprefix(PREFIX), validate=True):

@@ -1,7 +1,6 @@
 """All that a run needs to go on as if it had never stopped: one safetensors file, replaced whole or not at all."""
 
 import json
-import os
 from pathlib import Path
 
 import torch
@@ -9,6 +8,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+from linnet.filesystem import complete
 
 
 def save_state(
@@ -43,15 +44,9 @@ def load_state(
 
 def replace_file(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """A safetensors file that appears complete under its name, or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    try:
+    with complete(path) as part:
         save_file(tensors, part, metadata)
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
         part.chmod(0o644)  # save_file keeps it to its owner
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def save_weights(

@@ -22,6 +22,7 @@ from typing import Literal
 from linnet import __version__
 from linnet.catalog import ModelSpec
 from linnet.errors import InvalidInput, LinnetError, WeightsError
+from linnet.filesystem import write_text
 from linnet.weights.store import ModelFiles, layout, repository_folder, resolve
 
 KEPT_SUFFIXES = frozenset({".safetensors", ".json", ".model", ".txt"})
@@ -146,9 +147,7 @@ def pull(
                 fetch(plan, file, watch)
         current = plan.folder / "refs" / "main"
         current.parent.mkdir(exist_ok=True)
-        written = current.with_name("main.tmp")
-        written.write_text(plan.commit, "utf-8")
-        written.replace(current)
+        write_text(current, plan.commit, field="cache")
     return resolve(spec, weights=snapshot(plan))
 
 
