@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import Any, Literal
 
 from linnet.errors import InvalidInput
 from linnet.geometry import FPS, Size
+from linnet.wording import choices
 
 WIDEST_ASPECT = 2.5
 
@@ -199,7 +199,4 @@ def find(name: str) -> ModelSpec:
     """The model of that name; an unknown one is refused with the name most like it."""
     if spec := CATALOG.get(name.strip().lower()):
         return spec
-    (nearest,) = get_close_matches(name.strip().lower(), CATALOG, n=1, cutoff=0.0)
-    raise InvalidInput(
-        "model", name, "there is no such model", f"did you mean {nearest}? There are {', '.join(CATALOG)}"
-    )
+    raise InvalidInput("model", name, "there is no such model", choices(name, CATALOG))

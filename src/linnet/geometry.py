@@ -10,6 +10,7 @@ import re
 from typing import NamedTuple, Self
 
 from linnet.errors import InvalidInput
+from linnet.wording import format_seconds as format_seconds
 
 FPS = 24
 FRAMES_PER_LATENT = 4
@@ -87,11 +88,6 @@ def check_frames(frames: int) -> None:
 def seconds_of(frames: int, fps: int = FPS) -> float:
     """From the first frame to the last: 1 frame is 0 s, 49 are 2 s at 24 fps."""
     return (frames - 1) / fps
-
-
-def format_seconds(seconds: float) -> str:
-    """As a user would type it: at most three decimals, none that are zero."""
-    return f"{seconds:.3f}".rstrip("0").rstrip(".")
 
 
 def latent_grid(frames: int, size: Size) -> Grid:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from linnet.catalog import ModelSpec, find
 from linnet.cli import fail
-from linnet.cli.generate import warn_of_cut, watching
+from linnet.cli.generate import watching
+from linnet.cli.prompts import check_prompts
 from linnet.cli.terminal import bars, note
 from linnet.clip import Clip
 from linnet.errors import InvalidInput
@@ -86,14 +87,9 @@ def opened(
 ) -> "Pipeline":
     """The model, which knows the words of the prompts; each is named as the person gave it."""
     from linnet import load
-    from linnet.data.known import check_words
 
     pipeline = load(spec.name, **place._asdict())
-    for field, prompt in prompts.items():
-        if spec.closed_vocabulary and not anyway:
-            check_words(pipeline.tokenizer, prompt, field=field)
-        if not quiet:
-            warn_of_cut(pipeline, prompt, field)
+    check_prompts(pipeline, prompts, anyway=anyway, quiet=quiet)
     return pipeline
 
 

@@ -30,6 +30,7 @@ from linnet.cli.options import (
     whole,
 )
 from linnet.cli.plan import plan_for, show_plan
+from linnet.cli.prompts import check_prompts
 from linnet.cli.terminal import Show, bars, format_bytes, note
 from linnet.clip import Clip, default_name
 from linnet.errors import InvalidInput, WeightsError
@@ -41,7 +42,6 @@ from linnet.request import Request, make_request
 from linnet.weights.store import default_model, model_in, resolve
 
 if TYPE_CHECKING:
-    from linnet.pipeline import Pipeline
     from linnet.progress import Progress
 
 STAGES = {"text": "text", "denoise": "denoise", "decode": "decode + encode"}
@@ -207,7 +207,6 @@ def generate(
 
     import torch
 
-    from linnet.data.known import check_words
     from linnet.direct.beginning import Beginning, check_colours, check_fit
     from linnet.pipeline import Pipeline
     from linnet.runtime.device import check_there, default_threads, limit_memory
@@ -255,12 +254,10 @@ def generate(
         compiled=compiled or bool(choices.get("compiled")),
         attention=str(choices.get("attention", "")),
     )
-    if spec.closed_vocabulary and not anyway:
-        check_words(pipeline.tokenizer, first.prompt)
-        check_words(pipeline.tokenizer, first.negative, field="negative")
+    prompts = {"prompt": first.prompt, "negative": first.negative}
+    check_prompts(pipeline, prompts, anyway=anyway, quiet=quiet)
     if not quiet:
         note(f"{spec.name} on {where} in {first.dtype}: {why}")
-        warn_of_cut(pipeline, first.prompt)
         if earlier and earlier.request.model == spec.name and earlier.model_hash != pipeline.model_hash:
             note(f"warning: {earlier.path} was made with other weights, so this clip will differ")
     if dry_run:
@@ -288,13 +285,6 @@ def generate(
     except KeyboardInterrupt:
         written = f"{len(made)} of {len(requests)} clips" if made else "nothing"
         fail(f"stopped; {written} was written", 130)
-
-
-def warn_of_cut(pipeline: "Pipeline", prompt: str, name: str = "prompt", *, place: str = "") -> None:
-    """Say what of a prompt the model does not see."""
-    if cut := pipeline.encode(prompt).cut:
-        limit = pipeline.spec.max_prompt_tokens
-        note(f"warning: {place}the {name} has over {limit} tokens; the model does not see: {cut}")
 
 
 def interval(text: str | None) -> dict[str, float]:

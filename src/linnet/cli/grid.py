@@ -8,7 +8,7 @@ import typer
 
 from linnet.catalog import find
 from linnet.cli import fail
-from linnet.cli.generate import STAGES, warn_of_cut
+from linnet.cli.generate import STAGES
 from linnet.cli.options import (
     Anyway,
     AsJson,
@@ -24,6 +24,7 @@ from linnet.cli.options import (
     number,
     option,
 )
+from linnet.cli.prompts import check_prompts
 from linnet.cli.terminal import bars, note
 from linnet.clip import default_name
 from linnet.request import make_request
@@ -89,14 +90,10 @@ def grid(
     requests = [make_request(spec, seed=seed, **settings) for seed in parse_seeds(seeds)]
 
     from linnet import load
-    from linnet.data.known import check_words
 
     pipeline = load(spec.name, weights=weights, device=device, threads=threads, vram=vram, ram=ram)
-    if spec.closed_vocabulary and not anyway:
-        check_words(pipeline.tokenizer, requests[0].prompt)
-        check_words(pipeline.tokenizer, requests[0].negative, field="negative")
-    if not quiet:
-        warn_of_cut(pipeline, prompt)
+    prompts = {"prompt": requests[0].prompt, "negative": requests[0].negative}
+    check_prompts(pipeline, prompts, anyway=anyway, quiet=quiet)
     folder = output or Path(default_name(requests[0]).removesuffix(f"{requests[0].seed}.mp4") + "grid")
     try:
         with bars(quiet=quiet or as_json) as show:

@@ -5,19 +5,30 @@ from typing import Annotated, Any
 
 import typer
 
-from linnet.catalog import CATALOG, ModelSpec
+from linnet.catalog import CATALOG, ModelSpec, find
 from linnet.cli.options import option
-from linnet.cli.terminal import format_bytes, print_table
+from linnet.cli.terminal import print_table
+from linnet.geometry import seconds_of
+from linnet.request import LONGEST_SECONDS
 from linnet.weights.store import Availability, availability
+from linnet.wording import format_bytes, format_duration, in_a_row
+
+EXAMPLE = "a large red star moves right on a blue background at the top left"
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @app.command()
 def models(
+    model: Annotated[
+        str | None, typer.Argument(help="Show all about this one.", metavar="MODEL", show_default=False)
+    ] = None,
     as_json: Annotated[bool, option("json", "Print one JSON line a model.")] = False,
 ) -> None:
     """List the models: what exists, what is on this machine."""
+    if model is not None:
+        show_model(availability(find(model)), as_json)
+        return
     found = [availability(spec) for spec in CATALOG.values()]
     if as_json:
         for here in found:
@@ -30,6 +41,48 @@ def models(
             for here in found
         ],
     )
+
+
+def show_model(here: Availability, as_json: bool) -> None:
+    """All about one model; of seedling, every word that it knows."""
+    spec, known = here.spec, {}
+    if spec.closed_vocabulary:
+        from linnet.data.known import world
+
+        known = world()
+    if as_json:
+        print(json.dumps({**record(here), **details(spec), **({"knows": known} if known else {})}))
+        return
+    shortest, at_once = (seconds_of(count, spec.fps) for count in (spec.min_frames, spec.max_frames))
+    rows = {
+        "model": spec.name,
+        "makes": spec.title,
+        "sizes": in_a_row([str(size) for size in spec.sizes], "or"),
+        "length": f"{format_duration(shortest)} to {format_duration(LONGEST_SECONDS)}; "
+        f"a clip of over {format_duration(at_once)} is made in windows",
+        "profiles": in_a_row(["exact", *spec.profiles], "or"),
+        "size": size_of(here),
+        "licence": spec.licence,
+        "here": place_of(here),
+    }
+    for name, words in [*rows.items(), *((kind, ", ".join(words)) for kind, words in known.items())]:
+        print(f"{name:<12}{words}")
+    if known:
+        print(
+            "\nA prompt names one shape. It may name its colour, its size, one motion, the background and a place:"
+        )
+        print(f'  linnet generate "{EXAMPLE}"')
+
+
+def details(spec: ModelSpec) -> dict[str, Any]:
+    return {
+        "sizes": [str(size) for size in spec.sizes],
+        "fps": spec.fps,
+        "min_seconds": seconds_of(spec.min_frames, spec.fps),
+        "seconds_at_once": seconds_of(spec.max_frames, spec.fps),
+        "max_seconds": LONGEST_SECONDS,
+        "profiles": ["exact", *spec.profiles],
+    }
 
 
 def size_of(here: Availability) -> str:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from linnet.cli import fail
-from linnet.cli.generate import STAGES, warn_of_cut
+from linnet.cli.generate import STAGES
 from linnet.cli.options import Anyway, AsJson, Device, Quiet, Ram, Threads, Vram, Weights, option
+from linnet.cli.prompts import check_prompts
 from linnet.cli.terminal import bars, note, print_table
 from linnet.geometry import format_seconds
 
@@ -52,7 +53,9 @@ def render(
     Every shot is kept in the folder FILE.shots. Only what is not there is made: a render that was stopped or killed
     goes on, and a changed shot is made again, with those that continue it.
     """
-    board, pipeline = opened(file, model, weights, device, anyway, threads=threads, vram=vram, ram=ram)
+    board, pipeline = opened(
+        file, model, weights, device, anyway, quiet=quiet, threads=threads, vram=vram, ram=ram
+    )
 
     from linnet.direct import film
 
@@ -141,7 +144,14 @@ def sheet(
 
 
 def opened(
-    file: Path, model: str | None, weights: Path | None, device: str, anyway: bool, **ways: int | None
+    file: Path,
+    model: str | None,
+    weights: Path | None,
+    device: str,
+    anyway: bool,
+    *,
+    quiet: bool = False,
+    **ways: int | None,
 ) -> tuple["Storyboard", "Pipeline"]:
     """The storyboard and its model, of which no weight is read; whatever is wrong with either is said now."""
     from linnet.direct.storyboard import read_storyboard
@@ -149,14 +159,11 @@ def opened(
     board = read_storyboard(file, model=model, weights=weights)
 
     from linnet import load
-    from linnet.data.known import check_words
 
     dtype = board.shots[0].request.dtype
     pipeline = load(board.spec.name, weights=weights, device=device, dtype=dtype, **ways)
     for shot, section in zip(board.shots, board.sections, strict=True):
-        if board.spec.closed_vocabulary and not anyway:
-            with section.placed():
-                check_words(pipeline.tokenizer, shot.request.prompt)
-                check_words(pipeline.tokenizer, shot.request.negative, field="negative")
-        warn_of_cut(pipeline, shot.request.prompt, place=f"{file}:{section.line}: ")
+        prompts = {"prompt": shot.request.prompt, "negative": shot.request.negative}
+        with section.placed():
+            check_prompts(pipeline, prompts, anyway=anyway, quiet=quiet, place=f"{file}:{section.line}: ")
     return board, pipeline

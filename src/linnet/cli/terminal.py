@@ -4,20 +4,14 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from linnet.wording import format_bytes as format_bytes
+
 Show = Callable[[str, str, float, float], None]
 
 
 def note(line: str) -> None:
     """Say what is going on."""
     print(line, file=sys.stderr)
-
-
-def format_bytes(count: int) -> str:
-    """1.5 GB, 20 GB, 37 MB: two or three digits, in the powers of ten that a download page uses."""
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= size:
-            return f"{count / size:.{1 if count < 10 * size else 0}f} {unit}"
-    return f"{count} B"
 
 
 def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

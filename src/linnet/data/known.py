@@ -1,30 +1,172 @@
-"""What seedling can be asked for, said to somebody who asked for more."""
+"""What seedling can be asked for, said to somebody who asked for more.
+
+A prompt is refused if a word is unknown, or if it asks for what seedling cannot draw although it knows each word. Both
+follow from the captions that it learnt (see `playground`).
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from linnet.catalog import CATALOG, SEEDLING
-from linnet.data.playground import BACKGROUNDS, COLOURS, MOTION_WORDS, PLACES, SHAPES, SIZES
+from linnet.data.playground import BACKGROUNDS, COLOURS, MOTION_WORDS, PLACES, SHAPES, SIZE_WORDS
 from linnet.errors import InvalidInput
 from linnet.letters import check_seen
 from linnet.models.text import Tokenizer
+from linnet.wording import in_a_row, nearest
+
+NAME = SEEDLING.name
+LARGE = next(spec.name for spec in CATALOG.values() if not spec.closed_vocabulary)
+MORE = f"`linnet models {NAME}` lists what it knows; for anything else run `linnet pull {LARGE}`"
+
+FORMS = {motion: [form for pair in forms for form in pair] for motion, forms in MOTION_WORDS.items()}
+SIZES = {word: size for size, words in SIZE_WORDS.items() for word in words}
+CELLS = [place.split(" ", 2)[2] for row in PLACES for place in row]  # "top left", "top", ...
 
 
-def check_words(tokenizer: Tokenizer, text: str, *, field: str = "prompt") -> None:
-    """Refuse a text with words that seedling's tokenizer does not know, and say what to do instead."""
+def motions_of(word: str) -> list[str]:
+    """The motions whose captions use the word: one for "spinning", several for "moving"."""
+    return [motion for motion, forms in FORMS.items() if any(word in form.split() for form in forms)]
+
+
+WORDS = {word for forms in FORMS.values() for form in forms for word in form.split()} - {"to", "the"}
+MOTIONS = {word: motions_of(word)[0] for word in WORDS if len(motions_of(word)) == 1}
+
+COLOUR = "|".join({*COLOURS, *BACKGROUNDS})
+BACKGROUND = re.compile(rf"\b((?:(?:{COLOUR}) )+)background\b|\bbackground (?:that )?is ((?:{COLOUR})\b)")
+PLACE = re.compile(rf"\b(?:at|on|in) the ({'|'.join(sorted(CELLS, key=len, reverse=True))})\b")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mentioned:
+    """What a prompt of known words names, each once, in its order; `objects` counts shapes that "and" sets apart."""
+
+    shapes: Sequence[str]
+    objects: int
+    colours: Sequence[str]
+    sizes: Sequence[str]
+    backgrounds: Sequence[str]
+    motions: Sequence[str]
+    places: Sequence[str]
+    unclear: Sequence[str]  # such as "moves" without a direction
+    negated: bool  # a "not" that is not of "not moving"
+
+
+def check_words(tokenizer: Tokenizer, text: str, *, field: str = "prompt", more: str = MORE) -> list[str]:
+    """Refuse a text that seedling cannot draw; what it leaves for seedling to choose, in sentences to be told.
+
+    Signs and capital letters do not matter. `more` says where to see what it knows. A negative prompt describes no
+    clip: its words alone are checked.
+    """
     check_seen(text, field=field)
-    if not (unknown := tokenizer.unknown(text)):
-        return
-    known = {
-        "shapes": SHAPES,
-        "colours": COLOURS,
-        "sizes": SIZES,
-        "motions": [forms[0][0] for forms in MOTION_WORDS.values()],
-        "backgrounds": BACKGROUNDS,
+    if unknown := tokenizer.unknown(text):
+        problem = f"{NAME} does not know: {', '.join(unknown)}{meant(unknown)}"
+        raise InvalidInput(field, text, problem, more)
+    if field == "negative" or not text.strip():
+        return []
+    seen = read_prompt(text)
+    for problem, remedy in problems(seen):
+        raise InvalidInput(field, text, problem, remedy)
+    open_ = {"colour": seen.colours, "background": seen.backgrounds, "motion": seen.motions}
+    if missing := [f"no {name}" for name, words in open_.items() if not words]:
+        return [f"the {field} names {in_a_row(missing)}: {NAME} chooses"]
+    return []
+
+
+def meant(unknown: Iterable[str]) -> str:
+    """Which known words are near the unknown ones, as a question."""
+    known = [*SHAPES, *COLOURS, *BACKGROUNDS, *SIZES, *WORDS, "background", "middle", "top", "bottom"]
+    near = [(word, found) for word in unknown if (found := nearest(word, known))]
+    if len(near) == 1:
+        return f" (did you mean {near[0][1]}?)"
+    return f" (did you mean {', '.join(f'{found} for {word}' for word, found in near)}?)" if near else ""
+
+
+def read_prompt(text: str) -> Mentioned:
+    """What a prompt names; its words are known."""
+    said = " ".join(re.findall(r"\w+", text.lower()))
+    said = re.sub(r"\b(bounc|hop)(\w+) up and down\b", r"\1\2", said)  # as everybody says it
+    backgrounds = [word for found in BACKGROUND.finditer(said) for word in (found[1] or found[2]).split()]
+    rest = BACKGROUND.sub("", said)
+    places = PLACE.findall(rest)
+    rest = PLACE.sub("", rest)
+    words = rest.split()
+    motions = [MOTIONS[word] for word in words if word in MOTIONS and word != "not"]
+    if "not moving" in rest:
+        motions.append("still")
+    return Mentioned(
+        shapes=each_once(word for word in words if word in SHAPES),
+        objects=sum(any(word in SHAPES for word in part.split()) for part in rest.split(" and ")),
+        colours=each_once(word for word in words if word in COLOURS or word in BACKGROUNDS),
+        sizes=each_once(SIZES[word] for word in words if word in SIZES),
+        backgrounds=each_once(backgrounds),
+        motions=each_once(motions),
+        places=each_once(places),
+        unclear=[] if motions else [word for word in words if len(motions_of(word)) > 1 and word in WORDS],
+        negated=bool(re.search(r"\bnot\b(?! mov)", rest)),
+    )
+
+
+def problems(seen: Mentioned) -> Iterable[tuple[str, str]]:
+    """What of it seedling cannot draw, each with its remedy."""
+    shape = seen.shapes[0] if seen.shapes else "object"
+    if not seen.shapes:
+        yield f"names no shape, and {NAME} draws one", f"use {in_a_row(SHAPES, 'or')}"
+    if len(seen.shapes) > 1 or seen.objects > 1:
+        named = seen.shapes if len(seen.shapes) > 1 else [shape] * 2
+        yield f"asks for more than one object ({in_a_row(named)}), and {NAME} draws one", "name one shape"
+    if seen.negated:
+        yield f'{NAME} does not understand "not"', "say what the video shows instead"
+    if len(seen.colours) > 1:
+        example = f"a red {shape} on a blue background"
+        yield (
+            f"gives the {shape} more than one colour ({in_a_row(seen.colours)})",
+            f'write it as in "{example}"',
+        )
+    for colour in seen.colours:
+        if colour not in COLOURS:
+            yield f"{NAME} has no {colour} {shape}", f"use {in_a_row(COLOURS, 'or')}"
+    if len(seen.backgrounds) > 1:
+        yield f"names more than one background ({in_a_row(seen.backgrounds)})", "name one colour for it"
+    for colour in seen.backgrounds:
+        if colour not in BACKGROUNDS:
+            yield f"{NAME} has no {colour} background", f"use {in_a_row(BACKGROUNDS, 'or')}"
+        if colour in seen.colours:
+            yield f"makes the {shape} and its background {colour}", "use another colour for one of them"
+    if len(seen.sizes) > 1:
+        yield f"asks for more than one size ({in_a_row(seen.sizes)})", "name one size"
+    if len(seen.motions) > 1:
+        named = in_a_row(FORMS[motion][0] for motion in seen.motions)
+        yield f"asks for more than one motion ({named}), and {NAME} shows one", "name one motion"
+    for word in seen.unclear:
+        forms = [form for forms in FORMS.values() for form in forms if form.startswith(f"{word} ")]
+        yield f'says "{word}", but not how', f"write {in_a_row(forms, 'or')}"
+    if len(seen.places) > 1:
+        yield f"names more than one place ({in_a_row(seen.places)})", f'name one, as in "{PLACES[0][0]}"'
+
+
+def each_once(words: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(words))
+
+
+def world() -> dict[str, list[str]]:
+    """All that seedling knows, by kind; behind each word, in brackets, those that mean the same."""
+
+    def with_others(first: str, others: Sequence[str]) -> str:
+        return f"{first} ({', '.join(others)})" if others else first
+
+    return {
+        "shapes": list(SHAPES),
+        "colours": list(COLOURS),
+        "sizes": [with_others(first, others) for first, *others in SIZE_WORDS.values()],
+        "motions": [
+            with_others(first[0], [other[0] for other in others]) for first, *others in MOTION_WORDS.values()
+        ],
+        "backgrounds": list(BACKGROUNDS),
         "places": [place for row in PLACES for place in row],
     }
-    world = "; ".join(f"{kind} {', '.join(words)}" for kind, words in known.items())
-    large = next(spec for spec in CATALOG.values() if not spec.closed_vocabulary)
-    raise InvalidInput(
-        field,
-        text,
-        f"{SEEDLING.name} does not know: {', '.join(unknown)}",
-        f"it knows {world}. For anything else run `linnet pull {large.name}`; to go on all the same, add --anyway",
-    )
+
+
+def in_words() -> str:
+    """The same on one line."""
+    return "it knows " + "; ".join(f"{kind} {', '.join(words)}" for kind, words in world().items())

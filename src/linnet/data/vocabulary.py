@@ -2,18 +2,21 @@
 
 from pathlib import Path
 
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from linnet.data.playground import vocabulary
 
 SPECIAL = ("<pad>", "</s>", "<unk>")
+SIGNS = r"[^\P{P},]"  # a person writes a full stop; the captions hold no sign but the comma
 
 
 def write_tokenizer(path: Path) -> int:
-    """Write a tokenizer.json that lower-cases, splits off signs and looks words up; the size of its vocabulary."""
+    """Write a tokenizer.json that looks words up, in any case and without signs; the size of its vocabulary."""
     words = [*SPECIAL, *vocabulary()]
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
-    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Lowercase(), normalizers.Replace(Regex(SIGNS), " ")]
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     path.parent.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(path))

@@ -100,7 +100,7 @@ def ignore(field: str, text: str) -> None:
     """Whatever words there are."""
 
 
-def words_of(files: ModelFiles) -> Callable[[str, str], None]:
+def words_of(files: ModelFiles) -> Callable[[str, str], object]:
     """Refuses words that the model does not know."""
     from linnet.data.known import check_words
     from linnet.models.text import Tokenizer

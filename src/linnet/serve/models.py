@@ -79,17 +79,13 @@ class Models:
         return request
 
     def check_words(self, spec: ModelSpec, request: Request) -> None:
-        from linnet.data.known import check_words
+        from linnet.data.known import check_words, in_words
         from linnet.models.text import Tokenizer
 
         if spec.name not in self._tokenizers:
             self._tokenizers[spec.name] = Tokenizer.open(self.files[spec.name].tokenizer)
         for field, text in (("prompt", request.prompt), ("negative", request.negative)):
-            try:
-                check_words(self._tokenizers[spec.name], text, field=field)
-            except InvalidInput as error:
-                remedy = error.remedy.partition(". For anything else")[0]
-                raise InvalidInput(field, text, error.problem, remedy) from None
+            check_words(self._tokenizers[spec.name], text, field=field, more=in_words())
 
     def plan(self, request: Request, given: Given | None = None) -> "Plan":
         """How it would run, or nearly, if nothing fits; seconds where `linnet plan --measure` has measured them."""
