@@ -14,7 +14,8 @@ from linnet.errors import DeviceLost
 from linnet.request import Request, make_request
 from linnet.serve import keeper
 from linnet.serve.clips import clips_folder
-from linnet.serve.keeper import Keeper, Patience, ProcessKeeper
+from linnet.serve.clock import Awake
+from linnet.serve.keeper import Keeper, Patience, ProcessKeeper, Signs
 from linnet.serve.queue import TRIES, Given, Queue
 from linnet.serve.render import Renderer, RenderSettings, Report
 from linnet.serve.worker import Worker, WorkerSettings
@@ -84,13 +85,15 @@ def test_a_worker_that_hangs_is_found_out_even_after_its_job_was_cancelled(
     clips_folder(tmp_path).mkdir()
     settings: Any = {"model": "seedling", "device": "cpu"}
     worker = Worker(WorkerSettings(data=str(tmp_path), **settings), "w")
-    impatient = Patience(stall=0.0)
-    its = ProcessKeeper(RenderSettings(**settings), tmp_path, worker.queue, impatient)
+    signs = Signs(Patience(stall=0.0), Awake(worker.queue.clock))
     found: list[str | None] = []
 
     def look() -> None:
         worker.beat()
-        found.append(its.trouble("w", 0.0))
+        its = worker.queue.workers()["w"]
+        for _ in range(2):  # what stands still does so between two looks
+            trouble = signs.trouble(its["beat"], its["busy"])
+        found.append(trouble)
 
     def hang(self: Renderer, request: Request, path: Path, report: Report, image: Given | None) -> Any:
         worker.queue.cancel(job)

@@ -214,22 +214,33 @@ def test_a_folder_of_an_earlier_version_is_brought_up_to_date(
         with monkeypatch.context() as then:
             then.setattr("linnet.serve.database.MIGRATIONS", MIGRATIONS[:version])
             old = Queue(data)
-            waiting, running = old.add(request()), old.add(request())
-            was = claimed(old, "old")
+            running, waiting, *done = (old.add(request()) for _ in range(4))
             with sqlite3.connect(data / "linnet.db") as db:  # as that version did
+                query = "UPDATE jobs SET status = 'in_progress', worker = 'old', started = 1 WHERE id = ?"
+                db.execute(query, (running.id,))
+                for moment, job in enumerate(reversed(done)):
+                    query = "UPDATE jobs SET status = 'completed', ended = ? WHERE id = ?"
+                    db.execute(query, (moment, job.id))
                 if version > 2:
-                    db.execute("INSERT INTO images VALUES (?, x'01', 'pad')", (waiting.id,))
+                    db.execute(
+                        "INSERT INTO images (job, content, fit) VALUES (?, x'01', 'pad')", (waiting.id,)
+                    )
                 kind = (waiting.request.model, waiting.request.width, waiting.request.height, 1)
-                names = "model, width, height, frames, step, rest, at"
-                db.execute(f"INSERT INTO speeds ({names}) VALUES (?, ?, ?, ?, 4, 3, 1)", kind)
+                if version < 6:
+                    names = "model, width, height, frames, step, rest, at"
+                    db.execute(f"INSERT INTO speeds ({names}) VALUES (?, ?, ?, ?, 4, 3, 1)", kind)
+                else:
+                    db.execute("INSERT INTO paces VALUES (?, ?, ?, ?, 0, 0, 2, 3, 1, 0, 0)", kind)
         new = Queue(data)  # while the old one still has the file open
         assert new.path.exists()
         with sqlite3.connect(data / "linnet.db") as db:
             assert db.execute("PRAGMA user_version").fetchone()[0] == len(MIGRATIONS)
-        assert new.ids() == {waiting.id, running.id}
+        assert new.ids() == {job.id for job in (running, waiting, *done)}
+        assert [job.id for job in new.kept()] == [job.id for job in reversed(done)]
         assert new.given(waiting.id) == (Given(b"\1", "pad", None) if version > 2 else None)
         assert new.speed(waiting.request) == (4 * waiting.request.steps + 3, False)
-        old.complete(was, size=1, seconds={"denoise": 1.0})
+        old.complete(replace(running, worker="old"), size=1, seconds={"denoise": 1.0})
+        assert [job.id for job in new.ended_after(len(done))] == [running.id]
         told = new.add(request(), notice=True)
         new.fail(claimed(new), "x", "y")
         new.cancel(told.id)

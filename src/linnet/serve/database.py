@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from linnet.errors import InvalidInput
+from linnet.serve.clock import Clock
 
 SPARE = 256  # empty pages, of 4 kB, that the file may keep for what comes
 WAIT = 20.0  # seconds for another process to finish its transaction
@@ -111,14 +112,29 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "INSERT INTO paces SELECT model, width, height, frames, 0, 0, step / 2, rest, at, decode, finish FROM speeds",
         "DROP TABLE speeds",
     ),
+    (
+        # The wall clock may jump. So the ends of jobs are counted, which gives their order, and the times from which
+        # something is reckoned (claimed, stage_started, reported, beat, busy) are on the steady clock, as is `wait`.
+        "ALTER TABLE jobs ADD COLUMN claimed REAL",
+        "ALTER TABLE jobs ADD COLUMN ending INTEGER",
+        """UPDATE jobs SET ending = place FROM (
+            SELECT id AS job, ROW_NUMBER() OVER (ORDER BY ended, number) AS place FROM jobs WHERE ended IS NOT NULL
+        ) WHERE job = id""",
+        "INSERT INTO sums SELECT 'endings', '', COUNT(*) FROM jobs WHERE ended IS NOT NULL",
+        "DROP INDEX jobs_by_end",
+        "CREATE INDEX jobs_by_ending ON jobs (ending)",
+        "ALTER TABLE notices ADD COLUMN wait REAL NOT NULL DEFAULT 0",
+        # Jobs that were deleted since the service started, whose files may be still to be removed.
+        "CREATE TABLE deleted (job TEXT PRIMARY KEY)",
+    ),
 )
 
 
 class Database:
     """May be used from several threads and processes; opening it brings the file up to date."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, clock: Clock = Clock()) -> None:
+        self.folder, self.clock = folder, clock
         self.path = folder / "linnet.db"
         self._own = threading.local()
         migrate(self._connection, self.path)

@@ -18,7 +18,7 @@ class Journal(threading.Thread):
     def __init__(self, queue: Queue, *, prompts: bool = False) -> None:
         super().__init__(daemon=True)
         self.queue, self.prompts = queue, prompts
-        self.since, self.one_at_a_time = time.time(), threading.Lock()
+        self.since, self.one_at_a_time = queue.endings(), threading.Lock()
 
     def run(self) -> None:
         while True:
@@ -32,13 +32,13 @@ class Journal(threading.Thread):
         """Also for who is about to delete one that just ended, or to end the service."""
         with self.one_at_a_time:
             for job in self.queue.ended_after(self.since):
-                self.since = job.ended or self.since
+                self.since = job.ending or self.since
                 log.info("%s", line_of(job, prompts=self.prompts))
 
 
 def line_of(job: Job, *, prompts: bool) -> str:
     """Its end in one line of NAME=VALUE; `-` stands for no key, and for no time if it never began."""
-    took = f"{job.ended - job.started:.1f}" if job.ended and job.started else "-"
+    took = f"{job.reported - job.claimed:.1f}" if job.reported and job.claimed else "-"
     facts = {
         "job": job.id,
         "key": job.owner or "-",

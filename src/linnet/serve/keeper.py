@@ -16,6 +16,7 @@ from pathlib import Path
 
 from linnet.media import remove
 from linnet.serve.clips import clips_folder
+from linnet.serve.clock import Awake
 from linnet.serve.queue import Queue
 from linnet.serve.render import RenderSettings
 from linnet.serve.worker import WorkerSettings, cause
@@ -85,11 +86,30 @@ class Keeper(Member):
                 if self.hurry.wait(AGAIN):  # the next start does
                     return
 
-    def stalled(self, busy: float | None) -> str | None:
-        """What is wrong with a worker that gives signs of life, but last got on with what it is at when it was `busy`,
-        whether or not anybody still wants that; None is one that waits for a job."""
-        stuck = busy is not None and time.time() - busy > self.patience.stall
-        return f"got nowhere for {self.patience.stall:g} s" if stuck else None
+
+class Signs:
+    """A worker's signs of life, which count from when they are seen to change: on the clock of who looks, and only
+    while that one is awake."""
+
+    def __init__(self, patience: Patience, awake: Awake) -> None:
+        self.patience, self.awake = patience, awake
+        self._beat: float | None = None
+        self._busy: float | None = None
+        self._heard = self._moved = awake()
+
+    def trouble(self, beat: float | None, busy: float | None) -> str | None:
+        """What is wrong with a worker that still runs. `beat` is the last sign of life, None before the first; `busy`
+        when it last got on with its job, whether or not anybody still wants that, None while it waits for one."""
+        now = self.awake()
+        if beat != self._beat:
+            self._beat, self._heard = beat, now
+        if busy != self._busy:
+            self._busy, self._moved = busy, now
+        if now - self._heard > self.patience.silence + (START if beat is None else 0.0):
+            return f"gave no sign of life for {self.patience.silence:g} s"
+        if busy is not None and now - self._moved > self.patience.stall:
+            return f"got nowhere for {self.patience.stall:g} s"
+        return None
 
 
 class ProcessKeeper(Keeper):
@@ -118,18 +138,20 @@ class ProcessKeeper(Keeper):
 
     def watch(self, process: subprocess.Popen[bytes], name: str) -> str | None:
         """Until it has ended, or should; why, as `keep_one` has it."""
-        begun = time.monotonic()
-        asked: float | None = None
+        awake = Awake(self.queue.clock)
+        signs, asked = Signs(self.patience, awake), None
         reason = None
         while (status := process.poll()) is None:
             if self.leave.is_set() and asked is None:
-                asked = time.monotonic()
+                asked = awake()
                 with suppress(OSError):
                     assert process.stdin is not None
                     process.stdin.write(b"leave\n")
                     process.stdin.flush()
-            late = asked is not None and time.monotonic() - asked > self.patience.grace
-            reason = None if asked else self.trouble(name, begun)
+            late = asked is not None and awake() - asked > self.patience.grace
+            if asked is None:
+                worker = self.queue.workers().get(name) or {}
+                reason = signs.trouble(worker.get("beat"), worker.get("busy"))
             if late or self.hurry.is_set() or reason:
                 break
             time.sleep(LOOK)
@@ -137,14 +159,6 @@ class ProcessKeeper(Keeper):
             return None
         words = (self.queue.workers().get(name) or {}).get("words")
         return reason or (f"failed, {words}" if words else died(status or 0))
-
-    def trouble(self, name: str, begun: float) -> str | None:
-        """What is wrong with a worker that still runs."""
-        worker = self.queue.workers().get(name)
-        silent = time.time() - worker["beat"] if worker else time.monotonic() - begun - START
-        if silent > self.patience.silence:
-            return f"gave no sign of life for {self.patience.silence:g} s"
-        return self.stalled(worker["busy"] if worker else None)
 
 
 def died(status: int) -> str:

@@ -60,9 +60,9 @@ def total(seconds: list[float | None]) -> float | None:
 def seconds_left(queue: Queue, job: Job) -> float | None:
     """Of a job that runs, until its clip is there: the stage that it is in, at the pace that it has gone so far, and
     those behind that one. Before there is a pace, what such a clip takes here. None where that is unknown, too."""
-    given = queue.begins(job.id)
+    given, now = queue.begins(job.id), queue.clock.steady()
     behind = queue.speed_behind(job.request, job.stage or "", given)
     if job.done and job.stage_started is not None and behind is not None:
-        return round((time.time() - job.stage_started) / job.done * (job.total - job.done) + behind, 1)
+        return round((now - job.stage_started) / job.done * (job.total - job.done) + behind, 1)
     speed = queue.speed(job.request, given)
-    return None if speed is None else round(max(0.0, speed[0] - (time.time() - (job.started or 0.0))), 1)
+    return None if speed is None else round(max(0.0, speed[0] - (now - (job.claimed or now))), 1)

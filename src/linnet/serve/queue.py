@@ -4,14 +4,13 @@ Every process that has to do with jobs opens the same file; each method is one t
 one worker, by the name that the worker claimed it under. Whatever a worker writes about a job counts only while the
 job is still its own: one that was cancelled, deleted or given to another worker is so for its old worker, too.
 
-Times are seconds since 1970.
+When a job was created, started and ended is for people: seconds since 1970. What is measured goes by the steady clock.
 """
 
 import json
 import secrets
 import sqlite3
-import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
@@ -30,7 +29,8 @@ LATER = ("decode", "finish")  # the stages behind denoising, in their order
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """`done` of `total` parts of `stage`; `code` and `message` say why it failed; `bytes` of its files."""
+    """`done` of `total` parts of `stage`; `code` and `message` say why it failed; `bytes` of its files. `claimed`,
+    `stage_started` and `reported` are on the steady clock; `ending` counts the jobs that ended before it, and it."""
 
     number: int
     id: str
@@ -51,6 +51,8 @@ class Job:
     done: int
     total: int
     bytes: int
+    claimed: float | None = None
+    ending: int | None = None
 
 
 class Given(NamedTuple):
@@ -123,7 +125,7 @@ class Queue(Database):
                 owner,
                 json.dumps(request.to_json()),
                 remixed_from,
-                time.time(),
+                self.clock.wall(),
             )
             row = db.execute(
                 "INSERT INTO jobs (id, owner, status, request, remixed_from, created) "
@@ -216,8 +218,9 @@ class Queue(Database):
         with self._writing() as db:
             stopped = db.execute(
                 "UPDATE jobs SET status = 'failed', code = 'cancelled', message = 'cancelled by the user', "
-                "ended = ?, worker = NULL WHERE id = ? AND status IN ('queued', 'in_progress')",
-                (time.time(), job),
+                "ended = ?, ending = ?, reported = ?, worker = NULL "
+                "WHERE id = ? AND status IN ('queued', 'in_progress')",
+                (*self._end(db), job),
             ).rowcount
             if stopped:
                 drop_pictures(db, job)
@@ -225,9 +228,22 @@ class Queue(Database):
         return bool(stopped)
 
     def delete(self, job: str) -> bool:
-        """Forget a job; its files are the caller's."""
+        """Forget a job; its files are the caller's. What a worker leaves of it is removed at the next
+        start."""
         with self._writing() as db:
-            return bool(db.execute("DELETE FROM jobs WHERE id = ?", (job,)).rowcount)
+            if not db.execute("DELETE FROM jobs WHERE id = ?", (job,)).rowcount:
+                return False
+            db.execute("INSERT OR IGNORE INTO deleted VALUES (?)", (job,))
+            return True
+
+    def deleted(self) -> set[str]:
+        """Jobs that are forgotten, and of whose files some may be there."""
+        return {row["job"] for row in self._rows("SELECT job FROM deleted")}
+
+    def bury(self, jobs: Iterable[str]) -> None:
+        """None of their files is there any more, and no worker that could make one."""
+        with self._writing() as db:
+            db.executemany("DELETE FROM deleted WHERE job = ?", [(job,) for job in jobs])
 
     # --- working --------------------------------------------------------------------------------------------------
 
@@ -236,16 +252,16 @@ class Queue(Database):
         waiting = "SELECT 1 FROM jobs WHERE status = 'queued' LIMIT 1"
         if not self._rows(waiting):  # without taking the right to write
             return None
-        now = time.time()
+        now = self.clock.steady()
         with self._writing() as db:
             row = db.execute(
                 """UPDATE jobs SET status = 'in_progress', worker = ?, started = ?, stage = 'text',
-                    stage_started = ?, reported = ?, done = 0, total = 1
+                    claimed = ?, stage_started = ?, reported = ?, done = 0, total = 1
                 WHERE number = (
                     SELECT number FROM jobs LEFT JOIN turns USING (owner) WHERE status = 'queued'
                     ORDER BY COALESCE(served, 0), number LIMIT 1
                 ) RETURNING *""",
-                (worker, now, now, now),
+                (worker, self.clock.wall(), now, now, now),
             ).fetchone()
             if row is None:
                 return None
@@ -259,7 +275,7 @@ class Queue(Database):
 
     def report(self, job: Job, stage: str, done: int, total: int, preview: bytes | None = None) -> None:
         """How far it is; NotThis if the job is no longer `job.worker`'s."""
-        now = time.time()
+        now = self.clock.steady()
         with self._writing() as db:
             changed = db.execute(
                 """UPDATE jobs SET stage_started = CASE WHEN stage = ? THEN stage_started ELSE ? END,
@@ -281,9 +297,9 @@ class Queue(Database):
         request = job.request
         with self._writing() as db:
             changed = db.execute(
-                "UPDATE jobs SET status = 'completed', ended = ?, worker = NULL, bytes = ?, message = NULL "
-                "WHERE id = ? AND worker = ? AND status = 'in_progress'",
-                (time.time(), size, job.id, job.worker),
+                "UPDATE jobs SET status = 'completed', ended = ?, ending = ?, reported = ?, worker = NULL, bytes = ?, "
+                "message = NULL WHERE id = ? AND worker = ? AND status = 'in_progress'",
+                (*self._end(db), size, job.id, job.worker),
             ).rowcount
             if not changed:
                 raise NotThis(f"{job.id} is no longer this worker's")
@@ -298,7 +314,7 @@ class Queue(Database):
                 (
                     *(request.model, request.width, request.height, request.frames),
                     *(request.steps, through, denoise / through),
-                    *(sum(seconds.values()) - denoise, time.time()),
+                    *(sum(seconds.values()) - denoise, self.clock.wall()),
                     *(seconds.get(stage) for stage in LATER),
                 ),
             )
@@ -338,13 +354,17 @@ class Queue(Database):
         changed = 0
         for job in jobs:
             changed += db.execute(
-                "UPDATE jobs SET status = 'failed', code = ?, message = ?, ended = ?, worker = NULL "
-                "WHERE id = ? AND status = 'in_progress' AND worker = COALESCE(?, worker)",
-                (code, message, time.time(), job, worker),
+                "UPDATE jobs SET status = 'failed', code = ?, message = ?, ended = ?, ending = ?, reported = ?, "
+                "worker = NULL WHERE id = ? AND status = 'in_progress' AND worker = COALESCE(?, worker)",
+                (code, message, *self._end(db), job, worker),
             ).rowcount
             drop_pictures(db, job)
             count(db, "jobs_failed", code)
         return changed
+
+    def _end(self, db: sqlite3.Connection) -> tuple[float, int, float]:
+        """When a job ends that does so now, the number of its end, and when that is on the steady clock."""
+        return self.clock.wall(), int(count(db, "endings", "")), self.clock.steady()
 
     # --- workers --------------------------------------------------------------------------------------------------
 
@@ -364,7 +384,7 @@ class Queue(Database):
                 "INSERT INTO workers (name, beat, ready, memory, reserved, busy) VALUES (?, ?, ?, ?, ?, ?) "
                 "ON CONFLICT DO UPDATE SET beat = excluded.beat, ready = excluded.ready, "
                 "memory = excluded.memory, reserved = excluded.reserved, busy = excluded.busy",
-                (worker, time.time(), int(ready), memory, reserved, busy),
+                (worker, self.clock.steady(), int(ready), memory, reserved, busy),
             )
 
     def last_words(self, worker: str, words: str) -> None:
@@ -373,7 +393,7 @@ class Queue(Database):
             db.execute(
                 "INSERT INTO workers (name, beat, ready, words) VALUES (?, ?, 0, ?) "
                 "ON CONFLICT DO UPDATE SET words = excluded.words",
-                (worker, time.time(), words),
+                (worker, self.clock.steady(), words),
             )
 
     def workers(self) -> dict[str, dict[str, Any]]:
@@ -382,7 +402,7 @@ class Queue(Database):
 
     def ready_workers(self) -> int:
         """Those whose model is loaded and who gave a sign of life lately."""
-        since = time.time() - LATELY
+        since = self.clock.steady() - LATELY
         return self._rows("SELECT COUNT(*) AS count FROM workers WHERE ready AND beat > ?", since)[0]["count"]
 
     def steps_per_second(self) -> dict[str, float]:
@@ -403,8 +423,8 @@ class Queue(Database):
         """Jobs that have ended and whose end is to be told now, with how often that was tried in vain."""
         rows = self._rows(
             "SELECT jobs.*, notices.tries AS told FROM jobs JOIN notices ON job = id "
-            "WHERE status IN ('completed', 'failed') AND due <= ? ORDER BY ended LIMIT 100",
-            time.time(),
+            "WHERE status IN ('completed', 'failed') AND wait <= ? ORDER BY ending LIMIT 100",
+            self.clock.steady(),
         )
         records = [dict(row) for row in rows]
         tries = [record.pop("told") for record in records]
@@ -415,9 +435,18 @@ class Queue(Database):
         with self._writing() as db:
             db.execute("DELETE FROM notices WHERE job = ?", (job,))
 
-    def tell_later(self, job: str, due: float) -> None:
+    def tell_later(self, job: str, pause: float) -> None:
+        """It was tried in vain; again after so many seconds."""
         with self._writing() as db:
-            db.execute("UPDATE notices SET tries = tries + 1, due = ? WHERE job = ?", (due, job))
+            query = "UPDATE notices SET tries = tries + 1, due = ?, wait = ? WHERE job = ?"
+            db.execute(query, (self.clock.wall() + pause, self.clock.steady() + pause, job))
+
+    def resume_notices(self, longest: float) -> None:
+        """At a start, when the steady clock may be another one. The wall clock says how long is still to be waited:
+        `longest` seconds at most."""
+        with self._writing() as db:
+            query = "UPDATE notices SET wait = ? + MIN(MAX(due - ?, 0), ?)"
+            db.execute(query, (self.clock.steady(), self.clock.wall(), longest))
 
     # --- looking --------------------------------------------------------------------------------------------------
 
@@ -430,7 +459,7 @@ class Queue(Database):
         oldest = next((row["oldest"] for row in jobs if row["status"] == "queued"), None)
         return {
             "jobs": {row["status"]: row["count"] for row in jobs},
-            "oldest_seconds": time.time() - oldest if oldest else 0.0,
+            "oldest_seconds": max(0.0, self.clock.wall() - oldest) if oldest else 0.0,
             "sums": {(row["name"], row["label"]): row["value"] for row in sums},
         }
 
@@ -468,20 +497,25 @@ class Queue(Database):
         last = rows[0]
         return last, request.size.pixels * request.frames / (last["width"] * last["height"] * last["frames"])
 
-    def ended_after(self, moment: float) -> list[Job]:
-        """Jobs that ended behind that moment, the first to end first."""
-        return self._jobs("WHERE ended > ? ORDER BY ended", moment)
+    def endings(self) -> int:
+        """How many jobs have ended, ever."""
+        rows = self._rows("SELECT value FROM sums WHERE name = 'endings'")
+        return int(rows[0]["value"]) if rows else 0
+
+    def ended_after(self, ending: int) -> list[Job]:
+        """Jobs that ended after the one of that number, the first to end first."""
+        return self._jobs("WHERE ending > ? ORDER BY ending", ending)
 
     def kept(self) -> list[Job]:
         """Completed jobs, the oldest first."""
-        return self._jobs("WHERE status = 'completed' ORDER BY ended")
+        return self._jobs("WHERE status = 'completed' ORDER BY ending")
 
     def ended(self) -> list[tuple[str, float, int]]:
         """Jobs that are completed or failed, by id, the first to end first: when, and the bytes of the clip and of what
         it begins from."""
         rows = self._rows(
             "SELECT id, ended, bytes + COALESCE(LENGTH(content), 0) FROM jobs LEFT JOIN images ON job = id "
-            "WHERE status IN ('completed', 'failed') ORDER BY ended"
+            "WHERE status IN ('completed', 'failed') ORDER BY ending"
         )
         return [tuple(row) for row in rows]
 
@@ -499,7 +533,7 @@ class Queue(Database):
 
     def add_key(self, key: str, name: str, digest: bytes) -> None:
         with self._writing() as db:
-            db.execute("INSERT INTO keys VALUES (?, ?, ?, ?, NULL)", (key, name, digest, time.time()))
+            db.execute("INSERT INTO keys VALUES (?, ?, ?, ?, NULL)", (key, name, digest, self.clock.wall()))
 
     def keyless(self) -> int:
         """How many jobs were made without a key."""
@@ -518,7 +552,7 @@ class Queue(Database):
     def revoke_key(self, key: str) -> bool:
         with self._writing() as db:
             query = "UPDATE keys SET revoked = ? WHERE id = ? AND revoked IS NULL"
-            return bool(db.execute(query, (time.time(), key)).rowcount)
+            return bool(db.execute(query, (self.clock.wall(), key)).rowcount)
 
 
 def as_job(row: sqlite3.Row | dict[str, Any]) -> Job:
@@ -544,8 +578,9 @@ def drop_pictures(db: sqlite3.Connection, job: str) -> None:
     db.execute("UPDATE images SET content = x'' WHERE job = ?", (job,))
 
 
-def count(db: sqlite3.Connection, name: str, label: str, amount: float = 1) -> None:
-    db.execute(
-        "INSERT INTO sums VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET value = value + excluded.value",
+def count(db: sqlite3.Connection, name: str, label: str, amount: float = 1) -> float:
+    """The sum after that."""
+    return db.execute(
+        "INSERT INTO sums VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET value = value + excluded.value RETURNING value",
         (name, label, amount),
-    )
+    ).fetchone()["value"]

@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from linnet import __version__
 from linnet.errors import InvalidInput, one_line
 from linnet.request import Request
 from linnet.serve.clips import file_of, files_bytes, forget, put, remove_files, told
-from linnet.serve.keeper import LOOK, START, Keeper, Member, Patience
+from linnet.serve.clock import Awake
+from linnet.serve.keeper import LOOK, Keeper, Member, Patience, Signs
 from linnet.serve.queue import Given, Job, NotThis, Queue
 from linnet.serve.render import Renderer, RenderSettings
 from linnet.serve.worker import BEAT, IDLE, cause, reserved_bytes, resident_bytes
@@ -131,8 +132,6 @@ class ActorKeeper(Keeper):
                 .remote(self.settings)
             )
             return self.work(hand, name)
-        except GetTimeoutError:
-            return f"gave no sign of life for {self.patience.silence:g} s"
         except RayTaskError as error:
             return f"failed, {cause(error.cause)}"
         except RayError as error:
@@ -144,18 +143,24 @@ class ActorKeeper(Keeper):
     def work(self, hand: Any, name: str) -> str | None:
         """Keep it at work; what is wrong with it, or None if it was asked to go."""
         task, job = hand.warm.remote(), None
-        limit, beat, asked, last = START + self.patience.silence, 0.0, 0.0, Look(memory=0)
-        ready, busy = False, time.time()
+        awake = Awake(self.queue.clock)
+        signs, asked, last = Signs(self.patience, awake), None, Look(memory=0)
+        ready, beat = False, 0.0
+        answered, busy = None, awake()
         while True:
-            now: Look = ray.get(hand.look.remote(last.pictured), timeout=limit)
-            limit = self.patience.silence
-            if time.monotonic() - beat > BEAT:
-                beat = time.monotonic()
-                self.queue.beat(name, ready=ready, memory=now.memory, reserved=now.reserved)
-                if (trouble := self.stalled(busy if task is not None else None)) is not None:
+            look = hand.look.remote(last.pictured)
+            while not ray.wait([look], timeout=LOOK)[0]:
+                if (trouble := signs.trouble(answered, busy if task is not None else None)) is not None:
                     return trouble
+            now: Look = ray.get(look)
+            answered = awake()
             if now.number > last.number:
-                busy = time.time()
+                busy = awake()
+            if (trouble := signs.trouble(answered, busy if task is not None else None)) is not None:
+                return trouble
+            if answered - beat > BEAT:
+                beat = answered
+                self.queue.beat(name, ready=ready, memory=now.memory, reserved=now.reserved)
             if job is not None and now.number > last.number and not self.tell(job, now):
                 hand.stop.remote()
                 job = None
@@ -171,15 +176,15 @@ class ActorKeeper(Keeper):
                     self.deliver(job, result)
                 job = None
             if self.leave.is_set():
-                asked = asked or time.monotonic()
-                if task is None or self.hurry.is_set() or time.monotonic() - asked > self.patience.grace:
+                asked = awake() if asked is None else asked
+                if task is None or self.hurry.is_set() or awake() - asked > self.patience.grace:
                     return None
             elif task is None:
                 job, last = self.queue.claim(name), Look(memory=0)
                 if job is None:
                     time.sleep(IDLE)
                 else:
-                    busy = time.time()
+                    busy = awake()
                     task = hand.render.remote(job.request.to_json(), self.queue.given(job.id))
 
     def tell(self, job: Job, now: Look) -> bool:

@@ -1,13 +1,13 @@
 """What all of the service shares while it runs: the queue, the models, its limits, and how far it has come."""
 
 import shutil
-import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from linnet.serve.clips import remove_files
 from linnet.serve.connections import ConnectionLimits, Connections
+from linnet.serve.expiry import Expiry
 from linnet.serve.journal import Journal
 from linnet.serve.keys import find_owner
 from linnet.serve.models import Models
@@ -44,9 +44,11 @@ class Service:
     streams: Counter[str] = field(default_factory=Counter)  # of events that are followed, by owner
     connections: Connections = field(default_factory=lambda: Connections(ConnectionLimits()))
     outlook: Outlook = field(init=False)
+    expiry: Expiry = field(init=False)
 
     def __post_init__(self) -> None:
         self.outlook = Outlook(self.queue)
+        self.expiry = Expiry(self.queue.clock)
 
     def who(self, key: str | None) -> str | None:
         """The owner whose key it is; None is nobody. While no key is valid, and listening is local, everybody is the
@@ -63,15 +65,14 @@ class Service:
     def make_room(self) -> None:
         """Drop jobs that ended too long ago, and the oldest that take room while all together are over the quota; none
         whose clip somebody read just now."""
-        now = time.time()
         over = self.queue.stored_bytes() - self.quota_bytes if self.quota_bytes else 0
         if self.keep_seconds is None and over <= 0:
             return
-        for job, ended, size in self.queue.ended():
-            late = self.keep_seconds is not None and now - ended > self.keep_seconds
-            if not late and over <= 0:
-                break
-            if not (late or size):
+        jobs, late = self.queue.ended(), set[str]()
+        if self.keep_seconds is not None:
+            late = self.expiry.late([(job, ended) for job, ended, _ in jobs], self.keep_seconds)
+        for job, _, size in jobs:
+            if job not in late and not (over > 0 and size):
                 continue
             with self.readers.keep_out(job) as free:
                 if free:

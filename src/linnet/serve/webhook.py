@@ -75,6 +75,7 @@ class Teller(threading.Thread):
     def __init__(self, webhook: Webhook, queue: Queue) -> None:
         super().__init__(daemon=True)
         self.webhook, self.queue = webhook, queue
+        queue.resume_notices(PAUSES[-1])
         self.leave = threading.Event()
 
     def run(self) -> None:
@@ -100,7 +101,7 @@ class Teller(threading.Thread):
             build_opener(Straight).open(request, timeout=PATIENCE).close()
         except (OSError, ValueError, HTTPException) as error:  # another answer than 2xx, or no HTTP at all
             if tries < len(PAUSES):
-                self.queue.tell_later(job.id, time.time() + PAUSES[tries])
+                self.queue.tell_later(job.id, PAUSES[tries])
                 return
             log.warning("gave up telling of %s: %s", job.id, error)
         self.queue.told(job.id)

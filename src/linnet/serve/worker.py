@@ -42,9 +42,8 @@ class Worker:
         self.queue = Queue(self.data)
         self.renderer = Renderer(settings)
         self.ready = self.leaving = False
-        self.busy: float | None = (
-            time.time()
-        )  # when it last got on with something; None while it waits for a job
+        # When it last got on with something, on the steady clock; None while it waits for a job.
+        self.busy: float | None = self.queue.clock.steady()
 
     # --- signs of life --------------------------------------------------------------------------------------------
 
@@ -73,7 +72,7 @@ class Worker:
         self.ready = True
         while not self.leaving:
             job = self.queue.claim(self.name)
-            self.busy = time.time() if job else None
+            self.busy = self.queue.clock.steady() if job else None
             if job is None:
                 time.sleep(IDLE)
             else:
@@ -111,7 +110,7 @@ class Worker:
             self.insist(lambda: self.queue.fail(job, code, words))
 
     def report(self, job: Job, *what: Any) -> None:
-        self.busy = time.time()
+        self.busy = self.queue.clock.steady()
         self.queue.report(job, *what)
 
     def insist(self, say: Callable[[], None]) -> None:
