@@ -98,8 +98,8 @@ def test_silence_and_standstill_are_noticed_in_time(queue: Queue, hands: Hands) 
         assert look(queue, signs) is None
     for _ in hands.pass_(10.0, 1.0):
         queue.beat("w", ready=True, memory=1, busy=7.0)
-        trouble = look(queue, signs)
-    assert trouble == "got nowhere for 50 s"
+        troubles.append(look(queue, signs))
+    assert troubles[-1] == "got nowhere for 50 s"
 
 
 def deleted(expiry: Expiry, hands: Hands, ended: list[tuple[str, float]], seconds: float) -> set[str]:

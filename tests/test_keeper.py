@@ -91,9 +91,8 @@ def test_a_worker_that_hangs_is_found_out_even_after_its_job_was_cancelled(
     def look() -> None:
         worker.beat()
         its = worker.queue.workers()["w"]
-        for _ in range(2):  # what stands still does so between two looks
-            trouble = signs.trouble(its["beat"], its["busy"])
-        found.append(trouble)
+        signs.trouble(its["beat"], its["busy"])
+        found.append(signs.trouble(its["beat"], its["busy"]))  # what stands still does so between two looks
 
     def hang(self: Renderer, request: Request, path: Path, report: Report, image: Given | None) -> Any:
         worker.queue.cancel(job)
