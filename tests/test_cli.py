@@ -183,7 +183,7 @@ def test_ctrl_c_leaves_no_half_written_file(
     from linnet.pipeline import Pipeline
 
     def decode(self: Any, latents: Any, **settings: Any) -> Any:
-        second = bool(names(here))
+        second = any(here.glob("*.mp4"))
         yield from honest(self, latents, **settings)
         if second:  # while its file is open
             raise KeyboardInterrupt
@@ -243,7 +243,7 @@ def test_a_prompt_that_is_too_long_is_cut_with_a_warning_that_names_the_words(ti
         ([PROMPT, "--device", "abacus"], 'device "abacus": '),
         ([PROMPT, "--threads", "0"], 'threads "0": .*use 1 or more'),
         ([PROMPT, "--output", "clip.avi"], 'output "clip.avi": .*mp4'),
-        ([PROMPT, "--output", "nowhere/clip.mp4"], 'output "nowhere/clip.mp4": '),
+        ([PROMPT, "--output", "-"], 'output "-": is no file'),
         ([PROMPT, "--output", "taken.mp4"], 'output "taken.mp4": .*--overwrite'),
         ([PROMPT, "--like", "taken.mp4"], "taken.mp4.*: "),
         ([PROMPT, "--like", "missing.mp4"], "missing.mp4.*: "),

@@ -1,5 +1,15 @@
-"""`python -m linnet`, the same as `linnet`."""
+"""The command `linnet`, which is `python -m linnet` too."""
 
-from linnet.cli import main
+from linnet.process import prepare
 
-main()
+
+def main() -> None:
+    """Import the command line, which takes a moment, and run it."""
+    prepare()
+    from linnet.cli import main as run
+
+    run()
+
+
+if __name__ == "__main__":
+    main()

@@ -21,6 +21,7 @@ ELSEWHERE = "choose another place"
 MEANINGS: dict[int, tuple[str, str, str]] = {
     errno.ENOSPC: ("cannot be written: the disk is full", f"make room, or {ELSEWHERE}", "make room"),
     errno.EDQUOT: ("cannot be written: the disk quota is used up", f"make room, or {ELSEWHERE}", "make room"),
+    errno.EROFS: ("cannot be written: the file system is read-only", ELSEWHERE, ELSEWHERE),
     errno.ENAMETOOLONG: ("has a name that is too long", "choose a shorter name", "check the path"),
     errno.EEXIST: ("is there already", "choose another name, or --overwrite it", "choose another name"),
     errno.ENOTEMPTY: ("is there already", "choose another name", "choose another name"),
@@ -51,6 +52,20 @@ def path_error(error: Exception, path: Path | str, *, field: str, writing: bool)
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
     problem = problem or f"cannot be {'written' if writing else 'read'} ({reason})"
     return InvalidInput(field, path, problem, when_writing if writing else when_reading)
+
+
+def last_net(error: OSError) -> InvalidInput:
+    """What nobody said who knew whether a file was read or written."""
+    reason = error.strerror or str(error) or type(error).__name__
+    if error.filename is None:
+        try:
+            os.getcwd()  # noqa: PTH109 (`Path.cwd` is the same)
+        except OSError:
+            return InvalidInput("folder", ".", "is gone", "change to another one, and try again")
+        return InvalidInput("system", type(error).__name__, reason, "check the files and folders it is given")
+    path = error.filename if isinstance(error.filename, str | Path) else os.fsdecode(str(error.filename))
+    problem, remedy, _ = MEANINGS.get(error.errno or 0, ("", "check the path", ""))
+    return InvalidInput("file", Path(path), problem or f"cannot be used ({reason})", remedy)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
+from linnet import filesystem, process
 from linnet.errors import InvalidInput, LinnetError, one_line
 
 COMMANDS = {
@@ -66,6 +67,8 @@ class Commands(TyperGroup):
         except UsageError as error:
             place = error.ctx.command_path if error.ctx else "linnet"
             fail(f"error: {one_line(error.format_message()).rstrip('.')}; see `{place} --help`", 2)
+        except (KeyboardInterrupt, typer.Abort):  # before or after the command itself
+            fail("stopped", 130)
         sys.exit(status if isinstance(status, int) else 0)
 
     def invoke(self, ctx: Any) -> Any:
@@ -77,6 +80,8 @@ class Commands(TyperGroup):
             fail(f"error: {error}", 2)
         except LinnetError as error:
             fail(f"error: {one_line(error)}", 1)
+        except OSError as error:  # what no closer place has said of a path
+            fail(f"error: {filesystem.last_net(error)}", 2)
         except (RuntimeError, MemoryError) as error:
             if "torch" not in sys.modules or not device_failed(error):
                 raise
@@ -119,4 +124,9 @@ def linnet(
 
 def main() -> None:
     """Run the command that was typed, and exit with its status."""
-    get_command(app).main(prog_name="linnet")
+    process.prepare()
+    try:
+        get_command(app).main(prog_name="linnet")
+    finally:
+        if problem := process.unwritten():
+            fail(f'error: output "standard output": cannot be written ({problem}); send it elsewhere', 1)

@@ -10,6 +10,7 @@ import typer
 from linnet.cli import fail
 from linnet.cli.options import Anyway, Model, Weights, WorkerRam, WorkerVram, option, whole
 from linnet.cli.terminal import bars, note
+from linnet.filesystem import check_folder, make_folder
 
 if TYPE_CHECKING:
     from linnet.serve.batch import Count
@@ -71,7 +72,8 @@ def batch(
         watched=False,
     )
     crew.check_budget()
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out, field="out")
+    check_folder(out, field="out")
     with alone(out / ".linnet"):
         work = Batch(lines, spec, crew, out)
         try:

@@ -33,7 +33,7 @@ def doctor(
         words += [f"{facts['threads']} threads"] if device["device"] == "cpu" else []
         words += ["used by default"] if index == 0 else []
         rows.append((device["device"], ", ".join(words)))
-    rows.append(("cache", f"{facts['cache']['folder']}, {format_bytes(facts['cache']['free_bytes'])} free"))
+    rows.append(("cache", cache_words(**facts["cache"])))
     rows += [(model["model"], verdict(model)) for model in facts["models"]]
     width = max(len(name) for name, _ in rows)
     for name, words in rows:
@@ -49,6 +49,12 @@ def verdict(model: dict[str, Any]) -> str:
     )
     here = "" if model["installed"] else f"; not here: `linnet pull {model['model']}`"
     return f"{fit} ({needs}){here}"
+
+
+def cache_words(folder: str | None, free_bytes: int | None) -> str:
+    if folder is None:
+        return "none: this user has no home folder, and HF_HOME is not set"
+    return f"{folder}, {'may not be entered' if free_bytes is None else f'{format_bytes(free_bytes)} free'}"
 
 
 def bytes_or_unknown(count: int | None) -> str:

@@ -2,6 +2,7 @@
 
 import platform
 import shutil
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 
 from linnet import __version__
 from linnet.catalog import CATALOG, ModelSpec
+from linnet.filesystem import nearest_folder
 from linnet.geometry import format_seconds, seconds_of
 from linnet.plan.choose import longest
 from linnet.plan.memory import LINUM_V2, shape_of
@@ -28,7 +30,6 @@ def doctor() -> dict[str, Any]:
     chosen = resolve_device()
     names = list(dict.fromkeys([chosen, *devices()]))
     dtype = default_dtype(chosen)
-    cache = hub_cache()
     return {
         "linnet": __version__,
         "python": platform.python_version(),
@@ -44,7 +45,7 @@ def doctor() -> dict[str, Any]:
             }
             for name in names
         ],
-        "cache": {"folder": str(cache), "free_bytes": shutil.disk_usage(nearest(cache)).free},
+        "cache": cache_facts(hub_cache()),
         "models": [found for spec in CATALOG.values() if (found := fits(spec, chosen, dtype))],
     }
 
@@ -61,9 +62,13 @@ def installed(package: str) -> str | None:
         return None
 
 
-def nearest(path: Path) -> Path:
-    """The path or the closest folder above it that exists."""
-    return next(place for place in (path, *path.parents) if place.is_dir())
+def cache_facts(folder: Path | None) -> dict[str, Any]:
+    """Where pulled models lie, None for a user without a home folder; and the bytes that are free there, None where the
+    folder may not be entered."""
+    free = None
+    with suppress(OSError):
+        free = shutil.disk_usage(nearest_folder(folder / "hub")).free if folder else None
+    return {"folder": str(folder) if folder else None, "free_bytes": free}
 
 
 def fits(spec: ModelSpec, device: str, dtype: torch.dtype) -> dict[str, Any] | None:

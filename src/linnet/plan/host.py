@@ -94,11 +94,15 @@ def processors(folder: Path) -> float | None:
     return share if share > 0 else None
 
 
-def cache_folder(environment: Mapping[str, str] = os.environ) -> Path:
-    """Where linnet keeps what it can make again: LINNET_CACHE, else `linnet` in the user's cache folder."""
-    if own := environment.get("LINNET_CACHE"):
-        return Path(own).expanduser()
-    return Path(environment.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "linnet"
+def cache_folder(environment: Mapping[str, str] = os.environ) -> Path | None:
+    """Where linnet keeps what it can make again: LINNET_CACHE, else `linnet` in the user's cache folder; None for a
+    user without a home folder who names none."""
+    own = environment.get("LINNET_CACHE")
+    try:
+        folder = Path(own or environment.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    except RuntimeError:
+        return None
+    return folder if own else folder / "linnet"
 
 
 def may_have_gpu(devices: Path = Path("/dev")) -> bool:

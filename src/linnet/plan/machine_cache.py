@@ -13,12 +13,15 @@ from linnet.plan.host import cache_folder
 
 def recall(name: str, key: str, folder: Path | None = None) -> Any:
     """What was kept under the key in the file of that name; None if nothing was, or the file is spoilt."""
-    return read(place_of(name, folder)).get(key)
+    place = place_of(name, folder)
+    return read(place).get(key) if place else None
 
 
 def keep(name: str, key: str, value: Any, folder: Path | None = None) -> None:
     """Keep a JSON value, if the disk lets it."""
     place = place_of(name, folder)
+    if place is None:
+        return
     with suppress(OSError):
         place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle, part = mkstemp(dir=place.parent, suffix=".part")
@@ -35,5 +38,7 @@ def read(place: Path) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def place_of(name: str, folder: Path | None) -> Path:
-    return (folder or cache_folder()) / f"{name}.json"
+def place_of(name: str, folder: Path | None) -> Path | None:
+    """None where there is no folder to keep things in."""
+    folder = folder or cache_folder()
+    return folder / f"{name}.json" if folder else None

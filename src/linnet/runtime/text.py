@@ -86,7 +86,8 @@ class TextStates:
 
     @cached_property
     def _disk(self) -> TextCache | None:
-        if self.small or not self.cache:
+        folder = cache_folder()
+        if self.small or not self.cache or folder is None:
             return None
         # The last bits depend on these, and the same request shall give the same bytes.
         way = [
@@ -97,7 +98,7 @@ class TextStates:
             torch.__version__,
         ]
         maker = " ".join(map(str, [fingerprint(shards(self.files)), *way]))
-        return TextCache(folder=cache_folder() / "text", maker=maker)
+        return TextCache(folder=folder / "text", maker=maker)
 
     def _encode(
         self, prompts: Sequence[Int[Tensor, "1 _"]], watch: Callable[[int, int], None]

@@ -2,11 +2,12 @@
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from linnet.catalog import CATALOG, SEEDLING, ModelSpec
-from linnet.errors import WeightsError
+from linnet.errors import InvalidInput, WeightsError
 from linnet.weights.files import absent, files_under, read_header, shards
 
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
@@ -143,7 +144,7 @@ def missing_parts(spec: ModelSpec, folder: Path) -> tuple[str, ...]:
         try:
             if missing_file(part, folder / relative):
                 missing.append(relative)
-        except WeightsError:  # a damaged index
+        except (WeightsError, OSError):  # a damaged index, or a folder that may not be entered
             missing.append(relative)
     return tuple(missing)
 
@@ -167,34 +168,50 @@ def folders_of(spec: ModelSpec) -> list[Path]:
     was pulled last by name first, then the newest."""
     if spec.repository is None:
         return [Path(__file__).parent.parent / spec.name]
-    repository = repository_folder(spec.repository)
-    try:
+    if (cache := hub_cache()) is None:
+        return []
+    repository = cache / folder_name(spec.repository)
+    current = ""
+    with suppress(OSError, UnicodeDecodeError):
         current = (repository / "refs" / "main").read_text("utf-8").strip()
-        snapshots = [path for path in (repository / "snapshots").iterdir() if path.is_dir()]
-    except FileNotFoundError:
-        current = ""
-        snapshots = list((repository / "snapshots").glob("*/"))
-    return sorted(snapshots, key=lambda path: (path.name != current, -path.stat().st_mtime, path.name))
+    try:
+        times = {path: path.stat().st_mtime for path in (repository / "snapshots").iterdir() if path.is_dir()}
+    except OSError:  # absent, or another user's: then it counts as empty
+        return []
+    return sorted(times, key=lambda path: (path.name != current, -times[path], path.name))
 
 
 def repository_folder(repository: str) -> Path:
-    """Of a model repository inside the Hub's cache."""
-    return hub_cache() / f"models--{repository.replace('/', '--')}"
+    """Of a model repository inside the Hub's cache; InvalidInput if there is no place for one."""
+    if (cache := hub_cache()) is None:
+        raise InvalidInput(
+            "cache", "~", "is nowhere: this user has no home folder", "set HF_HOME to a folder"
+        )
+    return cache / folder_name(repository)
 
 
-def hub_cache(environment: Mapping[str, str] = os.environ) -> Path:
-    """The Hub's cache, by huggingface_hub's rules, without importing it (half a second)."""
+def folder_name(repository: str) -> str:
+    return f"models--{repository.replace('/', '--')}"
+
+
+def hub_cache(environment: Mapping[str, str] = os.environ) -> Path | None:
+    """The Hub's cache, by huggingface_hub's rules, without importing it (half a second); None for a user without a home
+    folder who names none."""
     for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
         if value := environment.get(name):
             return expand(value)
-    if home := environment.get("HF_HOME"):
-        return expand(home) / "hub"
-    cache = environment.get("XDG_CACHE_HOME") or "~/.cache"
-    return expand(cache) / "huggingface" / "hub"
+    home = environment.get("HF_HOME")
+    folder = expand(home or environment.get("XDG_CACHE_HOME") or "~/.cache")
+    if folder is None:
+        return None
+    return folder / "hub" if home else folder / "huggingface" / "hub"
 
 
-def expand(path: str) -> Path:
-    return Path(os.path.expandvars(path)).expanduser()
+def expand(path: str) -> Path | None:
+    try:
+        return Path(os.path.expandvars(path)).expanduser()
+    except RuntimeError:  # no home folder
+        return None
 
 
 def remedy_for(spec: ModelSpec) -> str:
