@@ -12,6 +12,7 @@ from linnet.cli import app
 from linnet.request import make_request
 from linnet.serve.alone import alone
 from linnet.serve.database import MIGRATIONS
+from linnet.serve.keys import make_key
 from linnet.serve.queue import Queue
 
 
@@ -79,6 +80,45 @@ def test_keys_are_made_and_read_where_they_belong(tmp_path: Path) -> None:
     assert run("keys", "add", "ann", "--data", data).startswith("linnet_")
     for path in data.iterdir():
         assert path.stat().st_mode & 0o077 == 0
+
+
+COMMANDS = {
+    "serve": ("serve", "--data"),
+    "backup": ("serve", "backup", "copy", "--data"),
+    "recover": ("serve", "recover"),
+    "list": ("keys", "list", "--data"),
+    "add": ("keys", "add", "ann", "--data"),
+    "revoke": ("keys", "revoke", "x", "--data"),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_folder_that_cannot_be_used_is_said_in_one_line(tmp_path: Path, command: str) -> None:
+    words = COMMANDS[command]
+    file, damaged, odd = tmp_path / "file", tmp_path / "damaged", tmp_path / "odd"
+    file.write_text("not a folder")
+    refusal(*words, file)
+    refusal(*words, file / "below")
+    assert file.read_text() == "not a folder"
+    (odd / "linnet.db").mkdir(parents=True)
+    damaged.mkdir()
+    (damaged / "linnet.db").write_bytes(b"no database" * 1000)
+    if command != "recover":
+        refusal(*words, odd)
+        assert "is damaged (file is not a database); restore a backup" in refusal(*words, damaged)
+    else:
+        assert run(*words, damaged).strip() == str(damaged)
+        assert run("keys", "list", "--json", "--data", damaged) == ""
+
+
+def test_a_key_has_a_name_of_one_line(tmp_path: Path) -> None:
+    for name in ("ann\nbob", "ann\tbob", "ann\x1b[2J", "ann\u200b"):
+        assert "cannot be shown" in refusal("keys", "add", name, "--data", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    make_key(Queue(tmp_path), "ann\nbob\tcarol")  # as an earlier version let it be
+    head, row = run("keys", "list", "--data", tmp_path).splitlines()
+    assert row.split("\t")[1] == "ann bob carol"
+    assert len(row.split("\t")) == len(head.split("\t"))
 
 
 def test_a_new_key_inherits_from_one_that_is_revoked(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ processes of the same number.
 
 import errno
 import os
+import re
 import secrets
 import shutil
 import time
@@ -40,6 +41,7 @@ NO_LINKS = {
     errno.EINVAL,
 }
 ABANDONED = 3600  # seconds since the last write to a file that nobody is going to finish
+PART = re.compile(r"\.(.+)\.(\d+)\.[0-9a-f]{8}\.part", re.DOTALL)  # see `temporary_name`
 SHORT = 48  # bytes of a temporary name beside a name that is shorter; every file system takes so many
 
 
@@ -150,6 +152,13 @@ def temporary_name(path: Path) -> Path:
     return path.absolute().parent / f".{head}{tail}"
 
 
+def writer_of(part: Path) -> tuple[str, int] | None:
+    """How the name begins that a file of `temporary_name` was to have, and the process that writes it; None for any
+    other file."""
+    found = PART.fullmatch(part.name)
+    return (found[1], int(found[2])) if found else None
+
+
 def create(path: Path) -> Path:
     """An empty file for `path`'s contents until they are complete, which nobody else has; OSError if there can be
     none."""
@@ -229,12 +238,26 @@ def flush_folder(folder: Path) -> None:
 
 
 def sweep(folder: Path, pattern: str = ".*.part") -> None:
-    """Remove what killed processes began to write in the folder."""
+    """Remove what killed processes began to write in the folder, under the names that `temporary_name` gives alone. A
+    process of that number that lives here may be its writer; elsewhere, on a volume that is shared, only the time since
+    the last write can tell."""
     for part in folder.glob(pattern):
         with suppress(OSError):
             files = [part, *part.rglob("*")]
-            if time.time() - max(file.lstat().st_mtime for file in files) > ABANDONED:
+            late = time.time() - max(file.lstat().st_mtime for file in files) > ABANDONED
+            if late and (writer := writer_of(part)) and not lives(writer[1]):
                 remove(part)
+
+
+def lives(process: int) -> bool:
+    """Whether there is a process of that number on this machine."""
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def remove(path: Path) -> None:

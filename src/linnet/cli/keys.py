@@ -1,9 +1,11 @@
 """`linnet keys`"""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +13,9 @@ from linnet.cli.options import option
 from linnet.cli.serve import DATA
 from linnet.cli.terminal import note, print_table
 from linnet.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from linnet.serve.queue import Queue
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Say who may use the server.")
 
@@ -27,27 +32,29 @@ def add(
     ] = None,
 ) -> None:
     """Make a key and print it, this once."""
-    from linnet.serve.backup import open_beside
     from linnet.serve.keys import make_key
-    from linnet.serve.queue import Queue
 
     if not name.strip():
         raise InvalidInput("name", name, "is empty", "say whose key it is")
-    data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    queue = open_beside(data) if (data / "linnet.db").exists() else Queue(data)
-    if inherit is not None and not any(key["id"] == inherit and key["revoked"] for key in queue.all_keys()):
-        raise InvalidInput("inherit", inherit, "is no revoked key's id", "see `linnet keys list`")
-    identity, key = make_key(queue, name)
-    if inherit is not None:
-        note(f"videos of the key {inherit} that are now its own: {queue.adopt(identity, of=inherit)}")
-    if adopt:
-        note(f"videos that were made without a key and are now its own: {queue.adopt(identity)}")
-    elif hidden := queue.keyless():
-        note(
-            f"videos that were made without a key, which it cannot see: {hidden}; a key made with --adopt owns them"
-        )
-    note(f"key {identity} of {name}; only a hash of it is kept, so keep it well:")
-    print(key)
+    if not name.isprintable():
+        problem = "has a line break or another character that cannot be shown"
+        raise InvalidInput("name", name, problem, "leave it out")
+    with opened(data, new=True) as queue:
+        if inherit is not None and not any(
+            key["id"] == inherit and key["revoked"] for key in queue.all_keys()
+        ):
+            raise InvalidInput("inherit", inherit, "is no revoked key's id", "see `linnet keys list`")
+        identity, key = make_key(queue, name)
+        if inherit is not None:
+            note(f"videos of the key {inherit} that are now its own: {queue.adopt(identity, of=inherit)}")
+        if adopt:
+            note(f"videos that were made without a key and are now its own: {queue.adopt(identity)}")
+        elif hidden := queue.keyless():
+            note(
+                f"videos that were made without a key, which it cannot see: {hidden}; a key made with --adopt owns them"
+            )
+        note(f"key {identity} of {name}; only a hash of it is kept, so keep it well:")
+        print(key)
 
 
 @app.command("list")
@@ -56,9 +63,8 @@ def list_keys(
     as_json: Annotated[bool, option("json", "Print one JSON line a key.")] = False,
 ) -> None:
     """Show whose keys there are, and which are revoked."""
-    from linnet.serve.backup import open_beside
-
-    keys = open_beside(data).all_keys()
+    with opened(data) as queue:
+        keys = queue.all_keys()
     for key in keys:
         key.pop("hash")
     if as_json:
@@ -78,11 +84,29 @@ def revoke(
     data: Data = DATA,
 ) -> None:
     """Make a key worthless, at once."""
-    from linnet.serve.backup import open_beside
-
-    if not open_beside(data).revoke_key(key):
-        raise InvalidInput("key", key, "is no valid key's id", "see `linnet keys list`")
+    with opened(data) as queue:
+        if not queue.revoke_key(key):
+            raise InvalidInput("key", key, "is no valid key's id", "see `linnet keys list`")
     note(f"{key} is revoked")
+
+
+@contextmanager
+def opened(data: Path, *, new: bool = False) -> Iterator["Queue"]:
+    """The queue of that folder, which is made if it may be `new`."""
+    from linnet.serve.alone import make_data_folder
+    from linnet.serve.backup import open_beside
+    from linnet.serve.database import explained
+    from linnet.serve.queue import Queue
+    from linnet.serve.recover import check_present
+
+    path = data / "linnet.db"
+    with explained(path):
+        if new and not path.exists():
+            make_data_folder(data)
+            check_present(data)
+            yield Queue(data)
+        else:
+            yield open_beside(data)
 
 
 def day(seconds: float) -> str:

@@ -8,6 +8,7 @@ from typer.core import TyperGroup
 
 from linnet.cli.options import Weights, WorkerRam, WorkerVram, number, option, whole
 from linnet.cli.terminal import note
+from linnet.errors import InvalidInput
 
 DATA = Path("linnet-data")
 
@@ -58,6 +59,9 @@ def serve(
     quota: Annotated[
         float | None, number("quota", "Most gigabytes of clips; the oldest go.", above=0)
     ] = None,
+    adopt_files: Annotated[
+        bool, option("adopt-files", "Take in clips in --data that its database does not know.")
+    ] = False,
     webhook: Annotated[
         str | None,
         option("webhook", "Told, signed, of each job that ends; the secret is in --data.", metavar="URL"),
@@ -121,6 +125,7 @@ def serve(
             limits=Limits(jobs=jobs, jobs_per_owner=jobs_per_key),
             longest_seconds=longest,
             keep_days=keep_days,
+            adopt_files=adopt_files,
             quota_bytes=int(quota * 1e9) if quota is not None else None,
             client_timeout=client_timeout,
         )
@@ -138,3 +143,28 @@ def backup(
     clips = copy(data, target)
     note(f"{clips} clips and all jobs are in {target}; `linnet serve --data {target}` goes on from there")
     print(target)
+
+
+@app.command()
+def recover(
+    data: Annotated[
+        Path, typer.Argument(help="The folder that is given as --data.", metavar="DIR", show_default=False)
+    ],
+) -> None:
+    """Rebuild a lost or damaged database from the clips.
+
+    Each clip carries its request. Jobs that were not done are lost; a damaged database is kept under another name.
+    """
+    from linnet.serve.alone import alone
+    from linnet.serve.recover import recover as rebuild
+
+    if not data.is_dir():
+        raise InvalidInput("data", data, "is not a folder", "name the --data of `linnet serve`")
+    with alone(data):
+        found = rebuild(data)
+    note(f"clips that have jobs again: {found.clips}; keys: {found.keys}")
+    if found.left:
+        note(f"files that are left as they were, since they hold no clip of linnet's: {len(found.left)}")
+    if found.aside is not None:
+        note(f"the damaged database is {found.aside}")
+    print(data)

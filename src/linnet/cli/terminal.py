@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from linnet.errors import one_line
 from linnet.wording import format_bytes as format_bytes
 
 Show = Callable[[str, str, float, float], None]
@@ -22,6 +23,7 @@ def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.text import Text
 
     console = Console(highlight=False)
+    rows = [[one_line(cell) for cell in row] for row in rows]
     if not console.is_terminal:
         for row in [heads, *rows]:
             print("\t".join(row))

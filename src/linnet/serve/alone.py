@@ -1,34 +1,76 @@
 """One at a time."""
 
+import errno
 import fcntl
+import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from linnet.errors import InvalidInput
+from linnet.filesystem import reading, writing
 
 
 @contextmanager
 def alone(data: Path) -> Iterator[None]:
     """Nobody else may use the folder meanwhile; the lock goes with the process, however it ends."""
-    data.mkdir(parents=True, exist_ok=True)
-    with (data / "lock").open("w") as lock:
+    make_data_folder(data)
+    with writing(data, "data"):
+        lock = open_lock(data, os.O_RDWR | os.O_CREAT)
+    try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             problem = "is in use by another linnet"
             raise InvalidInput("data", data, problem, "stop that one, or give another folder") from None
-        data.chmod(0o700)
         yield
+    finally:
+        os.close(lock)
+
+
+def make_data_folder(data: Path) -> None:
+    """One that is made here is its owner's alone; one that is there keeps its mode."""
+    with writing(data, "data"):
+        if data.exists() and not data.is_dir():
+            raise InvalidInput("data", data, "is not a folder", "name a folder, or one that is to be made")
+        data.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 def is_used(data: Path) -> bool:
     """Whether somebody has the folder alone just now."""
+    with reading(data, "data"):
+        try:
+            lock = open_lock(data, os.O_RDONLY)
+        except FileNotFoundError:
+            return False
     try:
-        with (data / "lock").open() as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:
         return True
+    finally:
+        os.close(lock)
     return False
+
+
+def open_lock(data: Path, flags: int) -> int:
+    """Its descriptor. The file stays as it is, and a link is not followed: who may write to the folder could have made
+    it point to any file of ours."""
+    path = data / "lock"
+    remedy = "remove it; linnet makes its own"
+    try:
+        lock = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise
+        what = "a symbolic link" if error.errno == errno.ELOOP else "not a file"
+        raise InvalidInput("lock", path, f"is {what}", remedy) from None
+    if not stat.S_ISREG(os.fstat(lock).st_mode):
+        os.close(lock)
+        raise InvalidInput("lock", path, "is not a file", remedy)
+    return lock
+
+
+def is_open_to_others(data: Path) -> bool:
+    """Whether other users of the machine can look into the folder."""
+    return bool(data.stat().st_mode & 0o077)

@@ -7,8 +7,8 @@ from pathlib import Path
 from linnet.errors import InvalidInput
 from linnet.filesystem import temporary_name, writing
 from linnet.serve.alone import is_used
-from linnet.serve.clips import KINDS, clips_folder, file_of
-from linnet.serve.database import MIGRATIONS, version_of
+from linnet.serve.clips import KINDS, file_of, make_folder
+from linnet.serve.database import MIGRATIONS, explained, version_of
 from linnet.serve.queue import Queue
 from linnet.serve.webhook import SECRET_FILE
 
@@ -31,11 +31,12 @@ def backup(data: Path, target: Path) -> int:
     `target` appears when it is complete. A clip that is deleted meanwhile is missing from the copy, and its job too.
     """
     queue = open_beside(data)
+    queue.refuse_damage()
     if target.exists():
         raise InvalidInput("backup", target, "is there already", "choose another name")
     part = temporary_name(target)
     try:
-        with writing(target, "backup"):
+        with explained(queue.path), writing(target, "backup"):
             clips = fill(part, data, queue)
             part.rename(target)
     finally:
@@ -45,8 +46,9 @@ def backup(data: Path, target: Path) -> int:
 
 def fill(part: Path, data: Path, queue: Queue) -> int:
     """Copy into `part`; how many clips."""
-    clips_folder(part).mkdir(parents=True)
-    part.chmod(0o700)
+    part.parent.mkdir(parents=True, exist_ok=True)
+    part.mkdir(mode=0o700)
+    make_folder(part)
     queue.backup(part / "linnet.db")
     copy = Queue(part)
     for job in copy.kept():

@@ -1,14 +1,20 @@
 """The files of the jobs, each named after the id that the queue gave its job."""
 
 import errno
+import re
 import sqlite3
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from linnet.errors import InvalidInput
-from linnet.filesystem import complete, remove
+from linnet.filesystem import complete, writer_of, writing
 from linnet.serve.queue import Queue
 
 KINDS = {"video": ".mp4", "thumbnail": ".webp", "spritesheet": ".jpg"}
+JOB = "video_[0-9a-f]{32}"  # the ids that the queue gives
+FILE = re.compile(rf"({JOB})\.(?:mp4|webp|jpg)")
+BEGINNING = 20  # letters of a job's id, at least, in the name of a file that is half-written
 
 
 def clips_folder(data: Path) -> Path:
@@ -25,9 +31,39 @@ def files_bytes(data: Path, job: str) -> int:
     return sum(file.stat().st_size for file in files if file.exists())
 
 
+def make_folder(data: Path) -> None:
+    """That of the clips, for its owner alone if it is made here."""
+    with writing(data, "data"):
+        clips_folder(data).mkdir(mode=0o700, exist_ok=True)
+
+
 def remove_files(data: Path, job: str) -> None:
     for variant in KINDS:
-        file_of(data, job, variant).unlink(missing_ok=True)
+        with suppress(FileNotFoundError, IsADirectoryError):  # a folder is not linnet's
+            file_of(data, job, variant).unlink()
+
+
+def half_written(data: Path) -> Iterator[tuple[Path, str, int]]:
+    """Files of jobs that are not complete: how the job's id begins, and the process that writes it."""
+    for path in clips_folder(data).glob(".video_*.part"):
+        writer = writer_of(path)
+        if writer and not path.is_dir() and len(job := writer[0].partition(".")[0]) >= BEGINNING:
+            yield path, job, writer[1]
+
+
+def remove_half_written(data: Path, process: int) -> None:
+    """What a process of ours, which has ended, left."""
+    for path, _, writer in half_written(data):
+        if writer == process:
+            path.unlink(missing_ok=True)
+
+
+def strangers(data: Path, jobs: set[str]) -> list[Path]:
+    """Files under names of linnet's that belong to none of these jobs."""
+    if not clips_folder(data).is_dir():
+        return []
+    found = ((path, FILE.fullmatch(path.name)) for path in sorted(clips_folder(data).iterdir()))
+    return [path for path, match in found if match and match[1] not in jobs]
 
 
 def forget(data: Path, queue: Queue, job: str) -> None:
@@ -60,10 +96,14 @@ def is_full(error: BaseException | None) -> bool:
 
 
 def tidy(data: Path, queue: Queue) -> None:
-    """Remove what nobody will ask for: files half-written when all was killed, and files of deleted jobs."""
-    folder = clips_folder(data)
-    folder.mkdir(exist_ok=True)
-    known = {f"{job}{ending}" for job in queue.ids() for ending in KINDS.values()}
-    for path in folder.iterdir():
-        if path.name not in known and path.name.startswith((".video_", "video_")):
-            remove(path)
+    """At a start, when no worker is left: remove the files of deleted jobs, and what was half-written for any job. What
+    is not known to be so stays, whoever made it."""
+    make_folder(data)
+    deleted = queue.deleted()
+    ours = deleted | queue.ids()
+    for job in deleted:
+        remove_files(data, job)
+    for path, beginning, _ in half_written(data):
+        if any(job.startswith(beginning) for job in ours):
+            path.unlink(missing_ok=True)
+    queue.bury(deleted)

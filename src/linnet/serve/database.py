@@ -3,11 +3,11 @@
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from linnet.errors import InvalidInput
+from linnet.errors import InvalidInput, LinnetError
 from linnet.serve.clock import Clock
 
 SPARE = 256  # empty pages, of 4 kB, that the file may keep for what comes
@@ -137,7 +137,8 @@ class Database:
         self.folder, self.clock = folder, clock
         self.path = folder / "linnet.db"
         self._own = threading.local()
-        migrate(self._connection, self.path)
+        with explained(self.path):
+            migrate(self._connection, self.path)
 
     @property
     def _connection(self) -> sqlite3.Connection:
@@ -162,6 +163,13 @@ class Database:
             f"{row[0]} refers to nothing" for row in self._rows("PRAGMA foreign_key_check")
         ]
 
+    def refuse_damage(self) -> None:
+        """InvalidInput if a page of it cannot be read, or does not fit the others."""
+        with explained(self.path):
+            found = self._rows("PRAGMA quick_check(1)")[0][0]
+        if found != "ok":
+            raise damaged(self.path, found)
+
     def shrink(self) -> None:
         """Give room that deleted jobs had back to the disk, once it is worth it. A file of before this was done is
         written anew, once, which takes as much room again meanwhile."""
@@ -184,6 +192,32 @@ class Database:
             self._connection.backup(copy)
         finally:
             copy.close()
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """What SQLite says of the file, said in one line: InvalidInput, or LinnetError for what may pass by itself."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        kind = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF  # without the details above it
+        if kind in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            raise damaged(path, str(error)) from error
+        if kind in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
+            remedy = "check the permissions of the file and its folder, or give another folder"
+            raise InvalidInput("data", path, f"cannot be written ({error})", remedy) from error
+        if kind in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+            raise LinnetError(f'data "{path}": {error}; make room on its disk, or check the disk') from error
+        if kind in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise LinnetError(f'data "{path}": is in use by another program; try again later') from error
+        raise
+
+
+def damaged(path: Path, how: str) -> InvalidInput:
+    remedy = (
+        f"restore a backup, or run `linnet serve recover {path.parent}`, which rebuilds it from the clips"
+    )
+    return InvalidInput("data", path, f"is damaged ({how})", remedy)
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -216,11 +250,8 @@ def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
 
 def version_of(path: Path) -> int:
     """Without bringing it up to date."""
-    connection = sqlite3.connect(path, timeout=WAIT)
-    try:
+    with explained(path), closing(sqlite3.connect(path, timeout=WAIT)) as connection:
         return connection.execute("PRAGMA user_version").fetchone()[0]
-    finally:
-        connection.close()
 
 
 def migrate(connection: sqlite3.Connection, path: Path) -> None:

@@ -14,8 +14,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from linnet.media import remove
-from linnet.serve.clips import clips_folder
+from linnet.serve.clips import remove_half_written
 from linnet.serve.clock import Awake
 from linnet.serve.queue import Queue
 from linnet.serve.render import RenderSettings
@@ -133,8 +132,7 @@ class ProcessKeeper(Keeper):
         finally:
             process.kill()  # nothing, if it has ended
             process.wait()
-            for part in clips_folder(self.data).glob(f".*.{process.pid}.*.part"):
-                remove(part)
+            remove_half_written(self.data, process.pid)
 
     def watch(self, process: subprocess.Popen[bytes], name: str) -> str | None:
         """Until it has ended, or should; why, as `keep_one` has it."""

@@ -245,6 +245,28 @@ class Queue(Database):
         with self._writing() as db:
             db.executemany("DELETE FROM deleted WHERE job = ?", [(job,) for job in jobs])
 
+    def restore(
+        self,
+        job: str,
+        request: Request,
+        *,
+        owner: str,
+        remixed_from: str | None,
+        times: tuple[float, float, float],
+        size: int,
+        begins: Given | None,
+    ) -> None:
+        """A completed job whose clip is there, though its record was lost. `times`: created, started, ended."""
+        with self._writing() as db:
+            db.execute(
+                "INSERT INTO jobs (id, owner, status, request, remixed_from, created, started, ended, ending, bytes) "
+                "VALUES (?, ?, 'completed', ?, ?, ?, ?, ?, ?, ?)",
+                (job, owner, json.dumps(request.to_json()), remixed_from, *times, self._end(db)[1], size),
+            )
+            if begins is not None:
+                query = "INSERT INTO images (job, content, fit, strength) VALUES (?, ?, ?, ?)"
+                db.execute(query, (job, *begins))
+
     # --- working --------------------------------------------------------------------------------------------------
 
     def claim(self, worker: str) -> Job | None:
@@ -534,6 +556,11 @@ class Queue(Database):
     def add_key(self, key: str, name: str, digest: bytes) -> None:
         with self._writing() as db:
             db.execute("INSERT INTO keys VALUES (?, ?, ?, ?, NULL)", (key, name, digest, self.clock.wall()))
+
+    def restore_key(self, *key: Any) -> None:
+        """Id, name, hash, when it was made and when revoked, as another database had them."""
+        with self._writing() as db:
+            db.execute("INSERT OR IGNORE INTO keys VALUES (?, ?, ?, ?, ?)", key)
 
     def keyless(self) -> int:
         """How many jobs were made without a key."""

@@ -25,15 +25,17 @@ from types import FrameType
 import uvicorn
 
 from linnet.errors import InvalidInput
-from linnet.serve.alone import alone
+from linnet.serve.alone import alone, is_open_to_others
 from linnet.serve.app import create_app
-from linnet.serve.clips import tidy
+from linnet.serve.clips import clips_folder, strangers, tidy
 from linnet.serve.connections import ConnectionLimits, Connections, most_connections
 from linnet.serve.crew import Crew
+from linnet.serve.database import explained
 from linnet.serve.journal import Journal
 from linnet.serve.keeper import Member
 from linnet.serve.models import Models
 from linnet.serve.queue import Limits, Queue
+from linnet.serve.recover import Recovered, adopt, check_present, recover
 from linnet.serve.service import Service
 from linnet.serve.webhook import Teller, open_webhook
 
@@ -45,7 +47,8 @@ TIDY = 30.0  # seconds between two looks for clips that are past their time
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """`name`: that of the proxy in front. `webhook`: where to tell of jobs that ended. `fetches`: images that clients
-    name by their address are fetched. `keep_days` and `quota_bytes` bound what is kept. `log_prompts`: the log
+    name by their address are fetched. `keep_days` and `quota_bytes` bound what is kept. `adopt_files`: clips that the
+    database does not know are taken into it. `log_prompts`: the log
     tells what was asked. `client_timeout`: seconds that a client is waited for, see ConnectionLimits."""
 
     data: Path
@@ -59,6 +62,7 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
     longest_seconds: float | None = None
     keep_days: float | None = None
+    adopt_files: bool = False
     quota_bytes: int | None = None
     reserve_bytes: int = 200 * 2**20
     client_timeout: float = 30.0
@@ -68,8 +72,9 @@ def serve(settings: Settings) -> None:
     """Until SIGTERM or Ctrl-C."""
     local = is_local(settings.host) and settings.name is None
     name = None if settings.name is None else plain_name(settings.name)
-    with alone(settings.data), ExitStack() as doors:
-        queue = Queue(settings.data)
+    speak()
+    with alone(settings.data), explained(settings.data / "linnet.db"), ExitStack() as doors:
+        queue = open_queue(settings.data, adopting=settings.adopt_files)
         if not local and not any(key["revoked"] is None for key in queue.all_keys()):
             remedy = f"make a key with `linnet keys add NAME --data {settings.data}`, or listen on 127.0.0.1"
             field, value = ("name", name) if name else ("host", settings.host)
@@ -105,7 +110,6 @@ def serve(settings: Settings) -> None:
             reserve_bytes=settings.reserve_bytes,
             connections=connections,
         )
-        speak()
         config = uvicorn.Config(
             create_app(service),
             host=settings.host,
@@ -166,6 +170,31 @@ class Server(uvicorn.Server):
                 self.service.journal.look()
         self.service.stopping = True
         self.should_exit = True
+
+
+def open_queue(data: Path, *, adopting: bool) -> Queue:
+    """The folder's, in order. InvalidInput where it is damaged, or missing beside clips that are not adopted."""
+    if not adopting:
+        check_present(data)
+    elif not (data / "linnet.db").exists():
+        tell(recover(data), data)
+    queue = Queue(data)
+    queue.refuse_damage()
+    if adopting:
+        tell(adopt(data, queue), data)
+    elif unknown := strangers(data, queue.ids() | queue.deleted()):
+        words = (
+            "%d files in %s belong to no job and are left alone; --adopt-files takes in those that are clips"
+        )
+        log.warning(words, len(unknown), clips_folder(data))
+    if is_open_to_others(data):
+        log.warning("others on this machine can look into %s; `chmod 700` keeps them out", data)
+    return queue
+
+
+def tell(found: Recovered, data: Path) -> None:
+    if found.clips or found.left:
+        log.warning("%d clips of %s have jobs again; %d files were left", found.clips, data, len(found.left))
 
 
 def plain_name(name: str) -> str:

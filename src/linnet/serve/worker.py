@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from linnet.errors import InvalidInput, one_line
-from linnet.serve.clips import clips_folder, file_of, files_bytes, forget, put, remove_files, told
+from linnet.serve.clips import file_of, files_bytes, forget, make_folder, put, remove_files, told
 from linnet.serve.queue import Job, NotThis, Queue
 from linnet.serve.render import Renderer, RenderSettings
 
@@ -67,7 +67,7 @@ class Worker:
 
     def run(self) -> None:
         """Work until asked to leave."""
-        clips_folder(self.data).mkdir(exist_ok=True)
+        make_folder(self.data)
         self.renderer.warm()
         self.ready = True
         while not self.leaving:
