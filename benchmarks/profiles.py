@@ -31,8 +31,8 @@ from linnet.catalog import SEEDLING
 from linnet.clip import Clip
 from linnet.evaluate.adherence import ALL, Question, examine
 from linnet.pipeline import Pipeline
-from linnet.plan.cost_model import forwards
 from linnet.plan.execution import FORMATS, ExecutionConfig
+from linnet.plan.passes import forwards
 from linnet.request import make_request
 
 EXACT = "exact"

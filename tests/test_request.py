@@ -13,7 +13,7 @@ from linnet.catalog import CATALOG, SEEDLING, ModelSpec, find
 from linnet.clip import Clip, default_name
 from linnet.errors import InvalidInput
 from linnet.geometry import Size, format_seconds, frames_for, seconds_of, token_count
-from linnet.request import EXACT, Request, make_request, parse_reuse
+from linnet.request import EXACT, Request, StepCache, make_request
 
 LINUM = CATALOG["linum-v2-360p"]
 LARGE = CATALOG["linum-v2-720p"]
@@ -223,10 +223,18 @@ def test_a_record_from_before_the_solvers_is_read_as_it_was_made() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "meaning"), [("none", 0.0), ("0.05", 0.05), ("7", {6}), ("3,10,4", {2, 3, 9})]
+    ("text", "meaning"),
+    [
+        ("none", StepCache()),
+        ("0.05", StepCache(threshold=0.05)),
+        ("7", StepCache(skip=frozenset({6}))),
+        ("3,10,4", StepCache(skip=frozenset({2, 3, 9}))),
+    ],
 )
-def test_reuse_is_a_change_or_steps(text: str, meaning: object) -> None:
-    assert parse_reuse(make_request(SEEDLING, prompt="a fox", reuse=text).reuse) == meaning
+def test_reuse_is_a_change_or_steps(text: str, meaning: StepCache) -> None:
+    request = make_request(SEEDLING, prompt="a fox", reuse=text)
+    assert request.step_cache == meaning
+    assert Request.from_json(request.to_json()).step_cache == meaning
 
 
 @pytest.mark.parametrize("text", ["", "often", "1.5", "-0.1", "nan.", "2", "1,5", "20", "0", "3,,4"])

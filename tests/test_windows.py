@@ -16,6 +16,7 @@ from linnet.catalog import SEEDLING
 from linnet.direct.conditions import Renoised
 from linnet.errors import InvalidInput
 from linnet.models.transformer import TextContext
+from linnet.plan.windows import in_a_ring, in_a_row
 from linnet.request import make_request
 from linnet.sampling.denoise import Velocity
 from linnet.sampling.flow import sigmas
@@ -23,7 +24,7 @@ from linnet.sampling.held import VEIL
 from linnet.sampling.onward import onward
 from linnet.sampling.solvers import euler
 from linnet.sampling.span import nearby
-from linnet.sampling.windows import Windowed, free_noise, in_a_ring, in_a_row
+from linnet.sampling.windows import Windowed, free_noise, shares_of
 
 NO_TEXT = TextContext((), (), torch.zeros(1, 1))
 
@@ -39,7 +40,7 @@ def test_the_windows_say_adds_up_to_one_in_every_frame(layout, arrange) -> None:
     frames, window, overlap = layout
     windows = arrange(frames, window, overlap)
     total = torch.zeros(frames)
-    for place, weight in zip(windows.places, windows.weights(), strict=True):
+    for place, weight in zip(windows.places, shares_of(windows), strict=True):
         assert len(place) <= window
         assert (weight > 0).all()
         total.index_add_(0, torch.tensor(place), weight)

@@ -78,6 +78,11 @@ def frames_for(seconds: float, fps: int = FPS) -> int:
     return FRAMES_PER_LATENT * nearest + 1
 
 
+def latents_in(frames: int) -> int:
+    """Latent frames of a clip of 4k+1 frames."""
+    return (frames - 1) // FRAMES_PER_LATENT + 1
+
+
 def check_frames(frames: int) -> None:
     """Refuse a frame count that is not 4k+1, naming the nearest that is."""
     if frames < 1 or (frames - 1) % FRAMES_PER_LATENT:
@@ -93,7 +98,7 @@ def seconds_of(frames: int, fps: int = FPS) -> float:
 def latent_grid(frames: int, size: Size) -> Grid:
     """Extent of the latents; `frames` is 4k+1 and both sides of `size` are multiples of 8."""
     return Grid(
-        (frames - 1) // FRAMES_PER_LATENT + 1,
+        latents_in(frames),
         size.height // PIXELS_PER_LATENT,
         size.width // PIXELS_PER_LATENT,
     )

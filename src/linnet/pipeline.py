@@ -19,14 +19,15 @@ from torch import Tensor
 from linnet import __version__, media
 from linnet.clip import Clip
 from linnet.errors import InvalidInput
-from linnet.geometry import FRAMES_PER_LATENT, latent_grid, token_count
+from linnet.geometry import FRAMES_PER_LATENT, latent_grid, latents_in, token_count
 from linnet.models.attention import Attend, attend
 from linnet.models.transformer import TextContext
 from linnet.models.vae import VAE
 from linnet.parts import Parts
 from linnet.plan.execution import GLANCE, Tiling
+from linnet.plan.windows import latents_at_once, windows_of
 from linnet.progress import Image, Progress, Watch, ignore
-from linnet.request import Request, parse_reuse
+from linnet.request import Request
 from linnet.runtime.attention import Work, choose, way_of
 from linnet.runtime.recover import let_go, out_of_memory
 from linnet.runtime.tiles import decode_tiled
@@ -46,7 +47,7 @@ from linnet.sampling.onward import onward
 from linnet.sampling.reuse import Reuse
 from linnet.sampling.solvers import SOLVERS
 from linnet.sampling.span import nearby
-from linnet.sampling.windows import Windowed, Windows, free_noise, in_a_ring, in_a_row
+from linnet.sampling.windows import Windowed, free_noise
 
 Latents = Float[Tensor, "B C T H W"]
 Frames = UInt8[np.ndarray, "f H W 3"]
@@ -62,8 +63,8 @@ class Pipeline(Parts):
     def _attend(self, request: Request) -> Attend:
         """How tokens attend to each other: as was asked, where this device can, else the fastest way."""
         config = (self._transformer or self._matched_transformer()[0]).config
-        batch, seen = 2 if self.spec.batched_guidance else 1, request.window or request.frames
-        tokens = token_count(min(seen, request.frames), request.size)
+        batch = 2 if self.spec.batched_guidance else 1
+        tokens = latents_at_once(request) * token_count(1, request.size)
         work = Work(batch, config.num_heads, tokens, config.dim // config.num_heads)
         asked = way_of(self.attention, work, self.device)
         if asked is None:
@@ -149,10 +150,14 @@ class Pipeline(Parts):
             ),
             batched=batched,
         )
-        reuse, spared = parse_reuse(request.reuse), self._spared("denoise", guided, watch)
-        if isinstance(reuse, frozenset):
-            return Reuse(velocity=spared, count=request.steps, skip=reuse)
-        return Reuse(velocity=spared, count=request.steps, threshold=reuse) if reuse else spared
+        cache, spared = request.step_cache, self._spared("denoise", guided, watch)
+        if cache.skip:
+            return Reuse(velocity=spared, count=request.steps, skip=cache.skip)
+        return (
+            Reuse(velocity=spared, count=request.steps, threshold=cache.threshold)
+            if cache.adaptive
+            else spared
+        )
 
     def sample(
         self,
@@ -331,8 +336,7 @@ class Pipeline(Parts):
     ) -> tuple[Latents, list[list[int]]]:
         """Each seed's clean latents, and the steps (from 1) of it that did without the model."""
         # Clips that decide for themselves which steps to leave out go one by one: none decides for its neighbours.
-        adaptive = isinstance(parse_reuse(request.reuse), float) and request.reuse != "none"
-        groups = [[seed] for seed in seeds] if adaptive else [list(seeds)]
+        groups = [[seed] for seed in seeds] if request.step_cache.adaptive else [list(seeds)]
         total, found, skipped = request.steps * len(groups), [], []
         watch(Progress("denoise", 0, total))
         for number, group in enumerate(groups):
@@ -386,21 +390,6 @@ class Pipeline(Parts):
             return next(self._frames(first, GLANCE))[0]
         finally:
             self._autoencoder = None  # for which the plan has no room beside a step
-
-
-def latents_in(frames: int) -> int:
-    return (frames - 1) // FRAMES_PER_LATENT + 1
-
-
-def windows_of(request: Request) -> Windows | None:
-    """In which windows a request's latent frames are denoised; None where the model sees them all at once."""
-    if not (request.window or request.loop):
-        return None
-    frames = latents_in(request.frames)
-    window = latents_in(request.window) if request.window else frames
-    overlap = request.window_overlap // FRAMES_PER_LATENT if request.window else window // 2
-    # A loop has no frame that stands alone, as a clip's first does: it is one latent frame shorter.
-    return in_a_ring(frames - 1, window, overlap) if request.loop else in_a_row(frames, window, overlap)
 
 
 def held_by(course: Course) -> Held:

@@ -51,6 +51,30 @@ EXACT = {
 
 
 @dataclass(frozen=True, kw_only=True)
+class StepCache:
+    """Which steps reuse what the model said before, in the place of asking it again: those of `skip` (from 0), or, by
+    themselves, as many as change the velocity by less than `threshold` in all, a share of it. Neither: none."""
+
+    threshold: float = 0.0
+    skip: frozenset[int] = frozenset()
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """From a request's `reuse`: "none", a change such as "0.05", or steps (from 1) such as "4,6". ValueError for
+        anything else."""
+        if text == "none":
+            return cls()
+        if "." in text:
+            return cls(threshold=float(text))
+        return cls(skip=frozenset(int(step) - 1 for step in text.split(",")))
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether the steps are found while it runs."""
+        return self.threshold > 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Request:
     """Everything that decides a clip's pixels, apart from the weights. Made by `make_request`.
 
@@ -94,6 +118,14 @@ class Request:
     span: int = 0
     loop: bool = False
     spacing: Literal["linspace", "trailing"] = "linspace"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_step_cache", StepCache.parse(self.reuse))  # once; it is no field
+
+    @property
+    def step_cache(self) -> StepCache:
+        """What `reuse` says."""
+        return self.__dict__["_step_cache"]
 
     @property
     def size(self) -> Size:
@@ -354,26 +386,16 @@ def no_guidance(method: str) -> float:
     return 0.0 if method == "apg" else 1.0
 
 
-def parse_reuse(text: str) -> float | frozenset[int]:
-    """The change that steps may add up to, 0 for none, or the steps (from 0) that do without the model."""
-    if text == "none":
-        return 0.0
-    if "." in text:
-        return float(text)
-    return frozenset(int(step) - 1 for step in text.split(","))
-
-
 def check_reuse(text: str, steps: int) -> None:
     remedy = f"use none, a change such as 0.05, or steps from 3 to {steps - 1}, such as 4,6"
     try:
-        parsed = parse_reuse(text)
+        cache = StepCache.parse(text)
     except ValueError:
         raise InvalidInput("reuse", text, "is neither a change nor a list of steps", remedy) from None
-    if isinstance(parsed, frozenset):
-        # The first two tell how the velocity changes; the last is the one that is seen.
-        if not parsed <= set(range(2, steps - 1)):
-            raise InvalidInput("reuse", text, f"names a step that {steps} steps cannot do without", remedy)
-    elif not 0 <= parsed <= 1:  # false for NaN too
+    # The first two tell how the velocity changes; the last is the one that is seen.
+    if not cache.skip <= set(range(2, steps - 1)):
+        raise InvalidInput("reuse", text, f"names a step that {steps} steps cannot do without", remedy)
+    if not 0 <= cache.threshold <= 1:  # false for NaN too
         raise InvalidInput("reuse", text, "is out of range", remedy)
 
 

@@ -10,7 +10,7 @@ from linnet.catalog import SEEDLING
 from linnet.cli import app
 from linnet.models import tae
 from linnet.plan import memory
-from linnet.plan.cost_model import forwards
+from linnet.plan.passes import forwards
 from linnet.request import make_request
 
 

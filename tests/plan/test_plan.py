@@ -24,10 +24,11 @@ from linnet.models.text import T5Config, T5Encoder
 from linnet.models.transformer import Transformer, TransformerConfig
 from linnet.plan.budget import Budget, parse_bytes
 from linnet.plan.choose import STAGES, TooLarge, every, make_plan, smaller, ways
-from linnet.plan.cost_model import CostModel, forwards, key_of, known, remember
+from linnet.plan.cost_model import CostModel, key_of, known, remember
 from linnet.plan.execution import ExecutionConfig, Tiling, decided
 from linnet.plan.explanations import Stage
 from linnet.plan.memory import LINUM_V2, shape_of
+from linnet.plan.passes import forwards
 from linnet.plan.tiles import tiles_of, wan_decoder, work
 from linnet.request import Request, make_request
 from linnet.runtime.device import circumstances

@@ -14,13 +14,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from linnet.geometry import latents_in
 from linnet.models.transformer import TextContext
-from linnet.pipeline import Pipeline, latents_in, windows_of
+from linnet.pipeline import Pipeline
+from linnet.plan.windows import Windows, windows_of
 from linnet.request import Request
 from linnet.sampling import flow
 from linnet.sampling.denoise import Course, Model, Step, denoise
 from linnet.sampling.solvers import SOLVERS
-from linnet.sampling.windows import Windowed, Windows
+from linnet.sampling.windows import Windowed
 
 
 def sample(

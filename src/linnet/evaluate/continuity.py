@@ -25,7 +25,9 @@ from linnet.direct.footage import open_source
 from linnet.evaluate.adherence import SEED, Share, draw
 from linnet.evaluate.measures import Clip, apart, backdrop, changes, direction_of, path_of, psnr, seam, strays
 from linnet.evaluate.parse import parse
-from linnet.pipeline import Pipeline, latents_in, windows_of
+from linnet.geometry import latents_in
+from linnet.pipeline import Pipeline
+from linnet.plan.windows import windows_of
 from linnet.request import SEEDS, Request, make_request
 
 LONG = 241  # frames: 10 s

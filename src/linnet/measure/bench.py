@@ -25,7 +25,7 @@ from linnet.models.tae import TAE, TAEConfig
 from linnet.models.text import T5Encoder, t5_xxl
 from linnet.models.transformer import Transformer, TransformerConfig, linum_v2
 from linnet.models.vae import VAE, VAEConfig
-from linnet.plan.cost_model import forwards
+from linnet.plan.passes import forwards
 from linnet.request import Request
 from linnet.runtime.text import text_config
 from linnet.weights.files import read_config

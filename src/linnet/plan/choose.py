@@ -32,6 +32,7 @@ from linnet.plan.memory import (
     text_working,
     transformer_weights,
 )
+from linnet.plan.windows import latents_at_once
 from linnet.request import Request, make_request
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -282,7 +283,7 @@ def predict(
         shape,
         dtype,
         execution,
-        tokens=token_count(request.window or request.frames, request.size) * batch,
+        tokens=latents_at_once(request) * token_count(1, request.size) * batch,
         grid=grid,
         clips=clips,
         text_rows=2 * (spec.max_prompt_tokens + 1),

@@ -14,9 +14,10 @@ from linnet.geometry import latent_grid, token_count
 from linnet.plan import machine_cache
 from linnet.plan.execution import ExecutionConfig, Tiling
 from linnet.plan.memory import Shape, decode_working, text_weights, transformer_weights
-from linnet.plan.passes import step_at
+from linnet.plan.passes import forwards
 from linnet.plan.tiles import tiling_work, wan_decoder
-from linnet.request import Request, no_guidance, parse_reuse
+from linnet.plan.windows import latents_at_once, window_count
+from linnet.request import Request
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +85,7 @@ class CostModel:
         self, spec: ModelSpec, shape: Shape, request: Request, execution: ExecutionConfig, clips: int
     ) -> float | None:
         """None where blocks come from a file that nobody has read."""
-        tokens, windows = token_count(request.window or request.frames, request.size), window_count(request)
+        windows, tokens = window_count(request), latents_at_once(request) * token_count(1, request.size)
         near = min(tokens, token_count(2 * request.span + 1, request.size)) if request.span else tokens
         together = spec.batched_guidance
         _, absent = transformer_weights(shape, request.dtype, execution)
@@ -117,28 +118,6 @@ class CostModel:
 @cache
 def extra_work(height: int, width: int, tiling: Tiling) -> float:
     return tiling_work(wan_decoder(), height, width, tiling)
-
-
-def window_count(request: Request) -> int:
-    """Passes of the model in the place of one, where the clip is made in windows (see sampling.windows)."""
-    if not request.window:
-        return 1
-    frames, step = request.frames - 1, request.window - request.window_overlap
-    if request.loop:
-        return 1 if frames - 3 <= request.window else max(2, -(-frames // step))
-    return -(-max(0, request.frames - request.window) // step) + 1
-
-
-def forwards(request: Request) -> list[int]:
-    """Passes through the transformer of each step that is not skipped: two where it is guided, else one.
-
-    Steps that decide for themselves whether to skip are counted as if none did.
-    """
-    skipped = parse_reuse(request.reuse)
-    steps = [i for i in range(request.steps) if not (isinstance(skipped, frozenset) and i in skipped)]
-    guided = request.guidance != no_guidance(request.guidance_method)
-    first, last = (step_at(share, request.steps) for share in (request.guidance_from, request.guidance_until))
-    return [2 if guided and first <= step < last else 1 for step in steps]
 
 
 def key_of(title: str, circumstances: str, dtype: str, threads: int, shape: Shape, kind: str) -> str:

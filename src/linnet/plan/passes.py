@@ -1,6 +1,8 @@
-"""Which steps a share of all of them comes to. Imports no torch, so that a plan counts as the loop does."""
+"""Which steps a share of all of them comes to, and how often each asks the model: a plan counts as the loop does."""
 
 import math
+
+from linnet.request import Request, no_guidance
 
 EARLY = 0.5  # share of the steps in which a clip takes its form
 # Of the draft that tells the colours of a video that is followed (see direct.beginning).
@@ -22,3 +24,15 @@ def early(count: int) -> int:
 def left(strength: float, count: int) -> int:
     """The last steps, which a clip that sets out from another one takes; one at least."""
     return max(1, round(strength * count))
+
+
+def forwards(request: Request) -> list[int]:
+    """Passes through the transformer of each step that is not skipped: two where it is guided, else one.
+
+    Steps that decide for themselves whether to skip are counted as if none did.
+    """
+    skipped = request.step_cache.skip
+    steps = [i for i in range(request.steps) if i not in skipped]
+    guided = request.guidance != no_guidance(request.guidance_method)
+    first, last = (step_at(share, request.steps) for share in (request.guidance_from, request.guidance_until))
+    return [2 if guided and first <= step < last else 1 for step in steps]

@@ -13,10 +13,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from linnet.plan.windows import Windows
 from linnet.sampling.denoise import Course, Latents, Step, Velocity, denoise
 from linnet.sampling.held import Held
 from linnet.sampling.solvers import Solver
-from linnet.sampling.windows import Windows
 
 
 def onward(

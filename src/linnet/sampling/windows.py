@@ -7,39 +7,27 @@ clip takes the memory of one window, and its latents.
 Axes: B batch, C channels, T latent frames of the clip, t of one window, H and W rows and columns of the latents.
 """
 
-import math
-from dataclasses import dataclass
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from linnet.models.transformer import TextContext
+from linnet.plan.windows import Windows
 from linnet.sampling.denoise import Model
 
 Latents = Float[Tensor, "B C T H W"]
 
-GOLDEN = (3 - 5**0.5) / 2
 
+def shares_of(windows: Windows) -> list[Float[Tensor, " t"]]:
+    """How much of each latent frame's velocity each window decides; for every frame they add up to 1.
 
-@dataclass(frozen=True, kw_only=True)
-class Windows:
-    """Where the windows of a clip lie: the numbers of each one's latent frames, in the order that the model sees."""
-
-    frames: int
-    places: tuple[tuple[int, ...], ...]
-    turn: int = 0  # latent frames by which they are turned on around the clip at each step
-
-    def weights(self) -> list[Float[Tensor, " t"]]:
-        """How much of each latent frame's velocity each window decides; for every frame they add up to 1.
-
-        A window's say falls evenly from its middle to its ends, where it knows least of what is beside it.
-        """
-        raw = [hill(len(place)) for place in self.places]
-        total = torch.zeros(self.frames)
-        for place, weight in zip(self.places, raw, strict=True):
-            total.index_add_(0, torch.tensor(place), weight)
-        return [weight / total[list(place)] for place, weight in zip(self.places, raw, strict=True)]
+    A window's share falls evenly from its middle to its ends, where it knows least of what is beside it.
+    """
+    raw = [hill(len(place)) for place in windows.places]
+    total = torch.zeros(windows.frames)
+    for place, weight in zip(windows.places, raw, strict=True):
+        total.index_add_(0, torch.tensor(place), weight)
+    return [weight / total[list(place)] for place, weight in zip(windows.places, raw, strict=True)]
 
 
 def hill(length: int) -> Float[Tensor, " t"]:
@@ -47,45 +35,12 @@ def hill(length: int) -> Float[Tensor, " t"]:
     return torch.minimum(steps, steps.flip(0)).float()
 
 
-def in_a_row(frames: int, window: int, overlap: int) -> Windows:
-    """As few windows as overlap by `overlap` or more, evenly spread; all counts are of latent frames."""
-    last = max(0, frames - window)
-    count = -(-last // (window - overlap)) + 1
-    starts = [round(index * last / max(1, count - 1)) for index in range(count)]
-    return Windows(
-        frames=frames, places=tuple(tuple(range(start, min(start + window, frames))) for start in starts)
-    )
-
-
-def in_a_ring(frames: int, window: int, overlap: int) -> Windows:
-    """Windows around a clip whose last frame meets its first; one with all of it where it fits in.
-
-    Around a loop there is no beginning: the windows are turned on from step to step, so that no frame is at the edge of
-    one for long (as Mobius does, arXiv 2502.20307).
-    """
-    length = min(window, frames)
-    count = 1 if length == frames else max(2, -(-frames // (window - overlap)))
-    starts = [round(index * frames / count) for index in range(count)]
-    return Windows(
-        frames=frames,
-        places=tuple(tuple((start + step) % frames for step in range(length)) for start in starts),
-        turn=turn_of(frames),
-    )
-
-
-def turn_of(frames: int) -> int:
-    """About the golden section of a circle of so many frames, without a common divisor: every frame has its turn."""
-    return min(
-        (n for n in range(1, frames + 1) if math.gcd(n, frames) == 1), key=lambda n: abs(n - GOLDEN * frames)
-    )
-
-
 class Windowed:
     """A model of windows as a model of the whole clip, for one run. With one window it is that model exactly."""
 
     def __init__(self, model: Model, windows: Windows) -> None:
         self.model, self.windows = model, windows
-        self.weights = windows.weights()
+        self.weights = shares_of(windows)
         self.levels: list[float] = []  # timesteps so far
 
     def __call__(self, latents: Latents, timestep: Float[Tensor, "B"], text: TextContext) -> Latents:

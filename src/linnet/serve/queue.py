@@ -15,8 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from linnet.errors import LinnetError
-from linnet.plan.cost_model import forwards
-from linnet.plan.passes import DRAFT_STEPS, DRAFT_STRENGTH, DRAWS, early, left
+from linnet.plan.passes import DRAFT_STEPS, DRAFT_STRENGTH, DRAWS, early, forwards, left
 from linnet.request import Request
 from linnet.serve.database import Database
 
