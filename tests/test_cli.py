@@ -239,7 +239,7 @@ def test_a_prompt_that_is_too_long_is_cut_with_a_warning_that_names_the_words(ti
         ([PROMPT, "--seed", "-1"], 'seed "-1": is out of range'),
         ([PROMPT, "--seed", "1", "--seed", "1"], 'seed "1": is given twice'),
         ([PROMPT, "--sede", "1"], "--sede.*linnet generate --help"),
-        ([PROMPT, "--dtype", "float16"], 'dtype "float16": .*; use auto or float32 or bfloat16'),
+        ([PROMPT, "--dtype", "float16"], 'dtype "float16": .*use auto, float32 or bfloat16'),
         ([PROMPT, "--device", "abacus"], 'device "abacus": '),
         ([PROMPT, "--threads", "0"], 'threads "0": .*use 1 or more'),
         ([PROMPT, "--output", "clip.avi"], 'output "clip.avi": .*mp4'),

@@ -207,7 +207,7 @@ def test_a_profile_takes_the_place_of_another_and_gives_way_to_what_is_asked() -
     assert make_request(SEEDLING, like=fast, profile="exact") == exact
     assert make_request(SEEDLING, like=exact, profile="fast") == fast
     assert make_request(SEEDLING, prompt="a fox", seed=1, profile="fast", steps=17).steps == 17
-    with pytest.raises(InvalidInput, match=r'profile "quick": is not known; use exact or fast or draft'):
+    with pytest.raises(InvalidInput, match=r'profile "quick": is not known; use exact, fast or draft'):
         make_request(SEEDLING, prompt="a fox", profile="quick")  # type: ignore[arg-type]
     for spec in CATALOG.values():
         for profile in spec.profiles:

@@ -22,9 +22,10 @@ import linnet
 from linnet import media
 from linnet.catalog import SEEDLING
 from linnet.cli import app
+from linnet.cli.options import parse_seeds
 from linnet.clip import Clip
 from linnet.direct.film import Take, is_film_of, joined, render, takes_of, write_sheet
-from linnet.direct.grid import draft, parse_seeds
+from linnet.direct.grid import MOST, draft
 from linnet.direct.morph import Scenes, joined_noise, scenes_of
 from linnet.direct.sheet import Cell, draw_sheet
 from linnet.direct.storyboard import MOST_SHOTS, OVERLAP, Storyboard, read_storyboard
@@ -538,7 +539,7 @@ def test_a_grid_keeps_each_seeds_own_clip(pipeline: Pipeline, passes: list[int],
     prompt = "a red star spins on a blue background"
     requests = [
         make_request(SEEDLING, prompt=prompt, seconds=0.5, steps=STEPS, seed=seed)
-        for seed in parse_seeds("1-2,7")
+        for seed in parse_seeds(["1-2,7"])
     ]
     grid = draft(pipeline, requests, tmp_path / "grid")
     names = ["1.mp4", "2.mp4", "7.mp4", "mosaic.mp4", "sheet.png"]
@@ -564,5 +565,5 @@ def test_a_grid_keeps_each_seeds_own_clip(pipeline: Pipeline, passes: list[int],
 
 @pytest.mark.parametrize("text", ["", "a", "3-1", "1-2,2", "1-101", "1-999999999999", "-1", "5-"])
 def test_seeds_that_make_no_sense_are_refused(text: str) -> None:
-    with pytest.raises(InvalidInput, match=r"^seeds"):
-        parse_seeds(text)
+    with pytest.raises(InvalidInput, match=r"^seed"):
+        parse_seeds([text], most=MOST)

@@ -52,6 +52,7 @@ def test_one_is_no_plural_and_thousands_are_set_apart() -> None:
         ("Bleu", "blue"),
         ("seedlin", "seedling"),
         ("linum", "linum-v2-360p"),
+        ("linum-720p", "linum-v2-720p"),
         ("foo", None),
         ("tree", None),
         ("", None),

@@ -10,6 +10,7 @@ from linnet.catalog import ModelSpec
 from linnet.errors import InvalidInput
 from linnet.geometry import FRAMES_PER_LATENT, Size, check_frames, format_seconds, frames_for, seconds_of
 from linnet.letters import is_blank
+from linnet.wording import choices, format_number
 
 LONGEST_SECONDS = 300  # of a clip made in windows
 SEEDS = 2**32  # the noise generator is seeded modulo this: larger seeds would repeat smaller ones
@@ -311,7 +312,7 @@ def check_onward(request: Request) -> None:
 def profile_settings(spec: ModelSpec, name: str) -> dict[str, Any]:
     """Everything that a profile decides, so that it takes the place of another one."""
     if name != "exact" and name not in spec.profiles:
-        raise InvalidInput("profile", name, "is not known", f"use {' or '.join(('exact', *spec.profiles))}")
+        raise InvalidInput("profile", name, "is not known", choices(name, ("exact", *spec.profiles)))
     return EXACT | {"steps": spec.steps, "shift": spec.shift} | dict(spec.profiles.get(name, {}))
 
 
@@ -363,7 +364,7 @@ def check_fields(settings: dict[str, Any]) -> dict[str, Any]:
         name, value = field.name, settings[field.name]
         if name in CHOICES:
             if value not in CHOICES[name]:
-                raise InvalidInput(name, value, "is not known", f"use {' or '.join(CHOICES[name])}")
+                raise InvalidInput(name, value, "is not known", choices(str(value), CHOICES[name]))
         elif field.type is str:
             check_text(name, value)
         elif field.type is bool:
@@ -373,7 +374,7 @@ def check_fields(settings: dict[str, Any]) -> dict[str, Any]:
             settings[name] = check_number(name, value, whole=field.type is int)
     check_frames(settings["frames"])
     if settings["guidance_until"] <= settings["guidance_from"]:
-        interval = f"{settings['guidance_from']:g}:{settings['guidance_until']:g}"
+        interval = ":".join(format_number(settings[name]) for name in ("guidance_from", "guidance_until"))
         raise InvalidInput(
             "guidance interval", interval, "does not rise", "use two shares of the steps, such as 0.1:0.8"
         )
@@ -419,7 +420,11 @@ def check_number(name: str, value: object, *, whole: bool) -> int | float:
         or (whole and not isinstance(value, int))
     ):
         kind = "a whole number" if whole else "a number"
-        raise InvalidInput(name, value, f"is not {kind}", f"use {least:g} to {most:g}")
+        raise InvalidInput(
+            name, value, f"is not {kind}", f"use {format_number(least)} to {format_number(most)}"
+        )
     if not least <= value <= most:  # false for NaN too
-        raise InvalidInput(name, value, "is out of range", f"use {least} to {most}")
+        raise InvalidInput(
+            name, value, "is out of range", f"use {format_number(least)} to {format_number(most)}"
+        )
     return value if whole else float(value)

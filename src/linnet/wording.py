@@ -77,7 +77,7 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     if not typed or not apart:
         return None
     best = min(apart, key=lambda name: apart[name])
-    if apart[best] <= max(1, min(len(typed), len(best)) // 4) and len(typed) > 1:
+    if apart[best] <= max(1, max(len(typed), len(best)) // 4) and len(typed) > 1:
         return best
     begun = [name for name in apart if len(typed) >= 3 and name.lower().startswith(typed)]
     return min(begun, key=len) if begun else None

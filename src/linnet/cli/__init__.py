@@ -6,7 +6,6 @@ on stderr; a stack trace is a bug in linnet.
 
 import sys
 from collections.abc import Sequence
-from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, NoReturn
 
@@ -16,6 +15,7 @@ from typer.main import get_command
 
 from linnet import filesystem, process
 from linnet.errors import InvalidInput, LinnetError, one_line
+from linnet.wording import nearest
 
 COMMANDS = {
     "generate": "Make a video from a prompt.",
@@ -42,18 +42,42 @@ COMMANDS = {
 UsageError: Any = typer.BadParameter.__mro__[1]
 
 
-class Commands(TyperGroup):
+def completion_item(word: str, help: str) -> Any:
+    """What the shell is offered; typer has its own click in some versions, and uses the package in others."""
+    try:
+        module = import_module("typer._click.shell_completion")
+    except ModuleNotFoundError:
+        module = import_module("click.shell_completion")
+    return module.CompletionItem(word, help=help)
+
+
+class Group(TyperGroup):
+    """Commands; a name that is none is answered as any other bad input, with the one that was probably meant."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name = args[0]
+        known = name.startswith("-") or self.get_command(ctx, name) is not None
+        if known or ctx.resilient_parsing:  # the shell completes whatever is typed
+            return super().resolve_command(ctx, args)
+        remedy = f"{suggestion(name, self.list_commands(ctx))}see `{ctx.command_path} --help`"
+        raise InvalidInput("command", name, "there is no such command", remedy)
+
+
+class Commands(Group):
     """The commands of the table above, each in the module of its name, as a typer app called `app`."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name not in COMMANDS:
-            (nearest,) = get_close_matches(cmd_name, COMMANDS, n=1, cutoff=0.0)
-            remedy = f"did you mean {nearest}? There are {', '.join(COMMANDS)}"
-            raise InvalidInput("command", cmd_name, "there is no such command", remedy)
-        return get_command(import_module(f"linnet.cli.{cmd_name}").app)
+        return get_command(import_module(f"linnet.cli.{cmd_name}").app) if cmd_name in COMMANDS else None
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+        """From the table alone: to ask each command would import them all."""
+        if not incomplete.startswith("-"):
+            names = [name for name in COMMANDS if name.startswith(incomplete)]
+            return [completion_item(name, COMMANDS[name]) for name in names]
+        return super().shell_complete(ctx, incomplete)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         with formatter.section("Commands"):
@@ -65,8 +89,7 @@ class Commands(TyperGroup):
         try:
             status = super().main(given, *more, **settings)
         except UsageError as error:
-            place = error.ctx.command_path if error.ctx else "linnet"
-            fail(f"error: {one_line(error.format_message()).rstrip('.')}; see `{place} --help`", 2)
+            fail(f"error: {usage_problem(error, given[0])}", 2)
         except (KeyboardInterrupt, typer.Abort):  # before or after the command itself
             fail("stopped", 130)
         sys.exit(status if isinstance(status, int) else 0)
@@ -86,6 +109,25 @@ class Commands(TyperGroup):
             if "torch" not in sys.modules or not device_failed(error):
                 raise
             fail(f"error: {one_line(error)[:200]}; close other programs, or ask for less", 1)
+
+
+def usage_problem(error: Any, first: str) -> str:
+    """What was typed wrong, and the remedy; `first` is the first word after `linnet`."""
+    place = (
+        error.ctx.command_path if error.ctx else " ".join(["linnet", *([first] if first in COMMANDS else [])])
+    )
+    wrong = getattr(error, "option_name", None)
+    if "such option" not in error.format_message() or wrong is None:
+        return f"{one_line(error.format_message()).rstrip('.')}; see `{place} --help`"
+    known = [name for option in error.ctx.command.params for name in (*option.opts, *option.secondary_opts)]
+    near = suggestion(wrong, [name for name in (*known, "--help") if name.startswith("--")])
+    return str(InvalidInput("option", wrong, "there is no such option", f"{near}see `{place} --help`"))
+
+
+def suggestion(typed: str, known: Sequence[str]) -> str:
+    """ "did you mean --seed? ", or nothing where nothing is near."""
+    near = nearest(typed, known)
+    return f"did you mean {near}? " if near else ""
 
 
 def device_failed(error: Exception) -> bool:
@@ -110,7 +152,12 @@ def show_version(wanted: bool) -> bool:
     return wanted
 
 
-app = typer.Typer(name="linnet", cls=Commands, add_completion=False, rich_markup_mode=None)
+app = typer.Typer(
+    name="linnet",
+    cls=Commands,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},  # which the commands inherit
+)
 
 
 @app.callback()

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from linnet.cli import fail
-from linnet.cli.options import Anyway, Model, Weights, WorkerRam, WorkerVram, option, whole
+from linnet.cli.options import Anyway, Model, Weights, WorkerRam, WorkerVram, one_of, option, whole
 from linnet.cli.terminal import bars, note
 from linnet.filesystem import check_folder, make_folder
+from linnet.request import CHOICES
 
 if TYPE_CHECKING:
     from linnet.serve.batch import Count
@@ -27,7 +28,9 @@ def batch(
             metavar="FILE",
         ),
     ],
-    out: Annotated[Path, option("out", "Folder for the clips and manifest.jsonl.", metavar="DIR")],
+    out: Annotated[
+        Path, option("output", "Folder for the clips and manifest.jsonl.", also=("--out",), metavar="DIR")
+    ],
     model: Model = None,
     weights: Weights = None,
     device: Annotated[
@@ -35,7 +38,8 @@ def batch(
         option("device", "cpu, cuda:0, ...; give several to work at once.", metavar="NAME"),
     ] = None,
     dtype: Annotated[
-        str, option("dtype", "Of the matrix products: float32 or bfloat16; by default auto.", metavar="NAME")
+        str,
+        one_of("dtype", "Of the matrix products: float32 or bfloat16; by default auto.", *CHOICES["dtype"]),
     ] = "auto",
     threads: Annotated[int | None, whole("threads", "CPU threads of a worker.", least=1)] = None,
     vram: WorkerVram = None,

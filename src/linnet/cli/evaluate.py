@@ -7,17 +7,35 @@ from typing import Annotated, Any
 
 import typer
 
-from linnet.catalog import find
-from linnet.cli import fail
-from linnet.cli.options import Device, GuidanceScale, Profile, Steps, Threads, Weights, number, option, whole
+from linnet.catalog import CATALOG, find
+from linnet.cli import Group, fail
+from linnet.cli.options import (
+    Device,
+    GuidanceScale,
+    Profile,
+    Steps,
+    Threads,
+    Weights,
+    number,
+    one_of,
+    option,
+    whole,
+)
 from linnet.cli.terminal import bars, note, print_table
 from linnet.errors import InvalidInput
 from linnet.geometry import format_seconds
 from linnet.request import make_request
+from linnet.wording import choices
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None)
+app = typer.Typer(cls=Group, add_completion=False, rich_markup_mode=None)
 
 VERBS = {"generate": "generating", "draw": "drawing what was asked"}
+
+
+def kinds() -> list[str]:
+    from linnet.evaluate.continuity import TRIALS  # takes seconds to import
+
+    return list(TRIALS)
 
 
 @app.callback()
@@ -28,7 +46,7 @@ def evaluate() -> None:
 @app.command()
 def adherence(
     model: Annotated[
-        str, option("model", "A name from `linnet models`; seedling by default.", metavar="NAME")
+        str, one_of("model", "A name from `linnet models`; seedling by default.", *CATALOG)
     ] = "seedling",
     n: Annotated[int, whole("n", "How many clips; 200 by default.", least=1)] = 200,
     held_out: Annotated[
@@ -109,7 +127,7 @@ def adherence(
 @app.command()
 def continuity(
     model: Annotated[
-        str, option("model", "A name from `linnet models`; seedling by default.", metavar="NAME")
+        str, one_of("model", "A name from `linnet models`; seedling by default.", *CATALOG)
     ] = "seedling",
     n: Annotated[int, whole("n", "How many trials of each kind; 20 by default.", least=1)] = 20,
     only: Annotated[
@@ -118,6 +136,7 @@ def continuity(
             "only",
             "long, together, span, extend, image, loop, video or edit; may be given several times.",
             metavar="KIND",
+            values=kinds,
         ),
     ] = None,
     profile: Profile = None,
@@ -146,7 +165,7 @@ def continuity(
 
     for name in only or ():
         if name not in measuring.TRIALS:
-            raise InvalidInput("only", name, "is not known", f"use {', '.join(measuring.TRIALS)}")
+            raise InvalidInput("only", name, "is not known", choices(name, measuring.TRIALS))
     pipeline = load(spec.name, weights=weights, device=device, threads=threads)
     folder = output or Path(f"continuity-{spec.name}")
     sampling = {name: value for name, value in usual.items() if name not in ("prompt", "seed", "dtype")}

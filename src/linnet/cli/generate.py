@@ -26,7 +26,9 @@ from linnet.cli.options import (
     Vram,
     Weights,
     number,
+    one_of,
     option,
+    parse_seeds,
     whole,
 )
 from linnet.cli.plan import plan_for, show_plan
@@ -38,7 +40,7 @@ from linnet.filesystem import check_name, complete
 from linnet.geometry import format_seconds
 from linnet.plan.choose import Plan
 from linnet.plan.execution import decided
-from linnet.request import Request, make_request
+from linnet.request import CHOICES, Request, make_request
 from linnet.weights.store import default_model, model_in, resolve
 
 if TYPE_CHECKING:
@@ -59,7 +61,8 @@ def generate(
     size: Dimensions = None,
     seconds: Annotated[float | None, number("seconds", "Length, in steps of 1/6 s; up to 300.")] = None,
     seed: Annotated[
-        list[int] | None, whole("seed", "Which of the possible videos; give several for a clip each.")
+        list[str] | None,
+        option("seed", "Which of the possible videos: 3, or 1-4 or 1,5,8 for a clip each.", metavar="SEEDS"),
     ] = None,
     steps: Steps = None,
     guidance: GuidanceScale = None,
@@ -71,7 +74,8 @@ def generate(
     ] = None,
     profile: Profile = None,
     solver: Annotated[
-        str | None, option("solver", "euler, dpm++ or unipc; the last two need fewer steps.", metavar="NAME")
+        str | None,
+        one_of("solver", "euler, dpm++ or unipc; the last two need fewer steps.", *CHOICES["solver"]),
     ] = None,
     guidance_interval: Annotated[
         str | None,
@@ -109,14 +113,17 @@ def generate(
     ] = None,
     colours: Annotated[
         str | None,
-        option(
+        one_of(
             "colours",
             "Whose the --video sets out in: what the prompt makes of its own, or those: prompt (default) or clip.",
+            "prompt",
+            "clip",
             metavar="WHOSE",
         ),
     ] = None,
     fit: Annotated[
-        str | None, option("fit", "crop or pad an image or video of another shape.", metavar="HOW")
+        str | None,
+        one_of("fit", "crop or pad an image or video of another shape.", "crop", "pad", metavar="HOW"),
     ] = None,
     output: Annotated[
         Path | None,
@@ -133,7 +140,7 @@ def generate(
         Path | None, option("like", "A clip that linnet made: start from its request.", metavar="FILE")
     ] = None,
     device: Annotated[
-        str | None, option("device", "cpu, cuda or mps; by default the fastest here.", metavar="NAME")
+        str | None, one_of("device", "cpu, cuda or mps; by default the fastest here.", "cpu", "cuda", "mps")
     ] = None,
     dtype: Dtype = None,
     threads: Threads = None,
@@ -194,7 +201,7 @@ def generate(
         from linnet.direct.footage import frames_in
 
         settings["frames"] = frames_in(video, spec)
-    requests = [make_request(spec, seed=one, **settings) for one in each_once(seed)]
+    requests = [make_request(spec, seed=one, **settings) for one in (parse_seeds(seed) if seed else [None])]
     outputs = output_names(output, requests)
     files = resolve(spec, weights=weights, **single_files)
 
@@ -342,14 +349,6 @@ def device_to_use(asked: str | None, earlier: str | None) -> str:
         with suppress(InvalidInput):
             return resolve_device(earlier)
     return resolve_device(asked or "auto")
-
-
-def each_once(seeds: Sequence[int] | None) -> Sequence[int | None]:
-    """The seeds as given, [None] for one that is to be drawn."""
-    for seed in seeds or ():
-        if list(seeds or ()).count(seed) > 1:
-            raise InvalidInput("seed", seed, "is given twice", "give each seed once")
-    return seeds or [None]
 
 
 def output_names(output: Path | None, requests: Sequence[Request]) -> list[Path]:

@@ -10,6 +10,7 @@ from linnet.catalog import find
 from linnet.cli import fail
 from linnet.cli.generate import STAGES
 from linnet.cli.options import (
+    PROFILES,
     Anyway,
     AsJson,
     Device,
@@ -22,7 +23,9 @@ from linnet.cli.options import (
     Vram,
     Weights,
     number,
+    one_of,
     option,
+    parse_seeds,
 )
 from linnet.cli.prompts import check_prompts
 from linnet.cli.terminal import bars, note
@@ -41,13 +44,16 @@ def grid(
     prompt: Annotated[
         str, typer.Argument(help="What the video shows.", metavar="PROMPT", show_default=False)
     ],
-    seeds: Annotated[str, option("seeds", "Which: 1-9, or 3,5,8.", metavar="SEEDS")] = "1-9",
+    seeds: Annotated[
+        list[str] | None,
+        option("seed", "Which: 1-9, or 3,5,8; by default 1-9.", also=("--seeds",), metavar="SEEDS"),
+    ] = None,
     model: Model = None,
     size: Dimensions = None,
     seconds: Annotated[float | None, number("seconds", "Length, in steps of 1/6 s.")] = None,
     profile: Annotated[
         str | None,
-        option("profile", "exact, fast or draft; by default draft, where the model has one.", metavar="NAME"),
+        one_of("profile", "exact, fast or draft; by default draft, where the model has one.", *PROFILES),
     ] = None,
     steps: Steps = None,
     guidance: GuidanceScale = None,
@@ -85,9 +91,11 @@ def grid(
         "profile": profile or ("draft" if "draft" in spec.profiles else None),
     }
 
-    from linnet.direct.grid import draft, parse_seeds  # it and what follows take seconds to import
+    from linnet.direct.grid import MOST, draft  # it and what follows take seconds to import
 
-    requests = [make_request(spec, seed=seed, **settings) for seed in parse_seeds(seeds)]
+    requests = [
+        make_request(spec, seed=seed, **settings) for seed in parse_seeds(seeds or ["1-9"], most=MOST)
+    ]
 
     from linnet import load
 

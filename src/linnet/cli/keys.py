@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from linnet.cli import Group
 from linnet.cli.options import option
 from linnet.cli.serve import DATA
 from linnet.cli.terminal import note, print_table
@@ -17,7 +18,7 @@ from linnet.errors import InvalidInput
 if TYPE_CHECKING:
     from linnet.serve.queue import Queue
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Say who may use the server.")
+app = typer.Typer(cls=Group, add_completion=False, rich_markup_mode=None, help="Say who may use the server.")
 
 Data = Annotated[Path, option("data", "Folder of all that is kept.", metavar="DIR")]
 

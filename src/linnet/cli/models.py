@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from linnet.catalog import CATALOG, ModelSpec, find
-from linnet.cli.options import option
+from linnet.cli.options import completing, option
 from linnet.cli.terminal import print_table
 from linnet.geometry import seconds_of
 from linnet.request import LONGEST_SECONDS
@@ -21,7 +21,13 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 @app.command()
 def models(
     model: Annotated[
-        str | None, typer.Argument(help="Show all about this one.", metavar="MODEL", show_default=False)
+        str | None,
+        typer.Argument(
+            help="Show all about this one.",
+            metavar="MODEL",
+            show_default=False,
+            autocompletion=completing(lambda: CATALOG),
+        ),
     ] = None,
     as_json: Annotated[bool, option("json", "Print one JSON line a model.")] = False,
 ) -> None:

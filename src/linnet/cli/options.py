@@ -2,22 +2,80 @@
 input is; what typer would say depends on its version, and does not name the value."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
 
+from linnet.catalog import CATALOG
 from linnet.errors import InvalidInput
+from linnet.geometry import NAMED_SIZES
 from linnet.plan.budget import parse_bytes
+from linnet.request import CHOICES, SEEDS
+from linnet.wording import format_number
 
 T = TypeVar("T")
+PROFILES = list(dict.fromkeys(("exact", *(name for spec in CATALOG.values() for name in spec.profiles))))
 
 
-def option(name: str, help: str, *, metavar: str | None = None, **more: Any) -> Any:
-    """`--name`, whose default is what its function's signature says; `help` names it where it matters."""
-    letters = ("-q",) if name == "quiet" else ()
-    return typer.Option(f"--{name}", *letters, help=help, metavar=metavar, show_default=False, **more)
+LETTERS = {"quiet": "-q", "output": "-o"}
+
+
+def option(
+    name: str,
+    help: str,
+    *,
+    metavar: str | None = None,
+    also: Sequence[str] = (),
+    values: Callable[[], Iterable[str]] | None = None,
+    **more: Any,
+) -> Any:
+    """`--name`, whose default is what its function's signature says; `help` names it where it matters. `also` are other
+    names for it; the shell completes `values`."""
+    names = [f"--{name}", *also, *([LETTERS[name]] if name in LETTERS else [])]
+    if values is not None:
+        more["autocompletion"] = completing(values)
+    return typer.Option(*names, help=help, metavar=metavar, show_default=False, **more)
+
+
+def completing(values: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
+    """What the shell offers for a value that is typed in part."""
+
+    def complete(incomplete: str) -> list[str]:
+        return [value for value in values() if value.startswith(incomplete)]
+
+    return complete
+
+
+def one_of(name: str, help: str, *values: str, metavar: str = "NAME") -> Any:
+    """`--name NAME`, of which the shell completes the values."""
+    return option(name, help, metavar=metavar, values=lambda: values)
+
+
+def parse_seeds(texts: Sequence[str], field: str = "seed", *, most: int = 1000) -> list[int]:
+    """From "3", "1-9", "3,5,8" or any mixture: in the order given, none twice."""
+    remedy = "write them as 3, 1-9 or 3,5,8"
+    seeds: list[int] = []
+    for text in texts:
+        for part in text.split(","):
+            first, dash, last = part.strip().partition("-") if part.strip()[:1] != "-" else (part, "", "")
+            try:
+                start, end = int(first), int(last if dash else first)
+            except ValueError:
+                problem = f'"{part}" is not a whole number, nor two of them with a dash'
+                raise InvalidInput(field, text, problem, remedy) from None
+            if not 0 <= start < SEEDS > end:
+                raise InvalidInput(field, part, "is out of range", f"use 0 to {SEEDS - 1}")
+            if start > end:
+                raise InvalidInput(field, text, f'"{part}" runs backwards', remedy)
+            if len(seeds) + end - start >= most:
+                raise InvalidInput(field, text, f"are more than {most:,}", "give fewer")
+            seeds += range(start, end + 1)
+    twice = next((seed for seed in seeds if seeds.count(seed) > 1), None)
+    if twice is not None:
+        raise InvalidInput(field, twice, "is given twice", "give each seed once")
+    return seeds
 
 
 def whole(
@@ -46,9 +104,9 @@ def number(
         if not math.isfinite(value):
             raise InvalidInput(name, str(given), "is not a finite number", "write it in digits, such as 2")
         if least is not None and value < least:
-            raise InvalidInput(name, str(given), "is out of range", f"use {least:g} or more")
+            raise InvalidInput(name, str(given), "is out of range", f"use {format_number(least)} or more")
         if above is not None and value <= above:
-            raise InvalidInput(name, str(given), "is out of range", f"use more than {above:g}")
+            raise InvalidInput(name, str(given), "is out of range", f"use more than {format_number(above)}")
         return value
 
     return option(name, help, metavar=metavar, parser=read)
@@ -69,7 +127,9 @@ def parse(name: str, text: str, kind: Callable[[str], T], what: str) -> T:
 # What several commands share, said once.
 Weights = Annotated[Path | None, option("weights", "Folder of a downloaded model.", metavar="DIR")]
 Threads = Annotated[int | None, whole("threads", "CPU threads; by default all cores.", least=1)]
-Device = Annotated[str, option("device", "cpu, cuda or mps; by default the fastest here.", metavar="NAME")]
+Device = Annotated[
+    str, one_of("device", "cpu, cuda or mps; by default the fastest here.", "cpu", "cuda", "mps", "auto")
+]
 Vram = Annotated[int | None, amount("vram", "Memory of the card that may be used, such as 8GB.")]
 Ram = Annotated[int | None, amount("ram", "Main memory that may be used, such as 12GB.")]
 WorkerVram = Annotated[int | None, amount("vram", "Memory of its card that a worker may use, such as 8GB.")]
@@ -78,21 +138,26 @@ Steps = Annotated[int | None, whole("steps", "Denoising steps.")]
 Anyway = Annotated[bool, option("anyway", "Go on with words that the model does not know.")]
 AsJson = Annotated[bool, option("json", "Print one JSON line.")]
 GuidanceScale = Annotated[float | None, number("guidance", "How closely to follow the prompt.")]
-Dimensions = Annotated[str | None, option("size", "360p, 720p or WIDTHxHEIGHT.", metavar="SIZE")]
+Dimensions = Annotated[
+    str | None, one_of("size", "360p, 720p or WIDTHxHEIGHT.", *NAMED_SIZES, metavar="SIZE")
+]
 Quiet = Annotated[bool, option("quiet", "Print nothing but the path and errors.")]
 Model = Annotated[
     str | None,
-    option("model", "A name from `linnet models`; by default a Linum v2 that is here.", metavar="NAME"),
+    one_of("model", "A name from `linnet models`; by default a Linum v2 that is here.", *CATALOG),
 ]
-Profile = Annotated[str | None, option("profile", "exact, fast or draft: fidelity for time.", metavar="NAME")]
+Profile = Annotated[str | None, one_of("profile", "exact, fast or draft: fidelity for time.", *PROFILES)]
 Overwrite = Annotated[bool, option("overwrite", "Replace a file that exists.")]
 Dtype = Annotated[
     str | None,
-    option("dtype", "Of the matrix products: float32 or bfloat16; by default auto.", metavar="NAME"),
+    one_of("dtype", "Of the matrix products: float32 or bfloat16; by default auto.", *CHOICES["dtype"]),
 ]
 ClipsSeed = Annotated[
     int | None, whole("seed", "Which of the possible videos; by default the clip's own, or a new one.")
 ]
 ClipsModel = Annotated[
-    str | None, option("model", "A name from `linnet models`; by default the clip's own.", metavar="NAME")
+    str | None, one_of("model", "A name from `linnet models`; by default the clip's own.", *CATALOG)
+]
+Fit = Annotated[
+    str | None, one_of("fit", "crop or pad a clip of another shape.", "crop", "pad", metavar="HOW")
 ]

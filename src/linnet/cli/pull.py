@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from linnet.catalog import find
+from linnet.catalog import CATALOG, find
 from linnet.cli import fail
-from linnet.cli.options import option
+from linnet.cli.options import completing, option
 from linnet.cli.terminal import bars, format_bytes, note
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -16,7 +16,13 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 @app.command()
 def pull(
     model: Annotated[
-        str, typer.Argument(help="A name from `linnet models`.", metavar="MODEL", show_default=False)
+        str,
+        typer.Argument(
+            help="A name from `linnet models`.",
+            metavar="MODEL",
+            show_default=False,
+            autocompletion=completing(lambda: CATALOG),
+        ),
     ],
     dry_run: Annotated[bool, option("dry-run", "Show files, size and licence, and stop.")] = False,
     quiet: Annotated[bool, option("quiet", "Print nothing but errors.")] = False,

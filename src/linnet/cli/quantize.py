@@ -6,12 +6,13 @@ from typing import Annotated, Any
 
 import typer
 
-from linnet.catalog import find
+from linnet.catalog import CATALOG, find
 from linnet.cli import fail
-from linnet.cli.options import Weights, option
+from linnet.cli.options import Weights, completing, one_of, option
 from linnet.cli.terminal import bars, format_bytes, note
 from linnet.errors import InvalidInput
 from linnet.weights.store import resolve
+from linnet.wording import choices
 
 FORMATS = ("int8", "float8")
 
@@ -21,10 +22,16 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 @app.command()
 def quantize(
     model: Annotated[
-        str, typer.Argument(help="A name from `linnet models`.", metavar="MODEL", show_default=False)
+        str,
+        typer.Argument(
+            help="A name from `linnet models`.",
+            metavar="MODEL",
+            show_default=False,
+            autocompletion=completing(lambda: CATALOG),
+        ),
     ],
     output: Annotated[Path, option("output", "The folder to make, for --weights.", metavar="DIR")],
-    format: Annotated[str, option("format", "int8 or float8; by default int8.", metavar="NAME")] = "int8",
+    format: Annotated[str, one_of("format", "int8 or float8; by default int8.", *FORMATS)] = "int8",
     weights: Weights = None,
     quiet: Annotated[bool, option("quiet", "Print nothing but the folder and errors.")] = False,
     as_json: Annotated[bool, option("json", "Print one JSON line when it is done.")] = False,
@@ -35,9 +42,7 @@ def quantize(
     memory. Everything else is copied.
     """
     if format not in FORMATS:
-        raise InvalidInput(
-            "format", format, "is not an 8-bit format of linnet's", f"use {' or '.join(FORMATS)}"
-        )
+        raise InvalidInput("format", format, "is not an 8-bit format of linnet's", choices(format, FORMATS))
     spec = find(model)
     files = resolve(spec, weights=weights)
 

@@ -13,6 +13,7 @@ from linnet.cli.options import (
     ClipsSeed,
     Device,
     Dimensions,
+    Fit,
     GuidanceScale,
     Overwrite,
     Profile,
@@ -43,7 +44,7 @@ def refine(
         str | None, option("prompt", "What it shows; by default the clip's own.", metavar="TEXT")
     ] = None,
     size: Dimensions = None,
-    fit: Annotated[str | None, option("fit", "crop or pad a clip of another shape.", metavar="HOW")] = None,
+    fit: Fit = None,
     seed: ClipsSeed = None,
     profile: Profile = None,
     steps: Steps = None,

@@ -4,16 +4,18 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
-from linnet.cli.options import Weights, WorkerRam, WorkerVram, number, option, whole
+from linnet.catalog import CATALOG
+from linnet.cli import Group
+from linnet.cli.options import Weights, WorkerRam, WorkerVram, number, one_of, option, whole
 from linnet.cli.terminal import note
 from linnet.errors import InvalidInput
+from linnet.request import CHOICES
 
 DATA = Path("linnet-data")
 
 
-class Serve(TyperGroup):
+class Serve(Group):
     """Serves, unless something else is named."""
 
     def resolve_command(self, ctx: Any, args: Any) -> Any:
@@ -36,7 +38,7 @@ def serve(
     ] = None,
     data: Annotated[Path, option("data", "Folder of all that is kept.", metavar="DIR")] = DATA,
     model: Annotated[
-        str | None, option("model", "The one that runs when a request names none.", metavar="NAME")
+        str | None, one_of("model", "The one that runs when a request names none.", *CATALOG)
     ] = None,
     weights: Weights = None,
     device: Annotated[
@@ -44,7 +46,8 @@ def serve(
         option("device", "cpu, cuda:0, ...; give several for a worker each.", metavar="NAME"),
     ] = None,
     dtype: Annotated[
-        str, option("dtype", "Of the matrix products: float32 or bfloat16; by default auto.", metavar="NAME")
+        str,
+        one_of("dtype", "Of the matrix products: float32 or bfloat16; by default auto.", *CHOICES["dtype"]),
     ] = "auto",
     threads: Annotated[int | None, whole("threads", "CPU threads of a worker.", least=1)] = None,
     vram: WorkerVram = None,

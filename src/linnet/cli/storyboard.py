@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from linnet.cli import fail
+from linnet.catalog import CATALOG
+from linnet.cli import Group, fail
 from linnet.cli.generate import STAGES
-from linnet.cli.options import Anyway, AsJson, Device, Quiet, Ram, Threads, Vram, Weights, option
+from linnet.cli.options import Anyway, AsJson, Device, Quiet, Ram, Threads, Vram, Weights, one_of, option
 from linnet.cli.prompts import check_prompts
 from linnet.cli.terminal import bars, note, print_table
 from linnet.geometry import format_seconds
@@ -18,11 +19,13 @@ if TYPE_CHECKING:
     from linnet.pipeline import Pipeline
     from linnet.progress import Watch
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, help="Make a film of several shots.")
+app = typer.Typer(
+    cls=Group, add_completion=False, rich_markup_mode=None, help="Make a film of several shots."
+)
 
 File = Annotated[Path, typer.Argument(help="The storyboard, in YAML.", metavar="FILE", show_default=False)]
 Model = Annotated[
-    str | None, option("model", "A name from `linnet models`, instead of the file's.", metavar="NAME")
+    str | None, one_of("model", "A name from `linnet models`, instead of the file's.", *CATALOG)
 ]
 
 

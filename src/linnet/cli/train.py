@@ -2,7 +2,6 @@
 
 import json
 import sys
-from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from linnet.cli import fail
-from linnet.cli.options import Quiet, Threads, option, whole
+from linnet.cli.options import Quiet, Threads, completing, one_of, option, whole
 from linnet.cli.terminal import bars, note
 from linnet.errors import InvalidInput
+from linnet.wording import choices
 
 if TYPE_CHECKING:
     from linnet.train.loop import Report
@@ -23,7 +23,13 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 @app.command()
 def train(
     recipe: Annotated[
-        str, typer.Argument(help="seedling or autoencoder.", metavar="RECIPE", show_default=False)
+        str,
+        typer.Argument(
+            help="seedling or autoencoder.",
+            metavar="RECIPE",
+            show_default=False,
+            autocompletion=completing(lambda: ("seedling", "autoencoder")),
+        ),
     ],
     output: Annotated[
         Path | None, option("output", "Folder of the run; by default runs/RECIPE.", metavar="DIR")
@@ -32,7 +38,7 @@ def train(
         int | None, whole("steps", "Fewer than the recipe's own, for a quick look.", least=1)
     ] = None,
     device: Annotated[
-        str, option("device", "cpu or cuda; by default the fastest here.", metavar="NAME")
+        str, one_of("device", "cpu or cuda; by default the fastest here.", "cpu", "cuda")
     ] = "auto",
     threads: Threads = None,
     quiet: Quiet = False,
@@ -47,9 +53,7 @@ def train(
     from linnet.train.recipes import RECIPES, Recipe
 
     if recipe not in RECIPES:
-        (nearest,) = get_close_matches(recipe, RECIPES, n=1, cutoff=0.0)
-        remedy = f"did you mean {nearest}? There are {', '.join(RECIPES)}"
-        raise InvalidInput("recipe", recipe, "there is no such recipe", remedy)
+        raise InvalidInput("recipe", recipe, "there is no such recipe", choices(recipe, RECIPES))
     folder = output or Path("runs") / recipe
     where = resolve_device(device)
     if threads:

@@ -29,29 +29,6 @@ class Grid:
     made: int
 
 
-def parse_seeds(text: str) -> list[int]:
-    """From "1-9", "3,5,8" or both: in the order given, at most 100, none twice."""
-    remedy = "write them as 1-9 or 3,5,8"
-    seeds: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        try:
-            start, end = int(first), int(last if dash else first)
-        except ValueError:
-            raise InvalidInput(
-                "seeds", text, f'"{part}" is neither a seed nor two with a dash', remedy
-            ) from None
-        if start > end:
-            raise InvalidInput("seeds", text, f'"{part}" runs backwards', remedy)
-        if len(seeds) + end - start >= MOST:
-            raise InvalidInput("seeds", text, f"are more than {MOST}", "give fewer")
-        seeds += range(start, end + 1)
-    twice = next((seed for seed in seeds if seeds.count(seed) > 1), None)
-    if twice is not None:
-        raise InvalidInput("seeds", text, f"has {twice} twice", "give each seed once")
-    return seeds
-
-
 def draft(
     pipeline: Pipeline,
     requests: Sequence[Request],
