@@ -221,6 +221,10 @@ def test_a_folder_of_an_earlier_version_is_brought_up_to_date(
                 for moment, job in enumerate(reversed(done)):
                     query = "UPDATE jobs SET status = 'completed', ended = ? WHERE id = ?"
                     db.execute(query, (moment, job.id))
+                    if version > 6:
+                        db.execute("UPDATE jobs SET ending = ? WHERE id = ?", (moment + 1, job.id))
+                if version > 6:
+                    db.execute("INSERT OR REPLACE INTO sums VALUES ('endings', '', ?)", (len(done),))
                 if version > 2:
                     db.execute(
                         "INSERT INTO images (job, content, fit) VALUES (?, x'01', 'pad')", (waiting.id,)

@@ -361,9 +361,8 @@ def test_a_video_from_asking_to_deleting(client: TestClient, service: Service) -
     part = client.get(f"{address}/content", headers={"range": "bytes=2-4"})
     assert (part.status_code, part.content, part.headers["content-range"]) == (206, b"234", "bytes 2-4/10")
     beyond = client.get(f"{address}/content", headers={"range": "bytes=99-"})
-    refused(beyond, 416, "no_such_range")
+    refused(beyond, 416, "no_such_range", "Range")
     assert beyond.headers["content-range"] == "bytes */10"
-    refused(client.get(f"{address}/content", headers={"range": "lines=1-"}), 400, "invalid_request", "Range")
     same = client.get(f"{address}/content", headers={"if-none-match": f'"x", W/{part.headers["etag"]}'})
     assert (same.status_code, same.content, same.headers["etag"]) == (304, b"", part.headers["etag"])
     head = client.head(f"{address}/content")

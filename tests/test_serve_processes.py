@@ -87,8 +87,11 @@ def test_the_official_client_does_all_that_it_can(server: Server, tmp_path: Path
     square = {"image_url": f"data:image/png;base64,{base64.b64encode(png(99, 99)).decode()}"}
     fitted = client.videos.create(**asked, extra_body={**extra, "input_reference": square, "fit": "crop"})
     assert client.videos.poll(fitted.id).status == "completed"
-    for one in (begun, followed, fitted):
+    there = {one.id for one in client.videos.list()}
+    assert {one.id for one in (begun, failed, followed, fitted)} <= there
+    for one in client.videos.list(limit=2):  # the page behind a video that is deleted by now
         client.videos.delete(one.id)
+    assert not list(client.videos.list())
     assert "seedling" in [model.id for model in client.models.list()]
 
 

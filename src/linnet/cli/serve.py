@@ -58,6 +58,10 @@ def serve(
     jobs: Annotated[int, whole("jobs", "Most jobs that may wait.", least=1)] = 1000,
     jobs_per_key: Annotated[int, whole("jobs-per-key", "Most jobs of one key.", least=1)] = 100,
     longest: Annotated[float | None, number("longest", "Most seconds of a clip.", above=0)] = None,
+    max_job_minutes: Annotated[
+        float,
+        number("max-job-minutes", "Refuse what would take longer to make; 60 by default.", above=0),
+    ] = 60.0,
     keep_days: Annotated[float | None, number("keep-days", "Delete clips that are older.", above=0)] = None,
     quota: Annotated[
         float | None, number("quota", "Most gigabytes of clips; the oldest go.", above=0)
@@ -127,6 +131,7 @@ def serve(
             ),
             limits=Limits(jobs=jobs, jobs_per_owner=jobs_per_key),
             longest_seconds=longest,
+            job_seconds=60 * max_job_minutes,
             keep_days=keep_days,
             adopt_files=adopt_files,
             quota_bytes=int(quota * 1e9) if quota is not None else None,

@@ -1,65 +1,105 @@
-"""Answers that take their time to be sent; who keeps account of them learns when they are `over`, sent or not."""
+"""Files of clips, as HTTP has it: parts of them, conditions, and the name under which a client keeps one."""
 
-from collections.abc import AsyncIterator, Callable
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from fastapi.responses import FileResponse, Response, StreamingResponse
+from fastapi.responses import FileResponse, Response
+from starlette.datastructures import Headers
 
 from linnet.serve.schemas import Refused
 
-
-class Events(StreamingResponse):
-    """Server-sent events, which no proxy may keep back."""
-
-    def __init__(self, events: AsyncIterator[str], *, over: Callable[[], None]) -> None:
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        super().__init__(events, media_type="text/event-stream", headers=headers)
-        self.over = over
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            self.over()
+MOST_RANGES = 32  # of one request; a client that asks for more gets the whole file
+RANGE = re.compile(r"(?=.*[0-9])([0-9]{0,30})-([0-9]{0,30})")
 
 
 class ClipFile(FileResponse):
-    """A clip's file, a part of it, or word that the client has it already. FileNotFoundError if there is none."""
+    """A clip's file, called `name` where it is kept; or a part of it, or word that the client has it already. A header
+    that asks for a part or sets a condition counts as RFC 9110 has it. Whoever keeps account of it learns when it is
+    `over`, sent or not. FileNotFoundError if there is none."""
 
-    def __init__(self, path: Path, kind: str, *, over: Callable[[], None]) -> None:
+    def __init__(self, path: Path, kind: str, *, name: str, over: Callable[[], None]) -> None:
         super().__init__(
             path,
             media_type=kind,
-            filename=path.name,
-            headers={"Cache-Control": "private, max-age=3600"},
-            content_disposition_type="inline",
+            headers={"Cache-Control": "private, max-age=3600", "Content-Disposition": disposition(name)},
             stat_result=path.stat(),
         )
         self.over = over
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        async def sent(message: Any) -> None:
-            """What goes out, but for errors, which are put in our words."""
-            status = message.get("status")
-            if status == 416:
-                limit = {"Content-Range": f"bytes */{self.headers['content-length']}"}
-                raise Refused(416, "no_such_range", "it has no such part", headers=limit)
-            if status == 400:
-                raise Refused(400, "invalid_request", "this is not a range of bytes", param="Range")
-            await send(message)
-
         try:
-            if self.headers["etag"] in tags(scope):
+            asked = Headers(scope=scope)
+            if (status := self.condition(asked)) == 412:
+                raise Refused(412, "changed", "the file is not, or no longer, the one that is asked for")
+            if status == 304:
                 same = {name: self.headers[name] for name in ("etag", "last-modified", "cache-control")}
                 await Response(status_code=304, headers=same)(scope, receive, send)
-            else:
-                await super().__call__(scope, receive, sent)
+                return
+            size = int(self.headers["content-length"])
+            part = usable_range(asked.get("range", ""), size)
+            here = (self.headers["etag"], self.headers["last-modified"])
+            if part == "" and asked.get("if-range", here[0]) in here:
+                limit = {"Content-Range": f"bytes */{size}"}
+                raise Refused(416, "no_such_range", "it has no such part", param="Range", headers=limit)
+            others = [(name, value) for name, value in scope["headers"] if name != b"range"]
+            ranges = [(b"range", part.encode())] if part else []
+            await super().__call__(scope | {"headers": others + ranges}, receive, send)
         finally:
             self.over()
 
+    def condition(self, asked: Headers) -> int:
+        """200 where the file is to be sent; 304 where the client has it; 412 where it asks for another."""
+        etag, date = self.headers["etag"], self.headers["last-modified"]
+        if "if-match" in asked:
+            if asked["if-match"].strip() != "*" and etag not in tags(asked.getlist("if-match")):
+                return 412
+        elif "if-unmodified-since" in asked and is_later(date, asked["if-unmodified-since"]):
+            return 412
+        if "if-none-match" in asked:
+            given = asked.getlist("if-none-match")
+            same = etag in {tag.removeprefix("W/") for tag in tags(given)} or "*" in tags(given)
+            return 304 if same else 200
+        since = asked.get("if-modified-since", "")
+        return 304 if is_later(date, since) is False else 200
 
-def tags(scope: Any) -> set[str]:
+
+def usable_range(given: str, size: int) -> str | None:
+    """The parts that the file has, as a Range header; empty if it has none of them. None where the header does not
+    count, since its unit is another or it is no range: then all is sent."""
+    unit, _, rest = given.partition("=")
+    parts = [part for one in rest.split(",") if (part := one.strip(" \t"))]
+    if unit.strip().lower() != "bytes" or not 0 < len(parts) <= MOST_RANGES:
+        return None
+    found: list[str] = []
+    for part in parts:
+        if not (positions := RANGE.fullmatch(part)):
+            return None
+        first, last = (int(position) if position else None for position in positions.groups())
+        if first is not None and last is not None and last < first:
+            return None
+        if first < size if first is not None else last:
+            found.append(part)
+    return "bytes=" * bool(found) + ",".join(found)
+
+
+def tags(given: list[str]) -> set[str]:
     """Of what the client has already."""
-    given = b",".join(value for name, value in scope["headers"] if name == b"if-none-match")
-    return {tag.strip().removeprefix("W/") for tag in given.decode("latin-1").split(",")}
+    return {tag.strip() for tag in ",".join(given).split(",")}
+
+
+def is_later(date: str, than: str) -> bool | None:
+    """None where one of the two is no date of HTTP."""
+    with suppress(ValueError, TypeError):
+        return parsedate_to_datetime(date) > parsedate_to_datetime(than)
+    return None
+
+
+def disposition(name: str) -> str:
+    """Under which name a client keeps it: for old clients in ASCII alone, and as it is (RFC 6266)."""
+    plain = re.sub(r"[^\w.-]", "_", name, flags=re.ASCII)
+    return f'inline; filename="{plain}"' + (f"; filename*=UTF-8''{quote(name)}" if plain != name else "")

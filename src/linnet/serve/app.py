@@ -4,55 +4,45 @@ Nothing here renders, and no path on the disk comes from a client: a job's files
 gave it.
 """
 
-import asyncio
-import base64
 import hashlib
 import json
 import threading
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from importlib.resources import files
-from typing import Annotated, Any, Literal, TypeVar
+from pathlib import Path
+from typing import Annotated, Literal
 
-from fastapi import Depends, FastAPI, Header, Query, Request, Response
+from fastapi import FastAPI, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
+from fastapi.responses import FileResponse, StreamingResponse
 from prometheus_client import CollectorRegistry, generate_latest
-from pydantic import BaseModel, ValidationError
-from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 
 from linnet import __version__
-from linnet.direct.footage import check_fit
+from linnet.clip import default_name
 from linnet.errors import InvalidInput
-from linnet.geometry import Size, format_seconds
+from linnet.geometry import format_seconds
 from linnet.request import Request as ClipRequest
 from linnet.serve import schemas
-from linnet.serve.answers import ClipFile, Events
-from linnet.serve.clips import file_of, is_full, remove_files
+from linnet.serve.access import Own, Owner, cookie_of, credentials_of, hand_out, take_back
+from linnet.serve.answers import ClipFile
+from linnet.serve.bodies import given_of, read_body
+from linnet.serve.clips import file_of, remove_files
 from linnet.serve.description import BINARY, LINKS, body_of, errors, openapi
 from linnet.serve.edge import Edge
+from linnet.serve.events import Events, follow
+from linnet.serve.failures import add_error_handlers
 from linnet.serve.fetch import fetch
+from linnet.serve.keys import end_session, make_session
 from linnet.serve.metrics import Metrics
-from linnet.serve.outlook import seconds_left
-from linnet.serve.queue import Given, Job, KeyReused, QueueFull
+from linnet.serve.queue import Given, Job
 from linnet.serve.schemas import Refused
 from linnet.serve.service import Service
-from linnet.serve.uploads import is_clip
 
-Body = TypeVar("Body", bound=BaseModel)
-
-POLL = 0.2  # seconds between two looks at a job whose events are streamed
 STREAMS = 64  # that a key may follow at a time; a browser opens six
 POLL_HINT = "500"  # milliseconds, for clients that poll
-QUIET = 15.0  # seconds after which a silent stream says that it lives
-FIELD_BYTES = 64 * 1024  # of one field of a form; a prompt of the longest kind has 16 kB at most
-COOKIE = "linnet_key"
 KINDS = {"video": "video/mp4", "thumbnail": "image/webp", "spritesheet": "image/jpeg"}
 PAGE = {
     "/": ("index.html", "text/html; charset=utf-8"),
@@ -60,49 +50,6 @@ PAGE = {
     "/style.css": ("style.css", "text/css; charset=utf-8"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
-# The fields of linnet's own request by the names that they have on the wire.
-WIRE = {
-    "frames": "num_frames",
-    "steps": "num_inference_steps",
-    "guidance": "guidance_scale",
-    "negative": "negative_prompt",
-    "width": "size",
-    "height": "size",
-}
-
-
-# --- who asks, and for what ---------------------------------------------------------------------------------------
-# These, and `retrieve`, only read, which in SQLite never waits: a thread each would cost more than all they do.
-
-
-async def owner_of(request: Request) -> str:
-    """Whose jobs the request may see, by its key."""
-    service: Service = request.app.state.service
-    scheme, _, key = request.headers.get("authorization", "").partition(" ")
-    presented = key.strip() if scheme.lower() == "bearer" else request.cookies.get(COOKIE)
-    # A client that must send some key sends it to a server that has none, too.
-    found = service.who(presented) or service.who(None)
-    if found is None:
-        raise Refused(
-            401,
-            "invalid_api_key",
-            "this server asks for a key: send `Authorization: Bearer KEY`",
-            headers={"WWW-Authenticate": "Bearer"},
-        )
-    return found
-
-
-Owner = Annotated[str, Depends(owner_of)]
-
-
-async def own_job(video_id: str, request: Request, owner: Owner) -> Job:
-    job = request.app.state.service.queue.get(video_id, owner=owner)
-    if job is None:
-        raise Refused(404, "not_found", f"there is no video {video_id[:100]}", param="video_id")
-    return job
-
-
-Own = Annotated[Job, Depends(own_job)]
 RepeatKey = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=200)]
 
 
@@ -139,6 +86,7 @@ def create_app(service: Service) -> FastAPI:
         if given is not None and given.kind == "video":
             request = replace(request, onward=False)  # its windows are made together, as the clip is followed
         service.models.check_memory(request, given)
+        service.check_time(request, given)
         return request, given
 
     def accept(
@@ -191,8 +139,9 @@ def create_app(service: Service) -> FastAPI:
         limit: Annotated[int, Query(ge=1, le=100)] = 20,
         order: Literal["asc", "desc"] = "desc",
     ) -> schemas.VideoList:
-        """Your videos, newest first unless `order` says otherwise, from the one behind `after`."""
-        start = service.queue.get(after, owner=owner) if after else None
+        """Your videos, newest first unless `order` says otherwise, from the one behind `after`, which may have been
+        deleted meanwhile."""
+        start = None if after is None else service.queue.number(after, owner=owner)
         if after is not None and start is None:
             raise Refused(404, "not_found", "there is no such video to begin after", param="after")
         jobs = service.queue.page(owner=owner, after=start, limit=limit + 1, order=order)
@@ -219,7 +168,6 @@ def create_app(service: Service) -> FastAPI:
         remove_files(service.data, job.id)
         return schemas.Deleted(id=job.id)
 
-    @app.head("/v1/videos/{video_id}/content", include_in_schema=False)
     @app.get(
         "/v1/videos/{video_id}/content",
         operation_id="downloadVideo",
@@ -228,7 +176,7 @@ def create_app(service: Service) -> FastAPI:
             200: {"description": "The file.", "content": dict.fromkeys(KINDS.values(), BINARY)},
             206: {"description": "A part of it.", "content": dict.fromkeys(KINDS.values(), BINARY)},
             304: {"description": "As you have it."},
-            **errors(400, 401, 404, 409, 416),
+            **errors(400, 401, 404, 409, 412, 416),
         },
     )
     def content(job: Own, variant: Literal["video", "thumbnail", "spritesheet"] = "video") -> FileResponse:
@@ -241,7 +189,9 @@ def create_app(service: Service) -> FastAPI:
             raise gone
         over = partial(service.readers.end, job.id)
         try:
-            return ClipFile(file_of(service.data, job.id, variant), KINDS[variant], over=over)
+            path = file_of(service.data, job.id, variant)
+            name = Path(default_name(job.request)).with_suffix(path.suffix).name
+            return ClipFile(path, KINDS[variant], name=name, over=over)
         except FileNotFoundError:
             over()
             raise gone from None
@@ -280,13 +230,17 @@ def create_app(service: Service) -> FastAPI:
             **errors(401, 404, 429),
         },
     )
-    async def events(job: Own) -> StreamingResponse:
+    async def events(request: Request, job: Own) -> StreamingResponse:
         """Server-sent events until it ends: `progress`, `preview` (an image as a data address), and `end`."""
         if service.streams[job.owner] >= STREAMS:
             problem = f"{STREAMS} of your jobs are being followed already; ask for them one by one"
             raise Refused(429, "too_many_streams", problem, headers={"Retry-After": "10"})
+        if service.streams.total() >= service.connections.limits.most // 2:
+            problem = "the server follows as many jobs as it can already; ask for them one by one"
+            raise Refused(429, "too_many_streams", problem, headers={"Retry-After": "10"})
         service.streams[job.owner] += 1
-        return Events(follow(service, job, shown), over=lambda: service.streams.subtract([job.owner]))
+        over = partial(service.streams.subtract, [job.owner])
+        return Events(follow(service, job, credentials_of(request), shown), over=over)
 
     @app.post(
         "/v1/plan",
@@ -309,22 +263,23 @@ def create_app(service: Service) -> FastAPI:
     @app.post("/v1/session", operation_id="signIn", status_code=204, responses=errors(400, 401, 413, 415),
               openapi_extra=body_of(schemas.KeyGiven))  # fmt: skip
     async def sign_in(request: Request) -> Response:
-        """Keep the key in a cookie that scripts cannot read: for the page, whose videos cannot send a header."""
+        """Begin a session with a key, for the page, whose videos cannot send a header. Its token is in a cookie that
+        scripts cannot read; the session ends with the key."""
         given = await read_body(request, schemas.KeyGiven)
-        if not given.key or await run_in_threadpool(service.who, given.key) is None:
+        session = await run_in_threadpool(make_session, service.queue, given.key)
+        if session is None:
             raise Refused(401, "invalid_api_key", "this is not a key of this server", param="key")
         response = Response(status_code=204)
-        secure = request.url.scheme == "https" or request.headers.get("x-forwarded-proto") == "https"
-        response.set_cookie(
-            COOKIE, given.key, httponly=True, samesite="strict", secure=secure, max_age=30 * 86400
-        )
+        hand_out(response, request, session)
         return response
 
     @app.delete("/v1/session", operation_id="signOut", status_code=204)
-    def sign_out() -> Response:
-        """Forget the cookie of this browser; the key itself stays good."""
+    def sign_out(request: Request) -> Response:
+        """End the session of this browser; the key itself stays good."""
+        if session := request.cookies.get(cookie_of(request)):
+            end_session(service.queue, session)
         response = Response(status_code=204)
-        response.delete_cookie(COOKIE, httponly=True, samesite="strict")
+        take_back(response, request)
         return response
 
     @app.get("/healthz", operation_id="health")
@@ -345,7 +300,7 @@ def create_app(service: Service) -> FastAPI:
     })  # fmt: skip
     def metrics(owner: Owner) -> Response:
         registry = CollectorRegistry()
-        registry.register(Metrics(service.queue))
+        registry.register(Metrics(service.queue, service.connections))
         return Response(generate_latest(registry), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     for address, (name, kind) in PAGE.items():
@@ -361,92 +316,13 @@ def add_page(app: FastAPI, address: str, name: str, kind: str) -> None:
     app.add_api_route(
         address,
         lambda: Response(text, media_type=kind, headers={"Cache-Control": "no-cache"}),
-        methods=["GET", "HEAD"],
         include_in_schema=False,
     )
 
 
-# --- reading requests ---------------------------------------------------------------------------------------------
-
-
-async def read_body(request: Request, kind: type[Body]) -> Body:
-    """JSON, or a form whose fields are the same; numbers come as text in a form, and only there."""
-    sort = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    try:
-        if sort == "application/json":
-            return kind.model_validate_json(await request.body(), strict=True)
-        if sort in ("multipart/form-data", "application/x-www-form-urlencoded"):
-            form = await request.form(max_files=1, max_fields=32, max_part_size=FIELD_BYTES)
-            names = [name for name, _ in form.multi_items()]
-            for name in names:
-                if names.count(name) > 1:
-                    raise Refused(400, "invalid_request", f"{name[:100]} is given twice", param=name[:100])
-            files = {name: value for name, value in form.items() if isinstance(value, UploadFile)}
-            for name in files.keys() - ({"input_reference"} if kind is schemas.VideoRequest else set()):
-                raise Refused(400, "invalid_request", f"{name[:100]} is no file", param=name[:100])
-            fields = nested({name: value for name, value in form.items() if name not in files})
-            if isinstance(said := fields.get("image_reference"), str):  # as JSON, in vLLM-Omni's forms
-                fields["image_reference"] = schemas.Reference.model_validate_json(said)
-            asked = kind.model_validate(fields)
-            if isinstance(asked, schemas.VideoRequest):
-                for file in files.values():
-                    asked._file = await file.read()
-            return asked
-    except ValidationError as error:
-        raise refusal_of(error.errors()) from None
-    raise Refused(415, "unsupported_media_type", "send application/json or multipart/form-data")
-
-
-def nested(fields: dict[str, Any]) -> dict[str, Any]:
-    """`a[b]` is how a form says the field b of a."""
-    found: dict[str, Any] = {}
-    for name, value in fields.items():
-        outer, bracket, inner = name.partition("[")
-        within = found.setdefault(outer, {}) if bracket and inner.endswith("]") else None
-        if isinstance(within, dict):
-            within[inner[:-1]] = value
-        else:
-            found[name] = value
-    return found
-
-
-def refusal_of(found: Any) -> Refused:
-    """The first thing that is wrong."""
-    first = found[0]
-    place = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "header", "path"))
-    words = first["msg"][:1].lower() + first["msg"][1:]
-    message = f"{place[:100]}: {words[:300]}" if place else words[:300]
-    return Refused(400, "invalid_request", message, param=place[:100] or None)
-
-
-def given_of(asked: schemas.VideoRequest, content: bytes | None, size: Size) -> Given | None:
-    """What was sent, as far as it is looked at here: an image's header, and no more of a clip than tells that it is
-    one. InvalidInput for what cannot be used, or for settings of what was not sent."""
-    clip = content is not None and is_clip(content)
-    if asked.strength is not None and not clip:
-        remedy = "send one as input_reference, or leave it out"
-        raise InvalidInput(
-            "strength", asked.strength, "is of a clip that is followed, and there is none", remedy
-        )
-    if content is None:
-        if asked.fit:
-            problem = "is of an image or a clip, and there is none"
-            raise InvalidInput("fit", asked.fit, problem, "leave it out")
-        return None
-    if clip:
-        from linnet.direct.beginning import STRENGTH  # which imports torch
-        from linnet.direct.conditions import check_strength
-
-        strength = STRENGTH if asked.strength is None else check_strength(asked.strength)
-        return Given(content, asked.fit, strength)
-    check_fit(schemas.look_at(content), size, asked.fit, field="input_reference", value="image")
-    return Given(content, asked.fit)
-
-
 def plan_of(service: Service, request: ClipRequest, given: Given | None) -> schemas.Plan:
     plan = service.models.plan(request, given)
-    # What was measured without a clip is of all steps.
-    took, measured = service.queue.speed(request, given) or (None if given else plan.seconds, False)
+    took, measured = service.seconds_of(request, given)
     return schemas.Plan(
         model=request.model,
         size=str(request.size),
@@ -455,111 +331,7 @@ def plan_of(service: Service, request: ClipRequest, given: Given | None) -> sche
         memory_bytes=plan.peak_bytes,
         memory_free_bytes=service.models.free(),
         seconds_needed=None if took is None else round(took, 2),
+        seconds_allowed=service.job_seconds,
         measured=measured,
         jobs_waiting=service.queue.unfinished(),
     )
-
-
-# --- answering ----------------------------------------------------------------------------------------------------
-
-
-async def follow(service: Service, job: Job, shown: Callable[[Job], schemas.Video]) -> AsyncIterator[str]:
-    """A job's events, from how it stands now."""
-    said, spoke, seen = "", time.monotonic(), 0
-    while not service.stopping:
-        now = await run_in_threadpool(service.queue.get, job.id)
-        if now is None:
-            yield event("end", {"id": job.id, "deleted": True})
-            return
-        if now.status in ("completed", "failed"):
-            yield event("end", shown(now).model_dump())
-            return
-        if preview := await run_in_threadpool(service.queue.preview, job.id, seen):
-            seen, image = preview
-            address = f"data:image/webp;base64,{base64.b64encode(image).decode()}"
-            yield event("preview", {"number": seen, "image": address})
-        prospect = (
-            await run_in_threadpool(service.outlook.of, now) if now.status == "queued" else None
-        )  # None, too, if it has just begun
-        record = {
-            "status": now.status,
-            "progress": schemas.percentage(now),
-            "queue_position": prospect and prospect.position,
-            "worker_ready": prospect is None or prospect.worker_ready,
-            "stage": now.stage,
-            "done": now.done,
-            "total": now.total,
-        }
-        if (line := json.dumps(record)) != said:
-            said, spoke = line, time.monotonic()
-            left = prospect.seconds if prospect else await run_in_threadpool(seconds_left, service.queue, now)
-            yield event("progress", record | {"seconds_left": left})
-        elif time.monotonic() - spoke > QUIET:
-            spoke = time.monotonic()
-            yield ": still here\n\n"
-        await asyncio.sleep(POLL)
-
-
-def event(name: str, record: dict[str, Any]) -> str:
-    return f"event: {name}\ndata: {json.dumps(record)}\n\n"
-
-
-# --- errors -------------------------------------------------------------------------------------------------------
-
-
-def add_error_handlers(app: FastAPI) -> None:
-    """Whatever goes wrong comes in the same envelope."""
-
-    def answer(error: Refused) -> JSONResponse:
-        return JSONResponse(error.body(), error.status, headers=error.headers)
-
-    async def refused(request: Request, error: Any) -> JSONResponse:
-        return answer(error)
-
-    async def invalid(request: Request, error: Any) -> JSONResponse:
-        name = WIRE.get(error.field, error.field)
-        message = str(error).replace("--fit ", "fit=")
-        return answer(Refused(400, "invalid_value", message, param=name))
-
-    async def full(request: Request, error: Any) -> JSONResponse:
-        return answer(Refused(429, "queue_full", str(error), headers={"Retry-After": "10"}))
-
-    async def reused(request: Request, error: Any) -> JSONResponse:
-        return answer(Refused(409, "idempotency_key_reused", str(error), param="Idempotency-Key"))
-
-    async def malformed(request: Request, error: Any) -> JSONResponse:
-        return answer(refusal_of(error.errors()))
-
-    async def http(request: Request, error: Any) -> JSONResponse:
-        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
-        headers = dict(error.headers or {})
-        if error.status_code == 405:
-            headers["Allow"] = ", ".join(sorted(allowed(request)))
-        return answer(Refused(error.status_code, code, str(error.detail), headers=headers))
-
-    async def gone(request: Request, error: Any) -> Response:
-        return Response(status_code=400)  # which nobody hears
-
-    async def broken(request: Request, error: Any) -> JSONResponse:
-        if is_full(error):
-            return answer(Refused(507, "disk_full", "the server's disk is full"))
-        return answer(Refused(500, "internal_error", "the server made a mistake; it is in its log"))
-
-    handlers: dict[Any, Callable[[Request, Any], Awaitable[Response]]] = {
-        Refused: refused,
-        InvalidInput: invalid,
-        QueueFull: full,
-        KeyReused: reused,
-        RequestValidationError: malformed,
-        HTTPException: http,
-        ClientDisconnect: gone,
-        Exception: broken,
-    }
-    for kind, handler in handlers.items():
-        app.add_exception_handler(kind, handler)
-
-
-def allowed(request: Request) -> set[str]:
-    """Methods of all routes that share the path; each route by itself knows but its own."""
-    here = [route for route in request.app.routes if route.path_regex.match(request.scope["path"])]
-    return {method for route in here for method in route.methods or ()}

@@ -127,6 +127,19 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         # Jobs that were deleted since the service started, whose files may be still to be removed.
         "CREATE TABLE deleted (job TEXT PRIMARY KEY)",
     ),
+    (
+        # Where the last jobs that were deleted stood in the list, for clients that go on from one of them.
+        "CREATE TABLE former (job TEXT PRIMARY KEY, owner TEXT NOT NULL, number INTEGER NOT NULL)",
+        "CREATE INDEX former_by_number ON former (number)",
+        """CREATE TRIGGER jobs_deleted AFTER DELETE ON jobs BEGIN
+            INSERT OR REPLACE INTO former VALUES (OLD.id, OLD.owner, OLD.number);
+            DELETE FROM former WHERE number <= (SELECT MAX(number) FROM former) - 10000;
+        END""",
+        # Of browsers that were signed in with a key.
+        """CREATE TABLE sessions (
+            hash BLOB PRIMARY KEY, key TEXT NOT NULL REFERENCES keys (id) ON DELETE CASCADE, begun REAL NOT NULL
+        )""",
+    ),
 )
 
 

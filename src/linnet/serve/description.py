@@ -18,6 +18,7 @@ ERRORS = {
     401: "A key is needed.",
     404: "There is none.",
     409: "Not in this state.",
+    412: "It is not the one that is asked for.",
     413: "Too large.",
     415: "Of another kind than expected.",
     416: "It has no such part.",

@@ -1,5 +1,6 @@
 """Around the service: who may speak to it at all, how much, and under which headers it answers."""
 
+import re
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
@@ -21,30 +22,59 @@ HEADERS = {
     "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
 }
 LOCAL_NAMES = {"localhost", "127.0.0.1", "::1"}
+HOST = re.compile(r"(?P<name>[a-z0-9._-]+|\[[0-9a-f:.]+\])(:(?P<port>[0-9]{0,5}))?", re.ASCII | re.IGNORECASE)
+# Headers of which two would leave open which one counts.
+ONCE = {
+    b"host",
+    b"origin",
+    b"authorization",
+    b"content-type",
+    b"content-length",
+    b"idempotency-key",
+    b"range",
+}
+ANYBODYS_BYTES = 4096  # of a body that is read before a key is known
+MOST_HELD = 256 * 2**20  # bytes of all bodies together, at a time
+SOON = {"Retry-After": "2", "Connection": "close"}
 
 
 class Edge:
-    """Around everything: what is too large or comes from another site never gets in; what goes out is marked."""
+    """Around everything: what is too large or comes from another site never gets in; what goes out is marked. HEAD is
+    answered as GET is, without a body."""
 
     def __init__(self, app: Any, service: Service) -> None:
         self.app, self.service = app, service
+        self.held = 0  # bytes of all bodies that are being read or answered
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        taken, started = 0, False
+        most, taken, started, ended = self.most(scope["path"]), 0, False, False
+        alone = scope["method"] == "HEAD"
+        if alone:
+            headers = [
+                (name, value) for name, value in scope["headers"] if name != b"range"
+            ]  # which is of GET
+            scope = scope | {"method": "GET", "headers": headers}
 
         async def counted() -> Any:
             nonlocal taken
+            if ended:
+                return {"type": "http.disconnect"}
             message = await receive()
-            taken += len(message.get("body", b""))
-            if taken > self.service.body_bytes:
-                raise too_large(self.service.body_bytes)
+            size = len(message.get("body", b""))
+            taken, self.held = taken + size, self.held + size
+            if taken > most:
+                raise too_large(most)
+            if self.held > MOST_HELD:
+                raise Refused(503, "busy", "too much is being sent; ask again in a moment", headers=SOON)
             return message
 
         async def marked(message: Any) -> None:
-            nonlocal started
+            nonlocal started, ended
+            if ended:
+                return
             if message["type"] == "http.response.start":
                 started = True
                 there = {name.lower() for name, _ in message["headers"]}
@@ -58,26 +88,42 @@ class Edge:
                     ),
                 ]
             await send(message)
+            if alone and started and not ended:
+                ended = True  # what would be the body is not waited for: it may be a stream
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
 
         try:
-            self.check(scope)
+            self.check(scope, most)
             await self.app(scope, counted, marked)
         except Refused as error:
             if started:
                 raise
-            if error.status == 413:
-                await swallow(receive, self.service.body_bytes)
+            if error.status in (413, 503):
+                await swallow(receive, most)
             response = JSONResponse(error.body(), error.status, headers=error.headers)
             await response(scope, receive, marked)
+        finally:
+            self.held -= taken
 
-    def check(self, scope: Any) -> None:
-        headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
+    def most(self, path: str) -> int:
+        """Bytes of a body: few where anybody may send one."""
+        return ANYBODYS_BYTES if path == "/v1/session" else self.service.body_bytes
+
+    def check(self, scope: Any, most: int) -> None:
+        headers: dict[bytes, str] = {}
+        for name, value in scope["headers"]:
+            if name in ONCE and name in headers:
+                raise Refused(400, "invalid_request", f"the header {name.decode().title()} is given twice")
+            headers[name] = value.decode("latin-1")
         length = headers.get(b"content-length", "0")
-        if length.isdecimal() and int(length) > self.service.body_bytes:
-            raise too_large(self.service.body_bytes)
+        if length.isdecimal() and int(length) > most:
+            raise too_large(most)
         host = headers.get(b"host", "")
+        if not (found := HOST.fullmatch(host)) or int(found["port"] or 0) > 65535:
+            problem = "is not a name with or without a port" if host else "is missing or empty"
+            raise Refused(400, "invalid_host", f"the header Host {problem}")
         known = LOCAL_NAMES | {self.service.host.lower(), self.service.name}
-        if (self.service.local or self.service.name) and parts_of(f"//{host}").hostname not in known:
+        if (self.service.local or self.service.name) and found["name"].strip("[]").lower() not in known:
             raise Refused(
                 403, "wrong_host", f"this server answers to {self.service.name or 'localhost'} alone"
             )

@@ -1,4 +1,4 @@
-"""Who may ask: keys, of which only a hash is kept."""
+"""Who may ask: keys, and sessions that are begun with one. Of both only a hash is kept."""
 
 import hashlib
 import hmac
@@ -29,3 +29,21 @@ def find_owner(queue: Queue, key: str) -> str | None:
         if same and known["revoked"] is None:
             found = known["id"]
     return found
+
+
+def make_session(queue: Queue, key: str) -> str | None:
+    """The token of a new session of whoever has the key, None if it is not one or no longer. Only a hash is kept."""
+    if (owner := find_owner(queue, key)) is None:
+        return None
+    token = secrets.token_urlsafe(32)
+    queue.add_session(digest(token), owner)
+    return token
+
+
+def find_session(queue: Queue, token: str) -> str | None:
+    """The id of the key with which the session was begun, None if it is over, or the key is revoked."""
+    return queue.session_owner(digest(token))
+
+
+def end_session(queue: Queue, token: str) -> None:
+    queue.end_session(digest(token))

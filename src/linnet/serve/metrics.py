@@ -4,14 +4,15 @@ from typing import Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
+from linnet.serve.connections import Connections
 from linnet.serve.queue import Queue
 
 
 class Metrics:
-    """Everything that the queue counts, at the time it is asked."""
+    """Everything that the queue and the connections count, at the time they are asked."""
 
-    def __init__(self, queue: Queue) -> None:
-        self.queue = queue
+    def __init__(self, queue: Queue, connections: Connections) -> None:
+        self.queue, self.connections = queue, connections
 
     def collect(self) -> Any:
         facts = self.queue.statistics()
@@ -52,3 +53,14 @@ class Metrics:
                 card.add_metric([str(index)], worker["reserved"])
         yield memory
         yield card
+        yield GaugeMetricFamily(
+            "linnet_connections", "Connections of clients.", value=len(self.connections.open)
+        )
+        closed = CounterMetricFamily(
+            "linnet_connections_closed",
+            "Connections that the server closed: to make room, or since the client was late with it.",
+            labels=["cause"],
+        )
+        for cause, count in sorted(self.connections.closed.items()):
+            closed.add_metric([cause], count)
+        yield closed

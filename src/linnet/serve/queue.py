@@ -23,6 +23,8 @@ Status = Literal["queued", "in_progress", "completed", "failed"]
 
 TRIES = 3  # of a job whose worker dies
 LATELY = 10.0  # seconds since a worker's last sign of life, for which it counts as there
+SESSIONS = 50  # of one key
+SESSION_SECONDS = 30 * 86400.0  # that a session lasts
 LATER = ("decode", "finish")  # the stages behind denoising, in their order
 
 
@@ -167,14 +169,23 @@ class Queue(Database):
         return found[0] if found and owner in (None, found[0].owner) else None
 
     def page(
-        self, *, owner: str, after: Job | None = None, limit: int = 20, order: Literal["asc", "desc"] = "desc"
+        self, *, owner: str, after: int | None = None, limit: int = 20, order: Literal["asc", "desc"] = "desc"
     ) -> Sequence[Job]:
-        """An owner's jobs in the order in which they were made, or the reverse, from the one behind `after`."""
+        """An owner's jobs in the order in which they were made, or the reverse, from the one behind number `after`."""
         sign = ">" if order == "asc" else "<"
-        start = after.number if after else (0 if order == "asc" else 2**62)
+        start = after if after is not None else (0 if order == "asc" else 2**62)
         return self._jobs(
             f"WHERE owner = ? AND number {sign} ? ORDER BY number {order} LIMIT ?", owner, start, limit
         )
+
+    def number(self, job: str, *, owner: str) -> int | None:
+        """Its place among all jobs, whether it is there or one of the last that were deleted."""
+        rows = self._rows(
+            "SELECT number FROM jobs WHERE id = ? AND owner = ? UNION "
+            "SELECT number FROM former WHERE job = ? AND owner = ?",
+            *(job, owner, job, owner),
+        )
+        return rows[0]["number"] if rows else None
 
     def line(self) -> list[tuple[str, Request, Given | None]]:
         """The jobs that wait, by id, with what `begins` tells of them, in the order in which they will start."""
@@ -329,16 +340,27 @@ class Queue(Database):
             count(db, "steps", request.model, request.steps)
             for stage, spent in seconds.items():
                 count(db, "stage_seconds", stage, spent)
-            denoise, through = seconds.get("denoise", 0.0), passes(request, self.begins(job.id))
-            db.execute(
-                "INSERT OR REPLACE INTO paces VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    *(request.model, request.width, request.height, request.frames),
-                    *(request.steps, through, denoise / through),
-                    *(sum(seconds.values()) - denoise, self.clock.wall()),
-                    *(seconds.get(stage) for stage in LATER),
-                ),
-            )
+            self._note_pace(db, request, passes(request, self.begins(job.id)), seconds)
+
+    def note_first_pace(self, request: Request, seconds: dict[str, float]) -> None:
+        """What a clip took that nobody asked for, if it is the first of its model."""
+        with self._writing() as db:
+            if not db.execute("SELECT 1 FROM paces WHERE model = ?", (request.model,)).fetchone():
+                self._note_pace(db, request, passes(request), seconds)
+
+    def _note_pace(
+        self, db: sqlite3.Connection, request: Request, through: int, seconds: dict[str, float]
+    ) -> None:
+        denoise = seconds.get("denoise", 0.0)
+        db.execute(
+            "INSERT OR REPLACE INTO paces VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                *(request.model, request.width, request.height, request.frames),
+                *(request.steps, through, denoise / through),
+                *(sum(seconds.values()) - denoise, self.clock.wall()),
+                *(seconds.get(stage) for stage in LATER),
+            ),
+        )
 
     def fail(self, job: Job, code: str, message: str) -> None:
         """It cannot be done. NotThis as in `report`."""
@@ -570,6 +592,29 @@ class Queue(Database):
         with self._writing() as db:
             db.execute("UPDATE OR REPLACE repeats SET owner = ? WHERE owner = ?", (key, of))
             return db.execute("UPDATE jobs SET owner = ? WHERE owner = ?", (key, of)).rowcount
+
+    def add_session(self, digest: bytes, key: str) -> None:
+        """Begun with that key. A key has the SESSIONS newest ones."""
+        with self._writing() as db:
+            db.execute("INSERT INTO sessions VALUES (?, ?, ?)", (digest, key, self.clock.wall()))
+            db.execute(
+                "DELETE FROM sessions WHERE key = ? AND rowid <= "
+                "(SELECT rowid FROM sessions WHERE key = ? ORDER BY rowid DESC LIMIT 1 OFFSET ?)",
+                (key, key, SESSIONS),
+            )
+
+    def session_owner(self, digest: bytes) -> str | None:
+        """The key that it was begun with, while that is valid and the session not over."""
+        rows = self._rows(
+            "SELECT key FROM sessions JOIN keys ON keys.id = key "
+            "WHERE sessions.hash = ? AND revoked IS NULL AND begun > ?",
+            *(digest, self.clock.wall() - SESSION_SECONDS),
+        )
+        return rows[0]["key"] if rows else None
+
+    def end_session(self, digest: bytes) -> None:
+        with self._writing() as db:
+            db.execute("DELETE FROM sessions WHERE hash = ?", (digest,))
 
     def all_keys(self) -> list[dict[str, Any]]:
         """All that were ever made; `revoked` is a time or None."""

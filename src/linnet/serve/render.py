@@ -70,17 +70,22 @@ class Renderer:
             )
         return self._pipeline
 
-    def warm(self) -> None:
-        """Read what the first job would wait for; a small model makes one frame, so that all is in its place.
+    def warm(self) -> tuple[Request, dict[str, float]] | None:
+        """Read what the first job would wait for. A small model makes one frame, so that all is in its place, and then
+        a clip of its usual length in one step: that one's request and the seconds of its stages are returned.
 
         What the settings do not allow is for each job to say.
         """
         with suppress(InvalidInput):
             spec = self.pipeline(self.settings.model).spec
             if spec.warm_up:
-                request = make_request(spec, prompt="a", seed=0, frames=1, steps=1)
+                first = make_request(spec, prompt="a", seed=0, frames=1, steps=1)
+                usual = make_request(spec, prompt="a", seed=0, steps=1)
                 with tempfile.TemporaryDirectory(prefix="linnet-") as folder:
-                    self.make(request, Path(folder) / "first.mp4", lambda *what: None)
+                    self.make(first, Path(folder) / "first.mp4", lambda *what: None)
+                    _, seconds = self.make(usual, Path(folder) / "usual.mp4", lambda *what: None)
+                return usual, seconds
+        return None
 
     def make(
         self, request: Request, path: Path, report: Report, given: Given | None = None

@@ -244,8 +244,8 @@ class ModelList(BaseModel):
 
 class Plan(BaseModel):
     """What a request would take. `measured` says that just such a clip was made here; else `seconds_needed` is reckoned
-    from another, or from what `linnet plan --measure` found, and null if there is neither. `memory_free_bytes` is
-    null where other machines make the clips."""
+    from another, or from what `linnet plan --measure` found, and null if there is neither; a request that takes over
+    `seconds_allowed` is refused. `memory_free_bytes` is null where other machines make the clips."""
 
     object: Literal["plan"] = "plan"
     model: str
@@ -255,6 +255,7 @@ class Plan(BaseModel):
     memory_bytes: int
     memory_free_bytes: int | None
     seconds_needed: float | None
+    seconds_allowed: float | None
     measured: bool
     jobs_waiting: int
 

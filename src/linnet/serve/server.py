@@ -61,6 +61,7 @@ class Settings:
     log_prompts: bool = False
     limits: Limits = field(default_factory=Limits)
     longest_seconds: float | None = None
+    job_seconds: float | None = None
     keep_days: float | None = None
     adopt_files: bool = False
     quota_bytes: int | None = None
@@ -105,6 +106,7 @@ def serve(settings: Settings) -> None:
             fetches=settings.fetches,
             journal=Journal(queue, prompts=settings.log_prompts),
             longest_seconds=settings.longest_seconds,
+            job_seconds=settings.job_seconds,
             keep_seconds=settings.keep_days * 86400 if settings.keep_days else None,
             quota_bytes=settings.quota_bytes,
             reserve_bytes=settings.reserve_bytes,

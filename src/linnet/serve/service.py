@@ -4,24 +4,36 @@ import shutil
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
+from linnet.catalog import find
+from linnet.errors import InvalidInput
+from linnet.request import Request
 from linnet.serve.clips import remove_files
 from linnet.serve.connections import ConnectionLimits, Connections
 from linnet.serve.expiry import Expiry
 from linnet.serve.journal import Journal
-from linnet.serve.keys import find_owner
+from linnet.serve.keys import find_owner, find_session
 from linnet.serve.models import Models
 from linnet.serve.outlook import Outlook
-from linnet.serve.queue import Limits, Queue
+from linnet.serve.queue import Given, Limits, Queue
 from linnet.serve.readers import Readers
 from linnet.serve.schemas import Refused
+
+
+class Credentials(NamedTuple):
+    """What somebody came with: a key, or the token of a session."""
+
+    key: str | None = None
+    session: str | None = None
 
 
 @dataclass(kw_only=True)
 class Service:
     """What the handlers share. `local`: only this machine can reach us, so names for us other than that of the `host`
     on which we listen are a trick; behind a proxy, so are others than `name`. `notices`: the end of each job is to be
-    told. `fetches`: images that a client names by their address are fetched."""
+    told. `fetches`: images that a client names by their address are fetched. `longest_seconds` of a clip, and
+    `job_seconds` that making it may take."""
 
     data: Path
     queue: Queue
@@ -35,6 +47,7 @@ class Service:
     journal: Journal | None = None
     body_bytes: int = 8 * 2**20
     longest_seconds: float | None = None
+    job_seconds: float | None = None
     keep_seconds: float | None = None
     quota_bytes: int | None = None
     reserve_bytes: int = 200 * 2**20
@@ -50,13 +63,42 @@ class Service:
         self.outlook = Outlook(self.queue)
         self.expiry = Expiry(self.queue.clock)
 
-    def who(self, key: str | None) -> str | None:
-        """The owner whose key it is; None is nobody. While no key is valid, and listening is local, everybody is the
-        one owner "", without a key."""
-        if key:
-            return find_owner(self.queue, key)
-        demanded = not self.local or any(known["revoked"] is None for known in self.queue.all_keys())
-        return None if demanded else ""
+    def owner(self, given: Credentials) -> str | None:
+        """Whose the key is, or the session; None is nobody. While no key is valid, and listening is local, everybody is
+        the one owner "", whatever they come with: some clients must send some key."""
+        found = find_owner(self.queue, given.key) if given.key else None
+        if found is None and given.session:
+            found = find_session(self.queue, given.session)
+        if found is None and self.local and all(known["revoked"] for known in self.queue.all_keys()):
+            return ""
+        return found
+
+    def seconds_of(self, request: Request, given: Given | None) -> tuple[float | None, bool]:
+        """What a clip takes here, None where that is unknown, and whether just such a one was made."""
+        if found := self.queue.speed(request, given):
+            return found
+        # What was measured without a clip is of all steps.
+        return None if given else self.models.plan(request).seconds, False
+
+    def check_time(self, request: Request, given: Given | None) -> None:
+        """InvalidInput for what would keep a worker longer than is allowed, as far as that is known beforehand."""
+        if self.job_seconds is None:
+            return
+        took, _ = self.seconds_of(request, given)
+        if took is None or took <= self.job_seconds:
+            return
+        share = self.job_seconds / took
+        seconds, steps = int(request.seconds * share), int(request.steps * share)
+        smaller = any(size.pixels < request.size.pixels for size in find(request.model).sizes)
+        less = [
+            *([f"up to {seconds} s"] if seconds else []),
+            *([f"up to {steps} steps"] if steps else []),
+            *(["a smaller size"] if smaller else []),
+        ]
+        need, most = minutes(took), minutes(self.job_seconds)
+        problem = f"would take about {need} to make, and this server allows {most}"
+        remedy = f"ask for {' or '.join(less) or 'fewer steps and seconds'}"
+        raise InvalidInput("seconds", request.seconds, problem, remedy)
 
     def ready(self) -> bool:
         """A worker has its model loaded and gave a sign of life lately."""
@@ -89,3 +131,12 @@ class Service:
                 )
         if shutil.disk_usage(self.data).free < self.reserve_bytes:
             raise Refused(507, "disk_full", "the server's disk is nearly full; delete some clips")
+
+
+def minutes(seconds: float) -> str:
+    """As people say it: 40 minutes, 5 hours, 3 days."""
+    for name, size in (("day", 86400), ("hour", 3600)):
+        if seconds >= 2 * size:
+            return f"{round(seconds / size)} {name}s"
+    count = max(1, round(seconds / 60))
+    return f"{count} minute{'s' * (count > 1)}"

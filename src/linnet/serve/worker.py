@@ -68,7 +68,8 @@ class Worker:
     def run(self) -> None:
         """Work until asked to leave."""
         make_folder(self.data)
-        self.renderer.warm()
+        if made := self.renderer.warm():
+            self.queue.note_first_pace(*made)
         self.ready = True
         while not self.leaving:
             job = self.queue.claim(self.name)

@@ -1,0 +1,93 @@
+"""Whatever goes wrong is answered in one envelope, in the words of the interface."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from linnet.errors import InvalidInput
+from linnet.serve.bodies import refusal_of
+from linnet.serve.clips import is_full
+from linnet.serve.queue import KeyReused, QueueFull
+from linnet.serve.schemas import Refused
+
+# The fields of linnet's own request by the names that they have on the wire.
+WIRE = {
+    "frames": "num_frames",
+    "steps": "num_inference_steps",
+    "guidance": "guidance_scale",
+    "negative": "negative_prompt",
+    "width": "size",
+    "height": "size",
+}
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    def answer(error: Refused) -> JSONResponse:
+        return JSONResponse(error.body(), error.status, headers=error.headers)
+
+    async def refused(request: Request, error: Any) -> JSONResponse:
+        return answer(error)
+
+    async def invalid(request: Request, error: Any) -> JSONResponse:
+        return answer(Refused(400, "invalid_value", on_the_wire(error), param=wire_name(error.field)))
+
+    async def full(request: Request, error: Any) -> JSONResponse:
+        return answer(Refused(429, "queue_full", str(error), headers={"Retry-After": "10"}))
+
+    async def reused(request: Request, error: Any) -> JSONResponse:
+        return answer(Refused(409, "idempotency_key_reused", str(error), param="Idempotency-Key"))
+
+    async def malformed(request: Request, error: Any) -> JSONResponse:
+        return answer(refusal_of(error.errors()))
+
+    async def http(request: Request, error: Any) -> Response:
+        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
+        headers = dict(error.headers or {})
+        if error.status_code == 405:
+            headers["Allow"] = ", ".join(sorted(allowed(request)))
+            if request.method == "OPTIONS":
+                return Response(status_code=204, headers=headers)
+        return answer(Refused(error.status_code, code, str(error.detail), headers=headers))
+
+    async def gone(request: Request, error: Any) -> Response:
+        return Response(status_code=400)  # which nobody hears
+
+    async def broken(request: Request, error: Any) -> JSONResponse:
+        if is_full(error):
+            return answer(Refused(507, "disk_full", "the server's disk is full"))
+        return answer(Refused(500, "internal_error", "the server made a mistake; it is in its log"))
+
+    handlers: dict[Any, Callable[[Request, Any], Awaitable[Response]]] = {
+        Refused: refused,
+        InvalidInput: invalid,
+        QueueFull: full,
+        KeyReused: reused,
+        RequestValidationError: malformed,
+        HTTPException: http,
+        ClientDisconnect: gone,
+        Exception: broken,
+    }
+    for kind, handler in handlers.items():
+        app.add_exception_handler(kind, handler)
+
+
+def wire_name(field: str) -> str:
+    return WIRE.get(field, field)
+
+
+def on_the_wire(error: InvalidInput) -> str:
+    """The same error in the names that clients know."""
+    named = InvalidInput(wire_name(error.field), error.value, error.problem, error.remedy)
+    return str(named).replace("--fit ", "fit=")
+
+
+def allowed(request: Request) -> set[str]:
+    """Methods of all routes that share the path; each route by itself knows but its own."""
+    here = [route for route in request.app.routes if route.path_regex.match(request.scope["path"])]
+    methods = {method for route in here for method in route.methods or ()}
+    return methods | {"OPTIONS"} | ({"HEAD"} if "GET" in methods else set())
