@@ -4,6 +4,7 @@ import json
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,11 +14,18 @@ from linnet.catalog import CATALOG, SEEDLING, ModelSpec, find
 from linnet.clip import Clip, default_name
 from linnet.errors import InvalidInput
 from linnet.geometry import Size, format_seconds, frames_for, seconds_of, token_count
+from linnet.letters import is_blank
 from linnet.request import EXACT, Request, StepCache, make_request
 
 LINUM = CATALOG["linum-v2-360p"]
 LARGE = CATALOG["linum-v2-720p"]
 specs = st.sampled_from(list(CATALOG.values()))
+
+
+def readable(text: str) -> bool:
+    return not is_blank(text)
+
+
 grid_frames = st.integers(0, 60).map(lambda k: 4 * k + 1)
 
 
@@ -74,7 +82,7 @@ def test_an_allowed_size_fits_the_latent_grid_and_a_refused_one_names_allowed_on
 @given(
     st.data(),
     specs,
-    st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip),
+    st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(readable),
     st.integers(0, 2**32 - 1),
     st.floats(0, 100),
     st.sampled_from(["apg", "cfg"]),
@@ -191,7 +199,7 @@ def test_a_file_without_a_request_says_so(metadata: dict | None) -> None:
         Clip.from_metadata(Path("b.mp4"), metadata)
 
 
-@given(prompt=st.text(min_size=1, max_size=200).filter(str.strip))
+@given(prompt=st.text(min_size=1, max_size=200).filter(readable))
 def test_a_clip_is_named_after_its_prompt_within_what_file_systems_hold(prompt: str) -> None:
     name = default_name(make_request(SEEDLING, prompt=prompt, seed=2**32 - 1))
     assert name.endswith(f"-{2**32 - 1}.mp4")
@@ -246,3 +254,36 @@ def test_reuse_that_makes_no_sense(text: str) -> None:
 def test_guidance_on_no_step_is_refused() -> None:
     with pytest.raises(InvalidInput, match=r'guidance interval "0.5:0.5": does not rise'):
         make_request(SEEDLING, prompt="a fox", guidance_from=0.5, guidance_until=0.5)
+
+
+WRONG_TYPES = [
+    *((name, "13") for name in ("frames", "seed", "steps", "guidance", "span", "window", "seconds", "shift")),
+    *((name, True) for name in ("frames", "seed", "guidance", "seconds", "size", "prompt")),
+    *((name, 13.0) for name in ("frames", "seed", "steps", "window")),
+    *(
+        (name, [1])
+        for name in ("prompt", "negative", "frames", "size", "seconds", "profile", "solver", "loop")
+    ),
+    *((name, {}) for name in ("reuse", "like", "onward", "apg_eta")),
+    *((name, float("nan")) for name in ("frames", "seconds", "guidance")),
+    *((name, 10**5000) for name in ("frames", "seed", "seconds", "guidance")),
+    ("size", (128, 72)),
+    ("like", "clip.mp4"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    WRONG_TYPES,
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_a_value_of_another_type_is_refused_by_name(name: str, value: Any) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        make_request(SEEDLING, **{"prompt": "a red star", name: value})
+    assert caught.value.field == name
+    assert len(str(caught.value)) < 400
+    record = make_request(SEEDLING, prompt="a red star").to_json()
+    if name in record:
+        with pytest.raises(InvalidInput) as caught:
+            Request.from_json(record | {name: value})
+        assert caught.value.field == name

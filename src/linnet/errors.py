@@ -1,5 +1,7 @@
 """What can go wrong on the user's side, said in one line each."""
 
+from pathlib import Path
+
 LONGEST_VALUE = 100
 
 
@@ -19,7 +21,7 @@ class InvalidInput(LinnetError):
 
     def __str__(self) -> str:
         value = one_line(self.value)
-        if isinstance(self.value, str) and len(value) > LONGEST_VALUE:  # but a path is shown whole
+        if len(value) > LONGEST_VALUE and not isinstance(self.value, Path):  # which is shown whole
             value = value[: LONGEST_VALUE - 1] + "…"
         return f'{self.field} "{value}": {one_line(self.problem)}; {one_line(self.remedy)}'
 

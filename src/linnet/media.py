@@ -38,6 +38,7 @@ from linnet.filesystem import (
     writing,
 )
 from linnet.geometry import Size
+from linnet.records import read_object_or_nothing
 
 Frames = UInt8[np.ndarray, "f H W 3"]
 Frame = UInt8[np.ndarray, "H W 3"]
@@ -393,11 +394,7 @@ def read_metadata(path: Path) -> dict[str, Any] | None:
             with opened_video(path) as container:
                 tags = {name.lower(): value for name, value in container.metadata.items()}
                 text = tags.get("comment", "")
-    try:
-        record = json.loads(text)
-    except ValueError:
-        return None
-    return record if isinstance(record, dict) else None
+    return read_object_or_nothing(text) or None
 
 
 def probe(path: Path) -> Footage:

@@ -3,11 +3,11 @@
 import math
 import secrets
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, Field, asdict, dataclass, fields
 from typing import Any, Literal, Self
 
 from linnet.catalog import ModelSpec
-from linnet.errors import InvalidInput
+from linnet.errors import InvalidInput, one_line
 from linnet.geometry import FRAMES_PER_LATENT, Size, check_frames, format_seconds, frames_for, seconds_of
 from linnet.letters import is_blank
 from linnet.wording import choices, format_number
@@ -196,11 +196,10 @@ def make_request(
     From a `like` of another model only prompt, negative prompt, frames and seed are taken: its size and
     sampling settings suit that other model. Nothing is rounded, clipped or trimmed on the way.
     """
-    length = given_length(spec, seconds, frames)
     given = {
         "prompt": prompt,
         "negative": negative,
-        "frames": length,
+        "frames": frames,
         "seed": seed,
         "steps": steps,
         "guidance": guidance,
@@ -222,6 +221,8 @@ def make_request(
         "span": span,
         "loop": loop,
     }
+    check_given(given, size=size, profile=profile, like=like)
+    given["frames"] = given_length(spec, seconds, frames)
     if size is not None:
         size = Size.parse(size) if isinstance(size, str) else size
         given |= {"width": size.width, "height": size.height}
@@ -331,6 +332,10 @@ def given_length(spec: ModelSpec, seconds: float | None, frames: int | None) -> 
         return frames
     if isinstance(seconds, bool) or not isinstance(seconds, int | float):
         raise InvalidInput("seconds", seconds, "is not a number", "give a number such as 2")
+    if (
+        isinstance(seconds, int) and abs(seconds) > spec.fps * RANGES["frames"][1]
+    ):  # may be more than a float holds
+        raise InvalidInput("seconds", seconds, "is out of range", f"use up to {LONGEST_SECONDS}")
     if math.isfinite(seconds):
         # Range before grid: 5.1 s is first of all too long.
         check_length(spec, seconds * spec.fps + 1, "seconds", seconds)
@@ -358,20 +363,23 @@ def check_length(spec: ModelSpec, frames: float, field: str, value: object) -> N
     raise InvalidInput(field, value, problem, f"the nearest is {number}")
 
 
+def check_given(given: Mapping[str, Any], *, size: object, profile: object, like: object) -> None:
+    """Refuse what is of another type than its setting, before anything is done with it."""
+    for field in fields(Request):
+        if (value := given.get(field.name)) is not None and field.name != "prompt":
+            check_field(field, value)
+    if size is not None and not isinstance(size, str | Size):
+        raise InvalidInput("size", size, "is not a size", "write 360p, 720p or WIDTHxHEIGHT, such as 640x360")
+    if profile is not None:
+        check_text("profile", profile)
+    if like is not None and not isinstance(like, Request):
+        raise InvalidInput("like", like, "is no request", "give the request of a clip")
+
+
 def check_fields(settings: dict[str, Any]) -> dict[str, Any]:
     """The same settings, each of its declared type and within its range, whatever the model."""
     for field in fields(Request):
-        name, value = field.name, settings[field.name]
-        if name in CHOICES:
-            if value not in CHOICES[name]:
-                raise InvalidInput(name, value, "is not known", choices(str(value), CHOICES[name]))
-        elif field.type is str:
-            check_text(name, value)
-        elif field.type is bool:
-            if not isinstance(value, bool):
-                raise InvalidInput(name, value, "is neither true nor false", "use one of the two")
-        else:
-            settings[name] = check_number(name, value, whole=field.type is int)
+        settings[field.name] = check_field(field, settings[field.name])
     check_frames(settings["frames"])
     if settings["guidance_until"] <= settings["guidance_from"]:
         interval = ":".join(format_number(settings[name]) for name in ("guidance_from", "guidance_until"))
@@ -380,6 +388,22 @@ def check_fields(settings: dict[str, Any]) -> dict[str, Any]:
         )
     check_reuse(settings["reuse"], settings["steps"])
     return settings
+
+
+def check_field(field: Field[Any], value: Any) -> Any:
+    """The value of a request's field, of its declared type: no text for a number, no true for 1, no 13.0 for 13."""
+    name = field.name
+    if name in CHOICES:
+        if value not in CHOICES[name]:
+            raise InvalidInput(name, value, "is not known", choices(one_line(value), CHOICES[name]))
+    elif field.type is str:
+        check_text(name, value)
+    elif field.type is bool:
+        if not isinstance(value, bool):
+            raise InvalidInput(name, value, "is neither true nor false", "use one of the two")
+    else:
+        return check_number(name, value, whole=field.type is int)
+    return value
 
 
 def no_guidance(method: str) -> float:

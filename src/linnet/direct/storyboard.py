@@ -24,6 +24,7 @@ import yaml
 from linnet.catalog import ModelSpec, find
 from linnet.errors import InvalidInput
 from linnet.geometry import Size, format_seconds, frames_for, seconds_of
+from linnet.records import read_text
 from linnet.request import Request, make_request
 from linnet.weights.store import default_model
 
@@ -184,17 +185,9 @@ def read_storyboard(path: Path, *, model: str | None = None, weights: Path | Non
 
 def parse(path: Path) -> yaml.Node | None:
     """The file's nodes, each of which knows its line."""
+    text = read_text(path, most=MOST_BYTES)
     try:
-        size = path.stat().st_size
-        if size > MOST_BYTES:
-            raise InvalidInput(
-                "file", path, f"has {size:,} bytes, over {MOST_BYTES:,}", "make several films of it"
-            )
-        return yaml.compose(path.read_text("utf-8-sig"), Loader=yaml.SafeLoader)
-    except OSError as error:
-        raise InvalidInput("file", path, f"cannot be read ({error.strerror})", "check the path") from error
-    except UnicodeDecodeError as error:
-        raise InvalidInput("file", path, "is not UTF-8 text", "save it as UTF-8") from error
+        return yaml.compose(text, Loader=yaml.SafeLoader)
     except RecursionError as error:
         raise InvalidInput(
             "file", path, "is nested too deeply", "write `shots:` and a list of shots"

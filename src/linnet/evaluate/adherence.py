@@ -17,7 +17,9 @@ from linnet.data import playground
 from linnet.data.playground import FPS, HEIGHT, HELD_OUT, TRAINED, WIDTH, Scene
 from linnet.errors import InvalidInput
 from linnet.evaluate.parse import ATTRIBUTES, WORDS, Sight, parse
+from linnet.filesystem import check_folder, make_folder, write_text, writing
 from linnet.geometry import frames_for
+from linnet.records import read_object_or_nothing
 from linnet.request import SEEDS
 
 SEED = (
@@ -216,21 +218,16 @@ def draw(scene: Scene, frames: int, path: Path) -> None:
 def claim(folder: Path, settings: Mapping[str, Any]) -> None:
     """Make the folder this examination's own, or see that it is already."""
     note = folder / SETTINGS
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
+    check_folder(folder)
+    with writing(folder):
         if not note.exists():
             if any(folder.iterdir()):
                 raise InvalidInput(
                     "output", folder, "holds other things", "name a folder that is new or empty"
                 )
-            note.write_text(json.dumps(settings, indent=1))
-    except OSError as error:
-        problem = f"cannot be written ({error.strerror})"
-        raise InvalidInput("output", folder, problem, "name another folder") from None
-    try:
-        earlier = json.loads(note.read_text())
-    except ValueError:
-        earlier = {}
+            write_text(note, json.dumps(settings, indent=1))
+        earlier = read_object_or_nothing(note.read_text("utf-8", errors="replace"))
     now = json.loads(json.dumps(settings))
     if different := [name for name in now if earlier.get(name) != now[name]]:
         raise InvalidInput(

@@ -9,6 +9,7 @@ from tempfile import mkstemp
 from typing import Any
 
 from linnet.plan.host import cache_folder
+from linnet.records import read_object_or_nothing
 
 
 def recall(name: str, key: str, folder: Path | None = None) -> Any:
@@ -32,10 +33,9 @@ def keep(name: str, key: str, value: Any, folder: Path | None = None) -> None:
 
 def read(place: Path) -> Mapping[str, Any]:
     try:
-        found = json.loads(place.read_text("utf-8"))
+        return read_object_or_nothing(place.read_text("utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def place_of(name: str, folder: Path | None) -> Path | None:

@@ -19,6 +19,7 @@ from linnet.catalog import ModelSpec
 from linnet.clip import default_name
 from linnet.errors import InvalidInput
 from linnet.filesystem import flush_folder
+from linnet.records import read_object, read_object_or_nothing, read_text
 from linnet.request import make_request
 from linnet.serve.clips import file_of, put, remove_files, tidy
 from linnet.serve.crew import Crew
@@ -56,10 +57,7 @@ def read_lines(file: Path, spec: ModelSpec, files: ModelFiles, *, anyway: bool =
 
     InvalidInput names the first line that cannot be done; a word that the model does not know is one, unless `anyway`.
     """
-    try:
-        text = file.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput("prompts", file, f"cannot be read: {error}", "give a text file in UTF-8") from None
+    text = read_text(file, field="prompts")
     check = ignore if anyway or not spec.closed_vocabulary else words_of(files)
     seen: Counter[str] = Counter()
     lines = []
@@ -86,10 +84,7 @@ def read_lines(file: Path, spec: ModelSpec, files: ModelFiles, *, anyway: bool =
 def settings_in(line: str, place: str) -> dict[str, Any]:
     if not line.startswith("{"):
         return {"prompt": line}
-    try:
-        settings = json.loads(line)
-    except ValueError as error:
-        raise InvalidInput(place, line, f"is not JSON ({error})", 'write {"prompt": "..."}') from None
+    settings = read_object(line, field=place, remedy='write {"prompt": "..."}')
     for name in settings:
         if name not in FIELDS:
             raise InvalidInput(place, name, "is not known", f"use {', '.join(FIELDS)}")
@@ -126,9 +121,9 @@ class Batch:
     def kept(self) -> Iterator[dict[str, Any]]:
         """The manifest's lines whose clips are there; not a last one that was cut off in writing."""
         if self.manifest.exists():
-            for line in self.manifest.read_text("utf-8").splitlines():
-                with suppress(ValueError, KeyError):
-                    record = json.loads(line)
+            for line in self.manifest.read_text("utf-8", errors="replace").splitlines():
+                with suppress(KeyError, TypeError):
+                    record = read_object_or_nothing(line)
                     if record["status"] == "completed" and (self.out / record["path"]).is_file():
                         yield record
 

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from linnet.errors import InvalidInput
+from linnet.filesystem import check_folder, make_folder, write_text
+from linnet.records import read_object, read_object_or_nothing, read_text
 from linnet.train.config import LoopConfig
 from linnet.train.state import load_state, save_state
 
@@ -68,7 +70,8 @@ def train(
     `folder` keeps `state.safetensors` (to resume), `log.jsonl` and TensorBoard's events, and `samples/`. A folder that
     was begun with another configuration raises InvalidInput. `stop_at` ends early, with the state saved.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
+    check_folder(folder)
     _same_config(folder / "config.json", json.loads(json.dumps(asdict(config))))
     model = task.model.to(device).train()
     optimisers = make_optimisers(model, config)
@@ -172,9 +175,10 @@ class averaged:
 def _same_config(path: Path, config: dict) -> None:
     """Note the configuration, or check that the run was begun with it."""
     if not path.exists():
-        path.write_text(json.dumps(config, indent=1))
+        write_text(path, json.dumps(config, indent=1))
         return
-    begun = json.loads(path.read_text())
+    remedy = "name another --output, or put the file back as it was"
+    begun = read_object(read_text(path), field="config", value=path, remedy=remedy)
     for name, value in config.items():
         if begun.get(name) != value:
             raise InvalidInput(
@@ -190,8 +194,8 @@ class _Log:
 
     def __init__(self, folder: Path, first: int) -> None:
         path = folder / "log.jsonl"
-        kept = [x for x in path.read_text().splitlines() if _step_of(x) <= first] if path.exists() else []
-        path.write_text("".join(f"{line}\n" for line in kept))
+        lines = path.read_text("utf-8", errors="replace").splitlines() if path.exists() else []
+        write_text(path, "".join(f"{line}\n" for line in lines if _step_of(line) <= first))
         self.file = path.open("a")
         self.board = _tensorboard(folder, first)
 
@@ -209,10 +213,8 @@ class _Log:
 
 
 def _step_of(line: str) -> float:
-    try:
-        return json.loads(line)["step"]
-    except ValueError:  # the line that a kill cut short
-        return float("inf")
+    step = read_object_or_nothing(line).get("step")
+    return step if isinstance(step, int | float) else float("inf")  # of the line that a kill cut short
 
 
 def _tensorboard(folder: Path, first: int):
