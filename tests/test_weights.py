@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,8 @@ from linnet.catalog import CATALOG, SEEDLING
 from linnet.errors import WeightsError
 from linnet.models.transformer import Transformer, TransformerConfig
 from linnet.weights import load, store
+from linnet.weights.config import config_as
+from linnet.weights.files import read_header
 from linnet.weights.load import fingerprint, load_into, read_config, read_latent_scale
 
 LINUM = CATALOG["linum-v2-360p"]
@@ -105,7 +108,7 @@ def test_single_files_take_the_place_of_the_folder_s(folder: Path, tmp_path: Pat
         )
 
 
-@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16, torch.float16])
 def test_bfloat16_is_for_matrix_products_alone(tmp_path: Path, stored: torch.dtype) -> None:
     state = random_state(transformer())
     path = write(tmp_path / "a.safetensors", {name: tensor.to(stored) for name, tensor in state.items()})
@@ -161,8 +164,8 @@ def put(name: str, tensor: Tensor) -> Edit:
             r'tensor "model.head.head.weight" has shape \[32, 16\] and should have \[64, 16\]; ',
         ),
         (
-            put("model.head.head.weight", torch.zeros(64, 16, dtype=torch.float16)),
-            'tensor "model.head.head.weight" is stored as F16; ',
+            put("model.head.head.weight", torch.zeros(64, 16, dtype=torch.float64)),
+            'tensor "model.head.head.weight" is stored as F64; ',
         ),
     ],
 )
@@ -186,12 +189,61 @@ def test_a_tensor_in_two_shards_is_refused(tmp_path: Path) -> None:
 def test_a_truncated_file_is_refused_before_it_is_read(folder: Path, keep: int) -> None:
     path = folder / "dit/360p.safetensors"
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(
-        WeightsError, match=r'360p.safetensors": .*is cut short.*; delete it and fetch it again'
-    ):
+    with pytest.raises(WeightsError, match=r'360p.safetensors": .*is cut short.*; fetch it again'):
         store.resolve(LINUM, weights=folder)
     with pytest.raises(WeightsError, match="is cut short"):
         load_into(transformer, path, prefix="model.")
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"GGUF\x03" + bytes(200), "is a GGUF file, .*use a .safetensors"),
+        (b"\x80\x02}q\x01.", "is a pickle"),
+        (b"PK\x03\x04" + bytes(20) + b"archive/data.pkl" + bytes(99), "is a pickle"),
+        (b"PK\x03\x04" + bytes(20) + b"model.safetensors" + bytes(99), "is a zip archive; unpack"),
+        (b"\n <!DOCTYPE html>\n<html>", "is an HTML page; .*fetch"),
+        (b'<?xml version="1.0"?><Error>AccessDenied</Error>', "is an XML page"),
+        (b'{"error": "Repository not found"}', "is JSON text"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a Git LFS pointer.*git lfs pull"),
+        (b"\x1f\x8b\x08" + bytes(50), "is compressed by gzip"),
+        (bytes(257) + b"ustar" + bytes(800), "is a tar archive"),
+        (b"\x89HDF\r\n" + bytes(50), "is an HDF5 file"),
+        (b"", "is empty"),
+        (b"no weights at all, and nothing else", "is not a safetensors file"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.safetensors", "a.ckpt"])
+def test_a_file_of_another_format_is_told_by_its_name(
+    tmp_path: Path, name: str, content: bytes, problem: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    if "not a safetensors" in problem and name == "a.ckpt":
+        problem = "is a pickle"  # by its name, which is all that is known
+    with pytest.raises(WeightsError, match=rf'^weights ".*{name}": {problem}') as caught:
+        read_header(path)
+    assert "delete" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("config", "problem"),
+    [
+        ({"_class_name": "LTXVideo", "dim": 8}, 'its config has "_class_name"'),
+        ({"dim": 8}, 'its config lacks "ffn_dim"'),
+        ({"dim": "8"}, 'its config says 8 of "dim"'),
+        ({"dim": True}, 'its config says True of "dim"'),
+        ({"num_layers": 10**9}, 'its config says 1000000000 of "num_layers"'),
+        ({"num_heads": 0}, 'its config says 0 of "num_heads"'),
+        ([1], "not a JSON object"),
+        ("[" * 5000, "not a JSON object"),
+    ],
+)
+def test_another_models_config_is_told_by_its_key(tmp_path: Path, config: Any, problem: str) -> None:
+    text = config if isinstance(config, str) else json.dumps(config)
+    save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors", {"config": text})
+    with pytest.raises(WeightsError, match=problem):
+        config_as(TransformerConfig, tmp_path / "a.safetensors")
 
 
 def test_bytes_after_the_last_tensor_are_refused(folder: Path) -> None:

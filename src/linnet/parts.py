@@ -32,13 +32,13 @@ from linnet.runtime.machine import budget_of
 from linnet.runtime.recover import is_gone, let_go, out_of_memory
 from linnet.runtime.stream import BlockStream, stream_into, transformer_of
 from linnet.runtime.text import TextStates
+from linnet.weights.config import config_as
 from linnet.weights.files import Header
 from linnet.weights.load import (
     fill,
     fingerprint,
     load_into,
     matched,
-    read_config,
     read_latent_scale,
     stored_format,
 )
@@ -176,11 +176,10 @@ class Parts:
     # --- autoencoder --------------------------------------------------------------------------------------------------
 
     def _autoencoder_model(self) -> VAE | TAE:
-        config = read_config(self.files.autoencoder) or {}
+        file = self.files.autoencoder
         if self.spec.autoencoder == "wan":
-            return VAE(VAEConfig(**config))
-        settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
-        return TAE(TAEConfig(**settings))
+            return VAE(config_as(VAEConfig, file) or VAEConfig())
+        return TAE(config_as(TAEConfig, file) or TAEConfig())
 
     @property
     def autoencoder(self) -> VAE | TAE:

@@ -28,7 +28,7 @@ from linnet.models.vae import VAE, VAEConfig
 from linnet.plan.passes import forwards
 from linnet.request import Request
 from linnet.runtime.text import text_config
-from linnet.weights.files import read_config
+from linnet.weights.config import config_as
 from linnet.weights.load import product_dtypes
 from linnet.weights.store import ModelFiles
 
@@ -187,8 +187,7 @@ def denoise(
     spec: ModelSpec, request: Request, files: ModelFiles | None, home: torch.device, dtype: torch.dtype,
     top: Ceilings, layers: int | None,
 ) -> Stage:  # fmt: skip
-    stored = read_config(files.transformer) if files else None
-    config = TransformerConfig(**stored) if stored else linum_v2()
+    config = (config_as(TransformerConfig, files.transformer) if files else None) or linum_v2()
     run = config if layers is None else replace(config, num_layers=layers)
     if not 1 <= run.num_layers <= config.num_layers:
         remedy = f"use 1 to {config.num_layers}"
@@ -215,10 +214,12 @@ def decode(
     spec: ModelSpec, request: Request, files: ModelFiles | None, home: torch.device, dtype: torch.dtype,
     top: Ceilings, layers: int | None,
 ) -> Stage:  # fmt: skip
-    config = (read_config(files.autoencoder) if files else None) or {}
+    file = files.autoencoder if files else None
 
     def build() -> VAE | TAE:
-        return VAE(VAEConfig(**config)) if spec.autoencoder == "wan" else TAE(TAEConfig.from_json(config))
+        if spec.autoencoder == "wan":
+            return VAE((config_as(VAEConfig, file) if file else None) or VAEConfig())
+        return TAE((config_as(TAEConfig, file) if file else None) or TAEConfig())
 
     decoder = invented(build, home, torch.float32)
     lower = request.decoder_dtype == "bfloat16" or (

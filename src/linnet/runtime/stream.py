@@ -19,7 +19,8 @@ from linnet.errors import InvalidInput
 from linnet.models.quantised import QuantisedLinear
 from linnet.models.transformer import Block, Transformer, TransformerConfig, linum_v2
 from linnet.runtime import transfer
-from linnet.weights.files import Header, read_config
+from linnet.weights.config import config_as
+from linnet.weights.files import Header
 from linnet.weights.load import fill, product_dtypes, read, stored_format
 from linnet.weights.names import FLOAT32_PARTS
 
@@ -30,8 +31,7 @@ Source = Callable[
 
 def transformer_of(file: Path) -> Transformer:
     """The model whose weights a file holds, as it says itself; Linum v2's if it says nothing."""
-    config = read_config(file)
-    return Transformer(TransformerConfig(**config) if config else linum_v2())
+    return Transformer(config_as(TransformerConfig, file) or linum_v2())
 
 
 def is_resident(i: int, held: int, count: int) -> bool:

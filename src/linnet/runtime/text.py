@@ -4,7 +4,6 @@ the encoder says them, held whole if there is room for it and streamed from its 
 Axes: L tokens, M model width.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -13,13 +12,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from linnet.errors import InvalidInput
 from linnet.models.quantised import Format
 from linnet.models.text import T5Config, T5Encoder, t5_xxl
 from linnet.plan.host import cache_folder
 from linnet.plan.memory import SMALL_TEXT, count
+from linnet.records import read_object
 from linnet.runtime.offload import encode_streamed
 from linnet.runtime.text_cache import TextCache
-from linnet.weights.files import Header, damaged, read_config, shards
+from linnet.weights.config import config_as
+from linnet.weights.files import Header, damaged, shards
 from linnet.weights.load import fill, fingerprint, matched
 
 States = Float[Tensor, "L M"]
@@ -117,17 +119,14 @@ def text_config(files: Path) -> T5Config:
     """As the file itself says, or the config.json in its folder; T5-XXL's if neither does. WeightsError, with the key,
     for one that does not say enough."""
     first = shards(files)[0]
-    if config := read_config(first):
-        try:
-            return T5Config(**config)
-        except TypeError as error:  # whose words name the key
-            raise damaged(first, f'has a "config" that is not a text encoder\'s ({error})') from None
+    if config := config_as(T5Config, first):
+        return config
     beside = files / "config.json"
     if not beside.is_file():
         return t5_xxl()
     try:
-        return T5Config.from_json(json.loads(beside.read_text("utf-8")))
+        return T5Config.from_json(read_object(beside.read_text("utf-8"), field="config"))
     except KeyError as error:
         raise damaged(beside, f"says no {error.args[0]}") from None
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, InvalidInput):
         raise damaged(beside, "is not a JSON object, or is cut short") from None

@@ -7,18 +7,50 @@ shape and byte range, plus free text under `__metadata__`), then the tensors' by
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from linnet.errors import WeightsError
+from linnet.errors import InvalidInput, WeightsError
+from linnet.filesystem import reading
+from linnet.records import read_object
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 LONGEST_HEADER = 100_000_000  # bytes, the format's own limit
 PICKLE_SUFFIXES = frozenset({".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"})
-PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
-LFS_POINTER = b"version https://git-lfs"
+SAFETENSORS = "use a .safetensors file"
+PICKLE = ("is a pickle, which can run any code when it is opened", SAFETENSORS)
+AGAIN = "it is what a server answered in the place of the file: fetch it again"
+ARCHIVE = "unpack it, and give the .safetensors file that is in it"
+# What a file is instead, by how it begins: the problem and the remedy.
+STARTS: dict[bytes, tuple[str, str]] = {
+    b"version https://git-lfs": (
+        "is a Git LFS pointer, not the weights themselves",
+        "run `git lfs pull` in its folder, or `linnet pull`",
+    ),
+    b"GGUF": ("is a GGUF file, which linnet does not read", SAFETENSORS),
+    b"ggml": ("is a GGML file, which linnet does not read", SAFETENSORS),
+    b"lmgg": ("is a GGML file, which linnet does not read", SAFETENSORS),
+    **{bytes([0x80, version]): PICKLE for version in (2, 3, 4, 5)},
+    b"\x89HDF": ("is an HDF5 file, which linnet does not read", SAFETENSORS),
+    b"\x93NUMPY": ("is a NumPy file, which linnet does not read", SAFETENSORS),
+    b"PK": ("is a zip archive", ARCHIVE),
+    b"\x1f\x8b": ("is compressed by gzip", ARCHIVE),
+    b"BZh": ("is compressed by bzip2", ARCHIVE),
+    b"\xfd7zXZ": ("is compressed by xz", ARCHIVE),
+    b"\x28\xb5\x2f\xfd": ("is compressed by zstd", ARCHIVE),
+    b"7z\xbc\xaf": ("is a 7z archive", ARCHIVE),
+    b"Rar!": ("is a RAR archive", ARCHIVE),
+    b"<!doctype html": ("is an HTML page", AGAIN),
+    b"<html": ("is an HTML page", AGAIN),
+    b"<?xml": ("is an XML page", AGAIN),
+    b"<": ("is a page of HTML or XML", AGAIN),
+    b"{": ("is JSON text", AGAIN),
+}
+START = 1024  # bytes of a file that tell what it is
+TAR = slice(257, 262)  # where a tar archive says "ustar"
 
 WHOLE = 64 * 2**20  # files up to this many bytes are hashed whole
 BLOCKS, BLOCK = 256, 64 * 2**10  # of larger ones, this many evenly spaced blocks of this many bytes
@@ -51,8 +83,8 @@ def read_header(path: Path) -> Header:
         if total < 8 or length > min(total - 8, LONGEST_HEADER):
             raise damaged(path, "is not a safetensors file, or is cut short in its header")
         try:
-            record = json.loads(file.read(length))
-            metadata = record.pop("__metadata__", None) or {}
+            record = read_object(file.read(length).decode(), field="header", value="")
+            metadata = {str(k): str(v) for k, v in dict(record.pop("__metadata__", None) or {}).items()}
             ranges = {name: entry["data_offsets"] for name, entry in record.items()}
             end = max((int(stop) for _, stop in ranges.values()), default=0)
             names = sorted(record, key=lambda name: ranges[name][0])
@@ -64,7 +96,7 @@ def read_header(path: Path) -> Header:
                 )
                 for name in names
             }
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, InvalidInput):
             raise damaged(path, "is not a safetensors file, or its header is damaged") from None
     if total != 8 + length + end:
         state = "is cut short" if total < 8 + length + end else "is damaged"
@@ -91,39 +123,50 @@ def write_weights(
 
 
 def open_weights(path: Path) -> BinaryIO:
-    """The file at its start, once it is known to be there and to be neither a pickle nor an LFS pointer."""
-    if path.is_dir():
-        raise WeightsError("weights", path, "is a folder, not a weight file", "give a .safetensors file")
-    if not path.is_file():
-        raise absent(path)
-    try:
+    """The file at its start, once it is known to be there and not to be of another format."""
+    with reading(path, "weights"):
+        if path.is_dir():
+            raise WeightsError("weights", path, "is a folder, not a weight file", "give a .safetensors file")
+        if not path.is_file():
+            raise absent(path)
         file = path.open("rb")
-    except OSError as error:
-        raise WeightsError(
-            "weights", path, f"cannot be read ({error.strerror})", "check its rights"
-        ) from None
-    start = file.read(len(LFS_POINTER))
+        start = file.read(START)
     file.seek(0)
-    if start == LFS_POINTER:
+    if found := other_format(start) or (PICKLE if path.suffix.lower() in PICKLE_SUFFIXES else None):
         file.close()
-        problem = "is a Git LFS pointer, not the weights themselves"
-        raise WeightsError("weights", path, problem, "run `git lfs pull` in its folder, or `linnet pull`")
-    if path.suffix.lower() in PICKLE_SUFFIXES or start.startswith(PICKLE_STARTS):
-        file.close()
-        problem = "is a pickle, which can run any code when it is opened"
-        raise WeightsError("weights", path, problem, "use a .safetensors file")
+        raise WeightsError("weights", path, *found)
     return file
+
+
+def other_format(start: bytes) -> tuple[str, str] | None:
+    """What a file that begins so is, if it is known and not safetensors: the problem and the remedy. Eight bytes of
+    length stand in front of a safetensors file's header, of which the first is "{"."""
+    if not start:
+        return "is empty: it is cut short, or was never written", "fetch it again"
+    if start[8:9] == b"{" and not start.startswith(b"{"):
+        return None
+    if start.startswith(b"PK") and b"data.pkl" in start:  # as torch.save writes it
+        return PICKLE
+    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    for magic, found in STARTS.items():
+        if start.startswith(magic) or (magic[:1] in b"<{" and text.startswith(magic)):
+            return found
+    return ("is a tar archive", ARCHIVE) if start[TAR] == b"ustar" else None
 
 
 def absent(path: Path, field: str = "weights", remedy: str = "check the path") -> WeightsError:
     """For a file that is not there; says so if only a pickle is in its place."""
-    pickles = sorted(file.name for file in path.parent.glob("*") if file.suffix.lower() in PICKLE_SUFFIXES)
+    pickles = []
+    with suppress(OSError):
+        pickles = sorted(
+            file.name for file in path.parent.glob("*") if file.suffix.lower() in PICKLE_SUFFIXES
+        )
     beside = f" (beside it is {pickles[0]}, a pickle, which linnet does not open)" if pickles else ""
     return WeightsError(field, path, f"is missing{beside}", remedy)
 
 
 def damaged(path: Path, problem: str) -> WeightsError:
-    return WeightsError("weights", path, problem, "delete it and fetch it again")
+    return WeightsError("weights", path, problem, "fetch it again")
 
 
 def shards(path: Path) -> tuple[Path, ...]:
@@ -134,8 +177,8 @@ def shards(path: Path) -> tuple[Path, ...]:
     index = path / INDEX
     if index.is_file():
         try:
-            names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-        except (ValueError, TypeError, KeyError, AttributeError):
+            names = sorted(set(read_object(index.read_text("utf-8"), field="index")["weight_map"].values()))
+        except (ValueError, TypeError, KeyError, AttributeError, InvalidInput):
             raise damaged(index, "is not an index of safetensors files") from None
         for name in names:
             if not isinstance(name, str) or Path(name).name != name:
@@ -155,12 +198,9 @@ def read_config(path: Path) -> dict[str, Any] | None:
     if text is None:
         return None
     try:
-        config = json.loads(text)
-    except ValueError:
-        config = None
-    if not isinstance(config, dict):
-        raise damaged(path, 'has a "config" that is not a JSON object')
-    return config
+        return read_object(text, field="config")
+    except InvalidInput:
+        raise damaged(path, 'has a "config" that is not a JSON object') from None
 
 
 def fingerprint(paths: Iterable[Path]) -> str:

@@ -22,7 +22,7 @@ M = TypeVar("M", bound=nn.Module)
 
 QUANTISATION = "quantisation"  # the metadata key under which a file says its 8-bit format
 EIGHT_BITS = {torch.int8: "I8", torch.float8_e4m3fn: "F8_E4M3"}
-STORED_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16}
+STORED_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 BATCH = 256 * 2**20  # bytes of a file that are mapped into memory at a time
 
 
@@ -36,7 +36,7 @@ def load_into(
     ignore: frozenset[str] = NOT_WEIGHTS,
     quantise: Format | None = None,
 ) -> M:
-    """The module that `build` makes, with the weights of `files`; they may be float32 or bfloat16.
+    """The module that `build` makes, with the weights of `files`; they may be float32, bfloat16 or float16.
 
     A folder stands for its shards. Each tensor of the module must be found as `prefix` + its name, of its
     shape, and the files may hold nothing else but `ignore`: all of this is known from the headers, before
@@ -121,7 +121,13 @@ def matched(
         problem = f"holds {format} weights, from which {quantise} ones cannot be made"
         raise WeightsError("weights", headers[0].path, problem, "use the files as published, or leave it")
     with torch.device("meta"):
-        module = build()
+        try:
+            module = build()
+        except (RuntimeError, ValueError, TypeError, ArithmeticError) as error:  # a shape that no network has
+            problem = f"has a config of which no model can be built ({error})"
+            raise WeightsError(
+                "weights", headers[0].path, problem, "use the files of the chosen model"
+            ) from None
         if format:
             store_in(format, module)
         check({prefix + name: tensor for name, tensor in module.state_dict().items()}, headers, ignore)
@@ -177,7 +183,7 @@ def check_dtypes(header: Header, entries: dict[str, Entry]) -> None:
     for name, entry in entries.items():
         if entry.dtype not in STORED_DTYPES:
             problem = f'tensor "{name}" is stored as {entry.dtype}'
-            raise WeightsError("weights", header.path, problem, "use a float32 or bfloat16 file")
+            raise WeightsError("weights", header.path, problem, "use a float32, bfloat16 or float16 file")
 
 
 def stranger(path: Path, verb: str, names: Sequence[str]) -> WeightsError:
