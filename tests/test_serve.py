@@ -106,6 +106,7 @@ def refused(answer: Any, status: int, code: str, param: str | None = None) -> st
         ({"prompt": "  "}, "prompt"),
         ({"prompt": "x" * 4001}, "prompt"),
         ({"prompt": "a red fox"}, "prompt"),
+        ({"prompt": "a red\u200b star"}, "prompt"),
         ({"prompt": 5}, "prompt"),
         ({"colour": "red"}, "colour"),
         ({"input_reference": {"image_url": "http://169.254.169.254/"}}, "input_reference"),

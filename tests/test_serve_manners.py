@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from linnet.serve import edge
+from linnet.errors import InvalidInput
+from linnet.serve import clips, edge
 from linnet.serve.answers import disposition, usable_range
 from linnet.serve.app import create_app
 from linnet.serve.clips import clips_folder
@@ -169,6 +170,28 @@ def test_bodies_are_held_up_to_a_limit(
     accepted(client)  # what was held is let go of
 
 
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("use --fit crop, which cuts off 5 %, or --fit pad", "use fit=crop, which cuts off 5 %, or fit=pad"),
+        ("use --seconds 1.5", "use seconds=1.5"),
+        ("use --steps 8.", "use num_inference_steps=8."),
+        ("use --model linum-v2-360p", "use model=linum-v2-360p"),
+        ("name a part of it with --seconds", "name a part of it with seconds"),
+        ("give --video", "give input_reference"),
+        ("use --vram 8GB --ram 4GB", "use `linnet serve --vram 8GB` `linnet serve --ram 4GB`"),
+        ("use --dtype bfloat16 and --seconds 2", "use `linnet serve --dtype bfloat16` and seconds=2"),
+        ("if it stays away, add --device cpu", "if it stays away, add `linnet serve --device cpu`"),
+    ],
+)
+def test_errors_say_what_a_client_can_give(said: str, told: str) -> None:
+    code, words = clips.told(InvalidInput("steps", Path("/var/lib/linnet/clips/a.mp4"), "is wrong", said))
+    assert (code, words) == (
+        "invalid_num_inference_steps",
+        f'num_inference_steps "a.mp4": is wrong; {told}',
+    )
+
+
 # --- lists ------------------------------------------------------------------------------------------------------------
 
 
@@ -264,11 +287,11 @@ def test_what_would_take_too_long_is_refused_with_what_would_not(
     long = {"prompt": PROMPT, "seconds": 300, "num_inference_steps": 1000}
     for path in ("/v1/videos", "/v1/plan"):
         message = refused(client.post(path, json=long), 400, "invalid_value", "seconds")
-        assert "would take about 42 days to make, and this server allows 60 minutes" in message
+        assert "would take about 41 days 17 h to make, and this server allows 1 h" in message
         assert message.endswith("; ask for fewer steps and seconds")
     less = client.post("/v1/videos", json=long | {"seconds": 100, "num_inference_steps": 20})
     message = refused(less, 400, "invalid_value", "seconds")
-    assert "about 7 hours" in message
+    assert "about 7 h to make" in message
     assert message.endswith("; ask for up to 14 s or up to 2 steps")
     accepted(client, num_frames=337)  # 14 s in 2 steps
     plan = client.post("/v1/plan", json=STILL).json()

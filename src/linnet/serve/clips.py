@@ -10,6 +10,7 @@ from pathlib import Path
 from linnet.errors import InvalidInput
 from linnet.filesystem import complete, writer_of, writing
 from linnet.serve.queue import Queue
+from linnet.serve.wire import on_the_wire, wire_name
 
 KINDS = {"video": ".mp4", "thumbnail": ".webp", "spritesheet": ".jpg"}
 JOB = "video_[0-9a-f]{32}"  # the ids that the queue gives
@@ -83,7 +84,9 @@ def told(error: Exception) -> tuple[str, str]:
     """The code and the words of a failure that another try would not mend; no code for any other."""
     if is_full(error):
         return "disk_full", "the disk is full; make room and ask again"
-    return (f"invalid_{error.field}", str(error)) if isinstance(error, InvalidInput) else ("", "")
+    if isinstance(error, InvalidInput):
+        return f"invalid_{wire_name(error.field)}", on_the_wire(error)
+    return "", ""
 
 
 def is_full(error: BaseException | None) -> bool:

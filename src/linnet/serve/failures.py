@@ -1,5 +1,7 @@
 """Whatever goes wrong is answered in one envelope, in the words of the interface."""
 
+import logging
+import sqlite3
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -14,16 +16,9 @@ from linnet.serve.bodies import refusal_of
 from linnet.serve.clips import is_full
 from linnet.serve.queue import KeyReused, QueueFull
 from linnet.serve.schemas import Refused
+from linnet.serve.wire import on_the_wire, wire_name
 
-# The fields of linnet's own request by the names that they have on the wire.
-WIRE = {
-    "frames": "num_frames",
-    "steps": "num_inference_steps",
-    "guidance": "guidance_scale",
-    "negative": "negative_prompt",
-    "width": "size",
-    "height": "size",
-}
+log = logging.getLogger("linnet.serve")
 
 
 def add_error_handlers(app: FastAPI) -> None:
@@ -46,16 +41,25 @@ def add_error_handlers(app: FastAPI) -> None:
         return answer(refusal_of(error.errors()))
 
     async def http(request: Request, error: Any) -> Response:
-        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
-        headers = dict(error.headers or {})
+        if error.status_code == 404:
+            return answer(Refused(404, "not_found", "there is nothing at this address"))
         if error.status_code == 405:
-            headers["Allow"] = ", ".join(sorted(allowed(request)))
+            methods = ", ".join(sorted(allowed(request)))
             if request.method == "OPTIONS":
-                return Response(status_code=204, headers=headers)
-        return answer(Refused(error.status_code, code, str(error.detail), headers=headers))
+                return Response(status_code=204, headers={"Allow": methods})
+            problem = f"{request.method} is not for this address; it takes {methods}"
+            return answer(Refused(405, "method_not_allowed", problem, headers={"Allow": methods}))
+        headers = dict(error.headers or {})
+        return answer(Refused(error.status_code, "invalid_request", str(error.detail), headers=headers))
 
     async def gone(request: Request, error: Any) -> Response:
         return Response(status_code=400)  # which nobody hears
+
+    async def failing(request: Request, error: Any) -> JSONResponse:
+        """A full disk is not the server's mistake: it has no stack trace in the log."""
+        if not is_full(error):
+            log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        return await broken(request, error)
 
     async def broken(request: Request, error: Any) -> JSONResponse:
         if is_full(error):
@@ -70,20 +74,12 @@ def add_error_handlers(app: FastAPI) -> None:
         RequestValidationError: malformed,
         HTTPException: http,
         ClientDisconnect: gone,
+        OSError: failing,
+        sqlite3.Error: failing,
         Exception: broken,
     }
     for kind, handler in handlers.items():
         app.add_exception_handler(kind, handler)
-
-
-def wire_name(field: str) -> str:
-    return WIRE.get(field, field)
-
-
-def on_the_wire(error: InvalidInput) -> str:
-    """The same error in the names that clients know."""
-    named = InvalidInput(wire_name(error.field), error.value, error.problem, error.remedy)
-    return str(named).replace("--fit ", "fit=")
 
 
 def allowed(request: Request) -> set[str]:

@@ -19,6 +19,7 @@ from linnet.serve.outlook import Outlook
 from linnet.serve.queue import Given, Limits, Queue
 from linnet.serve.readers import Readers
 from linnet.serve.schemas import Refused
+from linnet.wording import format_duration
 
 
 class Credentials(NamedTuple):
@@ -95,7 +96,7 @@ class Service:
             *([f"up to {steps} steps"] if steps else []),
             *(["a smaller size"] if smaller else []),
         ]
-        need, most = minutes(took), minutes(self.job_seconds)
+        need, most = format_duration(took), format_duration(self.job_seconds)
         problem = f"would take about {need} to make, and this server allows {most}"
         remedy = f"ask for {' or '.join(less) or 'fewer steps and seconds'}"
         raise InvalidInput("seconds", request.seconds, problem, remedy)
@@ -131,12 +132,3 @@ class Service:
                 )
         if shutil.disk_usage(self.data).free < self.reserve_bytes:
             raise Refused(507, "disk_full", "the server's disk is nearly full; delete some clips")
-
-
-def minutes(seconds: float) -> str:
-    """As people say it: 40 minutes, 5 hours, 3 days."""
-    for name, size in (("day", 86400), ("hour", 3600)):
-        if seconds >= 2 * size:
-            return f"{round(seconds / size)} {name}s"
-    count = max(1, round(seconds / 60))
-    return f"{count} minute{'s' * (count > 1)}"
