@@ -1,7 +1,6 @@
 """The page in a browser: what a person does with it, from the first prompt to the last deletion."""
 
 import io
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,16 +9,14 @@ import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, Route, expect
 
+from browsing import look, needs_browser, open_browser, open_page, settings
 from linnet.media import open_writer
-from linnet.serve.keys import make_key
 from linnet.serve.queue import Queue
-from serving import PATIENCE, Server
+from serving import Server
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+pytestmark = needs_browser
 
 
 @pytest.fixture(scope="module")
@@ -30,36 +27,14 @@ def server(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterat
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    expect.set_options(timeout=PATIENCE * 1000)
-    with sync_playwright() as playwright:
-        # Without its sandbox, which a container's root cannot have; it sees no page but ours.
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with open_browser() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
 def page(browser: Browser, server: Server) -> Iterator[Page]:
-    """The page, which must ask nobody but its server and say nothing on the console."""
-    context = browser.new_context()
-    page = context.new_page()
-    page.set_default_timeout(PATIENCE * 1000)
-    trouble: list[str] = []
-    page.on("console", lambda message: trouble.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", lambda error: trouble.append(str(error)))
-    page.on("request", lambda r: None if r.url.startswith((server.url, "data:")) else trouble.append(r.url))
-    page.goto(server.url)
-    yield page
-    context.close()
-    # A request that is refused shows up as a failed resource: a prompt with unknown words, and the closed door.
-    assert [words for words in trouble if "status of 40" not in words] == []
-
-
-def settings(page: Page, **values: object) -> None:
-    if page.locator("#more").get_attribute("open") is None:
-        page.get_by_text("More settings").click()
-    for label, value in values.items():
-        page.get_by_label(label.capitalize(), exact=True).fill(str(value))
+    with open_page(browser, server) as page:
+        yield page
 
 
 def test_a_person_makes_watches_cancels_reloads_and_deletes(page: Page) -> None:
@@ -93,9 +68,10 @@ def test_a_person_makes_watches_cancels_reloads_and_deletes(page: Page) -> None:
     page.get_by_label("Length").select_option("5")
     page.get_by_role("button", name="Make it").click()
     page.get_by_role("button", name="Cancel: a green heart").click()
-    expect(row).to_contain_text("cancelled")
+    expect(page.locator("#unmade li")).to_contain_text("cancelled")
+    expect(page.locator("#making")).to_be_hidden()
     page.get_by_role("button", name="Dismiss: a green heart").click()
-    expect(row).to_have_count(0)
+    expect(page.locator("#ended")).to_be_hidden()
 
     page.reload()
     expect(video).to_have_count(1)
@@ -196,7 +172,7 @@ def test_versions_stand_side_by_side_under_one_prompt(page: Page) -> None:
     page.get_by_role("button", name="Delete: ").nth(3).click()
     page.get_by_role("button", name="Delete: ").nth(0).click()
     expect(page.locator("article video")).to_have_count(2)
-    expect(page.get_by_text("2 deleted.")).to_be_visible()
+    expect(page.get_by_text("Deleting 2…")).to_be_visible()
     page.get_by_role("button", name="Undo").click()
     expect(page.locator("article video")).to_have_count(4)
     page.get_by_role("button", name="Delete: ").nth(0).click()
@@ -208,10 +184,12 @@ def test_versions_stand_side_by_side_under_one_prompt(page: Page) -> None:
 def test_what_is_watched_plays_on_while_another_is_ready(page: Page, server: Server) -> None:
     clip = {"num_frames": 25, "num_inference_steps": 1}
     first = server.create(prompt="a red star", **clip)
+    look(page)
     watched = page.locator(f'figure[data-id="{first}"] video')
     watched.focus()
     watched.evaluate("video => video.play()")
     second = server.create(prompt="a red heart", **clip)
+    look(page)
     expect(page.locator(f'figure[data-id="{second}"] video')).to_be_visible()
     expect(watched).to_have_js_property("paused", False)
     expect(watched).to_be_focused()
@@ -242,7 +220,7 @@ def test_it_says_that_the_server_is_away_and_makes_nothing_twice(browser: Browse
     settings(page, steps=1)
     page.route("**/v1/videos", lose, times=1)
     page.get_by_role("button", name="Make it").click()
-    expect(page.get_by_role("alert").first).to_contain_text("does not answer: press again")
+    expect(page.get_by_role("alert").first).to_contain_text("is back. Press “Make it” again")
     page.get_by_role("button", name="Make it").click()
     expect(news).to_contain_text("4 videos are in the queue")
     assert made() == before + 4
@@ -266,8 +244,8 @@ def test_on_a_phone_it_shows_what_it_does(browser: Browser, server: Server) -> N
     page.get_by_role("button", name="Make it").tap()
     expect(page.locator("#queue li.live .screen")).to_be_in_viewport(ratio=1)
     page.get_by_role("button", name="Cancel: ").tap()
-    stopped = page.locator("#queue li").get_attribute("data-id")
-    expect(page.locator("#queue li")).to_contain_text("cancelled")
+    expect(page.locator("#unmade li")).to_contain_text("cancelled")
+    stopped = page.locator("#unmade li").get_attribute("data-id")
 
     video = page.locator("video").first
     expect(video).not_to_have_attribute("controls", "")
@@ -317,20 +295,22 @@ def test_it_keeps_all_jobs_in_sight_however_many_there_are(page: Page, server: S
     queue.cancel(second.id)
     queue.delete(others[30])
     for job in (second.id, others[-1]):
-        expect(row(job)).to_contain_text("cancelled")
-    expect(rows).to_have_count(66)
+        expect(page.locator(f'#unmade li[data-id="{job}"]')).to_contain_text("cancelled")
+    expect(rows).to_have_count(64)
 
     # What ended is a page at a time, and a new one pushes none out of sight.
     for job in others:
         queue.cancel(job)
     queue.cancel(first)
     page.reload()
-    expect(rows).to_have_count(60)
+    page.get_by_role("button", name="Show 56 more that were not made").click()
+    ends = page.locator("#unmade li")
+    expect(ends).to_have_count(60)
     page.get_by_role("button", name="Show older ones").click()
-    expect(rows).to_have_count(66)
+    expect(ends).to_have_count(66)
     queue.cancel(queue.add(request).id)
-    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")  # looks at once
-    expect(rows).to_have_count(67)
+    look(page)
+    expect(ends).to_have_count(67)
     for job in queue.page(owner="", limit=67):
         queue.delete(job.id)
 
@@ -357,24 +337,3 @@ def test_it_can_be_read_and_reached(browser: Browser, server: Server, scheme: An
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     context.close()
     server.http.post(f"/v1/videos/{busy}/cancel")
-
-
-def test_it_asks_for_a_key_where_one_is_needed(page: Page, server: Server) -> None:
-    _, key = make_key(Queue(server.data), "ann")  # the last test of this server: the door stays closed
-    page.reload()
-    expect(page.get_by_role("dialog")).to_be_visible()
-    for _ in range(3):  # nothing works without the key
-        page.keyboard.press("Escape")
-    page.get_by_label("Key", exact=True).fill("wrong")
-    page.get_by_role("button", name="Come in").click()
-    expect(page.get_by_role("alert").last).to_contain_text("not a key")
-    page.get_by_label("Key", exact=True).fill(key)
-    page.get_by_role("button", name="Come in").click()
-    expect(page.locator("#empty")).to_be_visible()
-    expect(page.locator("#key")).to_have_value("")
-    expect(page.locator("#door-problem")).to_have_text("")
-    page.reload()
-    expect(page.locator("#empty")).to_be_visible()
-    expect(page.get_by_role("dialog")).to_have_count(0)
-    page.get_by_role("button", name="Sign out").click()
-    expect(page.get_by_role("dialog")).to_be_visible()
