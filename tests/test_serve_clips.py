@@ -131,7 +131,7 @@ def broken_frame(folder: Path) -> bytes:
         (lambda folder: clip(folder, 5), "has 5 frames at 24 a second, fewer than 9; ask for fewer seconds"),
         (lambda folder: clip(folder, 2, size=(2560, 1600)), "has over 4 million pixels a frame"),
         (broken_frame, "cannot be read"),
-        (lambda folder: clip(folder, 2, apart=24 * 400, ending="mkv"), "lasts over 300 s"),
+        (lambda folder: clip(folder, 3, apart=24 * 200, ending="mkv"), "lasts over 300 s"),
         (lambda folder: clip(folder, 30), "has over 20 frames"),
         (lambda folder: clip(folder, 12, codec="ffv1", ending="mkv"), "use H.264"),
         (lambda folder: clip(folder, size=(72, 72)), "of another shape than 128x72; use fit=crop"),

@@ -9,11 +9,9 @@ Axes: f frames, H rows, W columns; RGB, 0..255.
 import io
 import json
 import re
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -23,7 +21,7 @@ import numpy as np
 from av.error import FFmpegError
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from jaxtyping import UInt8
-from PIL import GifImagePlugin, Image, PngImagePlugin, UnidentifiedImageError
+from PIL import GifImagePlugin, Image, PngImagePlugin
 
 from linnet.errors import InvalidInput
 from linnet.filesystem import (
@@ -38,7 +36,11 @@ from linnet.filesystem import (
     writing,
 )
 from linnet.geometry import Size
-from linnet.records import read_object_or_nothing
+from linnet.inputs import clips
+from linnet.inputs.clips import Footage
+from linnet.inputs.folders import REQUEST as PNG_REQUEST
+from linnet.inputs.pictures import IMAGE_DESCRIPTION
+from linnet.inputs.reader import record_in
 
 Frames = UInt8[np.ndarray, "f H W 3"]
 Frame = UInt8[np.ndarray, "H W 3"]
@@ -55,18 +57,13 @@ CONTAINER_OPTIONS = {
     ".webm": {"fflags": "+bitexact"},
     ".mkv": {"fflags": "+bitexact"},
 }
-# Nothing but the file itself: a playlist could send the reader to other files, or onto the network.
-READING = {"protocol_whitelist": "file", "format_whitelist": "mov,matroska,avi,mpegts"}
 THREADS = 2  # of the encoder: a fixed number, since it can change the bytes
-BT709, UNKNOWN, LIMITED = 1, 2, 1  # as ITU-T H.273 numbers matrix, primaries and curve; luma in 16..235
+BT709, LIMITED = 1, 1  # as ITU-T H.273 numbers matrix, primaries and curve; luma in 16..235
 
 ENDINGS = (".mp4", ".webm", ".mkv", ".gif", ".webp")
 HALVED = (".mp4", ".webm")  # colours at half the resolution
-IMAGES = (".gif", ".webp", ".png")
-PNG_REQUEST = "request.json"
 PNG_FOLDER = re.compile(rf"\d{{5,}}\.png|{re.escape(PNG_REQUEST)}")  # all that such a folder holds
 SURROGATE = re.compile("[\ud800-\udfff]")
-IMAGE_DESCRIPTION = 0x010E  # the EXIF field of free text, in ASCII
 WEBP_QUALITY = 90
 
 
@@ -349,109 +346,22 @@ class PngWriter(Writer):
         remove(aside)
 
 
-# --- reading --------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class Footage:
-    """What a clip is, as its file has it. `fps` is an average where frames stand for different times."""
-
-    size: Size
-    frames: int
-    fps: float
+# --- reading back ---------------------------------------------------------------------------------------------
 
 
 def read_frames(path: Path) -> Iterator[Frame]:
-    """Every frame of a clip, one at a time; InvalidInput for a file that is no clip."""
-    with legibly(path):
-        if path.is_dir():
-            for file in png_files(path):
-                with opened_image(file) as image:
-                    yield np.asarray(in_8_bits(image, file).convert("RGB"))
-        elif path.suffix.lower() in IMAGES:
-            with opened_image(path) as image:
-                for index in range(getattr(image, "n_frames", 1)):
-                    image.seek(index)
-                    yield np.asarray(in_8_bits(image, path).convert("RGB"))
-        else:
-            with opened_video(path) as container:
-                for frame in container.decode(video=0):
-                    # A file that does not name its matrix is taken to be BT.709, as players take it.
-                    named = None if frame.colorspace != UNKNOWN else Colorspace.ITU709
-                    yield frame.to_ndarray(format="rgb24", src_colorspace=named)
+    """Every frame of a clip of linnet's own, one at a time. Files that people bring: `inputs.reader`."""
+    return clips.frames(path)
 
 
 def read_metadata(path: Path) -> dict[str, Any] | None:
-    """The record inside a clip, or None where there is none; InvalidInput for a file that is no clip."""
-    with legibly(path):
-        if path.is_dir():
-            note = path / PNG_REQUEST
-            text = note.read_text("utf-8") if note.is_file() else ""
-        elif path.suffix.lower() in IMAGES:
-            with opened_image(path) as image:
-                text = image.info.get("comment") or image.getexif().get(IMAGE_DESCRIPTION) or ""
-        else:
-            with opened_video(path) as container:
-                tags = {name.lower(): value for name, value in container.metadata.items()}
-                text = tags.get("comment", "")
-    return read_object_or_nothing(text) or None
+    """The record inside a clip of linnet's own, or None; InvalidInput for a file that is no clip."""
+    return record_in(clips.note_in(path))
 
 
 def probe(path: Path) -> Footage:
-    """Size, length and speed of a clip; InvalidInput for a file that is no clip."""
-    with legibly(path):
-        if path.is_dir():
-            files = png_files(path)
-            with opened_image(files[0]) as image:
-                fps = (read_metadata(path) or {}).get("request", {}).get("fps", 0)
-                return Footage(size=Size(*image.size), frames=len(files), fps=fps)
-        if path.suffix.lower() in IMAGES:
-            with opened_image(path) as image:
-                frames = getattr(image, "n_frames", 1)
-                milliseconds = 0.0
-                for index in range(frames):
-                    image.seek(index)
-                    image.load()
-                    milliseconds += image.info.get("duration", 0)
-                fps = 1000 * frames / milliseconds if milliseconds else 0.0
-                return Footage(size=Size(*image.size), frames=frames, fps=fps)
-        with opened_video(path) as container:
-            stream = container.streams.video[0]
-            frames = stream.frames or sum(packet.size > 0 for packet in container.demux(stream))
-            size = Size(stream.codec_context.width, stream.codec_context.height)
-            return Footage(size=size, frames=frames, fps=float(stream.average_rate or 0))
-
-
-@contextmanager
-def opened_video(path: Path) -> Iterator[Any]:
-    # What else a file says of itself may be in any encoding.
-    with av.open(str(path.absolute()), options=READING, metadata_errors="replace") as container:
-        if not container.streams.video:
-            raise InvalidInput("file", path, "holds no video", "give a video")
-        yield container
-
-
-def opened_image(path: Path) -> Image.Image:
-    """Pillow warns of an image that is large, and refuses one twice as large: here both are refused (`legibly`)."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        return Image.open(path)
-
-
-def in_8_bits(image: Image.Image, path: Path) -> Image.Image:
-    """Of 16 bits the upper ones, where Pillow's own way makes white of all but black; InvalidInput for 32."""
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image).astype(np.float32) / 257).round().astype(np.uint8))
-    if image.mode in ("I", "F"):
-        raise InvalidInput("file", path, "has pixels of 32 bits", "save it with 8 bits a colour")
-    return image
-
-
-def png_files(folder: Path) -> list[Path]:
-    files = sorted(folder.glob("*.png"))
-    if not files:
-        raise InvalidInput("file", folder, "is a folder without PNGs", "give a clip")
-    return files
+    """Size, length and speed of a clip of linnet's own; InvalidInput for a file that is no clip."""
+    return clips.probe(path)
 
 
 # --- the file system ------------------------------------------------------------------------------------------
@@ -465,24 +375,6 @@ def plainly(path: Path) -> Iterator[None]:
             yield
     except FFmpegError as error:  # those that are OSError, too, have gone as such
         raise path_error(error, path, field="output", writing=True) from error
-
-
-@contextmanager
-def legibly(path: Path) -> Iterator[None]:
-    """An error in reading, said in one line."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise InvalidInput("file", path, "is missing", "check the path") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        most = (Image.MAX_IMAGE_PIXELS or 0) // 10**6
-        raise InvalidInput("file", path, f"has over {most} million pixels", "make it smaller") from error
-    except (OSError, EOFError, SyntaxError, FFmpegError, UnidentifiedImageError) as error:  # Pillow's too
-        raise InvalidInput("file", path, f"cannot be read ({reason(error)})", "check the file") from error
-
-
-def reason(error: BaseException) -> str:
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def gif_blocks(data: bytes) -> bytes:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def earlier_clip(file: Path) -> Clip | None:
     """The record inside a clip, if it is one of linnet's; a file that is no clip is refused."""
-    from linnet.media import read_metadata
+    from linnet.inputs.reader import read_metadata
 
     record = read_metadata(file)
     with suppress(InvalidInput):

@@ -35,7 +35,11 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 def extend(
     file: Annotated[
         Path,
-        typer.Argument(help="A .mp4 with H.264 of the model's size.", metavar="FILE", show_default=False),
+        typer.Argument(
+            help="A .mp4 with H.264 of the model's size; with --reencode, any clip.",
+            metavar="FILE",
+            show_default=False,
+        ),
     ],
     seconds: Annotated[float, number("seconds", "How much is added, in steps of 1/6 s; 2 by default.")] = 2.0,
     prompt: Annotated[
@@ -45,6 +49,16 @@ def extend(
     profile: Profile = None,
     steps: Steps = None,
     guidance: GuidanceScale = None,
+    reencode: Annotated[
+        bool,
+        option(
+            "reencode",
+            "Encode all of it anew, at the model's size and pace, without its sound: for any clip.",
+        ),
+    ] = False,
+    fit: Annotated[
+        str | None, option("fit", "crop or pad a clip of another shape; with --reencode.", metavar="HOW")
+    ] = None,
     output: Annotated[Path | None, option("output", "By default FILE-extended.mp4.", metavar="PATH")] = None,
     model: ClipsModel = None,
     weights: Weights = None,
@@ -59,7 +73,8 @@ def extend(
 ) -> None:
     """Go on from a clip's last frames.
 
-    Its own packets are copied, not encoded again, and so is its sound; the new frames follow them.
+    Its own packets are copied, not encoded again, and so is its sound; the new frames follow them. A clip whose
+    packets cannot be kept so is refused, or encoded anew with --reencode.
 
     Of a clip of linnet's the prompt goes on; if the same model made it, all its settings do, too, those of its profile
     unless --profile says another, but not its --reuse.
@@ -75,7 +90,8 @@ def extend(
         raise InvalidInput("seconds", seconds, "adds nothing", "give at least 0.167")
 
     from linnet.direct import extend as extending  # it takes seconds to import
-    from linnet.media import probe
+    from linnet.direct.beginning import check_fit
+    from linnet.inputs.reader import probe
 
     words = prompt if prompt is not None or earlier is None else earlier.request.prompt
     settings: dict[str, Any] = {
@@ -90,8 +106,10 @@ def extend(
     if spec.allows(size := probe(file).size):
         settings["size"] = size
     usual = make_request(spec, **settings, seed=seed, frames=spec.default_frames)
-    extending.check_output(output, usual, overwrite=overwrite)
-    seen = extending.seen_of(extending.open_old(file, usual))
+    extending.check_output(output, usual, overwrite=overwrite, reencode=reencode)
+    how: dict[str, Any] = {"reencode": reencode, "fit": check_fit(fit)}
+    source = extending.open_old(file, usual, **how)
+    seen = extending.seen_of(source)
     frames = max(seen + added, spec.min_frames)
     if frames > seen + added:
         shortest = format_seconds((spec.min_frames - seen) / spec.fps)
@@ -108,9 +126,11 @@ def extend(
     place = Place(weights, device, threads, vram, ram)
     pipeline = opened(spec, {"prompt": request.prompt}, place, anyway=anyway, quiet=quiet)
     run(
-        lambda watch: extending.extend(pipeline, request, file, output, overwrite=overwrite, watch=watch),
+        lambda watch: extending.extend(
+            pipeline, request, file, output, overwrite=overwrite, watch=watch, **how
+        ),
         output,
-        notes=(),
+        notes=source.notes if reencode else (),
         quiet=quiet,
         as_json=as_json,
     )

@@ -308,7 +308,7 @@ def interval(text: str | None) -> dict[str, float]:
 
 def clip_in(file: Path) -> Clip:
     """The record inside a clip."""
-    from linnet.media import read_metadata
+    from linnet.inputs.reader import read_metadata
 
     return Clip.from_metadata(file, read_metadata(file))
 

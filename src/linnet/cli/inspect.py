@@ -21,7 +21,7 @@ def inspect(
 ) -> None:
     """Show the request inside a clip."""
     from linnet.clip import Clip
-    from linnet.media import read_metadata
+    from linnet.inputs.reader import read_metadata
 
     found = read_metadata(file)
     if found and isinstance(found.get("shots"), list):

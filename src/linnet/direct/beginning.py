@@ -7,12 +7,14 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
-from linnet import media
 from linnet.catalog import find
 from linnet.direct.colours import graded, look_up_table
 from linnet.direct.conditions import Edited, Renoised, check_strength, levels_left
-from linnet.direct.footage import Fit, Frame, Source, open_source, read_image
+from linnet.direct.footage import Fit, Frame, Source, open_source, read_image_and_notes
 from linnet.errors import InvalidInput
+from linnet.inputs import folders
+from linnet.inputs.reader import Tick, nothing
+from linnet.inputs.refusals import legibly
 from linnet.pipeline import Pipeline
 from linnet.plan.passes import DRAFT_STEPS, DRAFT_STRENGTH
 from linnet.progress import Progress, Watch, ignore
@@ -105,8 +107,9 @@ class Beginning:
             found |= {"colours": found.get("colours", "clip")}
         return cls(**found | given)
 
-    def check(self, request: Request) -> None:
-        """Refuse a request that cannot begin so, and files that cannot be used."""
+    def check(self, request: Request, tick: Tick = nothing) -> None:
+        """Refuse a request that cannot begin so, and files that cannot be used. `tick` is called while they are read,
+        and may raise."""
         if request.loop:
             raise InvalidInput(
                 "loop", "true", "has no beginning that could be given", "leave out --loop or the files"
@@ -119,35 +122,41 @@ class Beginning:
             raise InvalidInput("frames", request.frames, "leaves none between the images", "use 9 or more")
         for name, path in (("image", self.image), ("last-image", self.last_image)):
             if path:
-                read_image(path, request.size, self.fit, field=name)
+                read_image_and_notes(path, request.size, self.fit, field=name, tick=tick)
         if self.video:
-            self.source(request)
+            self.source(request, tick)
 
     def pixels(self, request: Request) -> int:
         """The most frames that are encoded at once."""
         return request.frames if self.video else STILL if self.last_image else 1 if self.image else 0
 
-    def way(self, pipeline: Pipeline, request: Request, watch: Watch = ignore) -> Way:
-        """Read and encode the files."""
-        self.check(request)
+    def way(
+        self, pipeline: Pipeline, request: Request, watch: Watch = ignore, *, tick: Tick = nothing
+    ) -> Way:
+        """Read and encode the files. `tick` is called while they are read, and may raise."""
+        self.check(request, tick)
         pipeline.settle(pipeline.settled(request), pixels=self.pixels(request))
         go = self.along if self.video else self.between
-        return go(pipeline, request, watch)
+        return go(pipeline, request, watch, tick)
 
-    def between(self, pipeline: Pipeline, request: Request, watch: Watch) -> Way:
-        held, direction = {}, self.record()
+    def between(self, pipeline: Pipeline, request: Request, watch: Watch, tick: Tick) -> Way:
+        held, direction, notes = {}, self.record(), []
         if self.image:
-            first = read_image(self.image, request.size, self.fit)
+            first, told = read_image_and_notes(self.image, request.size, self.fit, field="image", tick=tick)
+            notes += told
             held[0] = pipeline.encode_frames(lambda: [first], watch)[:, :, 0]
         if self.last_image:
-            last = read_image(self.last_image, request.size, self.fit, field="last-image")
+            last, told = read_image_and_notes(
+                self.last_image, request.size, self.fit, field="last-image", tick=tick
+            )
+            notes += told
             held[-1] = pipeline.encode_frames(lambda: still(last), watch)[:, :, -1]
-        together = self.last_image and request.window and not request.onward
-        words = "the windows are made together, so that all of them lead to the last image"
-        return Way(Held(frames=held, seed=request.seed, turns=TURNS), direction, (words,) if together else ())
+        if self.last_image and request.window and not request.onward:
+            notes.append("the windows are made together, so that all of them lead to the last image")
+        return Way(Held(frames=held, seed=request.seed, turns=TURNS), direction, tuple(notes))
 
-    def along(self, pipeline: Pipeline, request: Request, watch: Watch) -> Way:
-        source = self.source(request)
+    def along(self, pipeline: Pipeline, request: Request, watch: Watch, tick: Tick) -> Way:
+        source = self.source(request, tick)
 
         def frames() -> Iterable[Frame]:
             return islice(source.frames(), request.frames)
@@ -165,9 +174,10 @@ class Beginning:
             (*source.notes, begins_at(request, strength)),
         )
 
-    def source(self, request: Request) -> Source:
+    def source(self, request: Request, tick: Tick = nothing) -> Source:
         assert self.video is not None
-        source = open_source(self.video, request.size, request.fps, self.fit)
+        seconds = request.frames / request.fps
+        source = open_source(self.video, request.size, request.fps, self.fit, seconds=seconds, tick=tick)
         count = len(source.order)
         if count < request.frames:
             problem = f"has {count} frames at {request.fps} a second, fewer than {request.frames}"
@@ -175,8 +185,10 @@ class Beginning:
             raise InvalidInput(
                 "video", self.video, problem, "ask for fewer seconds" if enough else "give a longer one"
             )
-        unused = (f"the last {count - request.frames} frames of {self.video.name} are left out",)
-        return replace(source, notes=source.notes + unused) if count > request.frames else source
+        if count == request.frames:
+            return source
+        unused = "all later frames" if source.more else f"the last {count - request.frames} frames"
+        return replace(source, notes=(*source.notes, f"{unused} of {self.video.name} are left out"))
 
     def record(self) -> dict[str, Any]:
         files = {name: path for name in FILES if (path := getattr(self, name))}
@@ -236,8 +248,13 @@ def still(picture: Frame) -> list[Frame]:
 
 
 def fingerprint(path: Path) -> dict[str, str]:
-    """A file's name and hash: where it lies is nobody's business."""
-    with media.legibly(path), path.open("rb") as file:
+    """A file's name and hash: where it lies is nobody's business. Of a folder, that of its pictures in their order."""
+    if path.is_dir():
+        whole = hashlib.sha256()
+        for file in folders.files_of(path):
+            whole.update(f"{fingerprint(file)['sha256']}  {file.name}\n".encode(errors="surrogateescape"))
+        return {"file": path.absolute().name, "sha256": whole.hexdigest()}
+    with legibly(path), path.open("rb") as file:
         return {"file": path.name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
@@ -245,7 +262,7 @@ def the_same(clip: Path, name: str, record: Mapping[str, Any]) -> Path:
     """The file that the record tells of."""
     file, option = Path(str(record.get("file", ""))).name, name.replace("_", "-")
     for path in (Path(file), clip.parent / file):
-        if file and path.is_file():
+        if file and path.exists():
             if fingerprint(path)["sha256"] == record.get("sha256"):
                 return path
             raise InvalidInput(

@@ -14,6 +14,7 @@ from linnet.direct.sheet import write_sheet as write_cells
 from linnet.errors import InvalidInput
 from linnet.filesystem import check_folder, check_name, make_folder
 from linnet.geometry import Size
+from linnet.inputs.reader import read_metadata
 from linnet.pipeline import Pipeline
 from linnet.progress import Watch, ignore
 from linnet.request import Request
@@ -67,7 +68,7 @@ def draft(
 def made_before(pipeline: Pipeline, request: Request, path: Path) -> Clip | None:
     """The clip at `path`, if it is the request's."""
     try:
-        clip = Clip.from_metadata(path, media.read_metadata(path))
+        clip = Clip.from_metadata(path, read_metadata(path))
     except InvalidInput:
         return None
     same = clip.request == pipeline.settled(request) and clip.model_hash == pipeline.model_hash
@@ -76,7 +77,7 @@ def made_before(pipeline: Pipeline, request: Request, path: Path) -> Clip | None
 
 def is_mosaic(path: Path) -> bool:
     with suppress(InvalidInput):
-        return "requests" in (media.read_metadata(path) or {})
+        return "requests" in (read_metadata(path) or {})
     return False
 
 

@@ -18,6 +18,7 @@ from linnet.clip import GENERATED
 from linnet.errors import InvalidInput
 from linnet.filesystem import complete, make_folder
 from linnet.geometry import Size
+from linnet.inputs.reader import read_metadata
 
 Frame = UInt8[np.ndarray, "H W 3"]
 
@@ -136,7 +137,7 @@ def check_sheet(path: Path, *, overwrite: bool) -> None:
 
 def is_sheet(path: Path) -> bool:
     with suppress(InvalidInput):
-        return "sheet" in (media.read_metadata(path) or {})
+        return "sheet" in (read_metadata(path) or {})
     return False
 
 

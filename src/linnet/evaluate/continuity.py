@@ -26,6 +26,7 @@ from linnet.evaluate.adherence import SEED, Share, draw
 from linnet.evaluate.measures import Clip, apart, backdrop, changes, direction_of, path_of, psnr, seam, strays
 from linnet.evaluate.parse import parse
 from linnet.geometry import latents_in
+from linnet.inputs.videos import opened
 from linnet.pipeline import Pipeline
 from linnet.plan.windows import windows_of
 from linnet.request import SEEDS, Request, make_request
@@ -332,7 +333,7 @@ def read(path: Path) -> Clip:
 
 
 def packets(path: Path) -> list[bytes]:
-    with media.opened_video(path) as container:
+    with opened(path) as container:
         return [bytes(packet) for packet in container.demux(video=0) if packet.size]
 
 

@@ -17,6 +17,7 @@ from PIL import Image
 from linnet.api import load
 from linnet.direct.beginning import Beginning
 from linnet.errors import InvalidInput
+from linnet.inputs.reader import Tick, nothing
 from linnet.media import plainly, probe, read_frames
 from linnet.pipeline import Pipeline, timed
 from linnet.progress import Progress
@@ -99,7 +100,8 @@ class Renderer:
         begun: dict[str, Any] = {}
         if given is not None:
             with timed(seconds, "encode"):
-                begun = beginning(pipeline, request, given)
+                # Signs of life while a file is read; they raise where the job was cancelled.
+                begun = beginning(pipeline, request, given, lambda: report("text", 0, 1, None))
         clip = pipeline.generate(
             request,
             path,
@@ -113,18 +115,19 @@ class Renderer:
         return made, clip.seconds | seconds
 
 
-def beginning(pipeline: Pipeline, request: Request, given: Given) -> dict[str, Any]:
-    """What `Pipeline.generate` takes to begin from it; InvalidInput if it is broken, or more than is taken."""
+def beginning(pipeline: Pipeline, request: Request, given: Given, tick: Tick = nothing) -> dict[str, Any]:
+    """What `Pipeline.generate` takes to begin from it; InvalidInput if it is broken, or more than is taken. `tick` is
+    called while it is read; what it raises ends that."""
     try:
         with tempfile.TemporaryDirectory(prefix="linnet-") as folder:
             path = Path(folder) / "input_reference"
             with plainly(path):
                 path.write_bytes(given.content)
             if given.kind == "video":
-                check_clip(path)
+                check_clip(path, tick)
             files: dict[str, Any] = {given.kind: path}
             begins = Beginning(**files, strength=given.strength, fit=given.fit)
-            way = begins.way(pipeline, pipeline.settled(request))
+            way = begins.way(pipeline, pipeline.settled(request), tick=tick)
     except InvalidInput as error:
         if error.field not in ("image", "video", "file"):
             raise
