@@ -19,7 +19,7 @@ from linnet.catalog import find
 from linnet.clip import Clip
 from linnet.errors import InvalidInput
 from linnet.filesystem import flush_folder, take, writing
-from linnet.media import read_metadata
+from linnet.inputs.reader import read_metadata
 from linnet.serve.clips import clips_folder, file_of, files_bytes, strangers
 from linnet.serve.queue import Given, Queue
 
