@@ -17,7 +17,7 @@ from linnet.catalog import ModelSpec
 from linnet.errors import InvalidInput
 from linnet.geometry import FRAMES_PER_LATENT, Size, format_seconds, seconds_of
 from linnet.inputs import reader
-from linnet.inputs.clips import CLOCK_SLACK, Limits, Scan
+from linnet.inputs.clips import Limits, Scan
 from linnet.inputs.reader import Tick, nothing
 from linnet.request import LONGEST_SECONDS, check_length
 
@@ -25,6 +25,9 @@ Frame = UInt8[np.ndarray, "H W 3"]
 Fit = Literal["crop", "pad"]
 
 ASPECT_SLACK = 0.02  # of a side: what rounding to a grid may cost unseen
+PACE_SLACK = (
+    0.25  # of a frame's time: clocks are as coarse as 10 ms (GIF), and 24 frames a second no whole number
+)
 SPARE = 1.0  # seconds behind the longest clip that are looked at, so that a longer one is known to be
 
 
@@ -80,7 +83,7 @@ def open_source(
     another shape than `fit` allows for."""
     found = scan(path, seconds, tick)
     check_fit(found.size, size, fit, field="video", value=path)
-    order, notes = paced(found.times, fps, end=found.end, slack=found.slack), []
+    order, notes = paced(found.times, fps, end=found.end), []
     if order != list(range(len(found.times))):
         notes.append(
             f"{path.name} does not run at {fps} frames a second:"
@@ -100,7 +103,7 @@ def scan(path: Path, seconds: float = LONGEST_SECONDS, tick: Tick = nothing) -> 
 def frames_in(path: Path, spec: ModelSpec) -> int:
     """The most frames that a clip can give the model (see `length_for`)."""
     found = scan(path)
-    count = len(paced(found.times, spec.fps, end=found.end, slack=found.slack))
+    count = len(paced(found.times, spec.fps, end=found.end))
     return length_for(spec, path, count, shorten="name a part of it with --seconds")
 
 
@@ -124,16 +127,14 @@ def on_the_grid(count: int) -> int:
     return (count - 1) // FRAMES_PER_LATENT * FRAMES_PER_LATENT + 1
 
 
-def paced(
-    times: Sequence[float], fps: float, *, end: float | None = None, slack: float = CLOCK_SLACK
-) -> list[int]:
+def paced(times: Sequence[float], fps: float, *, end: float | None = None) -> list[int]:
     """At every 1/fps seconds until `end`, which frame is shown then. Without an `end` the last frame stands as long as
     the one before it did."""
     if end is None:
         end = times[-1] + (times[-1] - times[-2] if len(times) > 1 else 1 / fps)
     order, shown = [], 0
     for tick in range(max(1, round(end * fps))):
-        while shown + 1 < len(times) and times[shown + 1] <= tick / fps + slack:
+        while shown + 1 < len(times) and times[shown + 1] <= (tick + PACE_SLACK) / fps:
             shown += 1
         order.append(shown)
     return order

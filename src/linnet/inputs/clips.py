@@ -17,8 +17,6 @@ Frame = UInt8[np.ndarray, "H W 3"]
 Kind = Literal["folder", "picture", "video"]
 
 HEAD = 16  # bytes that tell a picture from a video
-CLOCK_SLACK = 0.0005  # seconds: half the clock of WebP and Matroska
-GIF_SLACK = 0.005  # half the clock of a GIF
 LENGTH_SLACK = 1.0  # seconds: how long the last frame stands is not always told
 MISSING = 0.25  # seconds that sound may outlast the pictures without a word
 
@@ -38,12 +36,11 @@ class Limits:
 @dataclass(frozen=True, kw_only=True)
 class Scan:
     """A clip that was decoded once. `times`: when each frame is shown, in seconds from the first; the last one stands
-    until `end`. `slack`: how far the file's clock is off. `more`: there are frames behind the limit."""
+    until `end`. `more`: there are frames behind the limit."""
 
     size: Size
     times: tuple[float, ...]
     end: float
-    slack: float
     more: bool
     notes: tuple[str, ...]
 
@@ -104,7 +101,6 @@ def scan_folder(path: Path) -> Scan:
         size=pictures.size_of(files[0]),
         times=times,
         end=len(files) / pace,
-        slack=CLOCK_SLACK,
         more=False,
         notes=tuple(notes),
     )
@@ -119,7 +115,7 @@ def scan_animation(path: Path, limits: Limits) -> Scan:
     with legibly(path), pictures.opened(path) as image:
         if not pictures.is_animation(image):
             raise still(path)
-        size, slack = Size(*image.size), GIF_SLACK if image.format == "GIF" else CLOCK_SLACK
+        size = Size(*image.size)
         times, end, more = [], 0.0, False
         for duration in pictures.durations(image):
             if end > limits.seconds:
@@ -129,7 +125,7 @@ def scan_animation(path: Path, limits: Limits) -> Scan:
                 pictures.as_shown(image, path, notes.add)
             times.append(end)
             end += min(duration, timing.LONGEST_PAUSE)
-    return Scan(size=size, times=tuple(times), end=end, slack=slack, more=more, notes=tuple(notes))
+    return Scan(size=size, times=tuple(times), end=end, more=more, notes=tuple(notes))
 
 
 def scan_video(path: Path, limits: Limits) -> Scan:
@@ -186,7 +182,7 @@ def scan_video(path: Path, limits: Limits) -> Scan:
         says = (container.duration or 0) / 1e6
         if says > end + MISSING and not more and not mended:
             notes.add(f"{path.name} says that it lasts {says:.1f} s, and has pictures for {end:.1f} s")
-    return Scan(size=size, times=tuple(times), end=end, slack=CLOCK_SLACK, more=more, notes=tuple(notes))
+    return Scan(size=size, times=tuple(times), end=end, more=more, notes=tuple(notes))
 
 
 def widening(stream: Any) -> float:

@@ -1,6 +1,5 @@
 """A folder of pictures as a clip: one file a frame, in natural order (1, 2, 10), all of one size."""
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +8,7 @@ from linnet.errors import InvalidInput
 from linnet.inputs import pictures
 from linnet.inputs.pictures import Frame, Note
 from linnet.inputs.refusals import legibly
+from linnet.records import read_object_or_nothing
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif")
 REQUEST = "request.json"  # in a folder that linnet wrote
@@ -52,13 +52,11 @@ def frames(folder: Path, note: Note) -> Iterator[Frame]:
 def note_in(folder: Path) -> str:
     note = folder / REQUEST
     with legibly(note):
-        return note.read_text("utf-8") if note.is_file() else ""
+        return note.read_text("utf-8", "replace") if note.is_file() else ""
 
 
 def pace_of(folder: Path) -> float:
     """Frames a second, as linnet recorded them; 0 where nothing says so."""
-    try:
-        pace = json.loads(note_in(folder))["request"]["fps"]
-    except (ValueError, LookupError, TypeError, RecursionError, InvalidInput):
-        return 0.0
+    request = read_object_or_nothing(note_in(folder)).get("request")
+    pace = request.get("fps") if isinstance(request, dict) else None
     return float(pace) if isinstance(pace, int | float) and 0 < pace <= 1000 else 0.0

@@ -24,6 +24,7 @@ from linnet.errors import InvalidInput
 from linnet.geometry import Size
 from linnet.inputs.child import MEMORY, SECONDS
 from linnet.inputs.clips import Footage, Limits, Scan
+from linnet.records import read_object_or_nothing
 
 Frame = UInt8[np.ndarray, "H W 3"]
 Tick = Callable[[], None]
@@ -69,11 +70,7 @@ def read_metadata(path: Path, tick: Tick = nothing) -> dict[str, Any] | None:
 
 
 def record_in(text: str) -> dict[str, Any] | None:
-    try:
-        record = json.loads(text) if len(text) <= MOST_NOTE else None
-    except (ValueError, RecursionError):
-        return None
-    return record if isinstance(record, dict) else None
+    return (read_object_or_nothing(text) if len(text) <= MOST_NOTE else {}) or None
 
 
 def stream_in(path: Path, tick: Tick = nothing) -> dict[str, Any]:
