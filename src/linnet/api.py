@@ -11,6 +11,7 @@ from linnet.data.known import check_words
 from linnet.errors import InvalidInput
 from linnet.pipeline import Pipeline
 from linnet.plan.budget import ALLOWANCES, kind_of
+from linnet.plan.host import check_threads
 from linnet.request import CHOICES, make_request
 from linnet.runtime.device import (
     check_there,
@@ -52,6 +53,8 @@ def load(
     check_there(device, vram=vram, ram=ram)
     if vram is not None:
         limit_memory(device, vram - ALLOWANCES[kind_of(device)].device)
+    if threads is not None:
+        check_threads(threads)
     threads = threads or default_threads()
     return Pipeline.open(spec, files, device=device, dtype=kind, threads=threads, budget=budget)
 

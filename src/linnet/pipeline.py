@@ -29,6 +29,7 @@ from linnet.plan.windows import latents_at_once, windows_of
 from linnet.progress import Image, Progress, Watch, ignore
 from linnet.request import Request
 from linnet.runtime.attention import Work, choose, way_of
+from linnet.runtime.finite import finite_steps, is_finite, not_finite
 from linnet.runtime.recover import let_go, out_of_memory
 from linnet.runtime.tiles import decode_tiled
 from linnet.sampling import flow
@@ -188,9 +189,10 @@ class Pipeline(Parts):
         if windows and request.onward:
             held = held_by(course)
             kept: dict[str, Any] = {"given": held.frames, "turns": held.turns, "seed": request.seed}
-            yield from onward(run, noise, sigmas, solver, windows, **kept)
+            steps = onward(run, noise, sigmas, solver, windows, **kept)
         else:
-            yield from course(run(), noise, sigmas, solver)
+            steps = course(run(), noise, sigmas, solver)
+        yield from finite_steps(steps, self.files.transformer)
         if skipped is not None:
             own = ((number * request.steps, run) for number, run in enumerate(runs) if isinstance(run, Reuse))
             skipped += [before + index for before, run in own for index in run.skipped]
@@ -213,6 +215,8 @@ class Pipeline(Parts):
             )
             with torch.inference_mode():
                 latents = torch.cat(list(self.autoencoder.encode_stream(pixels)), 2).float()
+                if not is_finite(latents):
+                    raise not_finite("in encoding the given frames", self.files.autoencoder)
                 return self.latent_space.enter(latents)
 
         return self._sparing("decode", encode, watch)  # the stage that the autoencoder belongs to
@@ -240,6 +244,8 @@ class Pipeline(Parts):
                 frames = next(stream, None)
             if frames is None:
                 return
+            if not is_finite(frames):
+                raise not_finite("in the decode stage", self.files.autoencoder, self.files.transformer)
             yield to_pixels(frames)
 
     def decode_loop(self, latents: Float[Tensor, "1 C T H W"], *, lower: bool = False) -> Iterator[Frames]:

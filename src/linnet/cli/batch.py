@@ -11,6 +11,7 @@ from linnet.cli import fail
 from linnet.cli.options import Anyway, Model, Weights, WorkerRam, WorkerVram, one_of, option, whole
 from linnet.cli.terminal import bars, note
 from linnet.filesystem import check_folder, make_folder
+from linnet.plan.host import most_threads
 from linnet.request import CHOICES
 
 if TYPE_CHECKING:
@@ -41,7 +42,9 @@ def batch(
         str,
         one_of("dtype", "Of the matrix products: float32 or bfloat16; by default auto.", *CHOICES["dtype"]),
     ] = "auto",
-    threads: Annotated[int | None, whole("threads", "CPU threads of a worker.", least=1)] = None,
+    threads: Annotated[
+        int | None, whole("threads", "CPU threads of a worker.", least=1, most=most_threads())
+    ] = None,
     vram: WorkerVram = None,
     ram: WorkerRam = None,
     ray: Annotated[

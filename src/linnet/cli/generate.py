@@ -40,6 +40,7 @@ from linnet.filesystem import check_name, complete
 from linnet.geometry import format_seconds
 from linnet.plan.choose import Plan
 from linnet.plan.execution import decided
+from linnet.plan.host import check_threads
 from linnet.request import CHOICES, Request, make_request
 from linnet.weights.store import default_model, model_in, resolve
 
@@ -234,6 +235,8 @@ def generate(
     choices = earlier.choices if earlier else {}
     where = device if device and dry_run else device_to_use(device, choices.get("device"))
     count = threads or choices.get("threads")
+    if count is not None:
+        check_threads(count)
     pixels = max(map(beginning.pixels, requests))
     ways = {"vram": vram, "ram": ram, "threads": count, "pixels": pixels}
     fixed = earlier_knobs(earlier, spec)

@@ -12,6 +12,7 @@ from linnet.catalog import CATALOG
 from linnet.errors import InvalidInput
 from linnet.geometry import NAMED_SIZES
 from linnet.plan.budget import parse_bytes
+from linnet.plan.host import most_threads
 from linnet.request import CHOICES, SEEDS
 from linnet.wording import format_number
 
@@ -126,7 +127,9 @@ def parse(name: str, text: str, kind: Callable[[str], T], what: str) -> T:
 
 # What several commands share, said once.
 Weights = Annotated[Path | None, option("weights", "Folder of a downloaded model.", metavar="DIR")]
-Threads = Annotated[int | None, whole("threads", "CPU threads; by default all cores.", least=1)]
+Threads = Annotated[
+    int | None, whole("threads", "CPU threads; by default all cores.", least=1, most=most_threads())
+]
 Device = Annotated[
     str, one_of("device", "cpu, cuda or mps; by default the fastest here.", "cpu", "cuda", "mps", "auto")
 ]

@@ -10,6 +10,7 @@ from linnet.cli import Group
 from linnet.cli.options import Weights, WorkerRam, WorkerVram, number, one_of, option, whole
 from linnet.cli.terminal import note
 from linnet.errors import InvalidInput
+from linnet.plan.host import most_threads
 from linnet.request import CHOICES
 
 DATA = Path("linnet-data")
@@ -49,7 +50,9 @@ def serve(
         str,
         one_of("dtype", "Of the matrix products: float32 or bfloat16; by default auto.", *CHOICES["dtype"]),
     ] = "auto",
-    threads: Annotated[int | None, whole("threads", "CPU threads of a worker.", least=1)] = None,
+    threads: Annotated[
+        int | None, whole("threads", "CPU threads of a worker.", least=1, most=most_threads())
+    ] = None,
     vram: WorkerVram = None,
     ram: WorkerRam = None,
     ray: Annotated[

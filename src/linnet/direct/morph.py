@@ -19,6 +19,7 @@ from linnet.models.transformer import TextContext
 from linnet.pipeline import Pipeline
 from linnet.plan.windows import Windows, windows_of
 from linnet.request import Request
+from linnet.runtime.finite import finite_steps
 from linnet.sampling import flow
 from linnet.sampling.denoise import Course, Model, Step, denoise
 from linnet.sampling.solvers import SOLVERS
@@ -48,7 +49,9 @@ def sample(
         batched=False,
     )
     noise = joined_noise([pipeline.noise(one, [one.seed]) for one in requests], shared)
-    yield from course(velocity, noise, sigmas, SOLVERS[request.solver])
+    yield from finite_steps(
+        course(velocity, noise, sigmas, SOLVERS[request.solver]), pipeline.files.transformer
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

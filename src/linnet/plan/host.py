@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from linnet.errors import InvalidInput
+
 PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 
 
@@ -92,6 +94,19 @@ def processors(folder: Path) -> float | None:
     except (OSError, ValueError, ZeroDivisionError):
         return None
     return share if share > 0 else None
+
+
+def most_threads() -> int:
+    """Of the CPU, that a process may ask for: as many as other machines' clips name, and no longer what no system
+    starts."""
+    return max(256, 4 * (os.cpu_count() or 1))
+
+
+def check_threads(count: object) -> None:
+    """Refuse what is no number of threads, before torch is told of it."""
+    most = most_threads()
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= most:
+        raise InvalidInput("threads", count, "is no number of threads for this machine", f"use 1 to {most}")
 
 
 def cache_folder(environment: Mapping[str, str] = os.environ) -> Path | None:

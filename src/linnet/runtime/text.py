@@ -18,6 +18,7 @@ from linnet.models.text import T5Config, T5Encoder, t5_xxl
 from linnet.plan.host import cache_folder
 from linnet.plan.memory import SMALL_TEXT, count
 from linnet.records import read_object
+from linnet.runtime.finite import is_finite, not_finite
 from linnet.runtime.offload import encode_streamed
 from linnet.runtime.text_cache import TextCache
 from linnet.weights.config import config_as
@@ -76,6 +77,8 @@ class TextStates:
         if new := [ids for ids in dict.fromkeys(keys) if ids not in self._known]:
             tensors = [torch.tensor([ids], device=self.device) for ids in new]
             for ids, states in zip(new, self._encode(tensors, watch), strict=True):
+                if not is_finite(states):
+                    raise not_finite("in the text stage", self.files)
                 self._known[ids] = states[0]
                 if self._disk:
                     self._disk.put(ids, states[0])
