@@ -60,9 +60,9 @@ def clip_stream(container: Any, path: Path, note: Note) -> Any:
 
 
 def is_cover(stream: Any) -> bool:
-    """One picture, or what only holds pictures and counts one."""
+    """One frame, or a codec of pictures: it counts as a clip only where there is no other."""
     context = stream.codec_context
-    return context is not None and context.name in PICTURE_CODECS and stream.frames == 1
+    return stream.frames == 1 or (context is not None and context.name in PICTURE_CODECS)
 
 
 def pixels_of(stream: Any) -> int:
