@@ -164,6 +164,22 @@ def test_a_clip_that_cannot_be_used_fails_its_job_and_leaves_nothing(
     assert (answer.status_code, answer.json()["error"]["code"]) == (409, "video_gone")
 
 
+def test_a_job_that_is_cancelled_ends_while_what_was_sent_is_read(
+    client: TestClient, service: Service, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("linnet.inputs.reader.BEAT", 0.01)
+    monkeypatch.setattr(
+        "linnet.serve.render.Pipeline.generate", lambda *given, **more: pytest.fail("goes on")
+    )
+    video = sent(client, clip(tmp_path)).json()["id"]
+    settings = WorkerSettings(data=str(service.data), model="seedling", weights=str(tiny_model), device="cpu")
+    job = service.queue.claim("w")
+    assert job is not None
+    assert client.post(f"/v1/videos/{video}/cancel").json()["error"]["code"] == "cancelled"
+    Worker(settings, "w").render(job)
+    assert (service.queue.get(video) or job).code == "cancelled"
+
+
 def test_what_a_clip_says_of_itself_may_be_in_any_encoding(tmp_path: Path) -> None:
     path = tmp_path / "sent.mkv"
     path.write_bytes(clip(tmp_path, ending="mkv").replace(b"Lavf", b"\xff\xfe\xfd\xfc"))

@@ -200,7 +200,10 @@ class Connections:
 
     async def sweep_for_ever(self) -> None:
         while True:
-            self.sweep()
+            try:
+                self.sweep()
+            except Exception:  # of one connection, which must not end this for all
+                log.exception("could not close connections that are late")
             await asyncio.sleep(min(SWEEP, self.limits.timeout / 4))
 
     def say(self) -> None:
