@@ -21,6 +21,7 @@ OPTIONS = (
     "--disable-component-update",
     "--disable-sync",
 )
+PATIENT = ("--max-job-minutes", 100_000)  # a server that accepts what a test only wants to see waiting
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, Route, expect
 
-from browsing import look, needs_browser, open_browser, open_page, settings
+from browsing import PATIENT, look, needs_browser, open_browser, open_page, settings
 from linnet.media import open_writer
 from linnet.serve.queue import Queue
 from serving import Server
@@ -21,7 +21,7 @@ pytestmark = needs_browser
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Server]:
-    with Server(tmp_path_factory.mktemp("page") / "data", tiny_model) as server:
+    with Server(tmp_path_factory.mktemp("page") / "data", tiny_model, *PATIENT) as server:
         yield server.wait_ready()
 
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, Route, expect
 
-from browsing import look, needs_browser, open_browser, open_page, settings
+from browsing import PATIENT, look, needs_browser, open_browser, open_page, settings
 from linnet.request import RANGES
 from linnet.serve.keys import make_key
 from linnet.serve.queue import Queue
@@ -25,7 +25,7 @@ WIDTHS = (1200, 700, 360)
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Server]:
-    with Server(tmp_path_factory.mktemp("states") / "data", tiny_model) as server:
+    with Server(tmp_path_factory.mktemp("states") / "data", tiny_model, *PATIENT) as server:
         yield server.wait_ready()
 
 
@@ -240,6 +240,12 @@ def test_what_was_typed_outlives_a_reload(
         expect(other.get_by_label("What should the video show?")).to_have_value(
             "a red star spins on a blue background"
         )
+
+
+def test_a_download_is_named_after_its_prompt_and_seed(clip: str, page: Page) -> None:
+    with page.expect_download() as loaded:
+        page.get_by_role("link", name="Download: ").click()
+    assert loaded.value.suggested_filename == "a-red-star-7.mp4"
 
 
 # --- in the page's own words
