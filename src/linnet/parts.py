@@ -72,6 +72,8 @@ class Parts:
         self._asked = self._fixed = {} if execution is None else vars(execution)
         self._shrunk: Stage | None = None
         self.spec, self.files, self.device, self.dtype = spec, files, torch.device(device), dtype
+        self._compiled_for: set[tuple[object, ...]] = set()  # the first step of each shape compiles, too
+        self.told: Watch = ignore  # hears of weights that are read, whoever first needs them
         self.tokenizer = Tokenizer.open(files.tokenizer)
         self.text = TextStates(
             files.text_encoder,
@@ -79,6 +81,7 @@ class Parts:
             dtype=dtype,
             cache=cache,
             format=self.execution.text_format,
+            loading=partial(self._reading, "text encoder"),
         )
         self._transformer: Transformer | None = None
         self._blocks: BlockStream | None = None
@@ -129,6 +132,9 @@ class Parts:
         self._hash = self._hash or fingerprint(self.files.weights)
         return self._hash
 
+    def _reading(self, part: str, done: int, total: int) -> None:
+        self.told(Progress("load", done, total, part=part))
+
     # --- text ---------------------------------------------------------------------------------------------------------
 
     def encode(self, prompt: str) -> Encoded:
@@ -155,9 +161,18 @@ class Parts:
     def transformer(self) -> Transformer:
         """Where `execution.resident_blocks` is set, some of its blocks are elsewhere: `_blocks` brings them."""
         if self._transformer is None:
+            watch = partial(self._reading, "transformer")
+            watch(0, 1)
             model, headers = self._matched_transformer()
             if self.execution.resident_blocks is None:
-                fill(model, headers, device=self.device, dtype=self.dtype, prefix=TRANSFORMER_PREFIX)
+                fill(
+                    model,
+                    headers,
+                    device=self.device,
+                    dtype=self.dtype,
+                    prefix=TRANSFORMER_PREFIX,
+                    watch=watch,
+                )
             else:
                 self._blocks = stream_into(
                     model,
@@ -167,6 +182,7 @@ class Parts:
                     resident_blocks=self.execution.resident_blocks,
                     blocks_from=self.execution.blocks_from,
                     prefix=TRANSFORMER_PREFIX,
+                    watch=watch,
                 )
             if self.compiled:
                 compile_blocks(self._blocks.real if self._blocks else model.blocks)
@@ -184,11 +200,13 @@ class Parts:
     @property
     def autoencoder(self) -> VAE | TAE:
         if self._autoencoder is None:
+            self._reading("autoencoder", 0, 1)
             dtype = getattr(torch, self.execution.autoencoder_dtype)
             model = load_into(
                 self._autoencoder_model, self.files.autoencoder, device=self.device, dtype=dtype
             )
             self._autoencoder = model.eval()
+            self._reading("autoencoder", 1, 1)
         return self._autoencoder
 
     @property
@@ -296,5 +314,6 @@ class Parts:
     def _unload(self) -> None:
         """Drop all that can be read again."""
         self._transformer = self._blocks = self._autoencoder = None
+        self._compiled_for.clear()
         self.text.let_go()
         let_go(self.device)

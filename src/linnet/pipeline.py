@@ -209,14 +209,17 @@ class Pipeline(Parts):
 
         def encode() -> Float[Tensor, "1 C T h w"]:
             self._make_room()
+            model = self.autoencoder
+            self.told(Progress("encode", 0, 1))
             pixels = (
                 torch.tensor(frame, device=self.device).permute(2, 0, 1)[None, :, None].float() / 127.5 - 1
                 for frame in frames()
             )
             with torch.inference_mode():
-                latents = torch.cat(list(self.autoencoder.encode_stream(pixels)), 2).float()
+                latents = torch.cat(list(model.encode_stream(pixels)), 2).float()
                 if not is_finite(latents):
                     raise not_finite("in encoding the given frames", self.files.autoencoder)
+                self.told(Progress("encode", 1, 1))
                 return self.latent_space.enter(latents)
 
         return self._sparing("decode", encode, watch)  # the stage that the autoencoder belongs to
@@ -300,7 +303,7 @@ class Pipeline(Parts):
         request = self.settled(request)
         for path in outputs.values():
             media.check_target(path, size=request.size, overwrite=overwrite)
-        self._shrunk = None
+        self._shrunk, self.told = None, watch
         self.settle(request, clips=len(outputs))
         seconds: dict[str, float] = {}
 
@@ -344,12 +347,23 @@ class Pipeline(Parts):
         # Clips that decide for themselves which steps to leave out go one by one: none decides for its neighbours.
         groups = [[seed] for seed in seeds] if request.step_cache.adaptive else [list(seeds)]
         total, found, skipped = request.steps * len(groups), [], []
+        if self.budget is not None:
+            self._autoencoder = None  # as in `sample`
+        self._sparing("denoise", lambda: self.transformer, watch)  # before denoising is said to have begun
         watch(Progress("denoise", 0, total))
+        shape = request.size, request.window or request.frames, len(groups[0])
+        compiles = self.compiled and shape not in self._compiled_for
+        if compiles:
+            watch(Progress("compile", 0, 1))
         for number, group in enumerate(groups):
             left_out: list[int] = []
             latents = None
             for step in self.sample(request, group, left_out, watch, course):
                 latents = step.latents
+                if compiles:
+                    compiles = False
+                    self._compiled_for.add(shape)
+                    watch(Progress("compile", 1, 1))
                 self.tell(step, watch, before=number * step.count, count=len(groups) * step.count)
             assert latents is not None  # a request has at least one step
             found.append(latents)
@@ -358,6 +372,8 @@ class Pipeline(Parts):
 
     def _write(self, clip: Clip, latents: Latents, overwrite: bool, watch: Watch) -> None:
         request, done = clip.request, 0
+        self._make_room()
+        _ = self.autoencoder  # which is read before decoding is said to have begun
         watch(Progress("decode", 0, request.frames))
         with media.open_writer(
             clip.path,

@@ -10,16 +10,25 @@ from jaxtyping import UInt8
 Image = UInt8[np.ndarray, "H W 3"]
 
 
+Stage = Literal["load", "encode", "text", "compile", "denoise", "decode"]
+BEFORE = (
+    "load",
+    "encode",
+    "compile",
+)  # stages that come between the others, and only where something is not ready
+
+
 @dataclass(frozen=True)
 class Progress:
     """`done` of `total` parts of a stage; while denoising, `preview` decodes what the first frame will look like.
-    With a `note`, words for a person, it tells of that alone."""
+    With a `note`, words for a person, it tells of that alone. `part`: of the model, of which weights are read."""
 
-    stage: Literal["text", "denoise", "decode"]
+    stage: Stage
     done: int
     total: int
     preview: Callable[[], Image] | None = None
     note: str = ""
+    part: str = ""
 
 
 Watch = Callable[[Progress], None]

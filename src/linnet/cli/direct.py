@@ -1,6 +1,7 @@
 """What the commands share that start from a clip: the clip's own request, the model, the run."""
 
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -8,13 +9,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from linnet.catalog import ModelSpec, find
 from linnet.cli import fail
-from linnet.cli.generate import watching
 from linnet.cli.prompts import check_prompts
 from linnet.cli.terminal import bars, note
+from linnet.cli.watching import tell_made, telling
 from linnet.clip import Clip
 from linnet.errors import InvalidInput
+from linnet.geometry import seconds_of
 from linnet.request import Request, make_request
 from linnet.weights.store import default_model
+from linnet.wording import format_seconds
 
 if TYPE_CHECKING:
     from linnet.direct.beginning import Way
@@ -96,7 +99,7 @@ def opened(
 def go(
     pipeline: "Pipeline",
     request: Request,
-    way: "Way",
+    way_of: Callable[[], "Way"],
     output: Path,
     *,
     left_out: int,
@@ -105,30 +108,57 @@ def go(
     as_json: bool,
 ) -> None:
     """Take a clip that way, of which the last `left_out` frames do not fit the model's grid."""
-    cut = (f"its last {left_out} frames are left out: the model makes 4k+1",) if left_out else ()
-    run(
-        lambda watch: pipeline.generate(
+
+    def make(watch: "Watch") -> None:
+        way = way_of()
+        cut = (f"its last {left_out} frames are left out: the model makes 4k+1",) if left_out else ()
+        for line in () if quiet else (*way.notes, *cut):
+            note(f"note: {line}")
+        pipeline.generate(
             request, output, overwrite=overwrite, watch=watch, course=way.course, direction=way.direction
-        ),
-        output,
-        notes=(*way.notes, *cut),
-        quiet=quiet,
-        as_json=as_json,
-    )
+        )
+
+    run(pipeline, make, output, request=request, quiet=quiet, as_json=as_json)
 
 
 def run(
-    make: Callable[["Watch"], object], output: Path, *, notes: Sequence[str], quiet: bool, as_json: bool
+    pipeline: "Pipeline",
+    make: Callable[["Watch"], object],
+    output: Path,
+    *,
+    request: Request,
+    quiet: bool,
+    as_json: bool,
+    added: float = 0.0,
+    notes: Sequence[str] = (),
 ) -> None:
-    """Make the clip behind bars, and say where it is."""
+    """Make the clip behind bars, and say what it is and where. `added`: seconds of it that are new, if not all are."""
     for line in () if quiet else notes:
         note(f"note: {line}")
+    begun = time.monotonic()
     try:
-        with bars(quiet=quiet or as_json) as show, watching(show, "", None) as watch:
-            make(watch)
+        with bars(quiet=quiet or as_json) as show:
+            make(telling(show, pipeline))
     except KeyboardInterrupt:
         fail("stopped; nothing was written", 130)
-    print(json.dumps({"path": str(output), **record_of(output)}) if as_json else output)
+    spent = time.monotonic() - begun
+    if as_json:
+        print(json.dumps({"path": str(output), **record_of(output)}))
+        return
+    if not quiet:
+        what, seconds = (
+            (f"{format_seconds(added)} s added, now ", length_of(output)) if added else ("", request.seconds)
+        )
+        tell_made(what, seconds, request.size, spent, seed=request.seed)
+    print(output)
+
+
+def length_of(clip: Path) -> float:
+    """In seconds."""
+    from linnet.media import probe
+
+    found = probe(clip)
+    return seconds_of(found.frames, round(found.fps))
 
 
 def record_of(output: Path) -> dict[str, Any]:

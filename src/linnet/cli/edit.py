@@ -98,5 +98,13 @@ def edit(
     place = Place(weights, device, threads, vram, ram)
     pipeline = opened(spec, {"to": wanted, "from": shown}, place, anyway=anyway, quiet=quiet)
     asked = pipeline.settled(request)
-    way = editing.edit(pipeline, asked, source, shown, strength=share, everywhere=everywhere)
-    go(pipeline, request, way, output, left_out=left_out, overwrite=overwrite, quiet=quiet, as_json=as_json)
+    go(
+        pipeline,
+        request,
+        lambda: editing.edit(pipeline, asked, source, shown, strength=share, everywhere=everywhere),
+        output,
+        left_out=left_out,
+        overwrite=overwrite,
+        quiet=quiet,
+        as_json=as_json,
+    )

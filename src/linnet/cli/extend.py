@@ -126,10 +126,13 @@ def extend(
     place = Place(weights, device, threads, vram, ram)
     pipeline = opened(spec, {"prompt": request.prompt}, place, anyway=anyway, quiet=quiet)
     run(
+        pipeline,
         lambda watch: extending.extend(
             pipeline, request, file, output, overwrite=overwrite, watch=watch, **how
         ),
         output,
+        request=request,
+        added=added / spec.fps,
         notes=source.notes if reencode else (),
         quiet=quiet,
         as_json=as_json,

@@ -1,9 +1,8 @@
 """`linnet generate`"""
 
 import json
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -33,22 +32,21 @@ from linnet.cli.options import (
 )
 from linnet.cli.plan import plan_for, show_plan
 from linnet.cli.prompts import check_prompts
-from linnet.cli.terminal import Show, bars, format_bytes, note
+from linnet.cli.terminal import bars, note
+from linnet.cli.watching import previewing, tell_made, telling
 from linnet.clip import Clip, default_name
 from linnet.errors import InvalidInput, WeightsError
-from linnet.filesystem import check_name, complete
+from linnet.filesystem import check_name
 from linnet.geometry import format_seconds
 from linnet.plan.choose import Plan
 from linnet.plan.execution import decided
 from linnet.plan.host import check_threads
 from linnet.request import CHOICES, Request, make_request
 from linnet.weights.store import default_model, model_in, resolve
+from linnet.wording import format_bytes
 
 if TYPE_CHECKING:
-    from linnet.progress import Progress
-
-STAGES = {"text": "text", "denoise": "denoise", "decode": "decode + encode"}
-PREVIEWS = 8  # a clip
+    pass
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -282,7 +280,11 @@ def generate(
         for request, path in zip(requests, outputs, strict=True):
             place = f"{len(made) + 1}/{len(requests)} " if len(requests) > 1 else ""
             sheet = preview_name(path) if preview else None
-            with bars(quiet=quiet or as_json) as show, watching(show, place, sheet) as watch:
+            expected = {stage.stage: stage.seconds for stage in plan.stages}
+            with (
+                bars(quiet=quiet or as_json) as show,
+                previewing(telling(show, pipeline, place=place, expected=expected), sheet) as watch,
+            ):
                 begun = {}
                 if beginning:
                     way = beginning.way(pipeline, pipeline.settled(request), watch)
@@ -385,52 +387,5 @@ def print_clip(clip: Clip, quiet: bool, as_json: bool) -> None:
         return
     if not quiet:
         request, spent = clip.request, sum(clip.seconds.values())
-        note(
-            f"{format_seconds(request.seconds)} s of {request.size}, seed {request.seed}, made in {spent:.1f} s:"
-        )
+        tell_made("", request.seconds, request.size, spent, seed=request.seed)
     print(clip.path)
-
-
-@contextmanager
-def watching(show: Show, place: str, sheet: Path | None) -> Iterator[Callable[["Progress"], None]]:
-    """A `watch` for the pipeline that moves the bars and keeps the preview sheet up to date.
-
-    If the clip fails, its sheet goes too.
-    """
-    begun: dict[str, float] = {}
-    tiles: list[Any] = []
-
-    def watch(progress: "Progress") -> None:
-        if progress.note:
-            note(progress.note)
-            return
-        now = time.monotonic()
-        pace = (now - begun.setdefault(progress.stage, now)) / max(progress.done, 1)
-        words = f"{pace:.2f} s/step" if progress.stage == "denoise" and progress.done else ""
-        show(place + STAGES[progress.stage], words, progress.done, progress.total)
-        due = progress.done * PREVIEWS // progress.total > len(tiles)
-        if sheet and progress.preview and (due or progress.done == progress.total):
-            tiles.append(progress.preview())
-            write_sheet(sheet, tiles)
-
-    try:
-        yield watch
-    except BaseException:
-        if sheet:
-            sheet.unlink(missing_ok=True)
-        raise
-
-
-def write_sheet(path: Path, tiles: Sequence[Any]) -> None:
-    """The previews so far, RGB images of one size, in rows of four."""
-    from PIL import Image
-
-    images = [Image.fromarray(tile) for tile in tiles]
-    for image in images:
-        image.thumbnail((320, 320))
-    width, height = images[0].size
-    sheet = Image.new("RGB", (4 * width, -(-PREVIEWS // 4) * height))
-    for index, image in enumerate(images):
-        sheet.paste(image, (index % 4 * width, index // 4 * height))
-    with complete(path) as part:
-        sheet.save(part, "PNG")

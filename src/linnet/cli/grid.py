@@ -1,6 +1,7 @@
 """`linnet grid`"""
 
 import json
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,7 +9,6 @@ import typer
 
 from linnet.catalog import find
 from linnet.cli import fail
-from linnet.cli.generate import STAGES
 from linnet.cli.options import (
     PROFILES,
     Anyway,
@@ -29,9 +29,11 @@ from linnet.cli.options import (
 )
 from linnet.cli.prompts import check_prompts
 from linnet.cli.terminal import bars, note
+from linnet.cli.watching import tell_made, telling
 from linnet.clip import default_name
 from linnet.request import make_request
 from linnet.weights.store import default_model
+from linnet.wording import format_count
 
 if TYPE_CHECKING:
     from linnet.progress import Watch
@@ -103,12 +105,13 @@ def grid(
     prompts = {"prompt": requests[0].prompt, "negative": requests[0].negative}
     check_prompts(pipeline, prompts, anyway=anyway, quiet=quiet)
     folder = output or Path(default_name(requests[0]).removesuffix(f"{requests[0].seed}.mp4") + "grid")
+    begun = time.monotonic()
     try:
         with bars(quiet=quiet or as_json) as show:
 
             def watch(place: int) -> "Watch":
-                show("drafts", f"{place} of {len(requests)}", place, len(requests))
-                return lambda now: show(STAGES[now.stage], "", now.done, now.total)
+                show("drafts", "", place, len(requests), unit="draft")
+                return telling(show, pipeline)
 
             made = draft(pipeline, requests, folder, overwrite=overwrite, watch=watch)
     except KeyboardInterrupt:
@@ -122,5 +125,11 @@ def grid(
         )
         return
     if not quiet:
-        note(f"{made.made} clips made, {len(made.clips) - made.made} kept from before; look at {made.sheet}")
+        kept = len(made.clips) - made.made
+        note(
+            f"{format_count(made.made, 'draft')} made, {kept:,} kept from before; {made.sheet} shows them all"
+        )
+        seeds = f"seeds {', '.join(str(request.seed) for request in requests)}"
+        spent = time.monotonic() - begun
+        tell_made(f"{seeds}, each ", requests[0].seconds, requests[0].size, spent)
     print(folder)

@@ -95,5 +95,13 @@ def refine(
     )
     place = Place(weights, device, threads, vram, ram)
     pipeline = opened(spec, {"prompt": request.prompt}, place, anyway=anyway, quiet=quiet)
-    way = finish(pipeline, pipeline.settled(request), source, strength=share)
-    go(pipeline, request, way, output, left_out=left_out, overwrite=overwrite, quiet=quiet, as_json=as_json)
+    go(
+        pipeline,
+        request,
+        lambda: finish(pipeline, pipeline.settled(request), source, strength=share),
+        output,
+        left_out=left_out,
+        overwrite=overwrite,
+        quiet=quiet,
+        as_json=as_json,
+    )

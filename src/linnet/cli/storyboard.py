@@ -1,6 +1,7 @@
 """`linnet storyboard`"""
 
 import json
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,11 +9,12 @@ import typer
 
 from linnet.catalog import CATALOG
 from linnet.cli import Group, fail
-from linnet.cli.generate import STAGES
 from linnet.cli.options import Anyway, AsJson, Device, Quiet, Ram, Threads, Vram, Weights, one_of, option
 from linnet.cli.prompts import check_prompts
 from linnet.cli.terminal import bars, note, print_table
-from linnet.geometry import format_seconds
+from linnet.cli.watching import tell_made, telling
+from linnet.geometry import format_seconds, seconds_of
+from linnet.wording import format_count
 
 if TYPE_CHECKING:
     from linnet.direct.storyboard import Storyboard
@@ -63,12 +65,13 @@ def render(
     from linnet.direct import film
 
     target = output or film.film_name(board)
+    begun = time.monotonic()
     try:
         with bars(quiet=quiet or as_json) as show:
 
             def watch(shots: range) -> "Watch":
-                show("shots", f"{shots.start} of {len(board.shots)}", shots.start, len(board.shots))
-                return lambda now: show(STAGES[now.stage], "", now.done, now.total)
+                show("shots", "", shots.start, len(board.shots), unit="shot")
+                return telling(show, pipeline)
 
             done = film.render(board, pipeline, target, overwrite=overwrite, watch=watch)
     except KeyboardInterrupt:
@@ -82,9 +85,13 @@ def render(
         return
     if not quiet:
         kept = done.shots - len(done.made)
-        note(f"{len(done.made)} shots made, {kept} kept from before; {done.sheet} shows them at a glance")
+        words = f"{format_count(len(done.made), 'shot')} made, {kept:,} kept from before"
+        note(f"{words}; {done.sheet} shows them all")
         if tidy:
-            note(f"{thrown_away} takes thrown away")
+            note(f"{format_count(thrown_away, 'take')} deleted that the film does not use")
+        seeds = f"seeds {', '.join(str(shot.request.seed) for shot in board.shots)}"
+        first, length = board.shots[0].request, board.spans()[-1].stop
+        tell_made(f"{seeds}, in all ", seconds_of(length, first.fps), first.size, time.monotonic() - begun)
     print(done.path)
 
 

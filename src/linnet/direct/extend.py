@@ -122,6 +122,7 @@ def extend(
     known = pipeline.encode_frames(lambda: source.frames(len(source.order) - seen), watch)
     course = Held(frames=dict(enumerate(known.unbind(2))), seed=request.seed)
     latents = None
+    watch(Progress("denoise", 0, request.steps))
     for step in pipeline.sample(request, course=course):
         latents = step.latents
         pipeline.tell(step, watch)

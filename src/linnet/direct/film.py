@@ -151,6 +151,7 @@ def make(board: Storyboard, pipeline: Pipeline, take: Take, watch: Watch) -> Non
     pipeline.settle(longest, pixels=len(take.held) if take.continues else 0)
     course = continuing(pipeline, take.continues, take.held, request.seed) if take.continues else denoise
     latents = None
+    watch(Progress("denoise", 0, request.steps))
     for step in sample(pipeline, requests, [shot.overlap for shot in shots[1:]], course):
         latents = step.latents
         pipeline.tell(step, watch)

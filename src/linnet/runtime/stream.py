@@ -48,9 +48,11 @@ def stream_into(
     resident_blocks: int,
     blocks_from: Literal["memory", "file"],
     prefix: str = "",
+    watch: Callable[[int, int], None] = lambda done, total: None,
 ) -> "BlockStream":
     """Load `model`, which `weights.load.matched` gave with these headers, onto the device, save the blocks that the
-    result brings there; it is what the model's `forward` and `encode_text` take as `blocks`."""
+    result brings there; it is what the model's `forward` and `encode_text` take as `blocks`. `watch` hears how many of
+    the blocks are in their place."""
     device, count = torch.device(device), len(model.blocks)
     narrow = any(isinstance(module, QuantisedLinear) for module in model.modules())
     if narrow and blocks_from == "file" and not stored_format(headers):
@@ -69,6 +71,7 @@ def stream_into(
             state = fill(block, headers, dtype=dtype, prefix=place).state_dict()
             waiting[i] = {name: locked(tensor, device) for name, tensor in state.items()}
             block.to("meta")
+        watch(i + 1, count)
 
     def from_file(i: int) -> Iterator[tuple[str, Tensor]]:
         place = f"{prefix}blocks.{i}."

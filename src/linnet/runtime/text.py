@@ -40,10 +40,11 @@ class TextStates:
         dtype: torch.dtype,
         cache: bool = True,
         format: Format | None = None,
+        loading: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
         self.files, self.device, self.dtype, self.cache = files, device, dtype, cache
         self.format: Format | None = format
-        self.held = False
+        self.held, self.loading = False, loading
         self._known: dict[tuple[int, ...], States] = {}
         self._resident: T5Encoder | None = None
 
@@ -113,7 +114,10 @@ class TextStates:
             return encode_streamed(
                 encoder, headers, prompts, device=self.device, dtype=self.dtype, watch=watch
             )
-        self._resident = self._resident or fill(encoder, headers, device=self.device, dtype=self.dtype).eval()
+        if self._resident is None:
+            self.loading(0, 1)
+            way = {"device": self.device, "dtype": self.dtype, "watch": self.loading}
+            self._resident = fill(encoder, headers, **way).eval()
         with torch.inference_mode():
             return [self._resident(ids, torch.ones_like(ids)) for ids in prompts]
 

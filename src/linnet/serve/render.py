@@ -20,7 +20,7 @@ from linnet.errors import InvalidInput
 from linnet.inputs.reader import Tick, nothing
 from linnet.media import plainly, probe, read_frames
 from linnet.pipeline import Pipeline, timed
-from linnet.progress import Progress
+from linnet.progress import BEFORE, Progress
 from linnet.request import Request, make_request
 from linnet.serve.queue import Given
 from linnet.serve.uploads import check_clip
@@ -138,7 +138,7 @@ def beginning(pipeline: Pipeline, request: Request, given: Given, tick: Tick = n
 
 def plain(report: Report) -> Callable[[Progress], None]:
     def watch(progress: Progress) -> None:
-        if not progress.note:
+        if not progress.note and progress.stage not in BEFORE:
             report(progress.stage, progress.done, progress.total, None)
 
     return watch
@@ -153,6 +153,8 @@ def previewing(report: Report) -> Callable[[Progress], None]:
         nonlocal spent, shown
         if progress.note:
             print(progress.note, file=sys.stderr, flush=True)
+            return
+        if progress.stage in BEFORE:
             return
         now, image = time.monotonic(), None
         due = shown == 0.0 or (now - shown >= PREVIEW_EVERY and spent <= PREVIEW_SHARE * (now - began))

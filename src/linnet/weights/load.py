@@ -60,20 +60,24 @@ def fill(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     prefix: str = "",
+    watch: Callable[[int, int], None] = lambda done, total: None,
 ) -> M:
     """`module`, on the meta device until now, with its weights, which stand under `prefix` in the files.
 
-    It may be a part of one that `matched` knows to be in them; `device` and `dtype` as for `load_into`.
+    It may be a part of one that `matched` knows to be in them; `device` and `dtype` as for `load_into`. `watch` hears
+    how many of the tensors are read.
     """
     dtypes = product_dtypes(module, dtype)
     state: dict[str, Tensor] = {}
-    for stored, tensor in read(headers, {prefix + name for name in module.state_dict()}):
+    names = {prefix + name for name in module.state_dict()}
+    for number, (stored, tensor) in enumerate(read(headers, names), 1):
         name = stored.removeprefix(prefix)
         kind = dtypes.get(name, torch.float32)
         if kind in EIGHT_BITS and tensor.dtype not in EIGHT_BITS:
             tensor, scale = quantised(tensor.to(device), kind)
             state[scale_of(name)] = scale.to(dtype)
         state[name] = tensor.to(device=device, dtype=kind)
+        watch(number, len(names))
     module.load_state_dict(state, strict=True, assign=True)
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
         if tensor.is_meta:
