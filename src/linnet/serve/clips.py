@@ -1,6 +1,7 @@
 """The files of the jobs, each named after the id that the queue gave its job."""
 
 import errno
+import logging
 import re
 import sqlite3
 from collections.abc import Iterator
@@ -87,6 +88,14 @@ def told(error: Exception) -> tuple[str, str]:
     if isinstance(error, InvalidInput):
         return f"invalid_{wire_name(error.field)}", on_the_wire(error)
     return "", ""
+
+
+def said(log: logging.Logger, words: str, error: Exception) -> None:
+    """A full disk is one line of the log; what nobody foresaw comes with its stack trace."""
+    if is_full(error):
+        log.error("%s: the disk is full", words)
+    else:
+        log.error("%s", words, exc_info=error)
 
 
 def is_full(error: BaseException | None) -> bool:

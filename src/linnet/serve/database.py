@@ -2,14 +2,21 @@
 
 import sqlite3
 import threading
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from linnet.errors import InvalidInput, LinnetError
 from linnet.serve.clock import Clock
+from linnet.serve.reserve import Reserve
 
+Done = TypeVar("Done")
+Taken = ParamSpec("Taken")
+Own = TypeVar("Own", bound="Database")
+
+LOG = 4 * 2**20  # bytes, about what SQLite lets the log of writes have before it uses it again from its start
 SPARE = 256  # empty pages, of 4 kB, that the file may keep for what comes
 WAIT = 20.0  # seconds for another process to finish its transaction
 
@@ -143,12 +150,35 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
 )
 
 
+def surely(method: Callable[Concatenate[Own, Taken], Done]) -> Callable[Concatenate[Own, Taken], Done]:
+    """For a method of one transaction that must work on a full disk, too: it has the reserve then."""
+
+    @wraps(method)
+    def call(self: Own, /, *given: Taken.args, **more: Taken.kwargs) -> Done:
+        try:
+            return method(self, *given, **more)
+        except sqlite3.OperationalError as error:
+            if not lacks_room(error):
+                raise
+            with self.reserve.released():
+                return method(self, *given, **more)
+
+    return call
+
+
+def lacks_room(error: sqlite3.Error) -> bool:
+    """Whether a full disk may be behind it: SQLite does not always know."""
+    kind = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
+    return kind in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
+
+
 class Database:
     """May be used from several threads and processes; opening it brings the file up to date."""
 
     def __init__(self, folder: Path, clock: Clock = Clock()) -> None:
         self.folder, self.clock = folder, clock
         self.path = folder / "linnet.db"
+        self.reserve = Reserve(folder)
         self._own = threading.local()
         with explained(self.path):
             migrate(self._connection, self.path)
@@ -175,6 +205,15 @@ class Database:
         return [line for line in found if line != "ok"] + [
             f"{row[0]} refers to nothing" for row in self._rows("PRAGMA foreign_key_check")
         ]
+
+    def make_log(self) -> None:
+        """Let the log of writes have its room on the disk now, as far as there is some: what is written later, and soon
+        moved from there into the file, then needs no more."""
+        with suppress(sqlite3.OperationalError):
+            with self._writing() as db:
+                db.execute("INSERT INTO sums VALUES ('room', '', zeroblob(?))", (LOG,))
+                db.execute("DELETE FROM sums WHERE name = 'room'")
+            self._rows("PRAGMA wal_checkpoint(RESTART)")
 
     def refuse_damage(self) -> None:
         """InvalidInput if a page of it cannot be read, or does not fit the others."""

@@ -5,6 +5,7 @@ import logging
 import threading
 import time
 
+from linnet.serve.clips import said
 from linnet.serve.queue import Job, Queue
 
 log = logging.getLogger("linnet.serve")
@@ -24,8 +25,8 @@ class Journal(threading.Thread):
         while True:
             try:
                 self.look()
-            except Exception:  # the queue cannot be read just now
-                log.exception("could not look for jobs that ended")
+            except Exception as error:  # the queue cannot be read just now
+                said(log, "could not look for jobs that ended", error)
             time.sleep(LOOK)
 
     def look(self) -> None:

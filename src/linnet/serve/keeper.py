@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from linnet.serve.clips import remove_half_written
+from linnet.serve.clips import remove_half_written, said
 from linnet.serve.clock import Awake
 from linnet.serve.queue import Queue
 from linnet.serve.render import RenderSettings
@@ -62,7 +62,7 @@ class Keeper(Member):
             except (
                 Exception
             ) as error:  # a full disk, or no process to be had: what ends a worker, never its keeper
-                log.exception("could not look after the worker for %s", self.place)
+                said(log, f"could not look after the worker for {self.place}", error)
                 reason = f"could not be looked after, {cause(error)}"
             self.put_back(name, reason)
             if reason is None:
@@ -76,12 +76,15 @@ class Keeper(Member):
         """Start a worker and stay until it is gone; why, or None if it was asked to go."""
 
     def put_back(self, name: str, reason: str | None) -> None:
+        failed = False
         while True:
             try:
                 self.queue.release(name, f"the worker {reason or 'was stopped'}", blame=reason is not None)
                 return
-            except Exception:  # a full disk: nothing else to do until there is room
-                log.exception("could not put back a job")
+            except Exception as error:  # a full disk: nothing else to do until there is room
+                if not failed:
+                    said(log, "could not put back a job; trying again", error)
+                failed = True
                 if self.hurry.wait(AGAIN):  # the next start does
                     return
 

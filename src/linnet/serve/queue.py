@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 from linnet.errors import LinnetError
 from linnet.plan.passes import DRAFT_STEPS, DRAFT_STRENGTH, DRAWS, early, forwards, left
 from linnet.request import Request
-from linnet.serve.database import Database
+from linnet.serve.database import Database, surely
 
 Status = Literal["queued", "in_progress", "completed", "failed"]
 
@@ -223,6 +223,7 @@ class Queue(Database):
         rows = self._rows("SELECT x'', fit, strength FROM images WHERE job = ?", job)
         return Given(*rows[0]) if rows else None
 
+    @surely
     def cancel(self, job: str) -> bool:
         """Whether there was something to stop. The worker learns of it at its next report."""
         with self._writing() as db:
@@ -237,6 +238,7 @@ class Queue(Database):
                 count(db, "jobs_failed", "cancelled")
         return bool(stopped)
 
+    @surely
     def delete(self, job: str) -> bool:
         """Forget a job; its files are the caller's. What a worker leaves of it is removed at the next
         start."""
@@ -250,6 +252,7 @@ class Queue(Database):
         """Jobs that are forgotten, and of whose files some may be there."""
         return {row["job"] for row in self._rows("SELECT job FROM deleted")}
 
+    @surely
     def bury(self, jobs: Iterable[str]) -> None:
         """None of their files is there any more, and no worker that could make one."""
         with self._writing() as db:
@@ -324,6 +327,7 @@ class Queue(Database):
                     (job.id, preview),
                 )
 
+    @surely
     def complete(self, job: Job, *, size: int, seconds: dict[str, float]) -> None:
         """Its files, `size` bytes, stand complete; `seconds` each stage took. NotThis as in `report`."""
         request = job.request
@@ -362,12 +366,14 @@ class Queue(Database):
             ),
         )
 
+    @surely
     def fail(self, job: Job, code: str, message: str) -> None:
         """It cannot be done. NotThis as in `report`."""
         with self._writing() as db:
             if not self._failed(db, [job.id], code, message, worker=job.worker):
                 raise NotThis(f"{job.id} is no longer this worker's")
 
+    @surely
     def release(self, worker: str, reason: str, *, blame: bool = True) -> None:
         """Put back what a worker that is gone left behind. With `blame` that was one of the job's tries."""
         with self._writing() as db:
@@ -385,6 +391,7 @@ class Queue(Database):
                     db, "worker_restarts", reason.partition(":")[0]
                 )  # few kinds; what is behind the colon varies
 
+    @surely
     def recover(self) -> None:
         """Put back what ran when the whole service was stopped. Only for who knows that no worker is left."""
         with self._writing() as db:
@@ -411,6 +418,7 @@ class Queue(Database):
 
     # --- workers --------------------------------------------------------------------------------------------------
 
+    @surely
     def beat(
         self,
         worker: str,
@@ -430,6 +438,7 @@ class Queue(Database):
                 (worker, self.clock.steady(), int(ready), memory, reserved, busy),
             )
 
+    @surely
     def last_words(self, worker: str, words: str) -> None:
         """What a worker dies of, for whoever looks after it."""
         with self._writing() as db:
@@ -473,17 +482,20 @@ class Queue(Database):
         tries = [record.pop("told") for record in records]
         return [(as_job(record), count) for record, count in zip(records, tries, strict=True)]
 
+    @surely
     def told(self, job: str) -> None:
         """Its end is told, or nobody wants to hear of it."""
         with self._writing() as db:
             db.execute("DELETE FROM notices WHERE job = ?", (job,))
 
+    @surely
     def tell_later(self, job: str, pause: float) -> None:
         """It was tried in vain; again after so many seconds."""
         with self._writing() as db:
             query = "UPDATE notices SET tries = tries + 1, due = ?, wait = ? WHERE job = ?"
             db.execute(query, (self.clock.wall() + pause, self.clock.steady() + pause, job))
 
+    @surely
     def resume_notices(self, longest: float) -> None:
         """At a start, when the steady clock may be another one. The wall clock says how long is still to be waited:
         `longest` seconds at most."""
@@ -620,6 +632,7 @@ class Queue(Database):
         """All that were ever made; `revoked` is a time or None."""
         return [dict(row) for row in self._rows("SELECT * FROM keys ORDER BY created")]
 
+    @surely
     def revoke_key(self, key: str) -> bool:
         with self._writing() as db:
             query = "UPDATE keys SET revoked = ? WHERE id = ? AND revoked IS NULL"

@@ -27,7 +27,7 @@ import uvicorn
 from linnet.errors import InvalidInput
 from linnet.serve.alone import alone, is_open_to_others
 from linnet.serve.app import create_app
-from linnet.serve.clips import clips_folder, strangers, tidy
+from linnet.serve.clips import clips_folder, said, strangers, tidy
 from linnet.serve.connections import ConnectionLimits, Connections, most_connections
 from linnet.serve.crew import Crew
 from linnet.serve.database import explained
@@ -36,6 +36,7 @@ from linnet.serve.keeper import Member
 from linnet.serve.models import Models
 from linnet.serve.queue import Limits, Queue
 from linnet.serve.recover import Recovered, adopt, check_present, recover
+from linnet.serve.reserve import Reserve
 from linnet.serve.service import Service
 from linnet.serve.webhook import Teller, open_webhook
 
@@ -150,8 +151,9 @@ class Server(uvicorn.Server):
             try:
                 self.service.make_room()
                 self.service.queue.shrink()
-            except Exception:
-                log.exception("could not make room")
+                self.service.queue.reserve.keep()
+            except Exception as error:
+                said(log, "could not make room", error)
             time.sleep(TIDY)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -176,12 +178,16 @@ class Server(uvicorn.Server):
 
 def open_queue(data: Path, *, adopting: bool) -> Queue:
     """The folder's, in order. InvalidInput where it is damaged, or missing beside clips that are not adopted."""
+    reserve = Reserve(data)
+    reserve.release()
     if not adopting:
         check_present(data)
     elif not (data / "linnet.db").exists():
         tell(recover(data), data)
     queue = Queue(data)
     queue.refuse_damage()
+    queue.make_log()
+    reserve.keep()
     if adopting:
         tell(adopt(data, queue), data)
     elif unknown := strangers(data, queue.ids() | queue.deleted()):

@@ -23,6 +23,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from linnet.errors import InvalidInput
 from linnet.filesystem import complete
+from linnet.serve.clips import said
 from linnet.serve.queue import Job, Queue
 
 log = logging.getLogger("linnet.serve")
@@ -83,8 +84,8 @@ class Teller(threading.Thread):
             try:
                 for job, tries in self.queue.due_notices():
                     self.tell(job, tries)
-            except Exception:  # a full disk, say
-                log.exception("could not tell of a job's end")
+            except Exception as error:
+                said(log, "could not tell of a job's end", error)
 
     def tell(self, job: Job, tries: int) -> None:
         body = json.dumps(

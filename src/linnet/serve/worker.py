@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from linnet.errors import InvalidInput, one_line
-from linnet.serve.clips import file_of, files_bytes, forget, make_folder, put, remove_files, told
+from linnet.serve.clips import file_of, files_bytes, forget, is_full, make_folder, put, remove_files, told
 from linnet.serve.queue import Job, NotThis, Queue
 from linnet.serve.render import Renderer, RenderSettings
 
@@ -72,7 +72,13 @@ class Worker:
             self.queue.note_first_pace(*made)
         self.ready = True
         while not self.leaving:
-            job = self.queue.claim(self.name)
+            try:
+                job = self.queue.claim(self.name)
+            except sqlite3.OperationalError as error:  # no room to say so: the job waits
+                if not is_full(error):
+                    raise
+                time.sleep(BEAT)
+                continue
             self.busy = self.queue.clock.steady() if job else None
             if job is None:
                 time.sleep(IDLE)
