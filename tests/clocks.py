@@ -52,11 +52,11 @@ def survive(
                 time.sleep(stop if stop and offset else 0)
                 for process in everybody if stop else ():
                     os.kill(process, signal.SIGCONT)
-                before, end = server.video(job)["progress"], time.monotonic() + stay
+                before, date, end = server.video(job)["progress"], "", time.monotonic() + stay
                 while time.monotonic() < end:
                     date = server.http.get("/healthz").raise_for_status().headers["date"]
-                    assert abs(parsedate_to_datetime(date).timestamp() - time.time() - offset) < 20
                     time.sleep(0.1)
+                assert abs(parsedate_to_datetime(date).timestamp() - time.time() - offset) < 20
                 assert server.video(job)["progress"] >= before
             server.http.post(f"/v1/videos/{job}/cancel").raise_for_status()
         last = server.create(**ASKED, num_inference_steps=2, seed=99)

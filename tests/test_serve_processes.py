@@ -147,10 +147,12 @@ def test_a_killed_service_loses_nothing_and_makes_nothing_twice(tmp_path: Path, 
 
 
 def fill(path: Path) -> None:
-    """Write until the disk takes no more."""
-    with path.open("wb", buffering=0) as filler, suppress(OSError):
-        while True:
-            filler.write(bytes(2**20))
+    """To the last page."""
+    with path.open("wb", buffering=0) as filler:
+        for size in (2**20, 4096):
+            with suppress(OSError):
+                while filler.write(bytes(size)) == size:
+                    pass
 
 
 DISK = (
@@ -176,16 +178,24 @@ def test_a_disk_that_fills_up_in_the_middle_costs_that_job_alone(tmp_path: Path,
     with Server(data, tiny_model, through=own) as server:
         disk = Path(f"/proc/{server.process.pid}/root{data}")
         server.wait_ready()
-        job = server.create(**LONG)
+        job = server.create(**(LONG | {"num_inference_steps": 100}))
+        others = [server.create(**LONG) for _ in range(20)]
         server.wait(job, "in_progress")
         fill(disk / "filler")
         refused = server.http.post("/v1/videos", json=SHORT)
         assert (refused.status_code, refused.json()["error"]["code"]) == (507, "disk_full")
         assert server.http.get("/healthz").status_code == 200
         until(lambda: not list(clips_folder(disk).iterdir()))
+        failed = server.wait(job, "failed", "completed")  # which is said without waiting for room
+        for waiting in others[:3]:
+            server.http.post(f"/v1/videos/{waiting}/cancel").raise_for_status()
+        for gone in (job, *others):
+            assert server.http.delete(f"/v1/videos/{gone}").raise_for_status().json()["deleted"]
+        assert server.http.get("/v1/videos").json()["data"] == []
+        assert server.http.get("/readyz").status_code == 200
         (disk / "filler").unlink()
-        failed = server.wait(job, "failed", "completed")
         assert (failed["status"], failed["error"]["code"]) == ("failed", "disk_full")
         assert list(clips_folder(disk).iterdir()) == []
         assert server.wait(server.create(**SHORT), "completed", "failed")["status"] == "completed"
         assert Queue(disk).check() == []
+        assert b"Traceback" not in (tmp_path / "data.log").read_bytes()

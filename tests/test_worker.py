@@ -9,14 +9,15 @@ from typing import Any
 import pytest
 
 from linnet.catalog import SEEDLING
+from linnet.errors import InvalidInput
 from linnet.media import VideoWriter, probe
 from linnet.pipeline import Pipeline
 from linnet.request import Request, make_request
-from linnet.serve.clips import clips_folder, file_of
+from linnet.serve.clips import clips_folder, file_of, without_folders
 from linnet.serve.keeper import Patience, ProcessKeeper
 from linnet.serve.queue import Job, Queue
 from linnet.serve.render import RenderSettings
-from linnet.serve.worker import Worker, WorkerSettings
+from linnet.serve.worker import Worker, WorkerSettings, cause
 from serving import until
 
 
@@ -64,6 +65,35 @@ def test_a_full_disk_fails_the_job_and_leaves_nothing_of_it(
     assert list(clips_folder(worker.data).iterdir()) == []
     done = rendered(worker)
     assert (done.status, probe(file_of(worker.data, done.id)).frames) == ("completed", 5)
+
+
+def test_a_folder_that_is_moved_away_is_made_again(worker: Worker) -> None:
+    clips_folder(worker.data).rmdir()
+    worker.queue.add(request())
+    assert rendered(worker).status == "completed"
+
+
+def test_clients_do_not_see_where_the_server_keeps_its_files(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker.queue.add(request())
+    clips_folder(worker.data).rmdir()
+    clips_folder(worker.data).write_text("in the way")
+    with pytest.raises(InvalidInput) as error:  # another try may find it as it should be
+        rendered(worker)
+    assert str(worker.data) in str(error.value)
+    keeper = ProcessKeeper(RenderSettings(model="seedling"), worker.data, worker.queue, Patience())
+    keeper.put_back(worker.name, f"failed, {cause(error.value)}")
+    (job,) = (worker.queue.get(job) for job in worker.queue.ids())
+    assert job is not None
+    assert job.message
+    assert str(worker.data) not in job.message
+    words = {
+        "[Errno 2] No such file: '/srv/my clips/a b.mp4'": '[Errno 2] No such file: "a b.mp4"',
+        'output "/srv/x/video_1.mp4": is missing; see /var/log/x': 'output "video_1.mp4": is missing; see x',
+        "ask for 5/8 of it, or see https://linnet.example/a/b": "ask for 5/8 of it, or see https://linnet.example/a/b",
+    }
+    assert {said: without_folders(said) for said in words} == words
 
 
 def test_a_job_that_is_deleted_while_it_is_made_leaves_nothing(

@@ -84,10 +84,17 @@ def put(path: Path, content: bytes) -> None:
 def told(error: Exception) -> tuple[str, str]:
     """The code and the words of a failure that another try would not mend; no code for any other."""
     if is_full(error):
-        return "disk_full", "the disk is full; make room and ask again"
-    if isinstance(error, InvalidInput):
-        return f"invalid_{wire_name(error.field)}", on_the_wire(error)
-    return "", ""
+        return "disk_full", "the server's disk is full; delete some videos and ask again"
+    if not isinstance(error, InvalidInput) or isinstance(error.value, Path):  # of a file that the server chose
+        return "", ""
+    return f"invalid_{wire_name(error.field)}", without_folders(on_the_wire(error))
+
+
+def without_folders(words: str) -> str:
+    """Where the server keeps its files is for its log, not for clients: of each absolute path, the name alone."""
+    for pattern in (r'"/(?:[^"]*/)?([^"]*)"', r"'/(?:[^']*/)?([^']*)'"):  # with spaces in it
+        words = re.sub(pattern, r'"\1"', words)
+    return re.sub(r"(?<![\w.:/])/(?:[^\s/:;,()\"']+/)*([^\s/:;,()\"']+)/?", r"\1", words)
 
 
 def said(log: logging.Logger, words: str, error: Exception) -> None:

@@ -213,6 +213,7 @@ class Database:
             with self._writing() as db:
                 db.execute("INSERT INTO sums VALUES ('room', '', zeroblob(?))", (LOG,))
                 db.execute("DELETE FROM sums WHERE name = 'room'")
+            self.shrink()
             self._rows("PRAGMA wal_checkpoint(RESTART)")
 
     def refuse_damage(self) -> None:
@@ -229,8 +230,9 @@ class Database:
         if not db.execute("PRAGMA auto_vacuum").fetchone()[0]:
             db.execute("PRAGMA auto_vacuum = INCREMENTAL")
             db.execute("VACUUM")
-        elif db.execute("PRAGMA freelist_count").fetchone()[0] > SPARE:
-            db.executescript("PRAGMA incremental_vacuum")  # which steps on; `execute` would free one page
+        elif (free := db.execute("PRAGMA freelist_count").fetchone()[0]) > SPARE:
+            # Some stay, for what is written on a full disk. A script steps on; `execute` would free one page.
+            db.executescript(f"PRAGMA incremental_vacuum({free - SPARE // 2})")
 
     def close(self) -> None:
         """This thread's connection."""

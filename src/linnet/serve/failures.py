@@ -3,6 +3,7 @@
 import logging
 import sqlite3
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -29,6 +30,9 @@ def add_error_handlers(app: FastAPI) -> None:
         return answer(error)
 
     async def invalid(request: Request, error: Any) -> JSONResponse:
+        if isinstance(error.value, Path):  # a file of the server's, which no client named
+            log.error("%s", error)
+            return await broken(request, error)
         return answer(Refused(400, "invalid_value", on_the_wire(error), param=wire_name(error.field)))
 
     async def full(request: Request, error: Any) -> JSONResponse:
@@ -63,7 +67,7 @@ def add_error_handlers(app: FastAPI) -> None:
 
     async def broken(request: Request, error: Any) -> JSONResponse:
         if is_full(error):
-            return answer(Refused(507, "disk_full", "the server's disk is full"))
+            return answer(Refused(507, "disk_full", "the server's disk is full; delete some videos"))
         return answer(Refused(500, "internal_error", "the server made a mistake; it is in its log"))
 
     handlers: dict[Any, Callable[[Request, Any], Awaitable[Response]]] = {

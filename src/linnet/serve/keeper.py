@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from linnet.serve.clips import remove_half_written, said
+from linnet.serve.clips import remove_half_written, said, without_folders
 from linnet.serve.clock import Awake
 from linnet.serve.queue import Queue
 from linnet.serve.render import RenderSettings
@@ -76,10 +76,10 @@ class Keeper(Member):
         """Start a worker and stay until it is gone; why, or None if it was asked to go."""
 
     def put_back(self, name: str, reason: str | None) -> None:
-        failed = False
+        failed, words = False, without_folders(f"the worker {reason or 'was stopped'}")
         while True:
             try:
-                self.queue.release(name, f"the worker {reason or 'was stopped'}", blame=reason is not None)
+                self.queue.release(name, words, blame=reason is not None)
                 return
             except Exception as error:  # a full disk: nothing else to do until there is room
                 if not failed:

@@ -9,6 +9,7 @@ When a job was created, started and ended is for people: seconds since 1970. Wha
 
 import json
 import secrets
+import shutil
 import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from linnet.serve.database import Database, surely
 
 Status = Literal["queued", "in_progress", "completed", "failed"]
 
+ROOM = 16 * 2**20  # bytes that must be free before a job is begun
 TRIES = 3  # of a job whose worker dies
 LATELY = 10.0  # seconds since a worker's last sign of life, for which it counts as there
 SESSIONS = 50  # of one key
@@ -283,9 +285,12 @@ class Queue(Database):
     # --- working --------------------------------------------------------------------------------------------------
 
     def claim(self, worker: str) -> Job | None:
-        """The next job, now `worker`'s: of the owner whose turn was longest ago, the oldest."""
+        """The next job, now `worker`'s: of the owner whose turn was longest ago, the oldest. None while there is no room
+        on the disk for its clip: the jobs wait, rather than fail one by one."""
         waiting = "SELECT 1 FROM jobs WHERE status = 'queued' LIMIT 1"
         if not self._rows(waiting):  # without taking the right to write
+            return None
+        if shutil.disk_usage(self.folder).free < ROOM:
             return None
         now = self.clock.steady()
         with self._writing() as db:

@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 BYTES = 8 * 2**20
+STEP = 64 * 2**10
 
 
 class Reserve:
@@ -20,8 +21,8 @@ class Reserve:
         with suppress(OSError):
             file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             try:
-                if os.fstat(file).st_size < BYTES:
-                    os.posix_fallocate(file, 0, BYTES)
+                for start in range(os.fstat(file).st_size, BYTES, STEP):
+                    os.posix_fallocate(file, start, STEP)
             finally:
                 os.close(file)
 

@@ -128,7 +128,7 @@ class Service:
             self.make_room()
             if self.queue.stored_bytes() >= self.quota_bytes:
                 raise Refused(
-                    507, "quota_full", "the clips take all the room that they may have; delete some"
+                    507, "quota_full", "the videos take all the room that they may have; delete some"
                 )
         if shutil.disk_usage(self.data).free < self.reserve_bytes:
-            raise Refused(507, "disk_full", "the server's disk is nearly full; delete some clips")
+            raise Refused(507, "disk_full", "the server's disk is nearly full; delete some videos")

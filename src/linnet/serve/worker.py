@@ -98,6 +98,7 @@ class Worker:
         """Bring a job to its end. An error that is not the request's own goes up, and with it the process: another
         starts afresh, and the job has another try."""
         try:
+            make_folder(self.data)  # somebody may have moved it away
             pictures, seconds = self.renderer.make(
                 job.request,
                 file_of(self.data, job.id),
