@@ -47,6 +47,14 @@ def test_each_key_has_its_turn_and_the_position_tells_it(queue: Queue) -> None:
     assert queue.claim("w") is None
 
 
+def test_no_job_is_begun_while_the_disk_has_no_room(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = queue.add(request())
+    with monkeypatch.context() as full:
+        full.setattr("linnet.serve.queue.ROOM", 2**62)
+        assert queue.claim("w") is None
+    assert claimed(queue).id == job.id
+
+
 def test_a_word_counts_only_while_the_job_is_the_workers_own(queue: Queue) -> None:
     job = queue.add(request())
     old = claimed(queue, "old")

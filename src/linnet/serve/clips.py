@@ -85,7 +85,9 @@ def told(error: Exception) -> tuple[str, str]:
     """The code and the words of a failure that another try would not mend; no code for any other."""
     if is_full(error):
         return "disk_full", "the server's disk is full; delete some videos and ask again"
-    if not isinstance(error, InvalidInput) or isinstance(error.value, Path):  # of a file that the server chose
+    if not isinstance(error, InvalidInput) or isinstance(
+        error.value, Path
+    ):  # of a file that the server chose
         return "", ""
     return f"invalid_{wire_name(error.field)}", without_folders(on_the_wire(error))
 

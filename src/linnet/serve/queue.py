@@ -285,8 +285,8 @@ class Queue(Database):
     # --- working --------------------------------------------------------------------------------------------------
 
     def claim(self, worker: str) -> Job | None:
-        """The next job, now `worker`'s: of the owner whose turn was longest ago, the oldest. None while there is no room
-        on the disk for its clip: the jobs wait, rather than fail one by one."""
+        """The next job, now `worker`'s: of the owner whose turn was longest ago, the oldest. None while the disk has no
+        room for its clip: the jobs wait, rather than fail one by one."""
         waiting = "SELECT 1 FROM jobs WHERE status = 'queued' LIMIT 1"
         if not self._rows(waiting):  # without taking the right to write
             return None
