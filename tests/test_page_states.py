@@ -155,8 +155,8 @@ def test_a_server_that_hangs_is_away_too_until_it_answers(browser: Browser, serv
 def test_what_was_cancelled_is_not_in_the_making_and_is_tried_again(page: Page, server: Server) -> None:
     jobs = [server.create(prompt="a red star", num_inference_steps=1000, seconds="60") for _ in range(3)]
     look(page)
-    for _ in jobs:
-        page.get_by_role("button", name="Cancel: ").first.click()
+    for job in jobs:
+        page.locator(f'#queue li[data-id="{job}"]').get_by_role("button").click()
     expect(page.locator("#making")).to_be_hidden()
     expect(page.locator("#unmade li")).to_have_count(3)
     page.get_by_role("button", name="Again with other words").first.click()
