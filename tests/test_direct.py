@@ -410,6 +410,52 @@ def test_a_clip_that_cannot_go_on_is_refused_before_anything_is_made(
     assert list(open_old(drawn, make_request(SEEDLING, prompt=PROMPT)).order) == list(range(29))
 
 
+def test_what_cannot_go_on_packet_by_packet_is_encoded_anew(tiny_model: Path, tmp_path: Path) -> None:
+    """A folder of pictures, another program's clip, one of another shape: with --reencode any clip is extended."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number, frame in enumerate(render(SCENE, 29), 1):
+        Image.fromarray(frame).save(folder / f"{number}.png")
+    write(tmp_path / "wide.webm", render(SCENE, 29)[:, :64], Size(128, 64))
+    common = ("--prompt", PROMPT, "--seconds", 1, "--model", "seedling", "--weights", tiny_model, "--quiet")
+    for name, more in (("pictures", ()), ("wide.webm", ("--fit", "pad"))):
+        output = tmp_path / f"{name}.mp4"
+        asked = ("extend", tmp_path / name, *common, "--steps", 2, "--seed", 1, "--output", output)
+        refused = command(*asked)
+        assert (refused.exit_code, "use --reencode" in refused.stderr) == (2, True), refused.output
+        if more:
+            assert "give --reencode, too" in command(*asked, *more).stderr
+        assert command(*asked, "--reencode", *more).exit_code == 0
+        assert (media.probe(output).frames, media.probe(output).size) == (29 + 24, SIZE)
+        direction = (media.read_metadata(output) or {})["direction"]
+        assert (direction["kept"], direction["reencoded"]) == (29, True)
+    frames = list(media.read_frames(tmp_path / "pictures.mp4"))
+    assert np.abs(frames[10].astype(int) - render(SCENE, 29)[10]).mean() < 6
+
+
+def test_a_folder_of_pictures_is_followed_and_edited_like_a_clip(tiny_model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "own"
+    write(folder, render(SCENE, 13))
+    (folder / "._00000.png").write_bytes(b"a Mac's")
+    common = ("--steps", 2, "--seed", 1, "--model", "seedling", "--weights", tiny_model, "--quiet")
+    followed, edited = tmp_path / "a.mp4", tmp_path / "b.mp4"
+    words = ("generate", PROMPT, "--video", folder, "--colours", "clip", "--output", followed)
+    assert command(*words, *common).exit_code == 0
+    words = ("edit", folder, "--from", PROMPT, "--to", PROMPT.replace("red", "pink"), "--output", edited)
+    result = command(*words, *common)
+    assert result.exit_code == 0, result.output
+    assert [media.probe(path).frames for path in (followed, edited)] == [13, 13]
+    direction = (media.read_metadata(followed) or {})["direction"]
+    assert direction["video"]["file"] == "own"
+    made = Beginning.from_record(
+        followed, direction
+    )  # found again beside the clip, and known by its pictures
+    assert made.video == folder
+    Image.new("RGB", SIZE).save(folder / "00003.png")
+    with pytest.raises(InvalidInput, match=r"is not what a\.mp4 was made from"):
+        Beginning.from_record(followed, direction)
+
+
 def test_sound_is_kept_where_packets_are_and_else_left_out_with_a_word(drawn: Path, tmp_path: Path) -> None:
     with av.open(str(drawn)) as old, av.open(str(tmp_path / "loud.mp4"), "w") as container:
         picture = container.add_stream_from_template(old.streams.video[0])

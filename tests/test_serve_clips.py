@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import struct
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -250,3 +251,28 @@ def test_a_node_of_a_cluster_follows_it_too(tiny_model: Path, tmp_path: Path) ->
     made = hand.render(record, Given(clip(tmp_path), None, 0.5))
     assert (made.code, "encode" in made.seconds, made.files["video"][4:8]) == ("", True, b"ftyp")
     assert hand.render(record, Given(clip(tmp_path, 5), None, 0.5)).code == FAILED
+
+
+def test_a_cancelled_job_does_not_wait_until_its_clip_is_decoded(
+    client: TestClient, service: Service, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    video = sent(client, clip(tmp_path)).json()["id"]
+    settings = WorkerSettings(data=str(service.data), model="seedling", weights=str(tiny_model), device="cpu")
+    worker = Worker(settings, "w")
+    worker.renderer.pipeline("seedling")
+    job = service.queue.claim("w")
+    assert job is not None
+    children: list[subprocess.Popen[bytes]] = []
+    begin = subprocess.Popen
+
+    def endless(command: list[str], **more: Any) -> Any:
+        assert client.post(f"/v1/videos/{video}/cancel").status_code == 200
+        children.append(begin([command[0], "-c", "import time; time.sleep(600)"], **more))
+        return children[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", endless)
+    worker.render(job)
+    assert [child.returncode is not None for child in children] == [True]
+    ended = service.queue.get(job.id)
+    assert ended is not None
+    assert (ended.status, ended.code) == ("failed", "cancelled")

@@ -140,7 +140,9 @@ def paced(times: Sequence[float], fps: float, *, end: float | None = None) -> li
     return order
 
 
-def fitted(picture: Frame, size: Size, fit: Fit | None, *, field: str, value: object) -> Frame:
+def fitted(
+    picture: Frame, size: Size, fit: Fit | None, *, field: str, value: object
+) -> UInt8[np.ndarray, "high wide 3"]:
     """The picture at this size. Another shape is cropped about its middle, or padded with black, as `fit` says."""
     shown = Size(picture.shape[1], picture.shape[0])
     if shown == size:

@@ -1,9 +1,11 @@
 """`python -m linnet.inputs.child`: reads one file that somebody brought, within limits, and ends.
 
-A request in JSON comes on stdin. Answers go to stdout: the length of a text in four bytes, the text in JSON, and where
+A request comes on stdin: the length of a text in four bytes, the text in JSON, and what there is of a file that lies
+nowhere. Answers go to stdout: the length of a text in four bytes, the text in JSON, and where
 it names the `shape` of a frame, the frame's bytes. A refusal is an answer, too. No torch is imported here.
 """
 
+import io
 import json
 import os
 import signal
@@ -38,7 +40,7 @@ def limit() -> None:
 def answers(asked: dict[str, Any]) -> Iterator[tuple[dict[str, Any], bytes | None]]:
     path = Path(asked["path"])
     what = asked["what"]
-    if what in ("picture", "picture_size", "metadata", "probe", "scan", "frames"):
+    if what in ("content_size", "picture", "picture_size", "metadata", "probe", "scan", "frames"):
         from PIL import PngImagePlugin
 
         PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY = MOST_TEXT, MOST_TEXT
@@ -52,7 +54,10 @@ def answers(asked: dict[str, Any]) -> Iterator[tuple[dict[str, Any], bytes | Non
 def looked_at(what: str, path: Path, asked: dict[str, Any]) -> Iterator[tuple[dict[str, Any], bytes | None]]:
     from linnet.inputs import clips, pictures
 
-    if what == "picture_size":
+    if what == "content_size":
+        with pictures.opened(io.BytesIO(sys.stdin.buffer.read()), asked["formats"]) as image:
+            yield {"size": pictures.upright_size(image)}, None
+    elif what == "picture_size":
         yield {"size": pictures.size_of(path)}, None
     elif what == "picture":
         if clips.kind_of(path) == "video" and is_video(path):
@@ -100,7 +105,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to whoever started us, who ends us
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a library prints is no answer
-    asked = json.load(sys.stdin)
+    length = int.from_bytes(sys.stdin.buffer.read(4), "big")
+    asked = json.loads(sys.stdin.buffer.read(length))
     from linnet.errors import InvalidInput
     from linnet.inputs.refusals import refusal
 

@@ -5,9 +5,10 @@ Axes: H rows, W columns; RGB, 0..255.
 
 import io
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import UInt8
@@ -41,12 +42,12 @@ def is_picture(head: bytes) -> bool:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Image.Image]:
+def opened(path: Path | BinaryIO, formats: Sequence[str] = FORMATS) -> Iterator[Image.Image]:
     """Pillow warns of a picture that is large, and refuses one twice as large: here both are refused (`legibly`)."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         Image.init()
-        known = [name for name in FORMATS if name in Image.OPEN]  # AVIF, say, may be left out of a build
+        known = [name for name in formats if name in Image.OPEN]  # AVIF, say, may be left out of a build
         with Image.open(path, formats=known) as image:
             yield image
 

@@ -52,6 +52,11 @@ def picture_size(path: Path, tick: Tick = nothing) -> Size:
     return Size(*only(ask("picture_size", path, tick))[0]["size"])
 
 
+def content_size(content: bytes, formats: Sequence[str]) -> Size:
+    """As `picture_size`, of a file's bytes, in one of Pillow's formats."""
+    return Size(*only(ask("content_size", Path("image"), nothing, content, formats=[*formats]))[0]["size"])
+
+
 def scan(path: Path, limits: Limits, tick: Tick = nothing) -> Scan:
     """What a clip holds, after it was decoded once."""
     answer, _ = only(ask("scan", path, tick, limits=asdict(limits)))
@@ -87,8 +92,18 @@ def join(
     path: Path, second: Path, part: Path, *, output: Path, note: str, options: Mapping[str, str]
 ) -> None:
     """Both clips in the file `part`; InvalidInput names `output` where it cannot be written."""
-    more = {"second": str(second.absolute()), "part": str(part.absolute()), "output": str(output)}
-    only(ask("join", path, nothing, **more, note=note, options={**options}))
+    only(
+        ask(
+            "join",
+            path,
+            nothing,
+            second=str(second.absolute()),
+            part=str(part.absolute()),
+            output=str(output),
+            note=note,
+            options={**options},
+        )
+    )
 
 
 def frames(path: Path, wanted: Sequence[int], tick: Tick = nothing) -> Generator[Frame, None, None]:
@@ -119,7 +134,9 @@ def not_limited() -> str:
 # --- the child ------------------------------------------------------------------------------------------------
 
 
-def ask(what: str, path: Path, tick: Tick, **more: Any) -> Generator[Answer, None, None]:
+def ask(
+    what: str, path: Path, tick: Tick, content: bytes = b"", **more: Any
+) -> Generator[Answer, None, None]:
     """The child's answers. InvalidInput where it refuses the file, or comes to one of its limits."""
     asked = json.dumps({"what": what, "path": str(path.absolute()), **more}).encode()
     child = subprocess.Popen(
@@ -135,7 +152,9 @@ def ask(what: str, path: Path, tick: Tick, **more: Any) -> Generator[Answer, Non
         assert child.stdout
         pipe = Pipe(child.stdout, path, tick)
         with child.stdin:
-            child.stdin.write(asked)
+            left = memoryview(len(asked).to_bytes(4, "big") + asked + content)
+            while left:  # a pipe may take less than it is given
+                left = left[child.stdin.write(left) :]
         while True:
             answer = json.loads(pipe.take(int.from_bytes(pipe.take(4), "big")))
             if answer.get("done"):

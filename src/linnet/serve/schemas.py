@@ -4,18 +4,17 @@ The names of fields and their odd types (`seconds` is a string) are that format'
 """
 
 import base64
-import io
 import json
 from collections.abc import Callable
 from typing import Any, Literal
 
-from PIL import ExifTags, Image
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from linnet.catalog import SEEDLING, ModelSpec, find
 from linnet.direct.footage import on_the_grid
 from linnet.errors import InvalidInput
 from linnet.geometry import Size, format_seconds, seconds_of
+from linnet.inputs.reader import content_size
 from linnet.request import LONGEST_SECONDS, RANGES, Request, profile_settings
 from linnet.serve.queue import Given, Job, Status
 
@@ -105,29 +104,16 @@ class VideoRequest(Strict):
 def look_at(content: bytes) -> Size:
     """How large an image is, upright, by its header alone: no pixel is decoded here. InvalidInput for what is none or
     is too large."""
-    problem, most = "cannot be read as an image", MOST_PIXELS // 10**6
+    problem, large = "cannot be read as an image", f"has over {MOST_PIXELS // 10**6} million pixels"
     try:
-        with Image.open(io.BytesIO(content), formats=IMAGES) as found:
-            turned = orientation(found) in (5, 6, 7, 8)
-            size = Size(*(reversed(found.size) if turned else found.size))
+        size = content_size(content, IMAGES)
         if size.pixels <= MOST_PIXELS:
             return size
-        problem = f"has over {most} million pixels"
-    except Image.DecompressionBombError:
-        problem = f"has over {most} million pixels"
-    except (OSError, ValueError, SyntaxError):
-        pass
+        problem = large
+    except InvalidInput as error:
+        if "million pixels" in error.problem:  # Pillow's own limit, which is higher
+            problem = large
     raise InvalidInput("input_reference", "image", problem, "send a smaller PNG, JPEG or WebP")
-
-
-def orientation(image: Image.Image) -> object:
-    """As its EXIF data say, which may say anything."""
-    exif = Image.Exif()
-    try:
-        exif.load(image.info.get("exif", b""))  # image.getexif() would decode a PNG to its end
-        return exif.get(ExifTags.Base.Orientation)
-    except Exception:  # broken in one of many ways, and then it counts for nothing
-        return None
 
 
 def decoded(reference: Reference, fetch: Callable[[str], bytes] | None) -> bytes:
