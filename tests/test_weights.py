@@ -246,6 +246,29 @@ def test_another_models_config_is_told_by_its_key(tmp_path: Path, config: Any, p
         config_as(TransformerConfig, tmp_path / "a.safetensors")
 
 
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        ("360p.safetensors", "linum-v2-360p"),
+        ("Linum_v2-720p.int8.safetensors", "linum-v2-720p"),
+        ("models--Linum-AI--linum-v2-720p/blob", "linum-v2-720p"),
+        ("mine.safetensors", None),
+        ("1360p.safetensors", None),
+    ],
+)
+def test_a_transformer_of_another_model_is_told_by_its_name(
+    tmp_path: Path, name: str, model: str | None
+) -> None:
+    found = store.model_of(tmp_path / name)
+    assert (found and found.name) == model
+    for spec in (LINUM, CATALOG["linum-v2-720p"]):
+        if model in (None, spec.name):
+            store.check_own(spec, tmp_path / name)
+        else:
+            with pytest.raises(WeightsError, match=rf"is {model}'s by its name.*--model {model}"):
+                store.check_own(spec, tmp_path / name)
+
+
 def test_bytes_after_the_last_tensor_are_refused(folder: Path) -> None:
     path = folder / "dit/360p.safetensors"
     path.write_bytes(path.read_bytes() + b"more")

@@ -42,7 +42,7 @@ from linnet.plan.choose import Plan
 from linnet.plan.execution import decided
 from linnet.plan.host import check_threads
 from linnet.request import CHOICES, Request, make_request
-from linnet.weights.store import default_model, model_in, resolve
+from linnet.weights.store import default_model, model_in, model_of, resolve
 from linnet.wording import format_bytes
 
 if TYPE_CHECKING:
@@ -266,6 +266,8 @@ def generate(
     check_prompts(pipeline, prompts, anyway=anyway, quiet=quiet)
     if not quiet:
         note(f"{spec.name} on {where} in {first.dtype}: {why}")
+        if transformer and spec.repository and model_of(transformer) is None:
+            note(f"warning: {transformer} does not tell by its name that it is {spec.name}'s")
         if earlier and earlier.request.model == spec.name and earlier.model_hash != pipeline.model_hash:
             note(f"warning: {earlier.path} was made with other weights, so this clip will differ")
     if dry_run:

@@ -1,6 +1,7 @@
 """Where a model's files are on this machine. Touches neither network nor torch."""
 
 import os
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -81,10 +82,38 @@ def resolve(
         if missing := missing_file(part, path):
             raise absent(missing, field, remedy)
         found[part] = path
+    if transformer is not None:
+        check_own(spec, transformer)
     files = ModelFiles(**found)
     for path in files.weights:
         read_header(path)
     return files
+
+
+def check_own(spec: ModelSpec, transformer: Path) -> None:
+    """Refuse another model's transformer that has the same tensors, as the two of Linum v2 have."""
+    other = model_of(transformer)
+    if other and other is not spec:
+        problem = f"is {other.name}'s by its name, and {spec.name} was asked for"
+        remedy = f"use --model {other.name}, or rename a file that is none of its"
+        raise WeightsError("transformer", transformer, problem, remedy)
+
+
+def model_of(transformer: Path) -> ModelSpec | None:
+    """Whose transformer a file is, as far as names tell: its own ("360p", as a word of it), or that of the Hub's folder
+    in which it lies."""
+    with suppress(OSError):
+        transformer = transformer.absolute()
+        folders = {*transformer.parts, *transformer.resolve().parts}
+        for spec in CATALOG.values():
+            if spec.repository is None:
+                continue
+            word = re.escape(Path(spec.transformer_file).stem)
+            if folder_name(spec.repository) in folders or re.search(
+                rf"(?<![0-9a-z]){word}(?![0-9a-z])", transformer.stem.lower()
+            ):
+                return spec
+    return None
 
 
 def locate(spec: ModelSpec) -> ModelFiles | None:
