@@ -209,6 +209,18 @@ def complete(path: Path, *, overwrite: bool = True, field: str = "output") -> It
             remove(part)
 
 
+@contextmanager
+def system_errors() -> Iterator[None]:
+    """What a library written in Rust says of the system, as OSError again: its own words end in "(os error 28)"."""
+    try:
+        yield
+    except Exception as error:
+        found = None if isinstance(error, OSError) else re.search(r"\(os error (\d+)\)", str(error))
+        if found is None:
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
+
+
 def write_text(path: Path, text: str, *, field: str = "output") -> None:
     """The whole file, or the one that was there before."""
     with complete(path, field=field) as part:

@@ -23,6 +23,7 @@ from linnet.cli.options import (
 )
 from linnet.cli.terminal import bars, note, print_table
 from linnet.errors import InvalidInput
+from linnet.filesystem import write_text
 from linnet.geometry import format_seconds
 from linnet.request import make_request
 from linnet.wording import choices
@@ -185,7 +186,7 @@ def continuity(
         fail(f"stopped; the clips in {folder} are kept, and the same command goes on", 130)
     rows = [asdict(row) for row in found.rows]
     report = {"subject": subject, "request": sampling, "n": n, "rows": rows}
-    (folder / "report.json").write_text(json.dumps({**report, "trials": found.trials}, indent=1))
+    write_text(folder / "report.json", json.dumps({**report, "trials": found.trials}, indent=1))
     if as_json:
         print(json.dumps({"output": str(folder), **report}))
         return

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from linnet.data.playground import LATER, LATER_ELSEWHERE, Scene, moment, render, sample_scene
-from linnet.filesystem import complete, make_folder
+from linnet.filesystem import complete, make_folder, system_errors
 from linnet.models.tae import TAE
 
 SHARD = 250  # clips a file
@@ -105,6 +105,6 @@ def _encode_shard(
         scenes.append(scene)
         latents.append(found.to("cpu", torch.float16).contiguous())
     metadata = origin | {"scenes": json.dumps([asdict(scene) for scene in scenes])}
-    with complete(path) as part:
+    with complete(path) as part, system_errors():
         save_file({"latents": torch.stack(latents)}, part, metadata)
     watch(first + SHARD, total)

@@ -5,6 +5,7 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from linnet.data.playground import vocabulary
+from linnet.filesystem import complete, make_folder, system_errors
 
 SPECIAL = ("<pad>", "</s>", "<unk>")
 SIGNS = r"[^\P{P},]"  # a person writes a full stop; the captions hold no sign but the comma
@@ -18,6 +19,7 @@ def write_tokenizer(path: Path) -> int:
         [normalizers.Lowercase(), normalizers.Replace(Regex(SIGNS), " ")]
     )
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(str(path))
+    make_folder(path.parent)
+    with complete(path) as part, system_errors():
+        tokenizer.save(str(part))
     return len(words)

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from linnet import media
 from linnet.evaluate.adherence import ALL, Answer, Examination
 from linnet.evaluate.parse import ATTRIBUTES
+from linnet.filesystem import complete, write_text
 
 HEADS = ("attribute", "right", "95 % interval", "parser's ceiling", "chance")
 SHOWN = 48  # clips on a sheet, at the most
@@ -41,15 +42,20 @@ def rows(examination: Examination) -> list[tuple[str, str, str, str, str]]:
 def write_report(examination: Examination, folder: Path, *, title: str) -> None:
     """report.json, confusion.png, sheet.png and, of the clips in which something is wrong, mistakes.png."""
     record = json.dumps(examination.to_json(), indent=1)
-    (folder / "report.json").write_text(record)
-    draw_confusion(examination).save(folder / "confusion.png")
+    write_text(folder / "report.json", record)
+    save(draw_confusion(examination), folder / "confusion.png")
     rates = "   ".join(f"{name} {line['rate']:.1%}" for name, line in examination.summary().items())
-    draw_sheet(examination.answers[:SHOWN], title, rates).save(folder / "sheet.png")
+    save(draw_sheet(examination.answers[:SHOWN], title, rates), folder / "sheet.png")
     mistakes = [answer for answer in examination.answers if not answer.right(ALL)]
     (folder / "mistakes.png").unlink(missing_ok=True)
     if mistakes:
         heading = f"{title}: {len(mistakes)} of {len(examination.answers)} with a mistake"
-        draw_sheet(mistakes[:SHOWN], heading, rates).save(folder / "mistakes.png")
+        save(draw_sheet(mistakes[:SHOWN], heading, rates), folder / "mistakes.png")
+
+
+def save(image: Image.Image, path: Path) -> None:
+    with complete(path) as part:
+        image.save(part, "PNG")
 
 
 def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:

@@ -16,6 +16,7 @@ from torch import Tensor
 from linnet import __version__
 from linnet.data.cache import cached_latents
 from linnet.data.vocabulary import write_tokenizer
+from linnet.filesystem import write_text
 from linnet.models.tae import TAE, TAEConfig
 from linnet.models.text import T5Config, Tokenizer
 from linnet.models.transformer import TransformerConfig
@@ -209,7 +210,7 @@ def write_recipe(path: Path, name: str, config: object, loop: LoopConfig) -> Non
         "task": shape,
         "loop": asdict(loop),
     }
-    path.write_text(json.dumps(record, indent=1) + "\n")
+    write_text(path, json.dumps(record, indent=1) + "\n")
 
 
 RECIPES: dict[str, Callable[[Recipe, Watch], Path]] = {"autoencoder": autoencoder, "seedling": seedling}

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from linnet.filesystem import complete
+from linnet.filesystem import complete, system_errors
 
 
 def save_state(
@@ -44,7 +44,7 @@ def load_state(
 
 def replace_file(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """A safetensors file that appears complete under its name, or not at all."""
-    with complete(path) as part:
+    with complete(path) as part, system_errors():
         save_file(tensors, part, metadata)
         part.chmod(0o644)  # save_file keeps it to its owner
 
