@@ -97,6 +97,16 @@ def test_what_cannot_be_done_is_said_before_anything_is(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_file_that_has_the_name_of_a_clip_keeps_it(tmp_path: Path, tiny_model: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "000001-a-red-star-1.mp4").write_text("a holiday")
+    prompts = write(tmp_path / "p.jsonl", [{"prompt": "a red star", "seed": 1, **STILL}])
+    assert CliRunner().invoke(app, words(prompts, tiny_model)).exit_code == 0
+    assert (out / "000001-a-red-star-1.mp4").read_text() == "a holiday"
+    assert [record["path"] for record in manifest(out)] == ["000001-a-red-star-1-2.mp4"]
+
+
 def test_a_budget_that_the_device_cannot_have_is_refused_before_anything_is_written(
     tmp_path: Path, tiny_model: Path
 ) -> None:

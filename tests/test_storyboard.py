@@ -520,9 +520,11 @@ def test_takes_that_no_film_uses_can_be_thrown_away_and_the_rest_be_looked_at(
     path.write_text(path.read_text().replace("moon", "heart"))
     rows = json.loads(linnet("storyboard", "check", "film.yaml", "--json"))["shots"]
     assert [row["made"] for row in rows] == ["yes", "no"]
+    Path("film.shots/holiday.mkv").write_text("a person's own")
     done = json.loads(linnet("storyboard", "render", "film.yaml", "--tidy", "--json"))
     assert done["made"] == [2]
-    assert len(list(Path("film.shots").iterdir())) == 2
+    assert Path("film.shots/holiday.mkv").read_text() == "a person's own"
+    assert len(list(Path("film.shots").iterdir())) == 3
     seen = CliRunner().invoke(app, ["inspect", "film.mp4"]).stdout.splitlines()
     assert [line.split("\t")[-1] for line in seen[1:]] == ["a red star spins", "a red heart falls"]
 

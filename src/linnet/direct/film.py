@@ -7,6 +7,7 @@ on with the takes that are not there yet. Takes are kept without loss; the film 
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -179,10 +180,18 @@ def tidy(board: Storyboard, pipeline: Pipeline, folder: Path | None = None) -> i
     """Throw away the takes that the film does not use; how many they were."""
     folder = folder or takes_folder(board)
     used = {take.path for take in takes_of(board, pipeline, folder)}
-    unused = [path for path in folder.glob("*.mkv") if path not in used]
+    unused = [path for path in folder.glob("*.mkv") if path not in used and is_take(path)]
     for path in unused:
         path.unlink()
     return len(unused)
+
+
+def is_take(path: Path) -> bool:
+    """Whether it is one that linnet made: others may keep clips there, too."""
+    with suppress(InvalidInput):
+        found = media.read_metadata(path) or {}
+        return bool(re.fullmatch("[0-9a-f]{24}", path.stem)) and ("take" in found or "request" in found)
+    return False
 
 
 def film_name(board: Storyboard) -> Path:

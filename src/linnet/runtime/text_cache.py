@@ -8,6 +8,7 @@ forget.
 
 import hashlib
 import os
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+OURS = re.compile(r"[0-9a-f]{64}\.safetensors|tmp\w+\.part")
 LIMIT = 256 * 2**20  # bytes: 60 prompts of T5-XXL's longest kind, or hundreds of one line
 
 
@@ -62,7 +64,7 @@ class TextCache:
 
     def _forget(self) -> None:
         """Remove what was used longest ago, down to `limit`; what a kill left half-written goes with it."""
-        used = {path: path.stat() for path in self.folder.iterdir()}
+        used = {path: path.stat() for path in self.folder.iterdir() if OURS.fullmatch(path.name)}
         total = 0
         for path in sorted(used, key=lambda path: used[path].st_mtime_ns, reverse=True):
             total += used[path].st_size

@@ -12,15 +12,17 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from linnet.catalog import ModelSpec
-from linnet.clip import default_name
+from linnet.clip import Clip, default_name
 from linnet.errors import InvalidInput
 from linnet.filesystem import flush_folder
+from linnet.media import read_metadata
 from linnet.records import read_object, read_object_or_nothing, read_text
-from linnet.request import make_request
+from linnet.request import Request, make_request
 from linnet.serve.clips import file_of, put, remove_files, tidy
 from linnet.serve.crew import Crew
 from linnet.serve.keeper import Member
@@ -30,6 +32,7 @@ from linnet.weights.store import ModelFiles
 OWNER = "batch"
 WAITING = 32  # jobs that the queue holds at a time
 LOOK = 0.1  # seconds between two looks at the queue
+SAME = ("model", "prompt", "negative", "width", "height", "frames", "seed", "steps", "guidance")
 FIELDS = ("prompt", "negative", "seconds", "frames", "size", "seed", "steps", "guidance", "profile")
 
 
@@ -104,6 +107,16 @@ def words_of(files: ModelFiles) -> Callable[[str, str], object]:
     return lambda field, text: check_words(tokenizer, text, field=field)
 
 
+def free(path: Path, request: Request) -> bool:
+    """Whether the clip of this request may have that name: nobody else has it."""
+    if not os.path.lexists(path):
+        return True
+    with suppress(InvalidInput):
+        found = Clip.from_metadata(path, read_metadata(path)).request
+        return all(getattr(found, name) == getattr(request, name) for name in SAME)
+    return False
+
+
 class Batch:
     """The lines' clips under `out`, which one batch at a time has for itself (see `server.alone`)."""
 
@@ -162,7 +175,10 @@ class Batch:
             self.queue.delete(job.id)
 
     def target(self, line: Line, job: Job) -> Path:
-        return self.out / f"{line.number:06d}-{default_name(job.request)}"
+        """The clip's name, beside that of any other file there: only one of this very request gives way."""
+        name = Path(f"{line.number:06d}-{default_name(job.request)}")
+        names = (name if number == 1 else name.with_stem(f"{name.stem}-{number}") for number in count(1))
+        return next(path for one in names if free(path := self.out / one, job.request))
 
     def settle(self, line: Line, job: Job) -> None:
         """Give the clip its name, then the line its place in the manifest."""
