@@ -46,7 +46,7 @@ from linnet.sampling.denoise import (
 from linnet.sampling.held import Held
 from linnet.sampling.onward import onward
 from linnet.sampling.reuse import Reuse
-from linnet.sampling.solvers import SOLVERS
+from linnet.sampling.solvers import MULTISTEP, SOLVERS
 from linnet.sampling.span import nearby
 from linnet.sampling.windows import Windowed, free_noise
 
@@ -148,6 +148,7 @@ class Pipeline(Parts):
                 momentum=request.apg_momentum,
                 eta=request.apg_eta,
                 levels=levels_between(sigmas, request.guidance_from, request.guidance_until),
+                steady=request.solver in MULTISTEP,
             ),
             batched=batched,
         )

@@ -15,7 +15,7 @@ from linnet.models.transformer import TextContext
 from linnet.plan.passes import step_at
 from linnet.request import no_guidance
 from linnet.sampling.flow import TIMESTEPS
-from linnet.sampling.guidance import apg, cfg
+from linnet.sampling.guidance import apg, cfg, steady_state
 from linnet.sampling.solvers import START, Solver, euler
 
 Latents = Float[Tensor, "B C T H W"]
@@ -64,6 +64,9 @@ class Guidance:
     Outside of `levels`, noise levels from the lowest (excluded) to the highest, nothing is steered, which saves half
     of the work there (Kynkaanniemi et al., arXiv 2404.07724). APG's running difference then rests: it begins at the
     first level within and counts steered steps alone.
+
+    `steady`: with the momentum's limit from the first step on (see `steady_state` in sampling.guidance), as solvers need it
+    that look back.
     """
 
     method: Literal["apg", "cfg"] = "apg"
@@ -72,6 +75,7 @@ class Guidance:
     momentum: float = -0.75
     eta: float = 0.0
     levels: tuple[float, float] = (0.0, 1.0)
+    steady: bool = False
 
     def acts(self, timestep: Float[Tensor, "B"]) -> bool:
         """False where the scale or the noise level leaves the prompt's own velocity as it is."""
@@ -119,8 +123,9 @@ class GuidedVelocity:
         g = self.guidance
         if g.method == "cfg":
             return cfg(cond, null, g.scale)
+        before = steady_state(cond - null, g.momentum) if g.steady else self.running
         guided, self.running = apg(
-            cond, null, self.running, scale=g.scale, momentum=g.momentum, eta=g.eta, rescale=g.rescale
+            cond, null, before, scale=g.scale, momentum=g.momentum, eta=g.eta, rescale=g.rescale
         )
         return guided
 

@@ -44,6 +44,16 @@ def apg(
     return cond + scale * (orthogonal + eta * parallel), running
 
 
+def steady_state(difference: Velocity, momentum: float) -> Velocity:
+    """The running difference that does not change any more: where `difference` stays, so does this one.
+
+    Momentum counts steps, not noise levels. From rest it swings about this limit (for -0.75: 1, 0.25, 0.81, 0.39, ...
+    of the difference, and the limit is 0.57), and each swing is a change of the velocity that no flow has. Euler forgets
+    it at the next step; a solver that continues the last change, as multistep ones do, makes it larger instead.
+    """
+    return difference / (1 - momentum)
+
+
 def dot(a: Velocity, b: Velocity) -> Float[Tensor, "B 1 1 1 1"]:
     """Of each sample. Torch sums in pairs, so that float32 loses nothing over millions of numbers, as its norms do."""
     return (a * b).flatten(1).sum(1).view(-1, 1, 1, 1, 1)

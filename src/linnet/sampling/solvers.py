@@ -64,6 +64,7 @@ def unipc(
 
 
 SOLVERS: dict[str, Solver] = {"euler": euler, "dpm++": dpm2m, "unipc": unipc}
+MULTISTEP = frozenset({"dpm++", "unipc"})  # they continue how the velocity changed over the last steps
 
 
 def towards(target: Latents, x: Latents, levels: Levels, index: int) -> Latents:
