@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from linnet.errors import InvalidInput
-from linnet.geometry import FPS, Size
+from linnet.geometry import FPS, FRAMES_PER_LATENT, Size
 from linnet.wording import choices
 
 WIDEST_ASPECT = 2.5
@@ -27,6 +27,9 @@ class ModelSpec:
     `examples` are prompts that it draws well.
     A clip over `max_frames` is made in windows of `window` frames that share `overlap`: `onward`, each from the one
     before it (see sampling.onward), or all together (see sampling.windows).
+    `shortest_lengths` rise: the lengths in frames at which a short clip is made. It is the first frames of the least of
+    them that is no shorter than it (see `denoised_frames`).
+    `least_steps` says by solver with how few steps a clip is as asked; fewer are refused (docs/performance.md).
     `profiles` are settings of a request that trade fidelity for time; the model's other defaults are "exact".
     """
 
@@ -62,12 +65,23 @@ class ModelSpec:
     tokenizer_dir: str
     download_bytes: int
     autoencoder: Literal["wan", "tiny"]
+    shortest_lengths: tuple[int, ...] = ()
+    least_steps: Mapping[str, int]
     profiles: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def ships(self) -> bool:
         """Whether its files come with linnet; others are downloaded."""
         return self.source == "package"
+
+    def denoised_frames(self, frames: int) -> int:
+        """How many frames are denoised for a clip of so many: more, where the model does not know such short ones."""
+        return next((length for length in self.shortest_lengths if length >= frames), frames)
+
+    @property
+    def least_window(self) -> int:
+        """Of the windows of a long clip, the shortest; a frame alone is none."""
+        return self.denoised_frames(max(self.min_frames, FRAMES_PER_LATENT + 1))
 
     def allows(self, size: Size) -> bool:
         """Whether the model can make frames of this size."""
@@ -128,6 +142,8 @@ def linum(lines: int, size: Size) -> ModelSpec:
         tokenizer_dir="t5/tokenizer",
         download_bytes=20_000_000_000,  # as published, rounded; `linnet pull` asks the Hub for the exact sum
         autoencoder="wan",
+        # Not measured. By their order: ten steps of the second order are as near as about twenty of the first.
+        least_steps={"dpm++": 10, "unipc": 10},
     )
 
 
@@ -168,6 +184,9 @@ SEEDLING = ModelSpec(
     tokenizer_dir="tokenizer.json",
     download_bytes=0,
     autoencoder="tiny",
+    # It was trained on clips of 1, 25 and 49 frames. At 9 and 13 what moves sideways breaks in the middle.
+    shortest_lengths=(1, 25),
+    least_steps={"dpm++": 8, "unipc": 8},
     # Euler: its few long last steps, at this shift, are where the multistep solvers overshoot. Guidance where forms get
     # their points: in 0.3 to 0.6 of the steps more small stars become pentagons (182 of 200 clips were right so, 188
     # in 0.5 to 0.8, 186 with that at shift 5); over the last steps it spoils colours, and in the first it costs steps

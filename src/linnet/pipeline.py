@@ -25,7 +25,7 @@ from linnet.models.transformer import TextContext
 from linnet.models.vae import VAE
 from linnet.parts import Parts
 from linnet.plan.execution import GLANCE, Tiling
-from linnet.plan.windows import latents_at_once, windows_of
+from linnet.plan.windows import denoised, latents_at_once, windows_of
 from linnet.progress import Image, Progress, Watch, ignore
 from linnet.request import Request
 from linnet.runtime.attention import Work, choose, way_of
@@ -171,6 +171,7 @@ class Pipeline(Parts):
     ) -> Iterator[Step]:
         """Denoise one clip for each seed (the request's own when None), all in one batch.
 
+        A clip that is shorter than those that the model knows is the first frames of one that it does know.
         `skipped`, if given, is filled with the steps (from 0) that did without the model; `watch` hears only of what
         the steps do not tell; `course` goes the way from noise to clip.
         """
@@ -179,8 +180,9 @@ class Pipeline(Parts):
             self._autoencoder = None  # whatever used it so far: the plan counts it while decoding alone
         sigmas = flow.levels_of(request)
         solver = self._spared("denoise", SOLVERS[request.solver], watch)
-        fresh, windows = self.velocities(request, sigmas, watch), windows_of(request)
-        noise = self.noise(request, seeds)
+        whole, shown = denoised(self.spec, request), latents_in(request.frames)
+        fresh, windows = self.velocities(whole, sigmas, watch), windows_of(whole)
+        noise = self.noise(whole, seeds)
         runs: list[Velocity] = []
 
         def run() -> Velocity:
@@ -193,7 +195,8 @@ class Pipeline(Parts):
             steps = onward(run, noise, sigmas, solver, windows, **kept)
         else:
             steps = course(run(), noise, sigmas, solver)
-        yield from finite_steps(steps, self.files.transformer)
+        for step in finite_steps(steps, self.files.transformer):
+            yield replace(step, latents=step.latents[:, :, :shown], clean=step.clean[:, :, :shown])
         if skipped is not None:
             own = ((number * request.steps, run) for number, run in enumerate(runs) if isinstance(run, Reuse))
             skipped += [before + index for before, run in own for index in run.skipped]

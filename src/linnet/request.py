@@ -253,13 +253,37 @@ def make_request(
     changed = like is None or settings["frames"] != like.frames or "window" not in settings
     if window is None and (changed or span is not None):
         settings |= usual_windows(spec, settings, window_overlap)
+    elif window is not None and window_overlap is None and (like is None or window != like.window):
+        settings["window_overlap"] = usual_overlap(spec, window)
     if onward is None and (changed or window is not None or span is not None or loop):
         settings["onward"] = bool(settings.get("window")) and spec.onward and not settings["loop"]
     request = Request(**check_fields({"window": 0, "window_overlap": 0, "onward": False} | settings))
     spec.check_size(request.size)
     check_length(spec, request.frames, "frames", request.frames)
     check_windows(spec, request)
+    check_loop(spec, request)
+    check_steps(spec, request)
     return request
+
+
+def check_steps(spec: ModelSpec, request: Request) -> None:
+    """Refuse fewer steps than the solver needs to show what was asked for."""
+    least = spec.least_steps.get(request.solver, 1)
+    if request.steps < least:
+        problem = f"are too few for the solver {request.solver}, which then spoils what is shown"
+        remedy = f"use {least} or more" + (
+            "" if request.solver == EXACT["solver"] else ", or the solver euler"
+        )
+        raise InvalidInput("steps", request.steps, problem, remedy)
+
+
+def check_loop(spec: ModelSpec, request: Request) -> None:
+    """Refuse a loop that is too short: all of its frames are shown, so it cannot be the first ones of a longer clip."""
+    least = spec.least_window
+    if request.loop and request.frames < least:
+        problem = f"makes a loop that is too short for {spec.name}"
+        seconds = format_seconds(seconds_of(least, spec.fps))
+        raise InvalidInput("frames", request.frames, problem, f"use {least} or more, which is {seconds} s")
 
 
 def usual_windows(spec: ModelSpec, settings: Mapping[str, Any], overlap: int | None) -> dict[str, int]:
@@ -267,6 +291,16 @@ def usual_windows(spec: ModelSpec, settings: Mapping[str, Any], overlap: int | N
     if settings["frames"] <= spec.max_frames or settings["span"]:
         return {"window": 0} | ({"window_overlap": 0} if overlap is None else {})
     return {"window": spec.window} | ({"window_overlap": spec.overlap} if overlap is None else {})
+
+
+def usual_overlap(spec: ModelSpec, window: int) -> int:
+    """The share of a window that the model's own windows overlap by, in whole latent frames; 0 without windows."""
+    if (
+        not isinstance(window, int) or window <= 0
+    ):  # the window itself is checked later, with all other fields
+        return 0
+    latents = round(spec.overlap * window / spec.window / FRAMES_PER_LATENT)
+    return FRAMES_PER_LATENT * max(1, latents)
 
 
 def check_windows(spec: ModelSpec, request: Request) -> None:
@@ -289,11 +323,10 @@ def check_windows(spec: ModelSpec, request: Request) -> None:
             problem = f"{spec.name} does not see over {spec.max_frames} frames at once"
             raise InvalidInput("window", window, problem, f"use {spec.window}")
         return
-    if window % FRAMES_PER_LATENT != 1 or not max(spec.min_frames, 5) <= window <= spec.max_frames:
+    if window % FRAMES_PER_LATENT != 1 or not spec.least_window <= window <= spec.max_frames:
         problem = "is not a length in frames that the model can make"
-        raise InvalidInput(
-            "window", window, problem, f"use {spec.window}, or another 4k+1 up to {spec.max_frames}"
-        )
+        lengths = f"4k+1 from {spec.least_window} to {spec.max_frames}"
+        raise InvalidInput("window", window, problem, f"use {spec.window}, or another {lengths}")
     if overlap % FRAMES_PER_LATENT or not 0 < overlap < window:
         problem = f"is not a part of a window of {window} frames"
         raise InvalidInput(

@@ -12,6 +12,7 @@ from linnet.direct.colours import graded, look_up_table
 from linnet.direct.conditions import Edited, Renoised, check_strength, levels_left
 from linnet.direct.footage import Fit, Frame, Source, open_source, read_image_and_notes
 from linnet.errors import InvalidInput
+from linnet.geometry import latents_in
 from linnet.inputs import folders
 from linnet.inputs.reader import Tick, nothing
 from linnet.inputs.refusals import legibly
@@ -150,7 +151,8 @@ class Beginning:
                 self.last_image, request.size, self.fit, field="last-image", tick=tick
             )
             notes += told
-            held[-1] = pipeline.encode_frames(lambda: still(last), watch)[:, :, -1]
+            end = latents_in(request.frames) - 1
+            held[end] = pipeline.encode_frames(lambda: still(last), watch)[:, :, -1]
         if self.last_image and request.window and not request.onward:
             notes.append("the windows are made together, so that all of them lead to the last image")
         return Way(Held(frames=held, seed=request.seed, turns=TURNS), direction, tuple(notes))

@@ -38,9 +38,8 @@ class Renoised:
     def __call__(self, velocity: Velocity, noise: Latents, sigmas: Levels, solver: Solver) -> Iterator[Step]:
         levels = levels_left(sigmas, self.strength)
         level = levels[:1].expand(len(noise)).to(noise.device)
-        yield from denoise(
-            velocity, add_noise(self.clip.to(noise).expand_as(noise), noise, level), levels, solver
-        )
+        clip = lasting(self.clip, noise.shape[2]).to(noise).expand_as(noise)
+        yield from denoise(velocity, add_noise(clip, noise, level), levels, solver)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +62,7 @@ class Edited:
         levels = levels_left(sigmas, self.strength)
         count = len(levels) - 1
         fresh = torch.Generator(noise.device).manual_seed(self.seed)
-        before = self.clip.to(noise).expand_as(noise)
+        before = lasting(self.clip, noise.shape[2]).to(noise).expand_as(noise)
         edited = before.clone()
         within = 1.0 if self.plain is None else differences(before[:1], *self.plain, seed=self.seed)
         for index, sigma in enumerate(levels[:-1]):
@@ -75,6 +74,11 @@ class Edited:
                 change = velocity(as_wanted, timestep).float() - self.source(as_is, timestep).float()
             edited = edited + (levels[index + 1] - sigma) * within * change
             yield Step(index, count, float(levels[index + 1]), edited, edited)
+
+
+def lasting(clip: Float[Tensor, "1 C t H W"], frames: int) -> Float[Tensor, "1 C T H W"]:
+    """A clip whose last frame stays, where more frames are denoised than it has (see `ModelSpec.denoised_frames`)."""
+    return torch.cat((clip, clip[:, :, -1:].expand(-1, -1, frames - clip.shape[2], -1, -1)), 2)
 
 
 def differences(

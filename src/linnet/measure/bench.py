@@ -26,6 +26,7 @@ from linnet.models.text import T5Encoder, t5_xxl
 from linnet.models.transformer import Transformer, TransformerConfig, linum_v2
 from linnet.models.vae import VAE, VAEConfig
 from linnet.plan.passes import forwards
+from linnet.plan.windows import denoised
 from linnet.request import Request
 from linnet.runtime.text import text_config
 from linnet.weights.config import config_as
@@ -195,9 +196,10 @@ def denoise(
     model = invented(lambda: Transformer(run), home, dtype)
     batch = 2 if spec.batched_guidance else 1  # both guidance passes at once, as the pipeline does
     context = model.encode_text([torch.randn(PROMPT_TOKENS // 2, config.text_dim, device=home)])
-    latents = torch.randn(batch, config.channels, *latent_grid(request.frames, request.size), device=home)
+    seen = denoised(spec, request).frames
+    latents = torch.randn(batch, config.channels, *latent_grid(seen, request.size), device=home)
     timestep = torch.full((batch,), 500.0, device=home)
-    tokens = token_count(request.frames, request.size)
+    tokens = token_count(seen, request.size)
     looks = 4 * batch * tokens * (tokens + context.bias.shape[1]) * config.dim * run.num_layers
     part = "one pass" if batch == 1 else "one pass of two"
     if run.num_layers < config.num_layers:

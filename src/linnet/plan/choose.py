@@ -32,7 +32,7 @@ from linnet.plan.memory import (
     text_working,
     transformer_weights,
 )
-from linnet.plan.windows import latents_at_once
+from linnet.plan.windows import denoised, latents_at_once
 from linnet.request import Request, make_request
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -272,6 +272,7 @@ def predict(
 ) -> Plan:
     """What a request takes if it is run in this way, whether it fits or not."""
     dtype, grid = request.dtype, latent_grid(request.frames, request.size)
+    seen = denoised(spec, request)
     on_cpu, allowance = kind_of(device) == "cpu", ALLOWANCES[kind_of(device)]
     text = text_weights(shape, dtype, execution)
     kept = text if text_resident else 0
@@ -283,8 +284,8 @@ def predict(
         shape,
         dtype,
         execution,
-        tokens=latents_at_once(request) * token_count(1, request.size) * batch,
-        grid=grid,
+        tokens=latents_at_once(seen) * token_count(1, request.size) * batch,
+        grid=latent_grid(seen.frames, request.size),
         clips=clips,
         text_rows=2 * (spec.max_prompt_tokens + 1),
     )

@@ -85,7 +85,8 @@ class CostModel:
         self, spec: ModelSpec, shape: Shape, request: Request, execution: ExecutionConfig, clips: int
     ) -> float | None:
         """None where blocks come from a file that nobody has read."""
-        windows, tokens = window_count(request), latents_at_once(request) * token_count(1, request.size)
+        seen = denoised(spec, request)
+        windows, tokens = window_count(seen), latents_at_once(seen) * token_count(1, request.size)
         near = min(tokens, token_count(2 * request.span + 1, request.size)) if request.span else tokens
         together = spec.batched_guidance
         _, absent = transformer_weights(shape, request.dtype, execution)

@@ -4,8 +4,9 @@ All counts are of latent frames, except where frames are named.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from linnet.catalog import ModelSpec
 from linnet.geometry import FRAMES_PER_LATENT, latents_in
 from linnet.request import Request
 
@@ -23,6 +24,14 @@ class Windows:
     @property
     def longest(self) -> int:
         return max(map(len, self.places))
+
+
+def denoised(spec: ModelSpec, request: Request) -> Request:
+    """The request of which this one's clip is the first frames (see `ModelSpec.denoised_frames`): mostly the same.
+
+    A loop has no frames that could be left out.
+    """
+    return request if request.loop else replace(request, frames=spec.denoised_frames(request.frames))
 
 
 def windows_of(request: Request) -> Windows | None:

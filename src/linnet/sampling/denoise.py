@@ -65,8 +65,8 @@ class Guidance:
     of the work there (Kynkaanniemi et al., arXiv 2404.07724). APG's running difference then rests: it begins at the
     first level within and counts steered steps alone.
 
-    `steady`: with the momentum's limit from the first step on (see `steady_state` in sampling.guidance), as solvers need it
-    that look back.
+    `steady`: APG's momentum is at its limit from the first step on (see `sampling.guidance.steady_state`), as solvers
+    need it that look back.
     """
 
     method: Literal["apg", "cfg"] = "apg"

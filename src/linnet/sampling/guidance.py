@@ -45,11 +45,12 @@ def apg(
 
 
 def steady_state(difference: Velocity, momentum: float) -> Velocity:
-    """The running difference that does not change any more: where `difference` stays, so does this one.
+    """The running difference to start from so that, as long as `difference` stays, it does not change: its limit.
 
-    Momentum counts steps, not noise levels. From rest it swings about this limit (for -0.75: 1, 0.25, 0.81, 0.39, ...
-    of the difference, and the limit is 0.57), and each swing is a change of the velocity that no flow has. Euler forgets
-    it at the next step; a solver that continues the last change, as multistep ones do, makes it larger instead.
+    Momentum counts steps, not noise levels. From its start it swings about this limit (for -0.75: 1, 0.25, 0.81, 0.39,
+    ... of the difference, and the limit is 0.57), and each swing is a change of the velocity that is not the flow's.
+    Euler's next step does not see it. A multistep solver takes it for the flow's and continues it: with few steps the
+    clip is spoilt. At the limit the guidance is as strong as momentum makes it on average.
     """
     return difference / (1 - momentum)
 
