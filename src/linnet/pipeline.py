@@ -148,7 +148,7 @@ class Pipeline(Parts):
                 momentum=request.apg_momentum,
                 eta=request.apg_eta,
                 levels=levels_between(sigmas, request.guidance_from, request.guidance_until),
-                steady=request.solver in MULTISTEP,
+                steady=self.steady(request),
             ),
             batched=batched,
         )
@@ -160,6 +160,11 @@ class Pipeline(Parts):
             if cache.adaptive
             else spared
         )
+
+    def steady(self, request: Request) -> bool:
+        """Whether APG's momentum has to be at its limit throughout (see sampling.guidance.steady_state)."""
+        always = (request.guidance_from, request.guidance_until) == (0.0, 1.0)
+        return request.solver in MULTISTEP or (always and request.steps < self.spec.momentum_steps)
 
     def sample(
         self,

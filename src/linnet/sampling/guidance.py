@@ -49,8 +49,9 @@ def steady_state(difference: Velocity, momentum: float) -> Velocity:
 
     Momentum counts steps, not noise levels. From its start it swings about this limit (for -0.75: 1, 0.25, 0.81, 0.39,
     ... of the difference, and the limit is 0.57), and each swing is a change of the velocity that is not the flow's.
-    Euler's next step does not see it. A multistep solver takes it for the flow's and continues it: with few steps the
-    clip is spoilt. At the limit the guidance is as strong as momentum makes it on average.
+    In many small steps of Euler's the swings even out. In few they do not, and a multistep solver takes them for the
+    flow's own and continues them: the clip is spoilt. At the limit, guidance is as strong as momentum makes it on
+    average.
     """
     return difference / (1 - momentum)
 
