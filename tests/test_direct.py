@@ -21,7 +21,7 @@ from linnet.catalog import SEEDLING, find
 from linnet.cli import app
 from linnet.clip import Clip
 from linnet.data.playground import Scene, render
-from linnet.direct.beginning import Beginning, Colours, begins_at
+from linnet.direct.beginning import Beginning, Colours, begins_at, still
 from linnet.direct.colours import graded, look_up_table
 from linnet.direct.conditions import Edited, Renoised, differences
 from linnet.direct.extend import join, open_old
@@ -198,6 +198,17 @@ def test_the_first_frame_is_the_images(pipeline: Pipeline, tmp_path: Path) -> No
     known = pipeline.encode_frames(lambda: [read_image(tmp_path / "first.png", SIZE)])
     alone = next(pipeline.decode(known))[0].astype(int)
     assert np.abs(next(pipeline.decode(last.latents))[0] - alone).max() <= 1
+
+
+def test_a_short_clip_ends_with_its_last_image(pipeline: Pipeline, tmp_path: Path) -> None:
+    """It is the first frames of a longer one, whose last frame is not the clip's."""
+    Image.fromarray(render(SCENE, 1)[0]).save(tmp_path / "last.png")
+    request = make_request(SEEDLING, prompt=PROMPT, frames=13, steps=2, seed=1)
+    way = Beginning(last_image=tmp_path / "last.png").way(pipeline, request)
+    *_, last = pipeline.sample(request, course=way.course)
+    picture = read_image(tmp_path / "last.png", SIZE)
+    known = pipeline.encode_frames(lambda: still(picture))
+    torch.testing.assert_close(last.latents[:, :, -1], known[:, :, -1], rtol=1e-4, atol=1e-4)
 
 
 def test_a_clip_remembers_its_image_and_finds_it_again(
@@ -564,7 +575,7 @@ def bad(tmp_path: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("--video drawn.mp4 --colours mine", 'colours "mine": are not known; use prompt or clip'),
         ("--fit crop", 'fit "crop": is of an image or a video, and there is none'),
         (
-            "--video drawn.mp4 --window 13 --window-overlap 4 --onward --dry-run",
+            "--video drawn.mp4 --window 25 --onward --dry-run",
             'onward "true": makes each window .* not from a video; use --together',
         ),
         ("--video drawn.mp4 --image square.png", 'video "drawn.mp4": does not go with an image'),

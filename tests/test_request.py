@@ -106,6 +106,39 @@ def test_defaults_are_the_published_ones_and_the_seed_is_drawn() -> None:
     assert len({make_request(LINUM, prompt="a fox").seed for _ in range(8)}) > 1
 
 
+def test_an_overlap_follows_from_its_window_unless_it_is_given() -> None:
+    def overlap(spec: ModelSpec, **settings: Any) -> int:
+        return make_request(spec, prompt="a", frames=145, **settings).window_overlap
+
+    assert [overlap(SEEDLING, window=window) for window in (25, 29, 45, 49)] == [12, 16, 24, 24]
+    assert overlap(LINUM, window=49) == 24
+    assert overlap(SEEDLING, window=25, window_overlap=4) == 4
+    earlier = make_request(SEEDLING, prompt="a", frames=145, window=49, window_overlap=40)
+    assert overlap(SEEDLING, like=earlier, window=49) == 40
+    assert overlap(SEEDLING, like=earlier, window=25) == 12
+    assert make_request(SEEDLING, prompt="a", like=earlier, frames=49, window=0).window_overlap == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"window": 13}, 'window "13": is not a length .*; use 49, or another 4k\\+1 from 25 to 49$'),
+        (
+            {"loop": True, "frames": 21},
+            'frames "21": makes a loop .* short for seedling; use 25 or more, .* 1 s',
+        ),
+        (
+            {"solver": "unipc", "steps": 7},
+            'steps "7": .* solver unipc, .*; use 8 or more, or the solver euler$',
+        ),
+        ({"solver": "dpm++", "profile": "draft"}, 'steps "2": are too few for the solver dpm'),
+    ],
+)
+def test_what_seedling_never_saw_is_refused(settings: dict[str, Any], line: str) -> None:
+    with pytest.raises(InvalidInput, match=f"^{line}"):
+        make_request(SEEDLING, prompt="a red star", **settings)
+
+
 def test_what_is_given_wins_over_like_and_like_over_defaults() -> None:
     first = make_request(SEEDLING, prompt="a red star", seed=7, steps=9, frames=13, guidance_method="cfg")
     second = make_request(SEEDLING, like=first, steps=5)
@@ -132,7 +165,13 @@ def test_what_is_given_wins_over_like_and_like_over_defaults() -> None:
         ({"frames": 51}, 'frames "51": is not 1 plus a multiple of 4; the nearest is (49|53)$'),
         ({"frames": 7205}, 'frames "7205": .*; the nearest is 7201$'),
         ({"frames": 125, "window": 0}, 'window "0": linum-v2-360p does not see over 121 frames at once; '),
-        ({"window": 125}, 'window "125": is not a length .*; use 121'),
+        ({"window": 125}, 'window "125": is not a length .*; use 121, or another 4k\\+1 from 49 to 121$'),
+        ({"window": -24}, 'window "-24": is out of range; '),
+        ({"window": "25"}, 'window "25": is not a whole number; '),
+        (
+            {"solver": "dpm++", "steps": 9},
+            'steps "9": are too few for .* dpm\\+\\+, .*; use 10 or more, or the',
+        ),
         (
             {"frames": 125, "window_overlap": 6},
             'window_overlap "6": is not a part of a window of 121 frames; ',

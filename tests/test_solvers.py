@@ -3,6 +3,7 @@ guidance on a part of the steps; steps without the model."""
 
 import math
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,10 @@ from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultist
 from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 from torch import Tensor
 
+import linnet
+from linnet.catalog import SEEDLING
 from linnet.models.transformer import TextContext
+from linnet.request import make_request
 from linnet.sampling.denoise import Guidance, GuidedVelocity, denoise, levels_between
 from linnet.sampling.flow import TIMESTEPS, sigmas
 from linnet.sampling.reuse import Reuse
@@ -128,3 +132,26 @@ def test_guidance_acts_within_its_interval_and_its_momentum_rests_outside() -> N
     assert len({id(state) for state in running[3:7]}) == 4
     assert all(state is running[6] for state in running[7:])
     assert levels_between(levels, 0.0, 1.0) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "steady"),
+    [
+        ({"solver": "dpm++"}, True),
+        ({"solver": "unipc", "guidance_until": 0.5}, True),
+        ({"steps": SEEDLING.momentum_steps - 1}, True),
+        ({}, False),
+        ({"profile": "fast"}, False),
+        ({"profile": "draft"}, False),
+    ],
+)
+def test_momentum_does_not_swing_where_a_solver_looks_back_or_steps_are_few(
+    settings: dict[str, Any], steady: bool, tiny_model: Path
+) -> None:
+    """At its limit, momentum m is a guidance of scale / (1 - m) without it."""
+    pipeline = linnet.load("seedling", weights=tiny_model, device="cpu", dtype="float32")
+    common: dict[str, Any] = {"prompt": "a red star", "frames": 1, "seed": 1, **settings}
+    swinging = make_request(SEEDLING, **common, guidance=3.0, apg_momentum=-0.5)
+    limit = make_request(SEEDLING, **common, guidance=2.0, apg_momentum=0.0)
+    (*_, one), (*_, other) = pipeline.sample(swinging), pipeline.sample(limit)
+    assert torch.allclose(one.latents, other.latents, rtol=1e-3, atol=1e-3) == steady

@@ -65,6 +65,23 @@ def test_one_window_is_plain_denoising_exactly(tiny_model) -> None:
     assert torch.equal(one.latents, other.latents)
 
 
+def test_a_short_clip_is_the_first_frames_of_one_that_the_model_knows(tiny_model) -> None:
+    pipeline = linnet.load("seedling", weights=tiny_model, device="cpu")
+
+    def latents(frames: int) -> torch.Tensor:
+        *_, last = pipeline.sample(
+            make_request(SEEDLING, prompt="a red star", frames=frames, steps=2, seed=1)
+        )
+        assert last.clean.shape == last.latents.shape
+        return last.latents
+
+    known = latents(25)
+    for frames in (5, 9, 13, 21):
+        assert torch.equal(latents(frames), known[:, :, : (frames - 1) // 4 + 1])
+    assert latents(1).shape[2] == 1  # as it was trained
+    assert [SEEDLING.denoised_frames(frames) for frames in (1, 5, 25, 29, 49)] == [1, 25, 25, 29, 49]
+
+
 def test_windows_of_a_model_without_regard_for_time_are_the_model() -> None:
     def model(latents, timestep, text):
         assert latents.shape[2] <= 5
