@@ -28,13 +28,16 @@ from linnet.errors import InvalidInput
 from linnet.filesystem import check_folder, make_folder, sweep
 from linnet.geometry import format_seconds
 from linnet.pipeline import Pipeline
+from linnet.plan.windows import denoised
 from linnet.progress import Progress, Watch, ignore
+from linnet.request import Request
 from linnet.sampling.denoise import Course, denoise
 from linnet.sampling.held import Held
 
 Frame = UInt8[np.ndarray, "H W 3"]
 
-METHOD = 2  # raised when the same storyboard comes to give other takes
+METHOD = 3  # raised when the same storyboard comes to give other takes
+BEFORE = 2  # of takes that are still the same as by the method before, so that none is made again in vain
 UNMADE = 96  # the grey of a take that is not there yet
 
 
@@ -67,12 +70,16 @@ def takes_of(board: Storyboard, pipeline: Pipeline, folder: Path) -> list[Take]:
     home = {number: index for index, shots in enumerate(ranges) for number in shots}
     found: dict[int, Take] = {}
 
+    def changed(request: Request) -> bool:
+        """Since method 2: momentum may be at its limit, and a short shot is the first frames of a longer one."""
+        return pipeline.steady(request) or denoised(pipeline.spec, request) != request
+
     def take(index: int) -> Take:
         shots = [board.shots[number] for number in ranges[index]]
         requests = [pipeline.settled(shot.request) for shot in shots]
         overlaps = [shot.overlap for shot in shots[1:]]
         made_by: dict[str, Any] = {
-            "method": METHOD,
+            "method": METHOD if any(map(changed, requests)) else BEFORE,
             "weights": pipeline.model_hash,
             "device": pipeline.device.type,
             "requests": [request.to_json() for request in requests],

@@ -16,7 +16,7 @@ from linnet.plan.execution import ExecutionConfig, Tiling
 from linnet.plan.memory import Shape, decode_working, text_weights, transformer_weights
 from linnet.plan.passes import forwards
 from linnet.plan.tiles import tiling_work, wan_decoder
-from linnet.plan.windows import latents_at_once, window_count
+from linnet.plan.windows import denoised, latents_at_once, window_count
 from linnet.request import Request
 
 
