@@ -4,6 +4,7 @@ import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -21,6 +22,9 @@ from linnet.weights.files import fingerprint
 from linnet.weights.store import resolve
 
 PROMPT = "a large red star moves right on a blue background"
+
+
+Dtype = Literal["float32", "bfloat16"]
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +59,11 @@ def test_the_same_request_gives_the_same_bytes_and_a_clip_its_own_request(
     assert digest(first.path) == digest(second.path)
 
 
-def test_a_clip_does_not_depend_on_its_neighbours(pipeline: Pipeline) -> None:
+# In float32 a clip is the same in a batch, but for the rounding of its pixels. In bfloat16 products of other sizes
+# round otherwise, and each step goes on from that: the clip shows the same, and its edges differ a little.
+@pytest.mark.parametrize(("dtype", "most", "mean"), [("float32", 1, 0.01), ("bfloat16", 64, 1.0)])
+def test_a_clip_does_not_depend_on_its_neighbours(dtype: Dtype, most: int, mean: float) -> None:
+    pipeline = linnet.load("seedling", device="cpu", dtype=dtype)
     request = make_request(SEEDLING, prompt=PROMPT, seconds=0.5, seed=11, steps=4)
     assert torch.equal(pipeline.noise(request, [5, 11, 7])[1:2], pipeline.noise(request, [11]))
     *_, together = pipeline.sample(request, [5, 11, 7])
@@ -64,7 +72,18 @@ def test_a_clip_does_not_depend_on_its_neighbours(pipeline: Pipeline) -> None:
         np.concatenate(list(pipeline.decode(latents))).astype(int)
         for latents in (together.latents[1:2], alone.latents)
     ]
-    assert abs(frames[0] - frames[1]).max() <= 1
+    difference = abs(frames[0] - frames[1])
+    assert difference.max() <= most
+    assert difference.mean() <= mean
+
+
+@pytest.mark.parametrize("solver", ["euler", "dpm++", "unipc"])
+def test_eight_steps_are_enough_for_each_solver(pipeline: Pipeline, solver: Any) -> None:
+    """With momentum that swings from step to step they gave neither the shape nor the background."""
+    request = make_request(SEEDLING, prompt=PROMPT, seed=1, steps=8, solver=solver)
+    *_, last = pipeline.sample(request)
+    sight = parse(np.concatenate(list(pipeline.decode(last.latents))))
+    assert (sight.shape, sight.colour, sight.background) == ("star", "red", "blue")
 
 
 @pytest.mark.parametrize("stage", ["text", "denoise", "decode"])

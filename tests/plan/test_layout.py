@@ -45,7 +45,7 @@ def requests(draw: st.DrawFn) -> Request:
     window = overlap = None
     if draw(st.booleans()):
         window = 1 + FRAMES_PER_LATENT * draw(
-            st.integers(max(2, spec.min_frames // FRAMES_PER_LATENT), spec.max_frames // FRAMES_PER_LATENT)
+            st.integers(spec.least_window // FRAMES_PER_LATENT, spec.max_frames // FRAMES_PER_LATENT)
         )
         overlap = FRAMES_PER_LATENT * draw(st.integers(1, window // FRAMES_PER_LATENT // 2))
     return make_request(
