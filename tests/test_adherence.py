@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -379,6 +380,10 @@ def test_the_command_prints_a_table_or_one_json_line(tmp_path: Path, monkeypatch
     assert table.exit_code == 0, table.output
     assert [line.split("\t")[0] for line in table.stdout.splitlines()] == ["attribute", *ATTRIBUTES, ALL]
     line = CliRunner().invoke(app, [*options, "--json", "--quiet"])
+    named = CliRunner().invoke(app, options).stderr.splitlines()[-1].partition(" are in ")[0]
+    assert {*re.findall(r"\S+[.]\w+", named.replace(",", ""))} == {
+        path.name for path in (tmp_path / "here").iterdir() if path.suffix in (".json", ".png")
+    } - {"settings.json"}
     record = json.loads(line.stdout)
     wanted = [question.asked for question in questions(4, held_out=True)]
     assert record["shape"]["right"] == sum(sight.shape == "star" for sight in wanted)

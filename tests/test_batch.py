@@ -121,3 +121,27 @@ def test_each_worker_is_told_its_budget(tmp_path: Path) -> None:
     crew = Crew(model="seedling", devices=["cpu", "cpu"], ram=10**9)
     members = crew.members(tmp_path, Queue(tmp_path))
     assert [member.settings.ram for member in members if isinstance(member, ProcessKeeper)] == [10**9] * 2
+
+
+def test_every_line_that_cannot_be_done_is_named(tmp_path: Path, tiny_model: Path) -> None:
+    bad = ["a red star", "a red fox", '{"prompt": "a red star", "steps": 0}', "a gray star", '{"promt": "x"}']
+    result = CliRunner().invoke(app, words(write(tmp_path / "p.jsonl", bad), tiny_model))
+    assert result.exit_code == 2
+    *each, last = result.stderr.splitlines()
+    assert [line.split(" of p.jsonl")[0] for line in each] == [f"error: line {n}" for n in (2, 3, 4, 5)]
+    assert "did you mean prompt?" in each[-1]
+    assert last == f"error: 4 lines of {tmp_path / 'p.jsonl'} cannot be done; nothing was made"
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_was_made_kept_and_failed_is_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: Path
+) -> None:
+    from linnet.serve.batch import Batch, Count
+
+    counts = iter([Count(made=3, failed=0, total=3, resumed=3), Count(made=3, failed=1, total=4, resumed=2)])
+    monkeypatch.setattr(Batch, "run", lambda self, show: next(counts))
+    prompts = write(tmp_path / "p.jsonl", ["a red star"])
+    kept, mixed = (CliRunner().invoke(app, words(prompts, tiny_model)) for _ in range(2))
+    assert "0 made, 3 kept from before, 0 failed, in " in kept.stderr
+    assert "1 made, 2 kept from before, 1 failed, in " in mixed.stderr

@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -276,3 +276,49 @@ def test_randomness_depends_on_seed_and_step_alone() -> None:
 
     assert draw(3, 7) == draw(3, 7)
     assert len({draw(seed, step) for seed in (0, 1) for step in (0, 1)}) == 4
+
+
+def test_a_quick_look_encodes_no_more_clips_than_its_steps_need(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from linnet.train import recipes
+
+    asked: list[int] = []
+
+    class Enough(Exception):
+        pass
+
+    def encode(*given: object, clips: int, **more: object) -> None:
+        asked.append(clips)
+        raise Enough
+
+    monkeypatch.setattr(recipes, "cached_latents", encode)
+    monkeypatch.setattr(recipes, "autoencoder", lambda recipe, watch: None)
+    monkeypatch.setattr(recipes, "load_into", lambda build, path, device: recipes.TAE(recipes.TINY))
+    (tmp_path / "autoencoder.safetensors").write_bytes(b"")
+    monkeypatch.setattr(recipes, "read_config", lambda path: asdict(recipes.TINY))
+    monkeypatch.setattr(recipes, "fingerprint", lambda paths: "")
+    for steps in (2, None):
+        with pytest.raises(Enough):
+            recipes.seedling(recipes.Recipe(folder=tmp_path, steps=steps), lambda part, report: None)
+    assert asked == [280, 12_000]
+
+
+def test_encoding_tells_how_long_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    from linnet.train.recipes import paced
+
+    told: list[object] = []
+    clock = iter([0.0, 0.0, 10.0])
+    monkeypatch.setattr("linnet.train.recipes.time.monotonic", lambda: next(clock))
+    look = paced(told.append)
+    look(100, 200)
+    look(150, 200)
+    assert told[-1].seconds_left == 10.0  # type: ignore[attr-defined]
+
+
+def test_a_short_cache_grows(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    tiny = TAE(TAEConfig(encoder_width=8, decoder_widths=(8, 8, 8, 8))).eval()
+    few, more = (cached_latents(tiny, "tiny", tmp_path, clips=n, frames=5, seed=3) for n in (2, 3))
+    assert (len(few), len(more)) == (2, 3)
+    assert torch.equal(more.latents[:2], few.latents)

@@ -1,9 +1,11 @@
 """`linnet batch`"""
 
 import json
+import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -13,9 +15,12 @@ from linnet.cli.terminal import bars, note
 from linnet.filesystem import check_folder, make_folder
 from linnet.plan.host import most_threads
 from linnet.request import CHOICES
+from linnet.wording import format_count, format_duration
 
 if TYPE_CHECKING:
-    from linnet.serve.batch import Count
+    from linnet.serve.batch import BadLines, Count
+
+MOST_SAID = 100  # bad lines
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -61,12 +66,15 @@ def batch(
     """
     from linnet.catalog import find
     from linnet.serve.alone import alone
-    from linnet.serve.batch import Batch, read_lines
+    from linnet.serve.batch import BadLines, Batch, read_lines
     from linnet.serve.crew import Crew
     from linnet.weights.store import default_model, resolve
 
     spec = find(model) if model else default_model(weights)[0]
-    lines = read_lines(prompts, spec, resolve(spec, weights=weights), anyway=anyway)
+    try:
+        lines = read_lines(prompts, spec, resolve(spec, weights=weights), anyway=anyway)
+    except BadLines as bad:
+        say_each(bad)
     crew = Crew(
         model=spec.name,
         weights=weights,
@@ -82,18 +90,19 @@ def batch(
     make_folder(out, field="out")
     check_folder(out, field="out")
     with alone(out / ".linnet"):
+        begun = time.monotonic()
         work = Batch(lines, spec, crew, out)
         try:
             with bars(quiet=quiet or as_json) as bar:
 
-                def show(count: "Count") -> None:
-                    words = f"{count.made} of {count.total}" + (
-                        f", {count.failed} failed" if count.failed else ""
-                    )
-                    bar("clips", words, count.made + count.failed, count.total)
+                def show(count: "Count", doing: Sequence[str]) -> None:
+                    ended = count.made + count.failed
+                    failed = [f"{count.failed:,} failed"] if count.failed else []
+                    words = [f"{ended:,} of {count.total:,}", *failed, *doing]
+                    bar("clips", "; ".join(words), ended, count.total)
 
                 if not quiet and not as_json:
-                    note(f"{len(lines)} clips with {spec.name}, into {out}")
+                    note(f"{format_count(len(lines), 'clip')} with {spec.name}, into {out}")
                 count = work.run(show)
         except KeyboardInterrupt:
             with suppress(KeyboardInterrupt):
@@ -103,6 +112,19 @@ def batch(
     if as_json:
         print(json.dumps({"manifest": str(work.manifest), **vars(count)}))
     else:
+        if not quiet:
+            made = f"{count.made - count.resumed:,} made, {count.resumed:,} kept from before"
+            note(f"{made}, {count.failed:,} failed, in {format_duration(time.monotonic() - begun)}:")
         print(work.manifest)
     if count.failed:
-        fail(f"error: {count.failed} of {count.total} clips were not made; the manifest says why", 1)
+        fail(f"error: {count.failed:,} of {count.total:,} clips were not made; the manifest says why", 1)
+
+
+def say_each(bad: "BadLines") -> NoReturn:
+    """A line of its own for every line of the file that cannot be done."""
+    for error in bad.errors[:MOST_SAID]:
+        note(f"error: {error}")
+    more = len(bad.errors) - MOST_SAID
+    if more > 0:
+        note(f"error: {format_count(more, 'more line')} cannot be done")
+    fail(f"error: {format_count(len(bad.errors), 'line')} of {bad.value} cannot be done; nothing was made", 2)

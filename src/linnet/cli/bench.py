@@ -11,6 +11,7 @@ from linnet.cli.terminal import format_bytes, note, print_table
 from linnet.geometry import format_seconds
 from linnet.request import make_request
 from linnet.weights.store import locate, resolve
+from linnet.wording import format_count
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -62,7 +63,7 @@ def bench(
     if not as_json:
         top = result.ceilings
         name = f"{spec.name}, {format_seconds(request.seconds)} s of {request.size}, {profile or 'exact'}"
-        note(f"{name}, on {where} with {result.threads} threads in {result.dtype}")
+        note(f"{name}, on {where} with {format_count(result.threads, 'thread')} in {result.dtype}")
         rows = [
             (f"{result.dtype} products", f"{top.product / 1e12:.2f} TFLOP/s"),
             ("float32 products", f"{top.product_float32 / 1e12:.2f} TFLOP/s"),

@@ -6,7 +6,7 @@ from typing import Any
 import typer
 
 from linnet.cli.options import AsJson
-from linnet.cli.terminal import format_bytes
+from linnet.wording import format_bytes, format_count, format_duration
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -30,7 +30,7 @@ def doctor(
     rows += [(name, number or "not installed") for name, number in facts["packages"].items()]
     for index, device in enumerate(facts["devices"]):
         words = [device["title"], f"{bytes_or_unknown(device['free_bytes'])} free", device["dtype"]]
-        words += [f"{facts['threads']} threads"] if device["device"] == "cpu" else []
+        words += [format_count(facts["threads"], "thread")] if device["device"] == "cpu" else []
         words += ["used by default"] if index == 0 else []
         rows.append((device["device"], ", ".join(words)))
     rows.append(("cache", cache_words(**facts["cache"])))
@@ -43,7 +43,9 @@ def doctor(
 def verdict(model: dict[str, Any]) -> str:
     """Whether the model fits, and how much memory its clips take."""
     longest = model["longest_seconds"]
-    fit = "does not fit in memory now" if longest is None else f"up to {longest:g} s fit in memory"
+    fit = (
+        "does not fit in memory now" if longest is None else f"up to {format_duration(longest)} fit in memory"
+    )
     needs = ", ".join(
         f"{format_bytes(size)} for {seconds} s" for seconds, size in model["needs_bytes"].items()
     )

@@ -26,7 +26,7 @@ from linnet.errors import InvalidInput
 from linnet.filesystem import write_text
 from linnet.geometry import format_seconds
 from linnet.request import make_request
-from linnet.wording import choices
+from linnet.wording import choices, format_count, format_number, in_a_row
 
 app = typer.Typer(cls=Group, add_completion=False, rich_markup_mode=None)
 
@@ -94,7 +94,7 @@ def adherence(
         "request": {name: value for name, value in usual.items() if name not in ("prompt", "seed", "dtype")},
     }
     if not quiet:
-        note(f"{n} clips of {spec.name} on {pipeline.device}, kept in {folder}")
+        note(f"{format_count(n, 'clip')} of {spec.name} on {pipeline.device}, kept in {folder}")
 
     def make(question: Question, path: Path) -> None:
         request = make_request(spec, prompt=question.prompt, seed=question.seed, **settings)
@@ -110,19 +110,19 @@ def adherence(
                 seconds=seconds,
                 seed=SEED if seed is None else seed,
                 subject=subject,
-                watch=lambda stage, done, total: show(VERBS[stage], f"{done} of {total}", done, total),
+                watch=lambda stage, done, total: show(VERBS[stage], "", done, total, unit="clip"),
             )
     except KeyboardInterrupt:
         fail(f"stopped; the clips in {folder} are kept, and the same command goes on", 130)
     asked = "held-out" if held_out else "trained"
-    title = f"{spec.name}: {n} clips of {format_seconds(seconds)} s, {asked} combinations"
-    report.write_report(examination, folder, title=title)
+    title = f"{spec.name}: {format_count(n, 'clip')} of {format_seconds(seconds)} s, {asked} combinations"
+    written = report.write_report(examination, folder, title=title)
     if as_json:
         print(json.dumps({"output": str(folder), "clips": n, **examination.summary()}))
         return
     print_table(report.HEADS, report.rows(examination))
     if not quiet:
-        note(f"report.json, confusion.png, sheet.png and mistakes.png are in {folder}")
+        note(f"{in_a_row(written)} {'is' if len(written) == 1 else 'are'} in {folder}")
 
 
 @app.command()
@@ -180,7 +180,7 @@ def continuity(
                 folder=folder,
                 n=n,
                 names=names,
-                watch=lambda name, done, total: show(name, f"{done} of {total}", done, total),
+                watch=lambda name, done, total: show(name, "", done, total, unit="trial"),
             )
     except KeyboardInterrupt:
         fail(f"stopped; the clips in {folder} are kept, and the same command goes on", 130)
@@ -195,7 +195,7 @@ def continuity(
         [
             (
                 row.words,
-                f"{'at most' if row.most else 'at least'} {row.aim:g}",
+                f"{'at most' if row.most else 'at least'} {format_number(row.aim)}",
                 figure(row.ours, row.interval),
                 figure(row.naive, row.naive_interval),
                 row.naive_way,

@@ -25,7 +25,7 @@ from linnet.cli.options import (
     number,
     option,
 )
-from linnet.cli.terminal import format_bytes, print_table
+from linnet.cli.terminal import bars, format_bytes, print_table
 from linnet.errors import InvalidInput
 from linnet.plan import cost_model
 from linnet.plan.budget import kind_of
@@ -169,7 +169,10 @@ def measured(spec: ModelSpec, files: ModelFiles | None, dtype: str, device: str)
     tiny, file = (read_config(files.autoencoder), files.transformer) if files else (None, None)
     shape = shape_of(files) if files else LINUM_V2
     way: dict[str, Any] = {"dtype": dtype, "device": device, "autoencoder": tiny, "file": file}
-    return measure_rates(spec, shape, write=write, **way)
+    with bars(quiet=False) as show:
+        found = measure_rates(spec, shape, write=write, watch=lambda what: show("measure", what, 0, 1), **way)
+        show("measure", "", 1, 1)
+    return found
 
 
 def card_is_here(name: str) -> bool:

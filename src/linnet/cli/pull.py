@@ -8,7 +8,8 @@ import typer
 from linnet.catalog import CATALOG, find
 from linnet.cli import fail
 from linnet.cli.options import completing, option
-from linnet.cli.terminal import bars, format_bytes, note
+from linnet.cli.terminal import bars, note
+from linnet.wording import format_bytes, format_count
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -41,8 +42,8 @@ def pull(
     if not quiet:
         note(f"{plan.repository} from {plan.endpoint}, licence {plan.licence}")
         note(
-            f"{len(plan.files)} files of {format_bytes(plan.bytes)}, {format_bytes(plan.bytes_to_fetch)} to come, "
-            f"into {plan.folder}"
+            f"{format_count(len(plan.files), 'file')} of {format_bytes(plan.bytes)}, "
+            f"{format_bytes(plan.bytes_to_fetch)} to come, into {plan.folder}"
         )
     record = {
         "model": spec.name,
@@ -56,8 +57,8 @@ def pull(
         with bars(quiet=quiet or as_json) as show:
 
             def watch(progress: Progress) -> None:
-                words = format_bytes(progress.total) if progress.stage == "download" else "verified"
-                show(progress.path, words, progress.done, progress.total)
+                name = progress.path if progress.stage == "download" else f"verify {progress.path}"
+                show(name, "", progress.done, progress.total, unit="B")
 
             try:
                 files = fetch(spec, plan=plan, watch=watch)

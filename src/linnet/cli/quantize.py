@@ -56,7 +56,7 @@ def quantize(
                 files,
                 output,
                 kind,
-                lambda part, done, total: show(part, format_bytes(total), done, total),
+                lambda part, done, total: show(part, "", done, total, unit="B"),
             )
     except KeyboardInterrupt:
         fail("stopped; nothing was written", 130)

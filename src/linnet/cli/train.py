@@ -12,10 +12,12 @@ from linnet.cli import fail
 from linnet.cli.options import Quiet, Threads, completing, one_of, option, whole
 from linnet.cli.terminal import bars, note
 from linnet.errors import InvalidInput
-from linnet.wording import choices
+from linnet.wording import choices, format_count
 
 if TYPE_CHECKING:
     from linnet.train.loop import Report
+
+UNITS = {"latents": "clip"}
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -71,13 +73,13 @@ def train(
 
             def watch(part: str, report: "Report") -> None:
                 numbers = {"step": report.step, "steps": report.steps, **report.numbers}
-                if as_json:
+                unit = UNITS.get(part, "step")
+                show(part, in_words(report), report.step, report.steps, unit=unit)
+                ended = report.step == report.steps
+                if as_json and (unit == "step" or ended):
                     print(json.dumps({"part": part, **numbers, "seconds_a_step": report.seconds_a_step}))
-                elif sys.stderr.isatty():
-                    show(part, in_words(report), report.step, report.steps)
-                elif not quiet:
-                    left = f"{report.seconds_left / 60:.0f} min left"
-                    note(f"{part} {report.step}/{report.steps}: {in_words(report)}, {left}")
+                elif ended and not quiet and not as_json and not sys.stderr.isatty():
+                    note(f"{part}: {format_count(report.steps, unit)} done, {in_words(report)}".rstrip(", "))
 
             made = RECIPES[recipe](Recipe(folder=folder, device=where, steps=steps), watch)
     except KeyboardInterrupt:
@@ -87,7 +89,5 @@ def train(
 
 
 def in_words(report: "Report") -> str:
-    """Loss and throughput, where the part has them."""
-    loss = f"loss {report.numbers['loss']:.4f}" if "loss" in report.numbers else ""
-    pace = f"{report.seconds_a_step:.2f} s/step" if report.seconds_a_step else ""
-    return ", ".join(word for word in (loss, pace) if word)
+    """The loss, where the part has one."""
+    return f"loss {report.numbers['loss']:.4f}" if "loss" in report.numbers else ""

@@ -63,8 +63,9 @@ def cached_latents(
     parts = []
     for first in range(0, clips, SHARD):
         path = folder / f"latents-{first:06d}.safetensors"
-        if _origin(path) != origin:
-            _encode_shard(autoencoder, path, origin, first, frames, seed, device, watch, clips)
+        wanted = range(first, min(first + SHARD, clips))
+        if _origin(path) != origin or _held(path) < len(wanted):
+            _encode_shard(autoencoder, path, origin, wanted, frames, seed, device, watch, clips)
         with safe_open(path, "pt") as file:
             scenes += [Scene(**scene) for scene in json.loads(file.metadata()["scenes"])]
             parts.append(file.get_tensor("latents"))
@@ -84,11 +85,17 @@ def _origin(path: Path) -> dict[str, str] | None:
         return {name: value for name, value in file.metadata().items() if name != "scenes"}
 
 
+def _held(path: Path) -> int:
+    """How many clips; a run for a quick look has fewer."""
+    with safe_open(path, "pt") as file:
+        return file.get_slice("latents").get_shape()[0]
+
+
 def _encode_shard(
     autoencoder: TAE,
     path: Path,
     origin: dict[str, str],
-    first: int,
+    clips: range,
     frames: int,
     seed: int,
     device: str,
@@ -96,7 +103,7 @@ def _encode_shard(
     total: int,
 ) -> None:
     scenes, latents = [], []
-    for index in range(first, first + SHARD):
+    for index in clips:
         scene = sample_scene(random.Random(f"{seed}/{index}"))
         pixels = torch.from_numpy(render(scene, frames, start=begins(seed, index, scene))).to(device)
         video = pixels.permute(0, 3, 1, 2)[None].float() / 255
@@ -104,7 +111,7 @@ def _encode_shard(
             found = autoencoder.encode(video, lead=3)[0].transpose(0, 1)
         scenes.append(scene)
         latents.append(found.to("cpu", torch.float16).contiguous())
+        watch(index + 1, total)
     metadata = origin | {"scenes": json.dumps([asdict(scene) for scene in scenes])}
     with complete(path) as part, system_errors():
         save_file({"latents": torch.stack(latents)}, part, metadata)
-    watch(first + SHARD, total)

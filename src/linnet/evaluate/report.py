@@ -39,8 +39,9 @@ def rows(examination: Examination) -> list[tuple[str, str, str, str, str]]:
     ]
 
 
-def write_report(examination: Examination, folder: Path, *, title: str) -> None:
-    """report.json, confusion.png, sheet.png and, of the clips in which something is wrong, mistakes.png."""
+def write_report(examination: Examination, folder: Path, *, title: str) -> list[str]:
+    """report.json, confusion.png, sheet.png and, of the clips in which something is wrong, mistakes.png; the names of
+    those that were written."""
     record = json.dumps(examination.to_json(), indent=1)
     write_text(folder / "report.json", record)
     save(draw_confusion(examination), folder / "confusion.png")
@@ -51,6 +52,7 @@ def write_report(examination: Examination, folder: Path, *, title: str) -> None:
     if mistakes:
         heading = f"{title}: {len(mistakes)} of {len(examination.answers)} with a mistake"
         save(draw_sheet(mistakes[:SHOWN], heading, rates), folder / "mistakes.png")
+    return ["report.json", "confusion.png", "sheet.png", *(["mistakes.png"] if mistakes else [])]
 
 
 def save(image: Image.Image, path: Path) -> None:

@@ -55,13 +55,19 @@ def measure_rates(
     write: Callable[[Frames], object],
     autoencoder: Any = None,
     file: Path | None = None,
+    watch: Callable[[str], object] = str,
 ) -> CostModel:
     """Of the device, here, with as many threads as torch has now. `write` makes a file of a clip's frames;
-    `autoencoder` is the tiny one's configuration, and `file` one that weights are read from."""
+    `autoencoder` is the tiny one's configuration, and `file` one that weights are read from. `watch` hears what is
+    measured next."""
     kind = getattr(torch, dtype)
+    watch("the autoencoder")
     frame, cell, low_frame, low_cell = decode_rates(spec, device, autoencoder)
+    watch("the transformer")
+    denoising = denoise_rates(spec, shape, kind, device)
+    watch("writing a file, the text encoder, copies and reading")
     return CostModel(
-        **denoise_rates(spec, shape, kind, device),
+        **denoising,
         frame=frame,
         cell=cell,
         low_frame=low_frame,

@@ -11,6 +11,7 @@ from linnet.errors import InvalidInput
 from linnet.models.quantised import STORED, Format
 from linnet.plan import machine_cache
 from linnet.plan.host import cgroup_folders, host_memory, installed_memory, processors
+from linnet.wording import format_bytes
 
 
 def resolve_device(name: str = "auto") -> str:
@@ -119,8 +120,8 @@ def check_there(device: str, *, vram: int | None, ram: int | None) -> None:
     for field, asked in (("vram", vram), ("ram", ram)):
         most = there.get(field)
         if asked is not None and most is not None and asked > most:
-            problem = f"is more than there is, {most / 1e9:.1f} GB"
-            raise InvalidInput(field, f"{asked / 1e9:.1f} GB", problem, "use less, or leave it out")
+            problem = f"is more than there is, {format_bytes(most)}"
+            raise InvalidInput(field, format_bytes(asked), problem, "use less, or leave it out")
 
 
 def card_number(device: str) -> int:

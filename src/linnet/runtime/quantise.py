@@ -25,6 +25,7 @@ from linnet.weights.files import files_under
 from linnet.weights.names import TRANSFORMER_PREFIX
 from linnet.weights.quantise import quantise_files
 from linnet.weights.store import ModelFiles, files_in
+from linnet.wording import format_bytes
 
 Watch = Callable[[str, int, int], None]  # a part, the bytes of it that are done, all of its bytes
 
@@ -83,7 +84,7 @@ def check_space(files: ModelFiles, folder: Path, format: Format) -> None:
     shape = shape_of(files)
     need = shape.text.bytes(format) + shape.transformer.bytes(format) + shape.autoencoder.bytes("float32")
     if (free := shutil.disk_usage(nearest_folder(folder)).free) < need:
-        problem = f"has {free / 1e9:.1f} GB free around it, and takes about {need / 1e9:.1f} GB"
+        problem = f"has {format_bytes(free)} free around it, and takes about {format_bytes(need)}"
         raise InvalidInput("output", folder, problem, "name a folder elsewhere, or free some space")
 
 

@@ -40,6 +40,7 @@ from linnet.serve.metrics import Metrics
 from linnet.serve.queue import Given, Job
 from linnet.serve.schemas import Refused
 from linnet.serve.service import Service
+from linnet.wording import format_duration
 
 STREAMS = 64  # that a key may follow at a time; a browser opens six
 POLL_HINT = "500"  # milliseconds, for clients that poll
@@ -78,7 +79,7 @@ def create_app(service: Service) -> FastAPI:
         request = service.models.request(asked, source.request if source else None)
         longest = service.longest_seconds
         if longest is not None and request.seconds > longest:
-            problem = f"this server makes clips of up to {longest:g} s"
+            problem = f"this server makes clips of up to {format_duration(longest)}"
             raise InvalidInput("seconds", request.seconds, problem, "ask for less")
         content = asked.content(fetch if service.fetches else None)
         sent = given_of(asked, content, request.size)

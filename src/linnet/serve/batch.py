@@ -28,6 +28,7 @@ from linnet.serve.crew import Crew
 from linnet.serve.keeper import Member
 from linnet.serve.queue import Job, Limits, Queue
 from linnet.weights.store import ModelFiles
+from linnet.wording import choices, format_count
 
 OWNER = "batch"
 WAITING = 32  # jobs that the queue holds at a time
@@ -55,30 +56,47 @@ class Count:
     resumed: int
 
 
+class BadLines(InvalidInput):
+    """Several lines cannot be done; `errors` has each, in their order."""
+
+    def __init__(self, file: Path, errors: Sequence[InvalidInput]) -> None:
+        remedy = f"mend them; the first is {errors[0].field.partition(':')[0]}"
+        super().__init__(
+            "prompts", file, f"has {format_count(len(errors), 'line')} that cannot be done", remedy
+        )
+        self.errors = tuple(errors)
+
+
 def read_lines(file: Path, spec: ModelSpec, files: ModelFiles, *, anyway: bool = False) -> list[Line]:
     """Every line of the file that is not empty, checked: a JSON object of settings, or else the prompt itself.
 
-    InvalidInput names the first line that cannot be done; a word that the model does not know is one, unless `anyway`.
+    InvalidInput names the line that cannot be done, BadLines all of them where there are several; a line with a word
+    that the model does not know is one, unless `anyway`.
     """
     text = read_text(file, field="prompts")
     check = ignore if anyway or not spec.closed_vocabulary else words_of(files)
     seen: Counter[str] = Counter()
-    lines = []
+    lines: list[Line] = []
+    errors: list[InvalidInput] = []
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
-        settings = settings_in(line.strip(), f"line {number} of {file.name}")
+        place = f"line {number} of {file.name}"
         try:
+            settings = settings_in(line.strip(), place)
             request = make_request(spec, **settings)
             check("prompt", request.prompt)
             check("negative", request.negative)
         except InvalidInput as error:
-            place = f"line {number} of {file.name}: {error.field}"
-            raise InvalidInput(place, error.value, error.problem, error.remedy) from None
+            field = error.field if error.field.startswith(place) else f"{place}: {error.field}"
+            errors.append(InvalidInput(field, error.value, error.problem, error.remedy))
+            continue
         said = json.dumps([spec.name, settings], sort_keys=True)
         seen[said] += 1  # the same line again is another clip
         key = hashlib.sha256(f"{seen[said]} {said}".encode()).hexdigest()
         lines.append(Line(number=number, key=key, settings=settings))
+    if errors:
+        raise errors[0] if len(errors) == 1 else BadLines(file, errors)
     if not lines:
         raise InvalidInput("prompts", file, "holds no prompt", "write one a line")
     return lines
@@ -90,7 +108,7 @@ def settings_in(line: str, place: str) -> dict[str, Any]:
     settings = read_object(line, field=place, remedy='write {"prompt": "..."}')
     for name in settings:
         if name not in FIELDS:
-            raise InvalidInput(place, name, "is not known", f"use {', '.join(FIELDS)}")
+            raise InvalidInput(place, name, "is not known", choices(name, FIELDS))
     return settings
 
 
@@ -140,8 +158,9 @@ class Batch:
                     if record["status"] == "completed" and (self.out / record["path"]).is_file():
                         yield record
 
-    def run(self, show: Callable[[Count], None]) -> Count:
-        """Until every line has its clip, or was given up. What an earlier run gave up is tried again."""
+    def run(self, show: Callable[[Count, Sequence[str]], None]) -> Count:
+        """Until every line has its clip, or was given up. What an earlier run gave up is tried again. `show` gets the
+        count, and what is being made: "line 3: denoise 4 of 20"."""
         wanted = {line.key: line for line in self.lines}
         self.rewrite([record for key, record in self.records.items() if key in wanted])
         resumed = made = len(self.records.keys() & wanted)
@@ -150,8 +169,9 @@ class Batch:
         asked: dict[str, Line] = {}
         for member in self.members if todo else ():
             member.start()
-        show(Count(made=made, failed=failed, total=len(self.lines), resumed=resumed))
+        show(Count(made=made, failed=failed, total=len(self.lines), resumed=resumed), ())
         while todo or asked:
+            doing: list[str] = []
             while todo and len(asked) < WAITING:
                 line = todo.pop(0)
                 asked[self.ask(line).id] = line
@@ -159,7 +179,10 @@ class Batch:
                 if job.status in ("completed", "failed"):
                     self.settle(asked.pop(job.id), job)
                     made, failed = made + (job.status == "completed"), failed + (job.status == "failed")
-                    show(Count(made=made, failed=failed, total=len(self.lines), resumed=resumed))
+                elif job.status == "in_progress":
+                    where = f" {job.done} of {job.total}" if (job.total or 0) > 1 else ""
+                    doing.append(f"line {asked[job.id].number}: {job.stage}{where}")
+            show(Count(made=made, failed=failed, total=len(self.lines), resumed=resumed), doing)
             time.sleep(LOOK)
         return Count(made=made, failed=failed, total=len(self.lines), resumed=resumed)
 

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from linnet import __version__
 from linnet.errors import InvalidInput
 from linnet.serve.schemas import Refused
+from linnet.wording import format_duration
 
 PATIENCE = 10.0  # seconds to look the name up, again to connect, and again for the answer
 MOST_BYTES = 8 * 2**20
@@ -98,7 +99,7 @@ def addresses(host: str, port: int) -> list[str]:
     looking.start()
     looking.join(PATIENCE)
     if looking.is_alive():
-        raise Unfit(f"has a name that is looked up for over {PATIENCE:g} s")
+        raise Unfit(f"has a name that is looked up for over {format_duration(PATIENCE)}")
     if not found:
         raise Unfit("cannot be fetched: its name is not known")
     return found
@@ -134,7 +135,7 @@ def _read(connection: http.client.HTTPConnection, target: str) -> bytes:
             raise Unfit(f"answers {answer.status}")
         content = answer.read(MOST_BYTES + 1)
         if late.is_set():
-            raise Unfit(f"takes over {PATIENCE:g} s")
+            raise Unfit(f"takes over {format_duration(PATIENCE)}")
         if len(content) > MOST_BYTES:
             raise Unfit(f"has over {MOST_BYTES // 2**20} MiB")
         if answer.length:

@@ -19,6 +19,7 @@ from linnet.serve.clock import Awake
 from linnet.serve.queue import Queue
 from linnet.serve.render import RenderSettings
 from linnet.serve.worker import WorkerSettings, cause
+from linnet.wording import format_duration
 
 log = logging.getLogger("linnet.serve")
 
@@ -108,9 +109,9 @@ class Signs:
         if busy != self._busy:
             self._busy, self._moved = busy, now
         if now - self._heard > self.patience.silence + (START if beat is None else 0.0):
-            return f"gave no sign of life for {self.patience.silence:g} s"
+            return f"gave no sign of life for {format_duration(self.patience.silence)}"
         if busy is not None and now - self._moved > self.patience.stall:
-            return f"got nowhere for {self.patience.stall:g} s"
+            return f"got nowhere for {format_duration(self.patience.stall)}"
         return None
 
 

@@ -4,6 +4,7 @@ Every recipe can be stopped at any moment and started again with the same folder
 """
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,9 +15,11 @@ from PIL import Image
 from torch import Tensor
 
 from linnet import __version__
+from linnet.data import playground
 from linnet.data.cache import cached_latents
 from linnet.data.vocabulary import write_tokenizer
 from linnet.filesystem import write_text
+from linnet.geometry import Size, token_count
 from linnet.models.tae import TAE, TAEConfig
 from linnet.models.text import T5Config, Tokenizer
 from linnet.models.transformer import TransformerConfig
@@ -33,6 +36,11 @@ from linnet.weights.names import LATENT_BIAS, LATENT_SCALE, TRANSFORMER_PREFIX
 
 Watch = Callable[[str, Report], None]
 
+CLIPS = 12_000
+TOKENS = 5600  # of a step's batch
+MOST_A_STEP = TOKENS // token_count(
+    1, Size(playground.WIDTH, playground.HEIGHT)
+)  # clips, if each is one frame
 TINY = TAEConfig(encoder_width=24, decoder_widths=(96, 64, 32, 24))
 SHOWN = (  # captions of the sample clips; the last three are held out of training
     "a red star spins on a blue background",
@@ -83,7 +91,7 @@ def seedling(recipe: Recipe, watch: Watch) -> Path:
     tiny = TAEConfig.from_json(read_config(autoencoder_path) or {})
     decoder = load_into(lambda: TAE(tiny), autoencoder_path, device=recipe.device).eval()
 
-    clips = 12_000
+    clips = CLIPS if recipe.steps is None else min(CLIPS, recipe.steps * MOST_A_STEP)
     cache = cached_latents(
         decoder,
         fingerprint([autoencoder_path]),
@@ -92,7 +100,7 @@ def seedling(recipe: Recipe, watch: Watch) -> Path:
         frames=97,
         seed=1,
         device=recipe.device,
-        watch=lambda done, total: watch("latents", Report(done, total, {}, 0.0)),
+        watch=paced(lambda report: watch("latents", report)),
     )
     tokenizer_path = folder / "tokenizer.json"
     words = write_tokenizer(tokenizer_path)
@@ -103,7 +111,7 @@ def seedling(recipe: Recipe, watch: Watch) -> Path:
         text=T5Config(
             vocab_size=words, d_model=128, d_kv=32, d_ff=256, num_layers=2, num_heads=4, gated=True
         ),
-        tokens=5600,
+        tokens=TOKENS,
         lengths=(
             (0, ((1, 0.3), (4, 0.4), (7, 0.3))),
             (500, ((1, 0.1), (4, 0.2), (7, 0.5), (13, 0.2))),
@@ -135,6 +143,18 @@ def seedling(recipe: Recipe, watch: Watch) -> Path:
     export(task, weights, folder)
     write_recipe(folder / "recipe.json", "seedling", {"clips": clips, **asdict(shape)}, loop)
     return folder
+
+
+def paced(watch: Callable[[Report], None]) -> Callable[[int, int], None]:
+    """Reports with the seconds that each part took so far; those that were there before count for nothing."""
+    begun: list[tuple[float, int]] = []
+
+    def look(done: int, total: int) -> None:
+        begun[:] = begun or [(time.monotonic(), done)]
+        start, before = begun[0]
+        watch(Report(done, total, {}, (time.monotonic() - start) / max(1, done - before)))
+
+    return look
 
 
 class SampledFlow(FlowTask):

@@ -24,6 +24,7 @@ from linnet.catalog import ModelSpec
 from linnet.errors import InvalidInput, LinnetError, WeightsError
 from linnet.filesystem import write_text
 from linnet.weights.store import ModelFiles, layout, repository_folder, resolve
+from linnet.wording import format_bytes
 
 KEPT_SUFFIXES = frozenset({".safetensors", ".json", ".model", ".txt"})
 PROGRESS_BAR = "huggingface_hub.http_get"
@@ -138,7 +139,7 @@ def pull(
     with disk_errors(plan):
         plan.folder.mkdir(parents=True, exist_ok=True)
         if (free := shutil.disk_usage(plan.folder).free) < plan.bytes_to_fetch:
-            problem = f"has {free / 1e9:.1f} GB free and {plan.bytes_to_fetch / 1e9:.1f} GB are to come"
+            problem = f"has {format_bytes(free)} free and {format_bytes(plan.bytes_to_fetch)} are to come"
             raise InvalidInput(
                 "cache", plan.folder, problem, "free some space, or set HF_HUB_CACHE to another disk"
             )
