@@ -1,6 +1,11 @@
 """For every test: types and shapes in linnet's signatures are checked at each call, and the models that the
-user of this machine may have do not count."""
+user of this machine may have do not count.
 
+`LINNET_TEST_DTYPE=float32` or `bfloat16` forces what `default_dtype` finds, here and in the processes that tests start
+where this CPU has both; otherwise it is what suits the machine.
+"""
+
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -41,7 +46,26 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What linnet finds out once and remembers does not go into the cache of whoever runs the tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LINNET_CACHE", str(tmp_path_factory.mktemp("cache")))
+        if forced := os.environ.get("LINNET_TEST_DTYPE"):
+            force_dtype(forced, patch)
         yield
+
+
+def force_dtype(name: str, patch: pytest.MonkeyPatch) -> None:
+    """Let `default_dtype` find this one: a CPU with instructions for bfloat16, and which of the two it found faster."""
+    if name not in ("float32", "bfloat16"):
+        raise pytest.UsageError(f"LINNET_TEST_DTYPE={name}: use float32 or bfloat16")
+    import torch
+
+    from linnet.runtime import device
+
+    found = {**getattr(torch.cpu, "get_capabilities", dict)(), "avx512_bf16": True, "amx_bf16": False}
+    patch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
+    with pytest.MonkeyPatch.context() as once:
+        # What it finds now is remembered in the tests' own cache, which the processes that they start look into, too.
+        once.setattr(device, "seconds_of_product", lambda dtype: float(str(dtype) != f"torch.{name}"))
+        device.default_dtype("cpu")
+    assert str(device.default_dtype("cpu")) == f"torch.{name}"
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """Where a model runs: limits of containers are seen, devices that are not there are refused."""
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -145,3 +146,8 @@ def test_products_are_timed_in_one_thread_and_the_others_come_back() -> None:
     threads = torch.get_num_threads()
     assert 0 < device.seconds_of_product(torch.float32) < 10
     assert torch.get_num_threads() == threads
+
+
+@pytest.mark.skipif("LINNET_TEST_DTYPE" not in os.environ, reason="LINNET_TEST_DTYPE forces no dtype")
+def test_the_dtype_that_the_tests_force_is_found() -> None:
+    assert str(default_dtype("cpu")) == f"torch.{os.environ['LINNET_TEST_DTYPE']}"
