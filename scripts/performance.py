@@ -186,8 +186,8 @@ def cpu(result: dict[str, Any]) -> Any:
 
 
 def same() -> str:
-    words = """The same request on the same machine, with the same dtype, gives the same bytes. A clip that is made among
-    others in one batch is another matter, since products of other sizes round otherwise. In float32 it differs from the
+    words = """The same request on the same machine, with the same dtype, gives the same bytes. A clip that is made
+    among others in one batch is another matter, since products of other sizes round otherwise. In float32 it differs from the
     clip alone by no more than 1 of 255. In bfloat16 it shows the same, and single pixels at edges may differ by up to
     64 of 255 (13 and 19 were seen), on average by less than 1. `--dtype float32` gives the first on any machine. What
     `--dtype auto` takes is what this machine multiplies faster: an AMD EPYC with AVX-512's bfloat16 and without AMX
@@ -357,8 +357,8 @@ SECTIONS = (
         "solver | steps | all right (95 %) | offered",
         """Seedling at its own guidance, clips of 2 s, read from the files. APG's momentum is at its limit for dpm++ and
         unipc, and for Euler in fewer than 20 steps: where it swings from step to step, Euler in 6 steps had 26 of 50
-        right and in 8 steps 8 of 14, and dpm++ in 10 steps 1 of 8. For the Linum models dpm++ and unipc are offered from
-        10 steps on, by theory: nobody has measured it. Their Euler keeps the published momentum at any number of
+        right and in 8 steps 8 of 14, and dpm++ in 10 steps 1 of 8. For the Linum models dpm++ and unipc are offered
+        from 10 steps on, by theory: nobody has measured it. Their Euler keeps the published momentum at any number of
         steps.""",
     ),
     (
