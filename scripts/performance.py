@@ -187,11 +187,11 @@ def cpu(result: dict[str, Any]) -> Any:
 
 def same() -> str:
     words = """The same request on the same machine, with the same dtype, gives the same bytes. A clip that is made
-    among others in one batch is another matter, since products of other sizes round otherwise. In float32 it differs from the
-    clip alone by no more than 1 of 255. In bfloat16 it shows the same, and single pixels at edges may differ by up to
-    64 of 255 (13 and 19 were seen), on average by less than 1. `--dtype float32` gives the first on any machine. What
-    `--dtype auto` takes is what this machine multiplies faster: an AMD EPYC with AVX-512's bfloat16 and without AMX
-    denoises seedling's 2 s in 4.4 s of CPU time in bfloat16, and in 6.9 s in float32."""
+    among others in one batch is another matter, since products of other sizes round otherwise. In float32 it differs
+    from the clip alone by no more than 1 of 255. In bfloat16 it shows the same, and single pixels at edges may differ
+    by up to 64 of 255 (13 and 19 were seen), on average by less than 1. `--dtype float32` gives the first on any
+    machine. What `--dtype auto` takes is what this machine multiplies faster: an AMD EPYC with AVX-512's bfloat16 and
+    without AMX denoises seedling's 2 s in 4.4 s of CPU time in bfloat16, and in 6.9 s in float32."""
     return f"## What stays the same\n\n{wrapped(words)}"
 
 
