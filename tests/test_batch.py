@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -145,3 +146,29 @@ def test_what_was_made_kept_and_failed_is_told_apart(
     kept, mixed = (CliRunner().invoke(app, words(prompts, tiny_model)) for _ in range(2))
     assert "0 made, 3 kept from before, 0 failed, in " in kept.stderr
     assert "1 made, 2 kept from before, 1 failed, in " in mixed.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (
+            b'\xef\xbb\xbf{"prompt": "a red star", "frames": "13"}',
+            'line 1 of .*: frames "13": is not a whole',
+        ),
+        (b'\n{"prompt": "a red star", "seed": NaN}', 'line 2 of .*in "seed" that is not finite'),
+        (b'{"prompt": ' + b"[" * 50_000 + b"]" * 50_000 + b"}", "line 1 of .*nested too deeply"),
+        (b'{"prompt": "a red star", "seed": 1, "seed": 2}', 'line 1 of .*"seed" twice'),
+        ("a red\u200b star".encode(), r"line 1 of .*U\+200B"),
+        ("a red star".encode("utf-16"), "UTF-16"),
+        (b"a red star \xe9", r"not UTF-8 text \(line 1\)"),
+    ],
+)
+def test_a_line_that_cannot_be_read_is_named(
+    tmp_path: Path, tiny_model: Path, content: bytes, said: str
+) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_bytes(content)
+    ended = CliRunner().invoke(app, words(prompts, tiny_model))
+    assert ended.exit_code == 2, ended.output
+    assert re.search(said, ended.stderr), ended.stderr
+    assert not (tmp_path / "out").exists()
