@@ -151,3 +151,19 @@ def test_reading_weights_and_compiling_have_stages_of_their_own(
     told.clear()
     pipeline.generate(request, tmp_path / "b.mp4", watch=told.append)
     assert {now.stage for now in told} == {"text", "denoise", "decode"}  # all is in its place
+
+
+def test_whatever_is_made_from_a_clip_is_summed_up_as_a_new_one_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from types import SimpleNamespace
+    from typing import Any
+
+    from linnet.cli.direct import run
+
+    request = make_request(SEEDLING, prompt="a red star", seed=7, seconds=2)
+    pipeline: Any = SimpleNamespace()
+    run(pipeline, lambda watch: None, tmp_path / "a.mp4", request=request, quiet=False, as_json=False)
+    printed = capsys.readouterr()
+    assert printed.err == "2 s of 128x72, seed 7, made in 0 s:\n"
+    assert printed.out == f"{tmp_path / 'a.mp4'}\n"

@@ -98,7 +98,8 @@ def batch(
                 def show(count: "Count", doing: Sequence[str]) -> None:
                     ended = count.made + count.failed
                     failed = [f"{count.failed:,} failed"] if count.failed else []
-                    words = [f"{ended:,} of {count.total:,}", *failed, *doing]
+                    starting = [] if doing or ended == count.total else ["a worker is starting"]
+                    words = [f"{ended:,} of {count.total:,}", *failed, *doing, *starting]
                     bar("clips", "; ".join(words), ended, count.total)
 
                 if not quiet and not as_json:
