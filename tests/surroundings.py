@@ -107,14 +107,14 @@ def run(words: list[str], surroundings: str) -> dict[str, Any]:
                 main()
             except SystemExit as leaving:
                 status = leaving.code if isinstance(leaving.code, int) else 0
-            except BaseException:
-                sys.excepthook(*sys.exc_info())
+            except BaseException as error:
+                sys.excepthook(type(error), error, error.__traceback__)
             finally:
                 if sys.stderr:
                     sys.stderr.flush()
                 os._exit(status)
         _, ended = os.waitpid(child, 0)
-        found = {"status": os.waitstatus_to_exitcode(ended)}
+        found: dict[str, Any] = {"status": os.waitstatus_to_exitcode(ended)}
         for name, file in (("out", out), ("error", error)):
             file.seek(0)
             found[name] = file.read().decode(errors="surrogateescape")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from linnet.errors import WeightsError, one_line
 from linnet.weights.files import read_config
@@ -21,7 +21,7 @@ def config_as(kind: type[C], path: Path) -> C | None:
 
 
 def as_config(kind: type[C], config: Mapping[str, Any], path: Path) -> C:
-    known = {field.name: field for field in fields(kind)}
+    known = {field.name: field for field in fields(cast(Any, kind))}
     for name, value in config.items():
         if name not in known:
             raise other_model(path, f'its config has "{name}"')
