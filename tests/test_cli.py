@@ -122,7 +122,7 @@ def test_like_repeats_a_clip_and_varies_it(tiny_model: Path) -> None:
 
 
 def test_a_clip_of_skipped_steps_says_which_and_is_repeated(tiny_model: Path) -> None:
-    words = ("--steps", 8, "--solver", "unipc", "--guidance-interval", "0:0.5", "--reuse", "0.9")
+    words = ("--steps", 10, "--solver", "unipc", "--guidance-interval", "0:0.5", "--reuse", "0.9")
     result = generate(tiny_model, PROMPT, "--seconds", 0, *words, "--output", "a.mp4", "--json")
     made = json.loads(result.stdout)
     asked = {"solver": "unipc", "guidance_from": 0, "guidance_until": 0.5, "reuse": "0.9"}
