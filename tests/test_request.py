@@ -128,8 +128,8 @@ def test_an_overlap_follows_from_its_window_unless_it_is_given() -> None:
             'frames "21": makes a loop .* short for seedling; use 25 or more, .* 1 s',
         ),
         (
-            {"solver": "unipc", "steps": 7},
-            'steps "7": .* solver unipc, .*; use 8 or more, or the solver euler$',
+            {"solver": "unipc", "steps": 9},
+            'steps "9": .* solver unipc, .*; use 10 or more, or the solver euler$',
         ),
         ({"solver": "dpm++", "profile": "draft"}, 'steps "2": are too few for the solver dpm'),
     ],
