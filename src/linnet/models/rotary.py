@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 THETA = 10_000.0
+CPU = torch.device("cpu")
 
 
 class Rotary(NamedTuple):
@@ -27,14 +28,14 @@ def float64_device(device: torch.device) -> torch.device:
     return torch.device("cpu") if device.type == "mps" else device
 
 
-def frequencies(head_dim: int, axis: int) -> Float[Tensor, "p"]:
+def frequencies(head_dim: int, axis: int, device: torch.device = CPU) -> Float[Tensor, "p"]:
     """Radians a token, in float64, of the pairs that turn with time (axis 0), rows (1) or columns (2).
 
     Of a head's P pairs, the last P//3 turn with the column, those before with the row and the rest with time.
     """
     pairs = head_dim // 2
     share = pairs - 2 * (pairs // 3) if axis == 0 else pairs // 3
-    return THETA ** (-torch.arange(share, dtype=torch.float64) / share)
+    return THETA ** (-torch.arange(share, dtype=torch.float64, device=device) / share)
 
 
 def nearness(head_dim: int, axes: Container[int], strength: float) -> Float[Tensor, "d"]:
@@ -57,7 +58,7 @@ def rotary_tables(grid: tuple[int, int, int], head_dim: int, device: torch.devic
 
     def spread(axis: int) -> Float[Tensor, "T H W p"]:
         position = torch.arange(grid[axis], dtype=torch.float64, device=home)
-        frequency = frequencies(head_dim, axis).to(home)
+        frequency = frequencies(head_dim, axis, home)
         shape = [1, 1, 1, len(frequency)]
         shape[axis] = grid[axis]
         return torch.outer(position, frequency).view(shape)
@@ -73,7 +74,11 @@ def rotary_tables(grid: tuple[int, int, int], head_dim: int, device: torch.devic
 
 
 def rotate(x: Float[Tensor, "B L N d"], rotary: Rotary) -> Float[Tensor, "B L N d"]:
-    """Turn the interleaved channel pairs (2i, 2i+1) of every head."""
-    cos, sin = rotary
-    even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
-    return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2)
+    """Turn the interleaved channel pairs (2i, 2i+1) of every head.
+
+    Each pair times its cosine, plus the swapped pair times the signed sine: a compiler reads and writes every number
+    once this way, where joining the two halves would take a buffer and masked reads.
+    """
+    pairs = x.unflatten(-1, (-1, 2))
+    signed = torch.stack((-rotary.sin, rotary.sin), dim=-1)
+    return (pairs * rotary.cos.unsqueeze(-1) + pairs.flip(-1) * signed).flatten(-2)

@@ -11,7 +11,7 @@ float32 whatever the dtype of the matrix products.
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Self, cast
+from typing import NamedTuple, Self, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -19,7 +19,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from linnet.models.attention import GELU, Attend, CrossAttention, Heads, Linear, SelfAttention, Share, attend
+from linnet.models.attention import (
+    GELU,
+    Attend,
+    CrossAttention,
+    FeedForward,
+    Heads,
+    Linear,
+    SelfAttention,
+    Share,
+    Tokens,
+    attend,
+    mix,
+    product_dtype,
+)
 from linnet.models.rotary import Rotary, float64_device, rotary_tables
 
 GATE = 0.3  # of each block's attention and feed-forward before training
@@ -110,6 +123,37 @@ def add(x: Float[Tensor, "B L D"], change: Float[Tensor, "B L D"]) -> Float[Tens
     return x + change if torch.is_grad_enabled() else x.add_(change)
 
 
+class Change(NamedTuple):
+    """What a block's feed-forward net has to add to the residual stream, and its gate.
+
+    The next block adds it: there a compiler fuses the addition with the norm that follows, so that the residual stream
+    is read and written once less.
+    """
+
+    value: Float[Tensor, "B L D"]
+    gate: Float[Tensor, "B 1 D"]
+
+    def add_to(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
+        return add(x, self.gate * self.value)
+
+
+class Room(NamedTuple):
+    """Memory for the keys and values of all tokens, which every block fills anew."""
+
+    key: Tokens
+    value: Tokens
+
+
+def equal_chunk(length: int, most: int) -> int:
+    """Tokens of a chunk, `most` or fewer. Chunks are of one length, so that they are compiled once, where `length` has
+    a divisor not much smaller than `most`; otherwise the last chunk is the shortest."""
+    least = -(-length // most)
+    for parts in range(least, least + least // 2 + 2):
+        if length % parts == 0:
+            return length // parts
+    return -(-length // least)
+
+
 class Block(nn.Module):
     """Self-attention, cross-attention and a feed-forward net; time steers the first and the last."""
 
@@ -120,9 +164,49 @@ class Block(nn.Module):
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(dim, eps=1e-5) for _ in range(3))
         self.self_attn = SelfAttention(dim, config.num_heads)
         self.cross_attn = CrossAttention(dim, config.num_heads)
-        self.ffn = nn.Sequential(Linear(dim, config.ffn_dim), GELU(), Linear(config.ffn_dim, dim))
+        self.ffn = FeedForward(dim, config.ffn_dim)
 
     def forward(
+        self,
+        x: Float[Tensor, "B L D"],
+        change: Change,
+        time: Float[Tensor, "B 6 D"],
+        rotary: Rotary,
+        key: Heads,
+        value: Heads,
+        bias: Float[Tensor, "B 1 1 S"],
+        attend: Attend = attend,
+    ) -> tuple[Float[Tensor, "B L D"], Change]:
+        """The stream and what is still to be added to it; `change` is what the block before left to be added."""
+        shift1, scale1, gate1, *later = self.steering(time)
+        x = change.add_to(x)
+        # One tensor for all three layers that see it.
+        seen = modulate(self.norm1(x), scale1, shift1).to(product_dtype(self.self_attn.q))
+        keys_values = self.self_attn.keys_values(seen, rotary)
+        mixed = mix(self.self_attn.query(seen, rotary), *keys_values, attend)
+        return self.finish(x, mixed, gate1, later, key, value, bias)
+
+    def steering(self, time: Float[Tensor, "B 6 D"]) -> Sequence[Float[Tensor, "B 1 D"]]:
+        """Shift, scale and gate of self-attention, then of the feed-forward net."""
+        return (self.modulation + time).split(1, dim=1)
+
+    def finish(
+        self,
+        x: Float[Tensor, "B L D"],
+        mixed: Float[Tensor, "B L D"],
+        gate: Float[Tensor, "B 1 D"],
+        steering: Sequence[Float[Tensor, "B 1 D"]],
+        key: Heads,
+        value: Heads,
+        bias: Float[Tensor, "B 1 1 S"],
+    ) -> tuple[Float[Tensor, "B L D"], Change]:
+        """What follows self-attention, each token by itself."""
+        shift, scale, last = steering
+        x = add(x, gate * self.self_attn.o(mixed))
+        x = add(x, self.cross_attn(self.norm3(x), key, value, bias))
+        return x, Change(self.ffn(modulate(self.norm2(x), scale, shift)), last)
+
+    def in_chunks(
         self,
         x: Float[Tensor, "B L D"],
         time: Float[Tensor, "B 6 D"],
@@ -130,23 +214,52 @@ class Block(nn.Module):
         key: Heads,
         value: Heads,
         bias: Float[Tensor, "B 1 1 S"],
-        token_chunk: int | None = None,
-        attend: Attend = attend,
-    ) -> Float[Tensor, "B L D"]:
-        """Only where tokens attend to each other must all be there at once: the rest is done for `token_chunk` at a
-        time, if no gradients are kept. Then `x` itself becomes the result."""
-        shift1, scale1, gate1, shift2, scale2, gate2 = (self.modulation + time).split(1, dim=1)
-        count = x.shape[1] if token_chunk is None or torch.is_grad_enabled() else token_chunk
-        parts = x.split(count, dim=1)
-        turns = [Rotary(*pair) for pair in zip(*(table.split(count) for table in rotary), strict=True)]
-        steered = (modulate(self.norm1(part), scale1, shift1) for part in parts)
-        mixed = self.self_attn.mix(steered, turns, attend).split(count, dim=1)
-        done: list[Tensor] = []
-        for part, own in zip(parts, mixed, strict=True):
-            part = add(part, gate1 * self.self_attn.o(own))
-            part = add(part, self.cross_attn(self.norm3(part), key, value, bias))
-            done.append(add(part, gate2 * self.ffn(modulate(self.norm2(part), scale2, shift2))))
-        return done[0] if len(done) == 1 else x
+        attend: Attend,
+        *,
+        chunk: int,
+        room: Room,
+    ) -> None:
+        """The same in little memory, `chunk` tokens at a time; `x` itself becomes the result.
+
+        Keys and values of all tokens come first. Then each chunk's queries go all the way, so that neither all queries
+        nor all that attention makes ever exist. The first norm is computed twice.
+        """
+        parts = x.split(chunk, dim=1)
+        turns = [Rotary(*pair) for pair in zip(*(table.split(chunk) for table in rotary), strict=True)]
+        places = zip(room.key.split(chunk, dim=1), room.value.split(chunk, dim=1), strict=True)
+        for part, turn, (keys, values) in zip(parts, turns, places, strict=True):
+            self.fill(keys, values, part, time, turn)
+        for part, turn in zip(parts, turns, strict=True):
+            self.advance(part, time, turn, room, key, value, bias, attend)
+
+    def fill(
+        self, keys: Tokens, values: Tokens, x: Float[Tensor, "B _ D"], time: Tensor, rotary: Rotary
+    ) -> None:
+        """Write a chunk's keys and values where all of them stand."""
+        shift, scale, *_ = self.steering(time)
+        for place, own in zip(
+            (keys, values),
+            self.self_attn.keys_values(modulate(self.norm1(x), scale, shift), rotary),
+            strict=True,
+        ):
+            place.copy_(own)
+
+    def advance(
+        self,
+        x: Float[Tensor, "B _ D"],
+        time: Float[Tensor, "B 6 D"],
+        rotary: Rotary,
+        room: Room,
+        key: Heads,
+        value: Heads,
+        bias: Float[Tensor, "B 1 1 S"],
+        attend: Attend,
+    ) -> None:
+        """A chunk of the stream, which becomes the result."""
+        shift, scale, gate, *later = self.steering(time)
+        mixed = mix(self.self_attn.query(modulate(self.norm1(x), scale, shift), rotary), *room, attend)
+        x, change = self.finish(x, mixed, gate, later, key, value, bias)
+        change.add_to(x)
 
 
 class Head(nn.Module):
@@ -244,9 +357,9 @@ class Transformer(nn.Module):
         """The float32 velocity, noise - data, at `timestep` = 1000 * sigma. Text of batch 1 serves all.
 
         `blocks` are the model's own, in turn, where they are not all in memory: each is used before the next one is
-        asked for. `token_chunk` bounds memory, not the result: see `Block`. `attend` is one of several ways that give
-        the same. Processes that `share` the tokens, told their number, all call this with the same inputs and all get
-        the whole.
+        asked for. `token_chunk` bounds memory, not the result: see `Block.in_chunks`; where gradients are kept or
+        tokens shared it means nothing. `attend` is one of several ways that give the same. Processes that `share` the
+        tokens, told their number, all call this with the same inputs and all get the whole.
         """
         height, width = latents.shape[-2:]
         padded = F.pad(latents, (0, width % PATCH, 0, height % PATCH))
@@ -258,14 +371,32 @@ class Transformer(nn.Module):
         own, meet = (mine.own, mine.attend) if mine else (slice(None), attend)
         rotary = Rotary(*(table[own] for table in rotary))
         x = self._embed(self._patchify(padded)[:, own])
-        for block, key, value in zip(blocks or self.blocks, text.keys, text.values, strict=True):
-            keys, values = (rows.expand(batch, -1, -1, -1) for rows in (key, value))
-            x = block(x, modulation, rotary, keys, values, bias, token_chunk, meet)
-        parts = x.split(token_chunk or x.shape[1], dim=1)
-        patches = torch.cat([self.head(part, time) for part in parts], dim=1)
+        texts = (
+            [rows.expand(batch, -1, -1, -1) for rows in pair]
+            for pair in zip(text.keys, text.values, strict=True)
+        )
+        run = zip(blocks or self.blocks, texts, strict=True)
+        chunk = len(x[0])
+        if token_chunk is None or token_chunk >= chunk or mine or torch.is_grad_enabled():
+            # Zeros, so that a compiler sees the first block as it sees the others.
+            change = Change(torch.zeros_like(x, dtype=text.values[0].dtype), torch.zeros_like(time)[:, None])
+            for block, (key, value) in run:
+                x, change = block(x, change, modulation, rotary, key, value, bias, meet)
+            x = change.add_to(x)
+        else:
+            chunk = equal_chunk(chunk, token_chunk)
+            room = self._room(x, text.values[0].dtype)
+            for block, (key, value) in run:
+                block.in_chunks(x, modulation, rotary, key, value, bias, attend, chunk=chunk, room=room)
+            del room
+        patches = torch.cat([self.head(part, time) for part in x.split(chunk, dim=1)], dim=1)
         if mine:
             patches = mine.gather(patches)
         return self._unpatchify(patches, grid)[..., :height, :width]
+
+    def _room(self, x: Float[Tensor, "B L D"], dtype: torch.dtype) -> Room:
+        shape = (*x.shape[:2], self.config.num_heads, -1)
+        return Room(*(torch.empty_like(x, dtype=dtype).view(shape) for _ in Room._fields))
 
     def _embed_time(
         self, timestep: Float[Tensor, "B"]
