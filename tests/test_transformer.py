@@ -4,18 +4,21 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jaxtyping
 import pytest
 import torch
 from safetensors import safe_open
 from torch import Tensor
+from torch._dynamo.backends.debugging import aot_eager
 from torch.nn import functional as F
 
 from linnet.models import attention
 from linnet.models.attention import GELU, Linear, attend, attend_plainly
 from linnet.models.rotary import nearness, rotary_tables, rotate
 from linnet.models.transformer import TextContext, Transformer, TransformerConfig, equal_chunk, linum_v2
+from linnet.runtime.compile import compile_blocks
 from live import Live
 
 RECORDINGS = sorted((Path(__file__).parent / "golden").glob("dit_*.safetensors"))
@@ -179,12 +182,54 @@ def test_compiled_blocks_equal_eager_ones(unchecked: None) -> None:
     for compiled in (False, True):
         model = random_model()
         if compiled:
-            for block in model.blocks:
-                block.compile(backend="aot_eager", fullgraph=True)
+            compile_blocks(model.blocks, backend="aot_eager", fullgraph=True)
         out = model(LATENTS, TIMESTEP, model.encode_text([draw(3, SMALL.text_dim)]))
         out.square().mean().backward()
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
     close(gradients[1], gradients[0], 1e-5)
+
+
+class Counting:
+    """A backend that traces, and counts how often it is asked."""
+
+    def __init__(self) -> None:
+        self.graphs = 0
+
+    def __call__(self, graph: Any, inputs: Any) -> Any:
+        self.graphs += 1
+        return aot_eager(graph, inputs)
+
+
+@pytest.mark.parametrize(("chunk", "graphs"), [(None, 1), (9, 2)])
+@torch.no_grad()
+def test_prompts_of_every_length_are_compiled_once(unchecked: None, chunk: int | None, graphs: int) -> None:
+    """And all blocks, and all chunks: of what makes keys and values, and of what follows."""
+    torch.compiler.reset()
+    config = replace(SMALL, num_layers=3, text_len=64)
+    plain, model, backend = random_model(config=config), random_model(config=config), Counting()
+    compile_blocks(model.blocks, backend=backend, fullgraph=True)
+    for length in range(1, 61, 2):
+        text = [draw(length, SMALL.text_dim)]
+        out = model(LATENTS, TIMESTEP, model.encode_text(text), token_chunk=chunk)
+        close(out, plain(LATENTS, TIMESTEP, plain.encode_text(text)))
+    assert backend.graphs == graphs
+
+
+@torch.no_grad()
+def test_more_sizes_than_are_kept_compiled_are_compiled_anew(
+    unchecked: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where torch itself would go on without its compiler, and say nothing."""
+    monkeypatch.setattr("linnet.runtime.compile.SIZES", 2)
+    torch.compiler.reset()
+    model, backend = random_model(), Counting()
+    compile_blocks(model.blocks, backend=backend)
+    text = model.encode_text([draw(3, SMALL.text_dim)])
+    for frames in (1, 2, 3, 4, 5):
+        model(draw(1, 16, frames, 4, 4), TIMESTEP[:1], text)
+    assert backend.graphs == 5
+    model(draw(1, 16, 5, 4, 4), TIMESTEP[:1], text)
+    assert backend.graphs == 5
 
 
 def test_plain_attention_equals_the_fused_one() -> None:

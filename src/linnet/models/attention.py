@@ -144,9 +144,11 @@ class SelfAttention(nn.Module):
         self.q.bias.copy_(bias)
         self.k.bias.copy_(bias)
 
-    def forward(self, x: Float[Tensor, "B L D"], rotary: Rotary) -> Float[Tensor, "B L D"]:
-        x = x.to(product_dtype(self.q))
-        return self.o(mix(self.query(x, rotary), *self.keys_values(x, rotary)))
+    def forward(
+        self, x: Float[Tensor, "B L D"], rotary: Rotary, attend: Attend = attend
+    ) -> Float[Tensor, "B L D"]:
+        keys_values = self.keys_values(x, rotary)
+        return self.o(mix(self.query(x, rotary), *keys_values, attend))
 
     def query(self, x: Float[Tensor, "B L D"], rotary: Rotary) -> Tokens:
         # The norm spans all D channels, so it comes before the split into heads.

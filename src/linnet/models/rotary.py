@@ -79,7 +79,6 @@ def rotate(x: Float[Tensor, "B L N d"], rotary: Rotary) -> Float[Tensor, "B L N 
     Each pair times its cosine, plus the swapped pair times the signed sine: a compiler reads and writes every number
     once this way, where joining the two halves would take a buffer and masked reads.
     """
-    pairs = x.unflatten(-1, (-1, 2))
     cos = torch.stack((rotary.cos, rotary.cos), dim=-1).flatten(-2)
     signed = torch.stack((-rotary.sin, rotary.sin), dim=-1).flatten(-2)
     return x * cos + x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2) * signed

@@ -133,8 +133,9 @@ class Change(NamedTuple):
     value: Float[Tensor, "B L D"]
     gate: Float[Tensor, "B 1 D"]
 
-    def add_to(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
-        return add(x, self.gate * self.value)
+
+def add_change(x: Float[Tensor, "B L D"], change: Change) -> Float[Tensor, "B L D"]:
+    return add(x, change.gate * change.value)
 
 
 class Room(NamedTuple):
@@ -178,13 +179,12 @@ class Block(nn.Module):
         attend: Attend = attend,
     ) -> tuple[Float[Tensor, "B L D"], Change]:
         """The stream and what is still to be added to it; `change` is what the block before left to be added."""
-        shift1, scale1, gate1, *later = self.steering(time)
-        x = change.add_to(x)
-        # One tensor for all three layers that see it.
-        seen = modulate(self.norm1(x), scale1, shift1).to(product_dtype(self.self_attn.q))
-        keys_values = self.self_attn.keys_values(seen, rotary)
-        mixed = mix(self.self_attn.query(seen, rotary), *keys_values, attend)
-        return self.finish(x, mixed, gate1, later, key, value, bias)
+        shift, scale, gate, *later = self.steering(time)
+        x = add_change(x, change)
+        # Cast once for all three layers that see it.
+        seen = modulate(self.norm1(x), scale, shift).to(product_dtype(self.self_attn.q))
+        x = add(x, gate * self.self_attn(seen, rotary, attend))
+        return self.finish(x, later, key, value, bias)
 
     def steering(self, time: Float[Tensor, "B 6 D"]) -> Sequence[Float[Tensor, "B 1 D"]]:
         """Shift, scale and gate of self-attention, then of the feed-forward net."""
@@ -193,18 +193,15 @@ class Block(nn.Module):
     def finish(
         self,
         x: Float[Tensor, "B L D"],
-        mixed: Float[Tensor, "B L D"],
-        gate: Float[Tensor, "B 1 D"],
         steering: Sequence[Float[Tensor, "B 1 D"]],
         key: Heads,
         value: Heads,
         bias: Float[Tensor, "B 1 1 S"],
     ) -> tuple[Float[Tensor, "B L D"], Change]:
         """What follows self-attention, each token by itself."""
-        shift, scale, last = steering
-        x = add(x, gate * self.self_attn.o(mixed))
+        shift, scale, gate = steering
         x = add(x, self.cross_attn(self.norm3(x), key, value, bias))
-        return x, Change(self.ffn(modulate(self.norm2(x), scale, shift)), last)
+        return x, Change(self.ffn(modulate(self.norm2(x), scale, shift)), gate)
 
     def in_chunks(
         self,
@@ -257,9 +254,10 @@ class Block(nn.Module):
     ) -> None:
         """A chunk of the stream, which becomes the result."""
         shift, scale, gate, *later = self.steering(time)
-        mixed = mix(self.self_attn.query(modulate(self.norm1(x), scale, shift), rotary), *room, attend)
-        x, change = self.finish(x, mixed, gate, later, key, value, bias)
-        change.add_to(x)
+        query = self.self_attn.query(modulate(self.norm1(x), scale, shift), rotary)
+        x = add(x, gate * self.self_attn.o(mix(query, *room, attend)))
+        x, change = self.finish(x, later, key, value, bias)
+        add_change(x, change)
 
 
 class Head(nn.Module):
@@ -376,13 +374,14 @@ class Transformer(nn.Module):
             for pair in zip(text.keys, text.values, strict=True)
         )
         run = zip(blocks or self.blocks, texts, strict=True)
-        chunk = len(x[0])
+        chunk = x.shape[1]
         if token_chunk is None or token_chunk >= chunk or mine or torch.is_grad_enabled():
-            # Zeros, so that a compiler sees the first block as it sees the others.
-            change = Change(torch.zeros_like(x, dtype=text.values[0].dtype), torch.zeros_like(time)[:, None])
+            # Zeros, laid out as a block's, so that a compiler sees the first block as it sees the others.
+            gate = torch.zeros_like(modulation)[:, -1:]
+            change = Change(torch.zeros_like(x, dtype=text.values[0].dtype), gate)
             for block, (key, value) in run:
                 x, change = block(x, change, modulation, rotary, key, value, bias, meet)
-            x = change.add_to(x)
+            x = add_change(x, change)
         else:
             chunk = equal_chunk(chunk, token_chunk)
             room = self._room(x, text.values[0].dtype)

@@ -288,6 +288,7 @@ def predict(
         grid=latent_grid(seen.frames, request.size),
         clips=clips,
         text_rows=2 * (spec.max_prompt_tokens + 1),
+        fused=not on_cpu,
     )
     decoder, parked = decode_working(spec.autoencoder, execution, grid)
     autoencoder = sum(shape.autoencoder) * BYTES[execution.autoencoder_dtype]

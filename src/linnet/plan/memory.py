@@ -182,27 +182,35 @@ def denoise_working(
     grid: Grid,
     clips: int,
     text_rows: int,
+    fused: bool = False,
 ) -> int:
-    """What one pass of the transformer takes beside its weights; `tokens` of all that go through at once."""
+    """What one pass of the transformer takes beside its weights; `tokens` of all that go through at once.
+
+    `fused`: the device's products apply GELU themselves (see models.attention.FeedForward)."""
     item = BYTES[dtype]
     latents = 4 * CHANNELS * math.prod(grid) * clips
     tables = tokens // max(1, clips) * 2 * HEAD_PAIRS * 4
     texts = shape.layers * 2 * text_rows * shape.dim * item
     # An 8-bit weight is made whole for the time of its product, and once more while it is scaled.
-    whole = 2 * item * shape.dim * shape.ffn_dim if execution.transformer_format or shape.block.narrow else 0
-    return whole + block_working(shape, item, tokens, execution.token_chunk) + 4 * latents + tables + texts
+    narrow = bool(execution.transformer_format or shape.block.narrow)
+    whole = 2 * item * shape.dim * shape.ffn_dim if narrow else 0
+    block = block_working(shape, item, tokens, execution.token_chunk, fused=fused and not narrow)
+    return whole + block + 4 * latents + tables + texts
 
 
-def block_working(shape: Shape, item: int, tokens: int, chunk: int | None) -> int:
-    """The residual stream, in float32, and the most of what stands beside it: while queries, keys and values are made,
-    while attention mixes them, and while the feed-forward net holds its hidden layer twice, for `chunk` tokens."""
-    dim, several = shape.dim, chunk is not None and chunk < tokens
-    part = chunk if chunk and several else tokens
-    joined = 3 * item if several else 0  # of all tokens, and of the chunk before
-    project = tokens * joined * dim + part * (21 + item + joined) * dim
-    mix = tokens * 4 * item * dim
-    feed = tokens * item * dim + part * (4 * dim + 2 * item * shape.ffn_dim)
-    return tokens * 4 * dim + max(project, mix, feed)
+def block_working(shape: Shape, item: int, tokens: int, chunk: int | None, *, fused: bool) -> int:
+    """The residual stream, in float32, and the most of what stands beside it (see models.transformer.Block).
+
+    All tokens at once: the feed-forward net's output of the block before, and either what self-attention sees with
+    queries, keys and values, the last of which is being rotated in float32, or the hidden layer. In chunks: keys and
+    values of all, and the same of a chunk. `fused`: the hidden layer is written once, otherwise twice.
+    """
+    dim, hidden = shape.dim, (1 if fused else 2) * item * shape.ffn_dim
+    if chunk is None or chunk >= tokens:
+        project, feed = (4 * item + 16) * dim, (2 * item + 4) * dim + hidden
+        return tokens * (4 * dim + max(project, feed))
+    project, feed = (2 * item + 20) * dim, (item + 4) * dim + hidden
+    return tokens * (4 + 2 * item) * dim + chunk * max(project, feed)
 
 
 # --- decoding ---------------------------------------------------------------------------------------------------------

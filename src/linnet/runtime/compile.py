@@ -1,12 +1,19 @@
 """What lies between a block's matrix products, fused by torch's compiler: the same mathematics in fewer passes."""
 
+import inspect
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib.util import find_spec
+from typing import Any
+
+import torch
 
 from linnet.errors import InvalidInput
 from linnet.models.transformer import Block
+
+SIZES = 64  # that are kept compiled: each number of tokens, clips at once and way to attend is one
+TEXT = (("key", 2), ("value", 2), ("bias", 3))  # what has a row for each of the text's, and on which axis
 
 
 def check_compiler(device: str) -> None:
@@ -20,7 +27,31 @@ def check_compiler(device: str) -> None:
         raise InvalidInput("compile", device, "needs a C++ compiler", "install g++, or leave --compile out")
 
 
-def compile_blocks(blocks: Iterable[Block]) -> None:
-    """Blocks are alike, so the first one's compilation, in the first step of each new size, serves them all."""
+def compile_blocks(blocks: Iterable[Block], **settings: Any) -> None:
+    """Blocks are alike, so the first one's compilation, in the first step of each new size, serves them all: one for
+    all tokens at once, one for each half of what is done chunk by chunk. Prompts of any length share it."""
+    import torch._dynamo as dynamo  # here: this takes a second
+
+    dynamo.config.fail_on_recompile_limit_hit = True  # instead of going on without, and no word
+    dynamo.config.recompile_limit = SIZES
     for block in blocks:
-        block.compile(dynamic=False)
+        for name in ("forward", "fill", "advance"):
+            setattr(block, name, Compiled(getattr(block, name), **settings))
+
+
+class Compiled:
+    """A method of a block, compiled when it first runs. `settings` are those of torch.compile."""
+
+    def __init__(self, method: Callable[..., Any], **settings: Any) -> None:
+        self.run = torch.compile(method, dynamic=False, **settings)
+        parameters = inspect.signature(method).parameters
+        self.text = [(list(parameters).index(name), axis) for name, axis in TEXT if name in parameters]
+
+    def __call__(self, *given: Any) -> Any:
+        for place, axis in self.text:
+            torch._dynamo.mark_dynamic(given[place], axis)
+        try:
+            return self.run(*given)
+        except torch._dynamo.exc.FailOnRecompileLimitHit:
+            torch.compiler.reset()  # so many sizes have been seen: begin anew with this one
+            return self.run(*given)
