@@ -190,12 +190,13 @@ def denoise_working(
     item = BYTES[dtype]
     latents = 4 * CHANNELS * math.prod(grid) * clips
     tables = tokens // max(1, clips) * 2 * HEAD_PAIRS * 4
+    spread = 2 * (min(tokens, execution.token_chunk or tokens) // max(1, clips)) * 2 * HEAD_PAIRS * 4
     texts = shape.layers * 2 * text_rows * shape.dim * item
     # An 8-bit weight is made whole for the time of its product, and once more while it is scaled.
     narrow = bool(execution.transformer_format or shape.block.narrow)
     whole = 2 * item * shape.dim * shape.ffn_dim if narrow else 0
     block = block_working(shape, item, tokens, execution.token_chunk, fused=fused and not narrow)
-    return whole + block + 4 * latents + tables + texts
+    return whole + block + 4 * latents + tables + spread + texts
 
 
 def block_working(shape: Shape, item: int, tokens: int, chunk: int | None, *, fused: bool) -> int:
@@ -209,7 +210,7 @@ def block_working(shape: Shape, item: int, tokens: int, chunk: int | None, *, fu
     if chunk is None or chunk >= tokens:
         project, feed = (4 * item + 16) * dim, (2 * item + 4) * dim + hidden
         return tokens * (4 * dim + max(project, feed))
-    project, feed = (2 * item + 20) * dim, (item + 4) * dim + hidden
+    project, feed = (item + 20) * dim, (item + 4) * dim + hidden
     return tokens * (4 + 2 * item) * dim + chunk * max(project, feed)
 
 
