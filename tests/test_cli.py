@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 from linnet.catalog import CATALOG, SEEDLING
 from linnet.cli import COMMANDS, app
-from linnet.errors import InvalidInput, LinnetError
+from linnet.errors import LinnetError
 
 ROOT = Path(__file__).parent.parent
 PROMPT = "a red star spins on a blue background"
@@ -403,34 +403,3 @@ def test_train_reports_and_goes_on_after_a_stop(monkeypatch: pytest.MonkeyPatch)
     stopped = linnet("train", "autoencoder", "--steps", 1, "--output", "mine")
     assert stopped.exit_code == 130
     assert stopped.stderr.splitlines()[-1] == "stopped; the same command goes on from the last state in mine"
-
-
-# --- the pages around the code ----------------------------------------------------------------------------------------
-
-
-def readme() -> str:
-    return (ROOT / "README.md").read_text("utf-8")
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", readme(), re.DOTALL | re.MULTILINE)
-
-
-def test_ci_runs_the_readmes_test_command() -> None:
-    (command,) = [block.strip() for block in blocks("sh") if "check" in block]
-    script = (ROOT / ".ci" / "run").read_text().splitlines()
-    assert script[-1] == command
-    assert os.access(ROOT / command, os.X_OK)
-
-
-def test_the_readmes_python_examples_run(
-    here: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("linnet.weights.store.folders_of", lambda spec: [tiny_model])  # as it is faster
-    names: dict[str, Any] = {}
-    for block in blocks("python"):
-        exec(block, names)
-    made = sorted(path.name for path in here.iterdir())
-    assert made == ["a-red-star-spins-on-a-blue-background-7.mp4", "heart-1.webm", "heart-2.webm"]
-    assert "the nearest is 2.167" in capsys.readouterr().out
-    assert names["InvalidInput"] is InvalidInput

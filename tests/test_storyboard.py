@@ -479,10 +479,12 @@ def test_the_films_windows_are_those_of_shots_with_their_own_length(board: Board
     assert (usual.window, usual.window_overlap) == (SEEDLING.window, SEEDLING.overlap)
 
 
-def test_the_readmes_film_is_made(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_documented_film_is_made(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    readme = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
-    (example,) = re.findall(r"^```yaml\n(.*?)^```", readme, re.DOTALL | re.MULTILINE)
+    page = (Path(__file__).parent.parent / "docs" / "films.md").read_text("utf-8")
+    (example,) = re.findall(r"^```yaml\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
     Path("film.yaml").write_text(example, "utf-8")
     words = [
         "storyboard",
