@@ -34,11 +34,12 @@ import torch
 from linnet.catalog import CATALOG, SEEDLING, ModelSpec
 from linnet.pipeline import Pipeline
 from linnet.plan.budget import ALLOWANCES, Budget
-from linnet.plan.choose import make_plan
 from linnet.plan.host import host_memory
-from linnet.plan.memory import shape_of
+from linnet.plan.machine import Machine
+from linnet.plan.workload import SizedModel
 from linnet.request import Request, make_request
 from linnet.runtime.device import limit_memory
+from linnet.runtime.machine import resolve_machine
 from linnet.weights.store import ModelFiles, resolve
 
 NOT_MEASURED = "not measured"
@@ -93,9 +94,11 @@ class Bench:
         self.request: Request = make_request(self.spec, prompt=PROMPT, seed=1, dtype="bfloat16", **settings)
 
     def open(self, *, compiled: bool = False, budget: Budget | None = None) -> Pipeline:
-        return Pipeline.open(
-            self.spec, self.files, device=self.device, dtype=torch.bfloat16, budget=budget, compiled=compiled
-        )
+        return Pipeline.open(self.spec, self.files, self.machine(budget), compiled=compiled)
+
+    def machine(self, budget: Budget | None = None) -> Machine:
+        found = resolve_machine(self.device, dtype="bfloat16")
+        return replace(found, budget=budget) if budget else found
 
     def wait(self) -> float:
         """The time, once the device has done all it was told."""
@@ -153,7 +156,7 @@ class Bench:
     def limit(self) -> dict[str, Any]:
         allowance, vram = ALLOWANCES["cpu" if self.device == "cpu" else "cuda"], self.case.vram
         budget = Budget(device=vram if self.device != "cpu" else None, system=host_memory())
-        plan = make_plan(self.spec, shape_of(self.files), self.request, device=self.device, budget=budget)
+        plan = self.machine(budget).plan(SizedModel.of(self.spec, self.files), self.request)
         limit_memory(self.device, (vram or 0) - allowance.device)
         pipeline = self.open(budget=budget)
         pipeline.follow(plan)

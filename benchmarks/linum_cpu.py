@@ -109,9 +109,11 @@ def one_clip(folder: Path, frames: int, steps: int) -> None:
     from linnet.pipeline import Pipeline
     from linnet.progress import Progress
     from linnet.request import make_request
+    from linnet.runtime.machine import resolve_machine
     from linnet.weights.store import resolve
 
-    pipeline = Pipeline.open(SPEC, resolve(SPEC, weights=folder), dtype=torch.bfloat16)
+    machine = resolve_machine("cpu", dtype="bfloat16")
+    pipeline = Pipeline.open(SPEC, resolve(SPEC, weights=folder), machine)
     request = make_request(SPEC, prompt=PROMPT, frames=frames, steps=steps, seed=1)
 
     def watch(progress: Progress) -> None:

@@ -16,8 +16,9 @@ from linnet.catalog import CATALOG
 from linnet.errors import InvalidInput
 from linnet.measure.simulate import simulate
 from linnet.plan.budget import Budget, parse_bytes
-from linnet.plan.choose import make_plan
+from linnet.plan.machine import Machine
 from linnet.plan.memory import LINUM_V2
+from linnet.plan.workload import SizedModel
 from linnet.request import make_request
 
 CARDS = ("6GB", "8GB", "12GB", "16GB", "24GB", "80GB")
@@ -44,9 +45,10 @@ def compare(name: str, seconds: float, vram: str, ram: str) -> Row | str:
     budget = Budget(
         device=parse_bytes("vram", vram), system=parse_bytes("ram", ram), asked=frozenset({"vram", "ram"})
     )
+    machine = Machine(device="cuda", dtype="bfloat16", threads=1, budget=budget)
     start = time.monotonic()
     try:
-        plan = make_plan(spec, LINUM_V2, request, device="cuda", budget=budget)
+        plan = machine.plan(SizedModel(spec=spec, shape=LINUM_V2), request)
     except InvalidInput as error:
         return str(error)
     found = {stage.stage: simulate(plan, stage.stage) for stage in plan.stages}

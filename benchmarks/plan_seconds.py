@@ -1,6 +1,7 @@
 """Predicted seconds against measured ones: seedling's clips, and one pass of a transformer of Linum's true width.
 
-    python benchmarks/plan_seconds.py [--weights DIR] [--threads N] [--lengths 1 2] [--layers 40] [--cpu-time]
+    python benchmarks/plan_seconds.py [--weights DIR] [--threads N] [--lengths 1 2] [--layers 40] [--decode]
+        [--cpu-time]
 
 The device is measured as `linnet plan --measure` does; then clips of seedling are made, a row each for denoising and
 for decoding and writing, exact and fast, of which the best of three counts; and one guidance pass of Linum's
@@ -22,31 +23,35 @@ import torch
 
 from linnet import pipeline
 from linnet.catalog import CATALOG, SEEDLING
-from linnet.cli.plan import measured
 from linnet.measure import rate_measurement as measure
 from linnet.measure.bench import invented
 from linnet.models.transformer import Transformer, linum_v2
-from linnet.plan.memory import LINUM_V2, shape_of
+from linnet.models.vae import VAE, VAEConfig
+from linnet.plan.execution import ExecutionConfig
+from linnet.plan.machine import Machine
+from linnet.plan.memory import LINUM_V2
+from linnet.plan.workload import SizedModel
 from linnet.request import make_request
-from linnet.runtime.device import default_dtype
+from linnet.runtime.machine import resolve_machine
 from linnet.weights.store import resolve
 
 PROMPT = "a red star spins on a blue background"
 TIMES = 3
 
 
-def seedling(weights: Path | None, lengths: list[float], dtype: str) -> dict[str, tuple[float, float]]:
+def seedling(weights: Path | None, lengths: list[float], machine: Machine) -> dict[str, tuple[float, float]]:
     """Of each clip and stage, what was predicted and what was measured."""
     files = resolve(SEEDLING, weights=weights)
-    shape, rates = shape_of(files), measured(SEEDLING, files, dtype, "cpu")
-    one = pipeline.Pipeline.open(SEEDLING, files, dtype=getattr(torch, dtype))
+    model = SizedModel.of(SEEDLING, files)
+    costs = measure.measure_machine(machine, model, files)
+    one = pipeline.Pipeline.open(SEEDLING, files, machine)
     found: dict[str, tuple[float, float]] = {}
     for seconds, profile in product(lengths, ("exact", "fast")):
         request = make_request(SEEDLING, prompt=PROMPT, seconds=seconds, seed=1, profile=profile)
         request = one.settled(request)
         with tempfile.TemporaryDirectory() as folder:
             clips = [one.generate(request, Path(folder) / f"{i}.mp4") for i in range(TIMES)]
-        predicted = rates.of(SEEDLING, shape, request)
+        predicted = costs.of(machine.workload(model, request), ExecutionConfig())
         for stage in ("denoise", "decode"):
             took = min(clip.seconds[stage] for clip in clips)
             found[f"seedling, {seconds:g} s, {profile}, {stage}"] = predicted[stage], took
@@ -71,6 +76,19 @@ def true_width(layers: int, dtype: str) -> tuple[float, float]:
     return layers * block + rates.call + tokens * rates.step, took
 
 
+def true_size() -> tuple[float, float]:
+    """A latent frame of a 360p clip through the Wan decoder in float32, whole, predicted and measured."""
+    frame, cell, _, _ = measure.decode_rates(CATALOG["linum-v2-360p"], "cpu", None)
+    decoder, latents = VAE(VAEConfig()).eval(), torch.randn(1, 16, 2, 45, 80)
+    with torch.inference_mode():
+        stream = decoder.decode_stream(latents)
+        next(stream)
+        start = measure.time.perf_counter()
+        next(stream)
+        took = measure.time.perf_counter() - start
+    return frame + 45 * 80 * cell, took
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -80,14 +98,17 @@ def main() -> None:
     parser.add_argument("--lengths", type=float, nargs="+", default=[1.0, 2.0])
     parser.add_argument("--layers", type=int, default=40)
     parser.add_argument("--cpu-time", action="store_true")
+    parser.add_argument("--decode", action="store_true", help="also two latent frames of a 360p clip")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads or torch.get_num_threads())
+    machine = resolve_machine("cpu", threads=options.threads)
+    torch.set_num_threads(machine.threads)
     clock = time.process_time if options.cpu_time else time.perf_counter
     clocks = SimpleNamespace(perf_counter=clock, monotonic=clock)
-    dtype = str(default_dtype("cpu")).removeprefix("torch.")
     with patch.object(measure, "time", clocks), patch.object(pipeline, "time", clocks):
-        found = seedling(options.weights, options.lengths, dtype)
-        found[f"true width, {options.layers} layers, one pass"] = true_width(options.layers, dtype)
+        found = seedling(options.weights, options.lengths, machine)
+        found[f"true width, {options.layers} layers, one pass"] = true_width(options.layers, machine.dtype)
+        if options.decode:
+            found["true size, decoding of a latent frame"] = true_size()
     rows = [
         {"what": name, "predicted": guess, "measured": took, "difference": guess / took - 1}
         for name, (guess, took) in found.items()
@@ -95,7 +116,7 @@ def main() -> None:
     for row in rows:
         print(f"{row['what']:>35} {row['predicted']:8.2f} {row['measured']:8.2f} s {row['difference']:+7.1%}")
     facts = {
-        "dtype": dtype,
+        "dtype": machine.dtype,
         "threads": torch.get_num_threads(),
         "clock": "cpu" if options.cpu_time else "wall",
     }

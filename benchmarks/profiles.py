@@ -34,6 +34,7 @@ from linnet.pipeline import Pipeline
 from linnet.plan.execution import FORMATS, ExecutionConfig
 from linnet.plan.passes import forwards
 from linnet.request import make_request
+from linnet.runtime.machine import resolve_machine
 
 EXACT = "exact"
 SOLVERS = ("euler", "dpm++", "unipc")
@@ -93,9 +94,7 @@ def measure(name: str, pipeline: Any, arguments: argparse.Namespace, folder: Pat
         pipeline = Pipeline.open(
             SEEDLING,
             pipeline.files,
-            device="cpu",
-            dtype=pipeline.dtype,
-            threads=arguments.threads,
+            resolve_machine("cpu", dtype=pipeline.machine.dtype, threads=arguments.threads),
             execution=execution,
         )
     seconds: list[tuple[float, float]] = []
@@ -133,7 +132,7 @@ def measure(name: str, pipeline: Any, arguments: argparse.Namespace, folder: Pat
         "interval": share.interval,
         "psnr": median(psnr(*pair) for pair in compared) if compared else None,
         "ssim": median(ssim(*pair) for pair in compared) if compared else None,
-        "bytes": pipeline.plan.peak_bytes if pipeline.plan else None,
+        "bytes": pipeline.plan(make_request(SEEDLING, prompt="any", seed=0, **settings)).peak_bytes,
     }
 
 

@@ -15,15 +15,13 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from linnet import media
 from linnet.catalog import SEEDLING
 from linnet.evaluate.adherence import ALL, Answer, Examination, claim, questions
 from linnet.evaluate.parse import parse
 from linnet.pipeline import Pipeline
-from linnet.request import make_request
-from linnet.runtime.device import default_dtype
+from linnet.request import check_dtype, make_request
+from linnet.runtime.machine import resolve_machine
 from linnet.weights.store import resolve
 
 SOLVERS = ("euler", "dpm++", "unipc")
@@ -63,9 +61,9 @@ def main() -> None:
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--dtype", default="auto")
     asked = parser.parse_args()
-    kind = default_dtype("cpu") if asked.dtype == "auto" else getattr(torch, asked.dtype)
-    pipeline = Pipeline.open(SEEDLING, resolve(SEEDLING), device="cpu", dtype=kind, threads=1)
-    dtype = str(pipeline.dtype).removeprefix("torch.")
+    machine = resolve_machine("cpu", dtype=check_dtype(asked.dtype), threads=1)
+    pipeline = Pipeline.open(SEEDLING, resolve(SEEDLING), machine)
+    dtype = machine.dtype
     names = [name.strip() for name in asked.only.split(";")] if asked.only else ROWS
     print("| solver, steps | all right (95 %) |\n|---|---|")
     rows = []

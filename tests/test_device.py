@@ -10,11 +10,16 @@ import torch
 from torch._utils import _get_device_index
 
 import linnet
+from linnet.catalog import find
 from linnet.errors import InvalidInput
 from linnet.measure.doctor import doctor
 from linnet.plan.host import cgroup_folders, host_memory, installed_memory, processors
+from linnet.plan.workload import SizedModel
+from linnet.request import make_request
 from linnet.runtime import device
 from linnet.runtime.device import default_dtype, resolve_device
+from linnet.runtime.machine import resolve_machine
+from linnet.weights.store import locate
 
 GB = 1_000_000_000
 
@@ -76,7 +81,11 @@ def test_the_doctor_s_facts_are_plain_values() -> None:
     assert facts["devices"][-1]["device"] == "cpu"
     assert facts["packages"]["torch"] == torch.__version__
     fitting = {found["model"]: found for found in facts["models"]}
-    assert fitting["linum-v2-720p"]["needs_bytes"]["5"] > fitting["linum-v2-360p"]["needs_bytes"]["5"]
+    assert fitting["linum-v2-720p"]["needs_bytes"] > fitting["linum-v2-360p"]["needs_bytes"]
+    for name, found in fitting.items():  # what `linnet plan` says of the same clip
+        model = SizedModel.of(find(name), locate(find(name)))
+        plan = resolve_machine().plan_or_nearest(model, make_request(find(name), prompt="any", seed=0))
+        assert (found["needs_bytes"], found["fits"]) == (plan.peak_bytes, plan.fits())
 
 
 @pytest.mark.parametrize("dtype", ["banana", "float16"])

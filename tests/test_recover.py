@@ -25,9 +25,10 @@ from linnet.models.text import T5Encoder
 from linnet.models.transformer import Transformer
 from linnet.pipeline import Pipeline
 from linnet.plan.budget import Budget
-from linnet.plan.choose import Plan
+from linnet.plan.plan import Plan
 from linnet.progress import Progress
 from linnet.request import make_request
+from linnet.runtime.machine import resolve_machine
 from linnet.weights.store import resolve
 
 REQUEST = make_request(SEEDLING, prompt="a red star spins", frames=5, steps=4, seed=3)
@@ -146,7 +147,11 @@ def test_under_a_budget_what_a_plan_does_not_count_is_not_there(
 ) -> None:
     files = resolve(SEEDLING, weights=tiny_model)
     whole = Pipeline.open(SEEDLING, files).generate(REQUEST, tmp_path / "a.mp4").path.read_bytes()
-    pipeline = Pipeline.open(SEEDLING, files, budget=Budget(asked=frozenset({"ram"})))
+    pipeline = Pipeline.open(
+        SEEDLING,
+        files,
+        replace(resolve_machine("cpu", dtype="float32"), budget=Budget(asked=frozenset({"ram"}))),
+    )
     beside: list[bool] = []
 
     def follow(plan: Plan) -> None:

@@ -234,7 +234,9 @@ def test_what_is_no_clip_is_refused_at_once(
 def test_the_plan_counts_what_is_encoded_and_the_steps_that_are_left(service: Service) -> None:
     request = make_request(SEEDLING, prompt="a", seed=1, frames=9)
     followed = Given(b"", None, 0.25)
-    pixels = [service.models.plan(request, given).pixels for given in (None, Given(b""), followed)]
+    pixels = [
+        service.models.plan(request, given).workload.encoded_frames for given in (None, Given(b""), followed)
+    ]
     assert pixels == [0, 1, 9]
     assert [passes(request, given) for given in (None, Given(b""), followed)] == [40, 58, 52]
     assert (queue.early, TURNS) == (held.early, 2)

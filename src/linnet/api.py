@@ -3,24 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from linnet.catalog import find
 from linnet.clip import Clip, default_name
 from linnet.data.known import check_words
-from linnet.errors import InvalidInput
 from linnet.pipeline import Pipeline
-from linnet.plan.budget import ALLOWANCES, kind_of
-from linnet.plan.host import check_threads
-from linnet.request import CHOICES, make_request
-from linnet.runtime.device import (
-    check_there,
-    default_dtype,
-    default_threads,
-    limit_memory,
-    resolve_device,
-)
-from linnet.runtime.machine import budget_of
+from linnet.request import check_dtype, make_request
+from linnet.runtime.machine import resolve_machine
 from linnet.weights.store import default_model, resolve
 
 
@@ -42,21 +30,12 @@ def load(
     memory, that may be used: every clip is planned to keep to them, and the card gives no more. Raises InvalidInput for
     a model, device or dtype that is not here, WeightsError for files that are missing or damaged.
     """
-    if dtype not in CHOICES["dtype"]:
-        raise InvalidInput("dtype", dtype, "is not known", f"use {' or '.join(CHOICES['dtype'])}")
+    kind = check_dtype(dtype)
     folder = Path(weights) if weights is not None else None
     spec = find(model) if model else default_model(folder)[0]
     files = resolve(spec, weights=folder)
-    device = resolve_device(device)
-    kind = default_dtype(device) if dtype == "auto" else getattr(torch, dtype)
-    budget = None if vram is None and ram is None else budget_of(device, vram=vram, ram=ram)
-    check_there(device, vram=vram, ram=ram)
-    if vram is not None:
-        limit_memory(device, vram - ALLOWANCES[kind_of(device)].device)
-    if threads is not None:
-        check_threads(threads)
-    threads = threads or default_threads()
-    return Pipeline.open(spec, files, device=device, dtype=kind, threads=threads, budget=budget)
+    machine = resolve_machine(device, dtype=kind, threads=threads, vram=vram, ram=ram)
+    return Pipeline.open(spec, files, machine)
 
 
 def generate(

@@ -83,6 +83,11 @@ def latents_in(frames: int) -> int:
     return (frames - 1) // FRAMES_PER_LATENT + 1
 
 
+def frames_of(latents: int) -> int:
+    """Frames of a clip of so many latent frames."""
+    return FRAMES_PER_LATENT * (latents - 1) + 1
+
+
 def check_frames(frames: int) -> None:
     """Refuse a frame count that is not 4k+1, naming the nearest that is."""
     if frames < 1 or (frames - 1) % FRAMES_PER_LATENT:

@@ -6,7 +6,7 @@ Axes: M the text encoder's width.
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property, partial
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -20,15 +20,18 @@ from linnet.models.text import Encoded, Tokenizer
 from linnet.models.transformer import Transformer
 from linnet.models.vae import VAE, VAEConfig
 from linnet.plan.budget import Budget
-from linnet.plan.choose import Plan, fitting, make_plan, predict, smaller
-from linnet.plan.execution import ExecutionConfig
+from linnet.plan.candidates import first_fitting, smaller
+from linnet.plan.execution import NOTHING_FIXED, ExecutionConfig, FixedExecution
 from linnet.plan.explanations import Stage
-from linnet.plan.memory import Shape, shape_of
+from linnet.plan.machine import Machine
+from linnet.plan.plan import Plan
+from linnet.plan.predict import predict
+from linnet.plan.workload import SizedModel
 from linnet.progress import Progress, Watch, ignore
 from linnet.request import Request
 from linnet.runtime.compile import check_compiler, compile_blocks
 from linnet.runtime.device import check_format
-from linnet.runtime.machine import budget_of
+from linnet.runtime.machine import occupy, resolve_machine, with_free_memory
 from linnet.runtime.recover import is_gone, let_go, out_of_memory
 from linnet.runtime.stream import BlockStream, stream_into, transformer_of
 from linnet.runtime.text import TextStates
@@ -59,26 +62,29 @@ class Parts:
         self,
         spec: ModelSpec,
         files: ModelFiles,
+        machine: Machine,
         *,
-        device: str = "cpu",
-        dtype: torch.dtype = torch.float32,
         cache: bool = True,
         execution: ExecutionConfig | None = None,
-        budget: Budget | None = None,
     ) -> None:
-        self.execution, self.budget = execution or ExecutionConfig(), budget
+        self.spec, self.files, self.machine = spec, files, machine
+        self.device, self.dtype = torch.device(machine.device), getattr(torch, machine.dtype)
+        self.execution = execution or ExecutionConfig()
         self.compiled, self.attention = False, ""
-        self.plan: Plan | None = None
-        self._asked = self._fixed = {} if execution is None else vars(execution)
+        self._asked = execution.fixed() if execution else NOTHING_FIXED
+        self._following: Plan | None = (
+            None  # what runs: the plan that was given, or less where that was too much
+        )
+        self._given: Plan | None = None
+        self._reduced: FixedExecution | None = None  # by which it goes on since memory ran out
         self._shrunk: Stage | None = None
-        self.spec, self.files, self.device, self.dtype = spec, files, torch.device(device), dtype
         self._compiled_for: set[tuple[object, ...]] = set()  # the first step of each shape compiles, too
         self.told: Watch = ignore  # hears of weights that are read, whoever first needs them
         self.tokenizer = Tokenizer.open(files.tokenizer)
         self.text = TextStates(
             files.text_encoder,
             device=self.device,
-            dtype=dtype,
+            dtype=self.dtype,
             cache=cache,
             format=self.execution.text_format,
             loading=partial(self._reading, "text encoder"),
@@ -94,29 +100,24 @@ class Parts:
         cls,
         spec: ModelSpec,
         files: ModelFiles,
+        machine: Machine | None = None,
         *,
-        device: str = "cpu",
-        dtype: torch.dtype = torch.float32,
-        threads: int | None = None,
         cache: bool = True,
         execution: ExecutionConfig | None = None,
-        budget: Budget | None = None,
         compiled: bool = False,
         attention: str = "",
     ) -> Self:
-        """Read the tokenizer and the headers of the weights; `threads` of the CPU, torch's own choice when None.
+        """Read the tokenizer and the headers of the weights; `machine` None: the CPU, in float32.
 
         `execution`: how to run, which is otherwise planned. `compiled`: fuse the transformer's
         blocks when they first run. `attention`: the way to attend that an earlier clip tells, otherwise the fastest.
         WeightsError if the files do not hold exactly this model, known before a weight is read.
         """
-        if threads:
-            torch.set_num_threads(threads)
-        pipeline = cls(
-            spec, files, device=device, dtype=dtype, cache=cache, execution=execution, budget=budget
-        )
+        machine = machine or resolve_machine("cpu", dtype="float32")
+        occupy(machine)
+        pipeline = cls(spec, files, machine, cache=cache, execution=execution)
         if compiled:
-            check_compiler(device)
+            check_compiler(machine.device)
             pipeline.compiled = True
         pipeline.attention = attention
         for headers in (pipeline.text.matched[1], pipeline._matched_transformer()[1]):
@@ -221,42 +222,56 @@ class Parts:
 
     def settled(self, request: Request) -> Request:
         """The request as a clip records it, with nothing left for the device to decide."""
-        usual: Literal["float32", "bfloat16"] = "bfloat16" if self.dtype == torch.bfloat16 else "float32"
-        decoder = usual if request.decoder_dtype == "auto" else request.decoder_dtype
-        return replace(request, dtype=usual, decoder_dtype=decoder)
+        return self.machine.settle(replace(request, dtype=self.machine.dtype))
 
     @cached_property
-    def shape(self) -> Shape:
+    def sized(self) -> SizedModel:
         """What decides how much memory the model takes, by the headers of its files."""
-        return shape_of(self.files)
+        return SizedModel.of(self.spec, self.files)
 
-    def settle(self, request: Request, *, clips: int = 1, pixels: int = 0) -> None:
-        """Decide where everything goes; InvalidInput if the request cannot fit. `pixels`: so many frames are encoded
-        first; what was settled with them is so without, too.
+    def plan(self, request: Request, *, clips: int = 1, encoded_frames: int = 0) -> Plan:
+        """How the request will run; InvalidInput if it does not fit. `clips` are made in one batch, and so many
+        `encoded_frames` are encoded first.
 
-        Under a budget each request goes by the fastest plan that keeps it, and what is loaded is dropped where that is
-        another. Without one, what is loaded stays: of the memory that is free it is no part.
+        Under a budget each request has the fastest plan that keeps it. Without one, what is loaded stays as it is: of
+        the memory that is free it is no part.
         """
-        before = self.plan
-        if before and before.pixels and not pixels and (before.request, before.clips) == (request, clips):
-            return
-        way: dict[str, Any] = {"device": str(self.device), "clips": clips, "pixels": pixels}
-        if self._transformer is not None and self.budget is None:
-            way |= {"budget": self.plan.budget if self.plan else Budget(), "text_resident": self.text.held}
-            self.plan = predict(self.spec, self.shape, request, execution=self.execution, **way)
-            return
-        way["budget"] = self.budget or budget_of(str(self.device))
-        plan = fitting(self.spec, self.shape, request, fixed=self._fixed, **way)
-        plan = plan or make_plan(self.spec, self.shape, request, fixed=self._asked, **way)
-        if plan.execution != self.execution:
-            self._unload()
-        self.follow(plan)
+        request = self.settled(request)
+        if self._transformer is not None and not self.machine.budget.asked:
+            return self._plan_as_loaded(request, clips, encoded_frames)
+        machine = with_free_memory(self.machine)
+        if self._reduced:
+            workload = machine.workload(self.sized, request, clips=clips, encoded_frames=encoded_frames)
+            if found := first_fitting(workload, machine.costs(workload), self._reduced):
+                return found
+        return machine.plan(
+            self.sized, request, clips=clips, encoded_frames=encoded_frames, fixed=self._asked
+        )
+
+    def _plan_as_loaded(self, request: Request, clips: int, encoded_frames: int) -> Plan:
+        budget = self._following.budget if self._following else Budget()
+        machine = replace(self.machine, budget=budget)
+        workload = machine.workload(self.sized, request, clips=clips, encoded_frames=encoded_frames)
+        return predict(workload, self.execution, text_resident=self.text.held, costs=machine.costs(workload))
 
     def follow(self, plan: Plan) -> None:
-        """Run by this plan from now on."""
+        """Run by this plan from now on; what is loaded is dropped where it asks for another way.
+
+        Given again, it goes on by what became of it: if memory ran out, by a smaller one.
+        """
+        if plan is self._given:
+            return
+        self._given, self._shrunk = plan, None
+        if self._reduced:
+            plan = first_fitting(plan.workload, fixed=self._reduced) or plan
+        self._run_by(plan)
+
+    def _run_by(self, plan: Plan) -> None:
+        if plan.execution != self.execution:
+            self._unload()
         if not plan.text_resident:
             self.text.let_go()
-        self.plan, self.execution, self.text.held = plan, plan.execution, plan.text_resident
+        self._following, self.execution, self.text.held = plan, plan.execution, plan.text_resident
 
     def choices(self) -> dict[str, Any]:
         """What was decided here and changes a clip's bits, if only the last ones."""
@@ -272,7 +287,7 @@ class Parts:
 
     def _make_room(self) -> None:
         """For the autoencoder, where the plan has no room for it beside the transformer."""
-        if self.plan and not self.plan.transformer_stays and self._transformer is not None:
+        if self._following and not self._following.transformer_stays and self._transformer is not None:
             self._transformer = self._blocks = None
             let_go(self.device)
 
@@ -289,7 +304,7 @@ class Parts:
                     raise DeviceLost(
                         f"{self.device} stopped working in the {stage} stage ({one_line(error)}); {remedy}"
                     ) from error
-                if self.plan is None or not out_of_memory(error):
+                if self._following is None or not out_of_memory(error):
                     raise
                 if self._shrunk:
                     problem = f"ran out of memory in the {stage} stage, with less in it than before, too"
@@ -297,7 +312,7 @@ class Parts:
                     raise InvalidInput("device", self.device, problem, remedy) from error
             # Here, since the error held all that the failed try had made.
             self._shrunk = stage
-            self._shrink(self.plan, stage, watch)
+            self._shrink(self._following, stage, watch)
 
     def _spared(self, stage: Stage, run: Callable[..., T], watch: Watch) -> Callable[..., T]:
         """`run`, each call of which has another try."""
@@ -306,8 +321,8 @@ class Parts:
     def _shrink(self, plan: Plan, stage: Stage, watch: Watch) -> None:
         """Unload, and go on by a plan that takes less in this stage."""
         self._unload()
-        self.follow(smaller(plan, self.shape, stage))
-        self._fixed = vars(self.execution)
+        self._run_by(smaller(plan, stage))
+        self._reduced = self.execution.fixed()
         words = f"ran out of memory in the {stage} stage; going on by a smaller plan, with all that is done"
         watch(Progress(stage, 0, 1, note=words))
 

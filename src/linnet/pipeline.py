@@ -25,6 +25,7 @@ from linnet.models.transformer import TextContext
 from linnet.models.vae import VAE
 from linnet.parts import Parts
 from linnet.plan.execution import GLANCE, Tiling
+from linnet.plan.plan import Plan
 from linnet.plan.windows import denoised, latents_at_once, windows_of
 from linnet.progress import Image, Progress, Watch, ignore
 from linnet.request import Request
@@ -181,7 +182,7 @@ class Pipeline(Parts):
         the steps do not tell; `course` goes the way from noise to clip.
         """
         seeds = [request.seed] if seeds is None else seeds
-        if self.budget is not None:
+        if self.machine.budget.asked:
             self._autoencoder = None  # whatever used it so far: the plan counts it while decoding alone
         sigmas = flow.levels_of(request)
         solver = self._spared("denoise", SOLVERS[request.solver], watch)
@@ -288,8 +289,9 @@ class Pipeline(Parts):
 
         Another `course` than plain denoising is said in `direction`, for the clip's record (see direct.conditions).
         """
-        (clip,) = self.generate_batch(
-            request,
+        media.check_target(output, size=request.size, overwrite=overwrite)
+        (clip,) = self.run(
+            self.plan(request),
             {request.seed: output},
             overwrite=overwrite,
             watch=watch,
@@ -301,7 +303,7 @@ class Pipeline(Parts):
     def generate_batch(
         self,
         request: Request,
-        outputs: dict[int, Path],
+        outputs: Mapping[int, Path],
         *,
         overwrite: bool = False,
         watch: Watch = ignore,
@@ -309,11 +311,27 @@ class Pipeline(Parts):
         direction: Mapping[str, Any] | None = None,
     ) -> list[Clip]:
         """One clip for each seed of `outputs`, denoised together: faster than one by one where they are small."""
-        request = self.settled(request)
         for path in outputs.values():
             media.check_target(path, size=request.size, overwrite=overwrite)
-        self._shrunk, self.told = None, watch
-        self.settle(request, clips=len(outputs))
+        plan = self.plan(request, clips=len(outputs))
+        return self.run(plan, outputs, overwrite=overwrite, watch=watch, course=course, direction=direction)
+
+    def run(
+        self,
+        plan: Plan,
+        outputs: Mapping[int, Path],
+        *,
+        overwrite: bool = False,
+        watch: Watch = ignore,
+        course: Course = denoise,
+        direction: Mapping[str, Any] | None = None,
+    ) -> list[Clip]:
+        """Make the clips of a plan, one for each seed of `outputs`, in the way that it says."""
+        request = plan.request
+        for path in outputs.values():
+            media.check_target(path, size=request.size, overwrite=overwrite)
+        self.told = watch
+        self.follow(plan)
         seconds: dict[str, float] = {}
 
         with timed(seconds, "text"):
@@ -356,7 +374,7 @@ class Pipeline(Parts):
         # Clips that decide for themselves which steps to leave out go one by one: none decides for its neighbours.
         groups = [[seed] for seed in seeds] if request.step_cache.adaptive else [list(seeds)]
         total, found, skipped = request.steps * len(groups), [], []
-        if self.budget is not None:
+        if self.machine.budget.asked:
             self._autoencoder = None  # as in `sample`
         self._sparing("denoise", lambda: self.transformer, watch)  # before denoising is said to have begun
         watch(Progress("denoise", 0, total))
@@ -415,7 +433,7 @@ class Pipeline(Parts):
     def preview(self, step: Step) -> Image:
         """The first frame of what the model expects at this step."""
         first = step.clean[:1, :, :1]
-        if self.budget is None:
+        if not self.machine.budget.asked:
             return next(self._frames(first, self.execution.tiling))[0]
         try:
             return next(self._frames(first, GLANCE))[0]

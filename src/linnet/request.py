@@ -12,6 +12,10 @@ from linnet.geometry import FRAMES_PER_LATENT, Size, check_frames, format_second
 from linnet.letters import is_blank
 from linnet.wording import choices, format_number
 
+Dtype = Literal["float32", "bfloat16"]
+ProfileName = Literal["exact", "fast", "draft"]
+DtypeChoice = Literal["auto"] | Dtype
+
 LONGEST_SECONDS = 300  # of a clip made in windows
 SEEDS = 2**32  # the noise generator is seeded modulo this: larger seeds would repeat smaller ones
 
@@ -107,12 +111,12 @@ class Request:
     apg_momentum: float
     apg_eta: float
     shift: float
-    dtype: Literal["auto", "float32", "bfloat16"]
+    dtype: DtypeChoice
     solver: Literal["euler", "dpm++", "unipc"] = "euler"
     guidance_from: float = 0.0
     guidance_until: float = 1.0
     reuse: str = "none"
-    decoder_dtype: Literal["auto", "float32", "bfloat16"] = "float32"
+    decoder_dtype: DtypeChoice = "float32"
     window: int = 0
     window_overlap: int = 0
     onward: bool = False
@@ -175,18 +179,18 @@ def make_request(
     apg_eta: float | None = None,
     shift: float | None = None,
     spacing: Literal["linspace", "trailing"] | None = None,
-    dtype: Literal["auto", "float32", "bfloat16"] | None = None,
+    dtype: DtypeChoice | None = None,
     solver: Literal["euler", "dpm++", "unipc"] | None = None,
     guidance_from: float | None = None,
     guidance_until: float | None = None,
     reuse: str | None = None,
-    decoder_dtype: Literal["auto", "float32", "bfloat16"] | None = None,
+    decoder_dtype: DtypeChoice | None = None,
     window: int | None = None,
     window_overlap: int | None = None,
     onward: bool | None = None,
     span: int | None = None,
     loop: bool | None = None,
-    profile: Literal["exact", "fast", "draft"] | None = None,
+    profile: ProfileName | None = None,
     like: Request | None = None,
 ) -> Request:
     """A request that `spec`'s model can do, or InvalidInput that names the field, the value and the remedy.
@@ -442,6 +446,18 @@ def check_field(field: Field[Any], value: Any) -> Any:
 def no_guidance(method: str) -> float:
     """The scale that leaves the prompt's own velocity as it is."""
     return 0.0 if method == "apg" else 1.0
+
+
+def check_dtype(name: str) -> DtypeChoice:
+    if name == "auto" or name == "float32" or name == "bfloat16":
+        return name
+    raise InvalidInput("dtype", name, "is not known", choices(name, CHOICES["dtype"]))
+
+
+def check_profile(name: str) -> ProfileName:
+    if name == "exact" or name == "fast" or name == "draft":
+        return name
+    raise InvalidInput("profile", name, "is not known", choices(name, ("exact", "fast", "draft")))
 
 
 def check_reuse(text: str, steps: int) -> None:

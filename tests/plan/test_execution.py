@@ -14,13 +14,16 @@ from linnet.errors import InvalidInput
 from linnet.models.transformer import Block
 from linnet.pipeline import Pipeline
 from linnet.plan.budget import Budget
-from linnet.plan.choose import predict
 from linnet.plan.execution import ExecutionConfig, Tiling
-from linnet.plan.memory import shape_of
+from linnet.plan.predict import predict
+from linnet.plan.workload import SizedModel
 from linnet.request import make_request
+from linnet.runtime.machine import resolve_machine
 from linnet.weights.store import resolve
 
 REQUEST = make_request(SEEDLING, prompt="a red star spins", frames=5, steps=2, seed=3)
+
+GB = 1_000_000_000
 
 
 def clip(folder: Path, output: Path, execution: ExecutionConfig) -> bytes:
@@ -102,24 +105,21 @@ def test_what_means_nothing_is_refused(make: Callable[[], ExecutionConfig]) -> N
 def test_more_clips_than_the_first_keep_the_budget(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("linnet.plan.choose.LOADING", 0)  # which hides how little a tiny model takes
+    monkeypatch.setattr("linnet.plan.predict.LOADING", 0)  # which hides how little a tiny model takes
     files = resolve(SEEDLING, weights=tiny_model)
     request, many = replace(REQUEST, dtype="float32"), 2000
-    way = {
-        "device": "cpu",
-        "budget": Budget(),
-        "execution": ExecutionConfig(),
-        "text_resident": True,
-        "clips": many,
-    }
-    need = predict(SEEDLING, shape_of(files), request, **way).peak_system_bytes
+    machine = resolve_machine("cpu", dtype="float32", ram=GB)
+    workload = machine.workload(SizedModel.of(SEEDLING, files), request, clips=many)
+    need = predict(workload, ExecutionConfig(), text_resident=True).peak_system_bytes
     for budget, enough in ((need, True), (need - 1, False)):
-        pipeline = Pipeline.open(SEEDLING, files, budget=Budget(system=budget))
+        pipeline = Pipeline.open(
+            SEEDLING, files, replace(machine, budget=Budget(system=budget, asked=frozenset({"ram"})))
+        )
         pipeline.generate(REQUEST, tmp_path / f"{budget}.mp4")
         loaded, execution = pipeline.transformer, pipeline.execution
-        pipeline.settle(request, clips=many)
+        pipeline.follow(pipeline.plan(request, clips=many))
         assert (pipeline.transformer is loaded) is (pipeline.execution == execution) is enough
-        pipeline.settle(request)
+        pipeline.follow(pipeline.plan(request))
         assert pipeline.execution == execution  # the slower way was for that one alone
-    with pytest.raises(InvalidInput, match=r"^memory "):
-        pipeline.settle(request, clips=many**2)
+    with pytest.raises(InvalidInput, match=r"^ram "):
+        pipeline.plan(request, clips=many**2)

@@ -9,10 +9,13 @@ from hypothesis import strategies as st
 from linnet.catalog import CATALOG, find
 from linnet.geometry import FRAMES_PER_LATENT
 from linnet.models.transformer import TextContext
+from linnet.plan.budget import Budget
 from linnet.plan.cost_model import CostModel
+from linnet.plan.execution import ExecutionConfig
 from linnet.plan.memory import LINUM_V2
 from linnet.plan.passes import forwards
 from linnet.plan.windows import latents_at_once, windows_of
+from linnet.plan.workload import SizedModel, Workload
 from linnet.request import LONGEST_SECONDS, Request, make_request
 from linnet.sampling.onward import onward
 from linnet.sampling.solvers import euler
@@ -89,8 +92,13 @@ def windows_run(request: Request) -> list[int]:
     make_request(find("seedling"), prompt="a star", seed=0, steps=3, seconds=LONGEST_SECONDS, dtype="float32")
 )
 def test_as_many_windows_are_run_as_were_planned(request: Request) -> None:
-    seen, request = windows_run(request), replace(request, dtype="float32")
+    seen = windows_run(request)
     spec = replace(find(request.model), batched_guidance=False)
-    planned = PER_PASS.of(spec, LINUM_V2, request)["denoise"]
-    assert planned == len(seen) * sum(forwards(request))
+    workload = Workload(
+        model=SizedModel(spec=spec, shape=LINUM_V2),
+        request=replace(request, dtype="float32"),
+        device="cpu",
+        budget=Budget(),
+    )
+    assert PER_PASS.of(workload, ExecutionConfig())["denoise"] == len(seen) * sum(forwards(request))
     assert latents_at_once(request) == max(seen)

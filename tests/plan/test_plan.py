@@ -23,14 +23,18 @@ from linnet.models.tae import TAE, TAEConfig
 from linnet.models.text import T5Config, T5Encoder
 from linnet.models.transformer import Transformer, TransformerConfig
 from linnet.plan.budget import Budget, parse_bytes
-from linnet.plan.choose import STAGES, TooLarge, every, make_plan, smaller, ways
+from linnet.plan.candidates import candidates, frugal, smaller
+from linnet.plan.choose import TooLarge, choose
 from linnet.plan.cost_model import CostModel, key_of, known, remember
-from linnet.plan.execution import ExecutionConfig, Tiling, decided
-from linnet.plan.explanations import Stage
-from linnet.plan.memory import LINUM_V2, shape_of
+from linnet.plan.execution import NOTHING_FIXED, ExecutionConfig, FixedExecution, Tiling, recorded
+from linnet.plan.explanations import Row, Stage
+from linnet.plan.memory import LINUM_V2, Shape, shape_of
 from linnet.plan.passes import forwards
+from linnet.plan.plan import Plan
+from linnet.plan.predict import STAGES
 from linnet.plan.tiles import tiles_of, wan_decoder, work
-from linnet.request import Request, make_request
+from linnet.plan.workload import SizedModel, Workload
+from linnet.request import Dtype, Request, make_request
 from linnet.runtime.device import circumstances
 from linnet.runtime.machine import budget_of
 from linnet.weights.load import load_into
@@ -42,6 +46,29 @@ GB = 1_000_000_000
 CONFIG = TransformerConfig(dim=64, ffn_dim=256, num_heads=2, num_layers=2, text_len=8, text_dim=32)
 TEXT = T5Config(vocab_size=40, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, gated=True)
 TINY = TAEConfig(encoder_width=8, decoder_widths=(16, 8, 8, 8))
+
+
+def workload_of(
+    spec: ModelSpec, shape: Shape, request: Request, *, device: str, budget: Budget | None = None
+) -> Workload:
+    model = SizedModel(spec=spec, shape=shape)
+    return Workload(model=model, request=request, device=device, budget=budget or Budget())
+
+
+def make_plan(
+    spec: ModelSpec,
+    shape: Shape,
+    request: Request,
+    *,
+    device: str,
+    budget: Budget,
+    clips: int = 1,
+    encoded_frames: int = 0,
+    costs: CostModel | None = None,
+    fixed: FixedExecution = NOTHING_FIXED,
+) -> Plan:
+    workload = workload_of(spec, shape, request, device=device, budget=budget)
+    return choose(replace(workload, clips=clips, encoded_frames=encoded_frames), costs, fixed)
 
 
 @pytest.fixture
@@ -96,9 +123,11 @@ def test_weights_in_8_bits_are_counted_as_stored(files: ModelFiles, tmp_path: Pa
 def test_less_is_taken_where_what_was_planned_was_too_much() -> None:
     request = make_request(LINUM, prompt="a fox", seconds=5, dtype="bfloat16")
     budget = Budget(device=8 * GB, system=12 * GB)
-    plan = make_plan(LINUM, LINUM_V2, request, device="cuda", budget=budget, fixed={"text_format": "int8"})
+    plan = make_plan(
+        LINUM, LINUM_V2, request, device="cuda", budget=budget, fixed=FixedExecution(text_format="int8")
+    )
     for stage in STAGES[1:]:
-        less = smaller(plan, LINUM_V2, stage)
+        less = smaller(plan, stage)
         (before,), (after,) = ([s.device_bytes for s in p.stages if s.stage == stage] for p in (plan, less))
         assert after - plan.allowance.device <= 0.8 * (before - plan.allowance.device)
         assert less.fits()
@@ -113,14 +142,14 @@ def test_what_an_earlier_clip_decided_is_not_decided_again() -> None:
     record = frugal.execution.record()
     assert record == {"token_chunk": 4096, "tiling": {"rows": 15, "columns": 20, "chunk": 4}}
     again = make_plan(
-        LINUM, LINUM_V2, request, budget=roomy, fixed=decided(json.loads(json.dumps(record))), **way
+        LINUM, LINUM_V2, request, budget=roomy, fixed=recorded(json.loads(json.dumps(record))), **way
     )
     assert again.execution == frugal.execution
     with pytest.raises(InvalidInput, match="is free on cuda"):
-        make_plan(LINUM, LINUM_V2, request, budget=Budget(device=4 * GB), fixed=decided({}), **way)
+        make_plan(LINUM, LINUM_V2, request, budget=Budget(device=4 * GB), fixed=recorded({}), **way)
     for spoilt in ({"resident_blocks": 3}, {"chunks": 4}, {"tiling": {"rows": 0}}, {"text_format": "int4"}):
         with pytest.raises(InvalidInput):
-            decided(spoilt)
+            recorded(spoilt)
 
 
 def test_a_file_of_another_kind_is_refused_by_name(files: ModelFiles) -> None:
@@ -213,11 +242,15 @@ def test_an_autoencoder_in_bfloat16_is_the_last_resort() -> None:
     dtype = tight.stages[2].choices[0]
     assert dtype.value == "bfloat16"
     assert "can be seen" in dtype.reason
+
     # The ways that lose nothing come first; a CPU and a tiny autoencoder have no others.
-    seen = [execution.autoencoder_dtype for execution in ways(large, LINUM_V2, "cuda")]
+    def decoders(spec: ModelSpec, device: str) -> list[str]:
+        found = candidates(workload_of(spec, LINUM_V2, request, device=device))
+        return [execution.autoencoder_dtype for execution in found]
+
+    seen = decoders(large, "cuda")
     assert seen == sorted(seen, reverse=True)
-    assert {execution.autoencoder_dtype for execution in ways(large, LINUM_V2, "cpu")} == {"float32"}
-    assert {execution.autoencoder_dtype for execution in ways(SEEDLING, LINUM_V2, "cuda")} == {"float32"}
+    assert set(decoders(large, "cpu")) == set(decoders(SEEDLING, "cuda")) == {"float32"}
 
 
 def test_the_transformer_goes_before_blocks_stream_or_frames_are_cut_where_a_budget_was_set() -> None:
@@ -241,12 +274,12 @@ def test_frames_that_are_given_must_fit_too() -> None:
     large, asked = CATALOG["linum-v2-720p"], frozenset({"vram"})
     request = make_request(large, prompt="a fox", seconds=2, dtype="bfloat16")
     way: dict[str, Any] = {"device": "cuda", "budget": Budget(device=7 * GB, asked=asked)}
-    assert make_plan(large, LINUM_V2, request, pixels=1, **way).fits()
+    assert make_plan(large, LINUM_V2, request, encoded_frames=1, **way).fits()
     assert make_plan(large, LINUM_V2, request, **way).stages[-1].stage == "decode"
     with pytest.raises(
         TooLarge, match=r'^vram "7.0 GB": is too little: the encode stage .* --vram 7.3GB, or'
     ):
-        make_plan(large, LINUM_V2, request, pixels=49, **way)
+        make_plan(large, LINUM_V2, request, encoded_frames=49, **way)
 
 
 @pytest.mark.parametrize(
@@ -266,7 +299,7 @@ def test_a_plan_tells_what_the_decoder_computes_in(dtype: Any, decoder: Any, sho
 
 def test_a_refusal_names_the_nearest_request_that_fits() -> None:
     def least(spec: ModelSpec, request: Request) -> int:
-        plans = every(spec, LINUM_V2, request, device="cuda", budget=Budget())
+        plans = frugal(workload_of(spec, LINUM_V2, request, device="cuda"))
         return min(plan.peak_device_bytes for plan in plans)
 
     many = make_request(LINUM, prompt="a fox", seconds=5, dtype="bfloat16")
@@ -296,16 +329,21 @@ def test_what_is_no_amount_of_memory_is_refused(text: str) -> None:
 
 
 def test_a_cpu_has_no_vram() -> None:
-    with pytest.raises(InvalidInput, match=r'^vram "8.0 GB": .*; use --ram'):
+    with pytest.raises(InvalidInput, match=r'^vram "8.0 GB": .*; give main memory'):
         budget_of("cpu", vram=8 * GB)
     assert budget_of("cpu", ram=GB) == Budget(system=GB, asked=frozenset({"ram"}))
 
 
-@pytest.mark.parametrize(("pixels", "decoder"), [(1, "float32"), (13, "bfloat16")])
-def test_a_plan_predicts_what_encoding_holds(pixels: int, decoder: str) -> None:
+@pytest.mark.parametrize(("encoded_frames", "decoder"), [(1, "float32"), (13, "bfloat16")])
+def test_a_plan_predicts_what_encoding_holds(encoded_frames: int, decoder: Dtype) -> None:
     request = make_request(LINUM, prompt="a fox", seconds=2, dtype="bfloat16")
-    budget, fixed = Budget(device=6 * GB, asked=frozenset({"vram"})), {"autoencoder_dtype": decoder}
-    plan = make_plan(LINUM, LINUM_V2, request, device="cuda", budget=budget, fixed=fixed, pixels=pixels)
+    budget, fixed = (
+        Budget(device=6 * GB, asked=frozenset({"vram"})),
+        FixedExecution(autoencoder_dtype=decoder),
+    )
+    plan = make_plan(
+        LINUM, LINUM_V2, request, device="cuda", budget=budget, fixed=fixed, encoded_frames=encoded_frames
+    )
     found = plan.stages[-1].device_bytes - plan.allowance.device
     assert found == pytest.approx(simulate(plan, "encode").device, rel=0.1)
 
@@ -319,9 +357,9 @@ def test_a_plan_predicts_what_encoding_holds(pixels: int, decoder: str) -> None:
         (12, "decode", "bfloat16"),
     ],
 )
-def test_a_plan_predicts_what_a_full_size_run_holds(gigabytes: int, name: Stage, decoder: str) -> None:
+def test_a_plan_predicts_what_a_full_size_run_holds(gigabytes: int, name: Stage, decoder: Dtype) -> None:
     request = make_request(LINUM, prompt="a fox", seconds=2, dtype="bfloat16")
-    budget, fixed = Budget(device=gigabytes * GB, system=12 * GB), {"autoencoder_dtype": decoder}
+    budget, fixed = Budget(device=gigabytes * GB, system=12 * GB), FixedExecution(autoencoder_dtype=decoder)
     plan = make_plan(LINUM, LINUM_V2, request, device="cuda", budget=budget, fixed=fixed)
     (stage,) = (stage for stage in plan.stages if stage.stage == name)
     assert stage.device_bytes - plan.allowance.device == pytest.approx(simulate(plan, name).device, rel=0.1)
@@ -353,25 +391,25 @@ def test_seconds_are_those_measured_or_none(tmp_path: Path) -> None:
     remember("here", rates, tmp_path)
     remember("there", replace(rates, prompt=None), tmp_path)
     assert known("here", tmp_path) == rates
-    plan = make_plan(LINUM, LINUM_V2, request, device="cpu", budget=Budget(), rates=known("here", tmp_path))
+    plan = make_plan(LINUM, LINUM_V2, request, device="cpu", budget=Budget(), costs=known("here", tmp_path))
     block = 1e-3 + 11_960 * (1e-5 + 11_960 * 1e-9)
     written = 49 * 640 * 360 * 1e-8
     denoise = 20 * (40 * block + 0.01 + 11_960 * 1e-6)
     assert plan.seconds == pytest.approx(2 + denoise + 13 * (0.1 + 3600 * 1e-4) + written)
-    lower = rates.of(LINUM, LINUM_V2, replace(request, decoder_dtype="auto"))
-    assert lower["decode"] == pytest.approx(13 * (0.05 + 3600 * 1e-5) + written)
-    plan = make_plan(LINUM, LINUM_V2, request, device="cpu", budget=Budget(), rates=known("there", tmp_path))
-    assert plan.stages[0].seconds is None
-    assert key_of("a", "torch", "float32", 1, LINUM_V2, "wan") != key_of(
-        "a", "torch", "float32", 2, LINUM_V2, "wan"
+    lower = rates.of(
+        workload_of(LINUM, LINUM_V2, replace(request, decoder_dtype="auto"), device="cpu"), ExecutionConfig()
     )
+    assert lower["decode"] == pytest.approx(13 * (0.05 + 3600 * 1e-5) + written)
+    plan = make_plan(LINUM, LINUM_V2, request, device="cpu", budget=Budget(), costs=known("there", tmp_path))
+    assert plan.stages[0].seconds is None
+    assert key_of("a", "float32", 1, LINUM_V2, "wan") != key_of("a", "float32", 2, LINUM_V2, "wan")
 
 
 def test_what_saves_memory_is_counted_as_what_it_takes() -> None:
     request = make_request(LINUM, prompt="a fox", seconds=2, steps=1, guidance=0.0, dtype="bfloat16")
 
-    def seconds(rates: CostModel, **execution: Any) -> dict[str, float]:
-        return rates.of(LINUM, LINUM_V2, request, ExecutionConfig(**execution))
+    def seconds(rates: CostModel, **execution: Any) -> dict[Row, float]:
+        return rates.of(workload_of(LINUM, LINUM_V2, request, device="cuda"), ExecutionConfig(**execution))
 
     free = replace(SLOW, call=0.0, block=1.0, token=0.0, pair=0.0, step=0.0, pixel=0.0)
     assert seconds(free, resident_blocks=20)["denoise"] == 40  # 2 GB come in 2 s, while blocks compute
@@ -410,11 +448,11 @@ def test_a_small_card_is_little_slower_than_a_large_one(model: str, card: int) -
     spec = CATALOG[model]
     request = make_request(spec, prompt="a fox", seconds=5, dtype="bfloat16")
     way: dict[str, Any] = {"device": "cuda", "budget": Budget(device=card * GB, system=12 * GB)}
-    plan = make_plan(spec, LINUM_V2, request, rates=rates, **way)
+    plan = make_plan(spec, LINUM_V2, request, costs=rates, **way)
     assert plan.execution.tiling
     assert plan.slower is not None
     assert 0 < plan.slower <= 0.15
-    bus = make_plan(spec, LINUM_V2, request, rates=replace(rates, copy=1 / 12e6, read=1 / 3e6), **way)
+    bus = make_plan(spec, LINUM_V2, request, costs=replace(rates, copy=1 / 12e6, read=1 / 3e6), **way)
     assert bus.slower is not None
     assert bus.slower > 0.15
 
@@ -431,7 +469,7 @@ def test_what_one_xeon_was_measured_at_is_not_what_another_is_capable_of(
 ) -> None:
     def key(**features: bool) -> str:
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features)
-        return key_of("Intel Xeon", circumstances(), "bfloat16", 1, LINUM_V2, "wan")
+        return key_of(f"Intel Xeon, {circumstances()}", "bfloat16", 1, LINUM_V2, "wan")
 
     assert key(amx_bf16=True) != key(amx_bf16=False)
 
@@ -486,7 +524,7 @@ def test_the_command_says_what_memory_costs_and_what_is_not_counted(
     request = make_request(LINUM, prompt="a fox", seconds=5, dtype="bfloat16")
     rates = replace(SLOW, prompt=None, cell=1.0)
     budget = Budget(device=6 * GB, system=12 * GB)
-    plan = make_plan(LINUM, LINUM_V2, request, device="cuda", budget=budget, rates=rates)
+    plan = make_plan(LINUM, LINUM_V2, request, device="cuda", budget=budget, costs=rates)
     show_plan(plan)
     shown = capsys.readouterr().out
     assert "without text" in shown
@@ -500,7 +538,7 @@ def test_the_command_says_what_memory_costs_and_what_is_not_counted(
 def test_a_card_that_is_not_here_is_not_asked(
     device: str, driver: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("linnet.cli.plan.may_have_gpu", lambda: driver)
+    monkeypatch.setattr("linnet.runtime.machine.may_have_gpu", lambda: driver)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
     words = ("--model", "linum-v2-360p", "--device", device, "--vram", "8GB", "--json")

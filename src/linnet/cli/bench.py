@@ -44,26 +44,23 @@ def bench(
     request = make_request(spec, prompt="any", seed=0, **settings)
     files = resolve(spec, weights=weights) if weights else locate(spec)
 
-    import torch
-
     from linnet.measure.bench import bench as measure
-    from linnet.runtime.device import default_dtype, default_threads, resolve_device
+    from linnet.runtime.machine import occupy, resolve_machine
 
-    where = resolve_device(device)
-    torch.set_num_threads(threads or default_threads())
+    machine = resolve_machine(device, dtype=request.dtype, threads=threads)
+    occupy(machine)
     result = measure(
         spec,
         request,
         files=files,
-        device=where,
-        dtype=default_dtype(where) if request.dtype == "auto" else getattr(torch, request.dtype),
+        machine=machine,
         layers=layers,
         watch=lambda stage: None if as_json else note(f"measuring {stage}"),
     )
     if not as_json:
         top = result.ceilings
         name = f"{spec.name}, {format_seconds(request.seconds)} s of {request.size}, {profile or 'exact'}"
-        note(f"{name}, on {where} with {format_count(result.threads, 'thread')} in {result.dtype}")
+        note(f"{name}, on {machine.device} with {format_count(result.threads, 'thread')} in {result.dtype}")
         rows = [
             (f"{result.dtype} products", f"{top.product / 1e12:.2f} TFLOP/s"),
             ("float32 products", f"{top.product_float32 / 1e12:.2f} TFLOP/s"),

@@ -114,9 +114,7 @@ def go(
         cut = (f"its last {left_out} frames are left out: the model makes 4k+1",) if left_out else ()
         for line in () if quiet else (*way.notes, *cut):
             note(f"note: {line}")
-        pipeline.generate(
-            request, output, overwrite=overwrite, watch=watch, course=way.course, direction=way.direction
-        )
+        way.generate(pipeline, output, overwrite=overwrite, watch=watch)
 
     run(pipeline, make, output, request=request, quiet=quiet, as_json=as_json)
 

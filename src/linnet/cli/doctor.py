@@ -6,7 +6,8 @@ from typing import Any
 import typer
 
 from linnet.cli.options import AsJson
-from linnet.wording import format_bytes, format_count, format_duration
+from linnet.geometry import format_seconds
+from linnet.wording import format_bytes, format_count
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -41,16 +42,17 @@ def doctor(
 
 
 def verdict(model: dict[str, Any]) -> str:
-    """Whether the model fits, and how much memory its clips take."""
-    longest = model["longest_seconds"]
-    fit = (
-        "does not fit in memory now" if longest is None else f"up to {format_duration(longest)} fit in memory"
-    )
-    needs = ", ".join(
-        f"{format_bytes(size)} for {seconds} s" for seconds, size in model["needs_bytes"].items()
-    )
+    """Whether the model's usual clip fits, and what it takes, as `linnet plan` says."""
+    clip, longest = model["clip"], model["longest_seconds"]
+    usual = f"{format_seconds(clip['seconds'])} s of {clip['size']}"
+    memory = format_bytes(model["needs_bytes"])
+    if model["fits"]:
+        fit = f"{usual} fits: {memory}"
+    else:
+        fit = f"{usual} does not fit in memory now: it takes at least {memory}"
+    more = "" if longest is None else f"; at once up to {format_seconds(longest)} s"
     here = "" if model["installed"] else f"; not here: `linnet pull {model['model']}`"
-    return f"{fit} ({needs}){here}"
+    return f"{fit}{more}{here}"
 
 
 def cache_words(folder: str | None, free_bytes: int | None) -> str:

@@ -97,11 +97,10 @@ def edit(
     )
     place = Place(weights, device, threads, vram, ram)
     pipeline = opened(spec, {"to": wanted, "from": shown}, place, anyway=anyway, quiet=quiet)
-    asked = pipeline.settled(request)
     go(
         pipeline,
         request,
-        lambda: editing.edit(pipeline, asked, source, shown, strength=share, everywhere=everywhere),
+        lambda: editing.edit(pipeline, request, source, shown, strength=share, everywhere=everywhere),
         output,
         left_out=left_out,
         overwrite=overwrite,

@@ -3,9 +3,8 @@
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -30,7 +29,7 @@ from linnet.cli.options import (
     parse_seeds,
     whole,
 )
-from linnet.cli.plan import plan_for, show_plan
+from linnet.cli.plan import show_plan
 from linnet.cli.prompts import check_prompts
 from linnet.cli.terminal import bars, note
 from linnet.cli.watching import previewing, tell_made, telling
@@ -38,15 +37,11 @@ from linnet.clip import Clip, default_name
 from linnet.errors import InvalidInput, WeightsError
 from linnet.filesystem import check_name
 from linnet.geometry import format_seconds
-from linnet.plan.choose import Plan
-from linnet.plan.execution import decided
-from linnet.plan.host import check_threads
+from linnet.plan.execution import NOTHING_FIXED, FixedExecution, recorded
+from linnet.plan.plan import Plan
 from linnet.request import CHOICES, Request, make_request
 from linnet.weights.store import default_model, model_in, model_of, resolve
 from linnet.wording import format_bytes
-
-if TYPE_CHECKING:
-    pass
 
 SOLVER = "euler, dpm++ or unipc. Seedling needs 8, 8 and 10 steps; Linum 10 with the last two, by theory: not measured."
 
@@ -213,11 +208,10 @@ def generate(
         if preview:
             check_name(preview_name(path), field="preview")
 
-    import torch
-
     from linnet.direct.beginning import Beginning, check_colours, check_fit
     from linnet.pipeline import Pipeline
-    from linnet.runtime.device import check_there, default_threads, limit_memory
+    from linnet.plan.workload import SizedModel
+    from linnet.runtime.machine import resolve_machine
 
     given: dict[str, Any] = {
         "image": image,
@@ -235,32 +229,25 @@ def generate(
     choices = earlier.choices if earlier else {}
     where = device if device and dry_run else device_to_use(device, choices.get("device"))
     count = threads or choices.get("threads")
-    if count is not None:
-        check_threads(count)
-    pixels = max(map(beginning.pixels, requests))
-    ways = {"vram": vram, "ram": ram, "threads": count, "pixels": pixels}
-    fixed = earlier_knobs(earlier, spec)
+    machine = resolve_machine(
+        where, dtype=requests[0].dtype, threads=count, vram=vram, ram=ram, here=not (device and dry_run)
+    )
+    sized, encoded = SizedModel.of(spec, files), max(map(beginning.encoded_frames, requests))
+    fixed = earlier_execution(earlier, spec)
     try:
-        plan = plan_for(spec, files, requests[0], where, fixed=fixed, **ways)
+        plan = machine.plan(sized, requests[0], encoded_frames=encoded, fixed=fixed)
     except InvalidInput:
         if not fixed:
             raise
-        plan, fixed = plan_for(spec, files, requests[0], where, **ways), {}
+        plan, fixed = machine.plan(sized, requests[0], encoded_frames=encoded), NOTHING_FIXED
         note(f"warning: {like} was made in more memory than there is, so this clip may differ in rounding")
-    requests = [replace(request, dtype=plan.request.dtype) for request in requests]
-    first = requests[0]
-    if not dry_run:
-        check_there(where, vram=vram, ram=ram)
-    if vram is not None and not dry_run:
-        limit_memory(where, vram - plan.allowance.device)
+    plans = [plan.with_seed(request.seed) for request in requests]
+    first = plan.request
     pipeline = Pipeline.open(
         spec,
         files,
-        device=where,
-        dtype=getattr(torch, first.dtype),
-        threads=count or default_threads(),
+        machine,
         execution=plan.execution if fixed else None,
-        budget=plan.budget if plan.budget.asked else None,
         compiled=compiled or bool(choices.get("compiled")),
         attention=str(choices.get("attention", "")),
     )
@@ -273,33 +260,33 @@ def generate(
         if earlier and earlier.request.model == spec.name and earlier.model_hash != pipeline.model_hash:
             note(f"warning: {earlier.path} was made with other weights, so this clip will differ")
     if dry_run:
-        for request, path in zip(requests, outputs, strict=True):
-            print_request(request, path, plan, as_json)
+        for each, path in zip(plans, outputs, strict=True):
+            print_request(each.request, path, each, as_json)
         if not as_json:
             show_plan(plan)
         return
 
     made: list[Clip] = []
     try:
-        for request, path in zip(requests, outputs, strict=True):
-            place = f"{len(made) + 1}/{len(requests)} " if len(requests) > 1 else ""
+        for each, path in zip(plans, outputs, strict=True):
+            place = f"{len(made) + 1}/{len(plans)} " if len(plans) > 1 else ""
             sheet = preview_name(path) if preview else None
             expected = {stage.stage: stage.seconds for stage in plan.stages}
             with (
                 bars(quiet=quiet or as_json) as show,
                 previewing(telling(show, pipeline, place=place, expected=expected), sheet) as watch,
             ):
-                begun = {}
                 if beginning:
-                    way = beginning.way(pipeline, pipeline.settled(request), watch)
+                    way = beginning.way(pipeline, each.request, watch, plan=each)
                     for line in () if quiet or made else way.notes:
                         note(f"note: {line}")
-                    begun = {"course": way.course, "direction": way.direction}
-                clip = pipeline.generate(request, path, overwrite=overwrite, watch=watch, **begun)
+                    clip = way.generate(pipeline, path, overwrite=overwrite, watch=watch)
+                else:
+                    (clip,) = pipeline.run(each, {each.request.seed: path}, overwrite=overwrite, watch=watch)
             made.append(clip)
             print_clip(clip, quiet, as_json)
     except KeyboardInterrupt:
-        written = f"{len(made)} of {len(requests)} clips" if made else "nothing"
+        written = f"{len(made)} of {len(plans)} clips" if made else "nothing"
         fail(f"stopped; {written} was written", 130)
 
 
@@ -340,14 +327,14 @@ def choose_model(
     return default_model(weights)
 
 
-def earlier_knobs(earlier: Clip | None, spec: ModelSpec) -> dict[str, Any]:
+def earlier_execution(earlier: Clip | None, spec: ModelSpec) -> FixedExecution:
     """What of an earlier clip's way to run decides its last bits; nothing if it was another model's."""
     if earlier is None or earlier.request.model != spec.name:
-        return {}
+        return NOTHING_FIXED
     record = earlier.choices.get("knobs", {})
     if not isinstance(record, Mapping):
         raise InvalidInput("file", earlier.path, "tells no knobs", "use a clip that linnet generated")
-    return decided(record)
+    return recorded(record)
 
 
 def device_to_use(asked: str | None, earlier: str | None) -> str:

@@ -1,10 +1,8 @@
 """`linnet plan`"""
 
 import json
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
@@ -27,14 +25,13 @@ from linnet.cli.options import (
 )
 from linnet.cli.terminal import bars, format_bytes, print_table
 from linnet.errors import InvalidInput
-from linnet.plan import cost_model
-from linnet.plan.budget import kind_of
-from linnet.plan.choose import NOTHING, Plan, TooLarge, make_plan
-from linnet.plan.host import may_have_gpu
-from linnet.plan.memory import LINUM_V2, shape_of
-from linnet.request import Request, make_request
-from linnet.runtime.machine import budget_of
-from linnet.weights.files import read_config
+from linnet.geometry import format_seconds
+from linnet.plan.choose import TooLarge
+from linnet.plan.machine import Machine
+from linnet.plan.plan import Plan
+from linnet.plan.workload import SizedModel
+from linnet.request import check_dtype, check_profile, make_request
+from linnet.runtime.machine import refuse_early, resolve_machine
 from linnet.weights.store import ModelFiles, default_model, locate, resolve
 
 NOT_MEASURED = "not measured"
@@ -72,11 +69,32 @@ def plan(
     that --measure has measured on this machine; a device that nobody measured has none.
     """
     spec = find(model) if model else default_model(weights)[0]
-    settings: dict[str, Any] = {"seconds": seconds, "size": size, "steps": steps, "profile": profile}
-    request = make_request(spec, prompt=prompt or "any", seed=0, dtype=dtype, **settings)  # type: ignore[arg-type]
+    request = make_request(
+        spec,
+        prompt=prompt or "any",
+        seconds=seconds,
+        size=size,
+        seed=0,
+        steps=steps,
+        profile=check_profile(profile) if profile else None,
+        dtype=check_dtype(dtype) if dtype else None,
+    )
     files = files_here(spec, weights)
+    sized = SizedModel.of(spec, files)
     try:
-        found = plan_for(spec, files, request, device, vram=vram, ram=ram, threads=threads, measure=measure)
+        refuse_early(sized, request, device, vram=vram, ram=ram)
+        machine = resolve_machine(
+            device, dtype=request.dtype, threads=threads, vram=vram, ram=ram, here=False
+        )
+        if measure:
+            check_measurable(machine)
+
+            from linnet.measure.rate_measurement import measure_machine
+
+            with bars(quiet=False) as show:
+                measure_machine(machine, sized, files, lambda what: show("measure", what, 0, 1))
+                show("measure", "", 1, 1)
+        found = machine.plan(sized, request)
     except InvalidInput as error:
         if as_json:
             print(json.dumps({"fits": False, "problem": str(error), **nearest(error)}))
@@ -86,6 +104,12 @@ def plan(
         print(json.dumps(found.to_json()))
     else:
         show_plan(found)
+
+
+def check_measurable(machine: Machine) -> None:
+    if machine.title is None:
+        remedy = "leave --measure out, or use --device cpu"
+        raise InvalidInput("device", machine.device, "is not here to be measured", remedy)
 
 
 def nearest(error: InvalidInput) -> dict[str, Any]:
@@ -104,87 +128,10 @@ def files_here(spec: ModelSpec, weights: Path | None) -> ModelFiles | None:
     return resolve(spec, weights=weights)
 
 
-def plan_for(
-    spec: ModelSpec,
-    files: ModelFiles | None,
-    request: Request,
-    device: str | None,
-    *,
-    vram: int | None = None,
-    ram: int | None = None,
-    threads: int | None = None,
-    pixels: int = 0,
-    measure: bool = False,
-    fixed: Mapping[str, Any] = NOTHING,
-) -> Plan:
-    """The plan, with device and dtype decided; torch is not imported where something is refused that can be known
-    without it."""
-    shape = shape_of(files) if files else LINUM_V2
-    where = device or ("cuda" if vram is not None else "cpu" if not may_have_gpu() else "auto")
-    if where == "auto" or kind_of(where) not in ("cpu", "cuda", "mps"):
-        from linnet.runtime.device import resolve_device
-
-        where = resolve_device(where)
-    elsewhere = kind_of(where) != "cpu" and not card_is_here(where)
-    if measure and elsewhere:
-        remedy = "leave --measure out, or use --device cpu"
-        raise InvalidInput("device", where, "is not here to be measured", remedy)
-    budget = budget_of(where, vram=vram, ram=ram)
-    way: dict[str, Any] = {"device": where, "budget": budget, "pixels": pixels, "fixed": fixed}
-    if request.dtype == "auto":
-        smallest = replace(request, dtype="bfloat16")
-        frugal = make_plan(spec, shape, smallest, **way)
-        if elsewhere:
-            return frugal  # for a card that multiplies bfloat16, as all since 2020 do
-    if elsewhere:
-        return make_plan(spec, shape, request, **way)
-
-    from linnet.runtime.device import circumstances, default_dtype, default_threads, title
-
-    if request.dtype == "auto":
-        kind: Any = str(default_dtype(where)).removeprefix("torch.")
-        request = replace(request, dtype=kind)
-    count = threads or default_threads()
-    key = cost_model.key_of(title(where), circumstances(), request.dtype, count, shape, spec.autoencoder)
-    if measure:
-        import torch
-
-        torch.set_num_threads(count)
-        cost_model.remember(key, measured(spec, files, request.dtype, where))
-    return make_plan(spec, shape, request, rates=cost_model.known(key), **way)
-
-
-def measured(spec: ModelSpec, files: ModelFiles | None, dtype: str, device: str) -> cost_model.CostModel:
-    """With as many threads as torch has now."""
-    from linnet import media
-    from linnet.measure.rate_measurement import Frames, measure_rates
-
-    def write(frames: Frames) -> None:
-        _, height, width, _ = frames.shape
-        with TemporaryDirectory() as folder:
-            path = Path(folder) / "clip.mp4"
-            with media.open_writer(path, width=width, height=height, fps=spec.fps, metadata={}) as writer:
-                writer.write(frames)
-
-    tiny, file = (read_config(files.autoencoder), files.transformer) if files else (None, None)
-    shape = shape_of(files) if files else LINUM_V2
-    way: dict[str, Any] = {"dtype": dtype, "device": device, "autoencoder": tiny, "file": file}
-    with bars(quiet=False) as show:
-        found = measure_rates(spec, shape, write=write, watch=lambda what: show("measure", what, 0, 1), **way)
-        show("measure", "", 1, 1)
-    return found
-
-
-def card_is_here(name: str) -> bool:
-    if not may_have_gpu():
-        return False
-    from linnet.runtime.device import is_here
-
-    return is_here(name)
-
-
 def show_plan(plan: Plan) -> None:
-    on_cpu = kind_of(plan.device) == "cpu"
+    on_cpu = plan.workload.on_cpu
+    for line in summary(plan):
+        print(line)
     rows = [
         [
             stage.stage,
@@ -208,6 +155,24 @@ def show_plan(plan: Plan) -> None:
     device, system = plan.allowance
     apart = f"{format_bytes(device)} for the driver and its workspaces and " if device else ""
     print(f"Peaks include {apart}{format_bytes(system)} for libraries.")
+
+
+def summary(plan: Plan) -> Iterator[str]:
+    """What is made, and that it fits."""
+    request = plan.request
+    clip = f"{format_seconds(request.seconds)} s of {request.size} ({request.frames} frames)"
+    yield f"{plan.spec.name}: {clip}, {request.steps} steps, on {plan.device} in {request.dtype}."
+    if plan.windows > 1:
+        order = "one after the other" if request.onward else "together"
+        yield f"It is made in {plan.windows} windows of {plan.window_frames} frames, {order}."
+    places = {"vram": f"on {plan.device}", "ram": "in main memory"}
+    parts = []
+    for name, limit in plan.budget.limits.items():
+        source = "allowed" if name in plan.budget.asked else "free"
+        parts.append(
+            f"{format_bytes(plan.peaks[name])} of the {format_bytes(limit)} that are {source} {places[name]}"
+        )
+    yield f"It fits: {' and '.join(parts)}." if parts else "How much memory is free is not known here."
 
 
 def time(seconds: float | None) -> str:

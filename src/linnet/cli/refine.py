@@ -98,7 +98,7 @@ def refine(
     go(
         pipeline,
         request,
-        lambda: finish(pipeline, pipeline.settled(request), source, strength=share),
+        lambda: finish(pipeline, request, source, strength=share),
         output,
         left_out=left_out,
         overwrite=overwrite,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
 from linnet.catalog import find
+from linnet.clip import Clip
 from linnet.direct.colours import graded, look_up_table
 from linnet.direct.conditions import Edited, Renoised, check_strength, levels_left
 from linnet.direct.footage import Fit, Frame, Source, open_source, read_image_and_notes
@@ -18,6 +19,7 @@ from linnet.inputs.reader import Tick, nothing
 from linnet.inputs.refusals import legibly
 from linnet.pipeline import Pipeline
 from linnet.plan.passes import DRAFT_STEPS, DRAFT_STRENGTH
+from linnet.plan.plan import Plan
 from linnet.progress import Progress, Watch, ignore
 from linnet.request import Request, no_guidance
 from linnet.sampling import flow
@@ -43,11 +45,26 @@ COMMANDS = {
 
 
 class Way(NamedTuple):
-    """How to go, what to write of it into the clip, and what to tell the person."""
+    """The plan to follow, how to go, what to write of it into the clip, and what to tell the person."""
 
+    plan: Plan
     course: Course
     direction: dict[str, Any]
     notes: tuple[str, ...]
+
+    def generate(
+        self, pipeline: Pipeline, output: Path, *, overwrite: bool = False, watch: Watch = ignore
+    ) -> Clip:
+        """The clip at `output`, which appears there when it is complete."""
+        (clip,) = pipeline.run(
+            self.plan,
+            {self.plan.request.seed: output},
+            overwrite=overwrite,
+            watch=watch,
+            course=self.course,
+            direction=self.direction,
+        )
+        return clip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,20 +144,29 @@ class Beginning:
         if self.video:
             self.source(request, tick)
 
-    def pixels(self, request: Request) -> int:
+    def encoded_frames(self, request: Request) -> int:
         """The most frames that are encoded at once."""
         return request.frames if self.video else STILL if self.last_image else 1 if self.image else 0
 
     def way(
-        self, pipeline: Pipeline, request: Request, watch: Watch = ignore, *, tick: Tick = nothing
+        self,
+        pipeline: Pipeline,
+        request: Request,
+        watch: Watch = ignore,
+        *,
+        plan: Plan | None = None,
+        tick: Tick = nothing,
     ) -> Way:
-        """Read and encode the files. `tick` is called while they are read, and may raise."""
+        """Read and encode the files, by `plan`, which is made here if it is None. `tick` is called while they are read,
+        and may raise."""
         self.check(request, tick)
-        pipeline.settle(pipeline.settled(request), pixels=self.pixels(request))
+        plan = plan or pipeline.plan(request, encoded_frames=self.encoded_frames(request))
+        pipeline.follow(plan)
         go = self.along if self.video else self.between
-        return go(pipeline, request, watch, tick)
+        return go(pipeline, plan, watch, tick)
 
-    def between(self, pipeline: Pipeline, request: Request, watch: Watch, tick: Tick) -> Way:
+    def between(self, pipeline: Pipeline, plan: Plan, watch: Watch, tick: Tick) -> Way:
+        request = plan.request
         held, direction, notes = {}, self.record(), []
         if self.image:
             first, told = read_image_and_notes(self.image, request.size, self.fit, field="image", tick=tick)
@@ -155,9 +181,10 @@ class Beginning:
             held[end] = pipeline.encode_frames(lambda: still(last), watch)[:, :, -1]
         if self.last_image and request.window and not request.onward:
             notes.append("the windows are made together, so that all of them lead to the last image")
-        return Way(Held(frames=held, seed=request.seed, turns=TURNS), direction, tuple(notes))
+        return Way(plan, Held(frames=held, seed=request.seed, turns=TURNS), direction, tuple(notes))
 
-    def along(self, pipeline: Pipeline, request: Request, watch: Watch, tick: Tick) -> Way:
+    def along(self, pipeline: Pipeline, plan: Plan, watch: Watch, tick: Tick) -> Way:
+        request = plan.request
         source = self.source(request, tick)
 
         def frames() -> Iterable[Frame]:
@@ -171,6 +198,7 @@ class Beginning:
             table = look_up_table(pairs, share=min(1.0, strength / ALL_COLOURS) ** 2)
             latents = pipeline.encode_frames(lambda: graded(frames(), table), watch)
         return Way(
+            plan,
             Renoised(clip=latents, strength=strength),
             self.record() | {"strength": strength, "colours": colours},
             (*source.notes, begins_at(request, strength)),

@@ -30,7 +30,9 @@ def edit(
     """
     check_strength(strength)
     check_whole(request, "an edit")
-    pipeline.settle(request, pixels=request.frames)
+    plan = pipeline.plan(request, encoded_frames=request.frames)
+    pipeline.follow(plan)
+    request = plan.request
     sigmas = flow.levels_of(request)
     followed = request.guidance / 3 if guidance is None else guidance
     # First, while the transformer is not there yet and takes no memory.
@@ -54,16 +56,17 @@ def edit(
         "strength": strength,
         "from_guidance": followed,
     } | ({"everywhere": True} if everywhere else {})
-    return Way(course, direction, source.notes)
+    return Way(plan, course, direction, source.notes)
 
 
 def refine(pipeline: Pipeline, request: Request, source: Source, *, strength: float) -> Way:
     """The way from a draft, scaled up to the request's size, through the last `strength` of the steps."""
     check_strength(strength)
     check_whole(request, "a draft to refine")
-    pipeline.settle(request, pixels=request.frames)
+    plan = pipeline.plan(request, encoded_frames=request.frames)
+    pipeline.follow(plan)
+    request = plan.request
     latents = pipeline.encode_frames(lambda: islice(source.frames(), request.frames))
     direction = {"refines": fingerprint(source.path), "strength": strength}
-    return Way(
-        Renoised(clip=latents, strength=strength), direction, (*source.notes, begins_at(request, strength))
-    )
+    notes = (*source.notes, begins_at(request, strength))
+    return Way(plan, Renoised(clip=latents, strength=strength), direction, notes)

@@ -118,7 +118,7 @@ def extend(
     check_output(output, request, overwrite=overwrite, reencode=reencode)
     source = open_old(path, request, reencode=reencode, fit=fit)
     seen = seen_of(source)
-    pipeline.settle(request, pixels=seen)
+    pipeline.follow(pipeline.plan(request, encoded_frames=seen))
     known = pipeline.encode_frames(lambda: source.frames(len(source.order) - seen), watch)
     course = Held(frames=dict(enumerate(known.unbind(2))), seed=request.seed)
     latents = None

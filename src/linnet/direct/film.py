@@ -156,7 +156,8 @@ def make(board: Storyboard, pipeline: Pipeline, take: Take, watch: Watch) -> Non
         return
     request = requests[0]
     longest = max(requests, key=lambda request: request.frames)
-    pipeline.settle(longest, pixels=len(take.held) if take.continues else 0)
+    encoded = len(take.held) if take.continues else 0
+    pipeline.follow(pipeline.plan(longest, encoded_frames=encoded))
     course = continuing(pipeline, take.continues, take.held, request.seed) if take.continues else denoise
     latents = None
     watch(Progress("denoise", 0, request.steps))

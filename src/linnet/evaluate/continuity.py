@@ -18,7 +18,7 @@ from PIL import Image
 from linnet import media
 from linnet.data import playground
 from linnet.data.playground import COLOURS, FPS, SPEED, TRAINED, Scene
-from linnet.direct.beginning import Beginning
+from linnet.direct.beginning import Beginning, Way
 from linnet.direct.edit import STRENGTH, edit
 from linnet.direct.extend import extend, open_old, seen_of
 from linnet.direct.footage import open_source
@@ -159,15 +159,16 @@ class Bench:
         trial: Trial,
         name: str,
         request: Request,
-        way: Callable[[], Any] | None = None,
+        way: Callable[[], Way] | None = None,
         *,
         ending: str = ".mp4",
     ) -> Clip:
         path = trial.folder / f"{name}{ending}"
         if not path.exists():
-            begun = way() if way else None
-            more = {"course": begun.course, "direction": begun.direction} if begun else {}
-            self.pipeline.generate(request, path, **more)
+            if way:
+                way().generate(self.pipeline, path)
+            else:
+                self.pipeline.generate(request, path)
         return read(path)
 
 

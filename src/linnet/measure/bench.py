@@ -25,6 +25,7 @@ from linnet.models.tae import TAE, TAEConfig
 from linnet.models.text import T5Encoder, t5_xxl
 from linnet.models.transformer import Transformer, TransformerConfig, linum_v2
 from linnet.models.vae import VAE, VAEConfig
+from linnet.plan.machine import Machine
 from linnet.plan.passes import forwards
 from linnet.plan.windows import denoised
 from linnet.request import Request
@@ -91,8 +92,7 @@ def bench(
     request: Request,
     *,
     files: ModelFiles | None,
-    device: str,
-    dtype: torch.dtype,
+    machine: Machine,
     layers: int | None = None,
     watch: Watch = lambda stage: None,
 ) -> Bench:
@@ -102,7 +102,7 @@ def bench(
         raise InvalidInput(
             "model", spec.name, "is not here, and its size is in its files", "give --weights DIR"
         )
-    home = torch.device(device)
+    home, dtype = torch.device(machine.device), getattr(torch, machine.dtype)
     with torch.inference_mode():
         watch("ceilings")
         top = ceilings(home, dtype)
@@ -111,8 +111,8 @@ def bench(
             watch(name)
             stages.append(measure(spec, request, files, home, dtype, top, layers))
     return Bench(
-        device=device,
-        dtype=str(dtype).removeprefix("torch."),
+        device=machine.device,
+        dtype=machine.dtype,
         threads=torch.get_num_threads(),
         request=request,
         ceilings=top,

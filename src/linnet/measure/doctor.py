@@ -12,11 +12,13 @@ import torch
 from linnet import __version__
 from linnet.catalog import CATALOG, ModelSpec
 from linnet.filesystem import nearest_folder
-from linnet.geometry import format_seconds, seconds_of
-from linnet.plan.choose import longest
-from linnet.plan.memory import LINUM_V2, shape_of
-from linnet.runtime.device import available_memory, default_dtype, default_threads, resolve_device, title
-from linnet.runtime.machine import budget_of
+from linnet.geometry import seconds_of
+from linnet.plan.choose import longest_frames
+from linnet.plan.machine import Machine
+from linnet.plan.workload import SizedModel
+from linnet.request import make_request
+from linnet.runtime.device import available_memory, default_dtype, dtype_name, title
+from linnet.runtime.machine import resolve_machine
 from linnet.weights.store import hub_cache, locate
 
 PACKAGES = ("torch", "safetensors", "tokenizers", "sentencepiece", "av", "numpy", "huggingface_hub")
@@ -27,26 +29,25 @@ def doctor() -> dict[str, Any]:
 
     Memory in bytes, None where the system does not say. Loads no model and asks no network.
     """
-    chosen = resolve_device()
-    names = list(dict.fromkeys([chosen, *devices()]))
-    dtype = default_dtype(chosen)
+    machine = resolve_machine()
+    names = list(dict.fromkeys([machine.device, *devices()]))
     return {
         "linnet": __version__,
         "python": platform.python_version(),
         "system": platform.platform(),
         "packages": {name: installed(name) for name in PACKAGES},
-        "threads": default_threads(),
+        "threads": machine.threads,
         "devices": [
             {
                 "device": name,
                 "title": title(name),
                 "free_bytes": available_memory(name),
-                "dtype": str(default_dtype(name)).removeprefix("torch."),
+                "dtype": dtype_name(default_dtype(name)),
             }
             for name in names
         ],
         "cache": cache_facts(hub_cache()),
-        "models": [found for spec in CATALOG.values() if (found := fits(spec, chosen, dtype))],
+        "models": [found for spec in CATALOG.values() if (found := fits(spec, machine))],
     }
 
 
@@ -71,18 +72,20 @@ def cache_facts(folder: Path | None) -> dict[str, Any]:
     return {"folder": str(folder) if folder else None, "free_bytes": free}
 
 
-def fits(spec: ModelSpec, device: str, dtype: torch.dtype) -> dict[str, Any] | None:
-    """What the shortest and the longest clip of the default size need, in bytes by seconds, and the longest
-    that fits now. None for a model of which nothing is known because its files are not here."""
+def fits(spec: ModelSpec, machine: Machine) -> dict[str, Any] | None:
+    """What `linnet plan` says of the model's usual clip, and the longest that the model makes at once that fits. None
+    for a model of which nothing is known because its files are not here."""
     files = locate(spec)
     if files is None and spec.ships:
         return None
-    shape = shape_of(files) if files else LINUM_V2
-    name = str(dtype).removeprefix("torch.")
-    needs, most = longest(spec, shape, device=device, dtype=name, budget=budget_of(device))
+    model, request = SizedModel.of(spec, files), make_request(spec, prompt="any", seed=0)
+    plan = machine.plan_or_nearest(model, request)
+    most = longest_frames(plan.workload)
     return {
         "model": spec.name,
         "installed": files is not None,
-        "needs_bytes": {format_seconds(seconds_of(frames, spec.fps)): size for frames, size in needs.items()},
+        "fits": plan.fits(),
+        "clip": {"size": str(request.size), "seconds": request.seconds},
+        "needs_bytes": plan.peak_bytes,
         "longest_seconds": None if most is None else seconds_of(most, spec.fps),
     }

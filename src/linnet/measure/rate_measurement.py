@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,6 +19,7 @@ import torch
 from jaxtyping import UInt8
 from torch.nn import functional as F
 
+from linnet import media
 from linnet.catalog import ModelSpec
 from linnet.geometry import Size
 from linnet.models.attention import attend
@@ -25,11 +27,16 @@ from linnet.models.tae import STRETCH, TAE, TAEConfig
 from linnet.models.text import T5Config, T5Encoder
 from linnet.models.transformer import Transformer, TransformerConfig
 from linnet.models.vae import VAE, VAEConfig
-from linnet.plan.cost_model import CostModel
+from linnet.plan.cost_model import CostModel, remember
+from linnet.plan.machine import Machine
 from linnet.plan.memory import SMALL_TEXT, Shape
+from linnet.plan.workload import SizedModel
 from linnet.runtime import transfer
 from linnet.runtime.attention import Work, choose, way_of
+from linnet.runtime.machine import occupy
+from linnet.weights.files import read_config
 from linnet.weights.load import product_dtypes
+from linnet.weights.store import ModelFiles
 
 K = TypeVar("K")
 Frames = UInt8[np.ndarray, "f H W 3"]
@@ -46,37 +53,44 @@ COPIED, READ, PIECE = 2**27, 2**28, 2**23  # bytes
 WRITTEN = 25  # frames
 
 
-def measure_rates(
-    spec: ModelSpec,
-    shape: Shape,
-    *,
-    dtype: str,
-    device: str,
-    write: Callable[[Frames], object],
-    autoencoder: Any = None,
-    file: Path | None = None,
+def measure_machine(
+    machine: Machine,
+    model: SizedModel,
+    files: ModelFiles | None,
     watch: Callable[[str], object] = str,
 ) -> CostModel:
-    """Of the device, here, with as many threads as torch has now. `write` makes a file of a clip's frames;
-    `autoencoder` is the tiny one's configuration, and `file` one that weights are read from. `watch` hears what is
-    measured next."""
-    kind = getattr(torch, dtype)
+    """Of the machine, with its threads, for such a model; remembered from now on. `files`, where they are here, tell
+    the tiny autoencoder's widths, and are read from. `watch` hears what is measured next."""
+    occupy(machine)
+    spec, device, kind = model.spec, machine.device, getattr(torch, machine.dtype)
+    tiny, file = (read_config(files.autoencoder), files.transformer) if files else (None, None)
     watch("the autoencoder")
-    frame, cell, low_frame, low_cell = decode_rates(spec, device, autoencoder)
+    frame, cell, low_frame, low_cell = decode_rates(spec, device, tiny)
     watch("the transformer")
-    denoising = denoise_rates(spec, shape, kind, device)
+    denoising = denoise_rates(spec, model.shape, kind, device)
     watch("writing a file, the text encoder, copies and reading")
-    return CostModel(
+    costs = CostModel(
         **denoising,
         frame=frame,
         cell=cell,
         low_frame=low_frame,
         low_cell=low_cell,
-        pixel=pixel_seconds(write, spec.sizes[0]),
-        prompt=prompt_seconds(spec, shape, kind, device),
+        pixel=pixel_seconds(partial(write, spec.fps), spec.sizes[0]),
+        prompt=prompt_seconds(spec, model.shape, kind, device),
         copy=copy_seconds(device),
         read=read_seconds(file) if file else None,
     )
+    remember(machine.key(model, machine.dtype), costs)
+    return costs
+
+
+def write(fps: int, frames: Frames) -> None:
+    """Make a file of a clip's frames, and throw it away."""
+    _, height, width, _ = frames.shape
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "clip.mp4"
+        with media.open_writer(path, width=width, height=height, fps=fps, metadata={}) as writer:
+            writer.write(frames)
 
 
 def denoise_rates(spec: ModelSpec, shape: Shape, dtype: torch.dtype, device: str) -> dict[str, float]:

@@ -21,8 +21,8 @@ from linnet.measure.fake import Card
 from linnet.models.text import T5Encoder, t5_xxl
 from linnet.models.transformer import Transformer, linum_v2
 from linnet.models.vae import VAE, Past, VAEConfig
-from linnet.plan.choose import Plan
 from linnet.plan.explanations import Row
+from linnet.plan.plan import Plan
 from linnet.runtime import offload, stream, transfer
 from linnet.runtime.tiles import decode_tiled
 from linnet.sampling.denoise import Guidance, GuidedVelocity
@@ -111,7 +111,7 @@ def encode(plan: Plan) -> Card:
     card, (width, height) = Card(), plan.request.size
     kept, model = autoencoder(card, plan)
     with card.running():
-        steady = min(plan.pixels, 4 * STEADY + 1)
+        steady = min(plan.workload.encoded_frames, 4 * STEADY + 1)
         for latents in model.encode_stream(
             torch.empty((1, 3, 1, height, width), device=card.device) for _ in range(steady)
         ):

@@ -40,12 +40,13 @@ class Budget:
         return {name: limit for name, limit in pairs.items() if limit is not None}
 
 
-def halved(budget: Budget) -> Budget:
-    return replace(
-        budget,
-        device=None if budget.device is None else budget.device // 2,
-        system=None if budget.system is None else budget.system // 2,
-    )
+def share_of(budget: Budget, share: float) -> Budget:
+    """As much as `share` of what is free, and all of what a person allotted."""
+
+    def part(name: str, size: int | None) -> int | None:
+        return size if size is None or name in budget.asked else int(share * size)
+
+    return replace(budget, device=part("vram", budget.device), system=part("ram", budget.system))
 
 
 def kind_of(device: str) -> str:

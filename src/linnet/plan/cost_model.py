@@ -9,15 +9,15 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from linnet.catalog import ModelSpec
 from linnet.geometry import latent_grid, token_count
 from linnet.plan import machine_cache
 from linnet.plan.execution import ExecutionConfig, Tiling
+from linnet.plan.explanations import Row
 from linnet.plan.memory import Shape, decode_working, text_weights, transformer_weights
 from linnet.plan.passes import forwards
 from linnet.plan.tiles import tiling_work, wan_decoder
 from linnet.plan.windows import denoised, latents_at_once, window_count
-from linnet.request import Request
+from linnet.plan.workload import Workload
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,50 +45,36 @@ class CostModel:
     copy: float
     read: float | None
 
-    def of(
-        self,
-        spec: ModelSpec,
-        shape: Shape,
-        request: Request,
-        execution: ExecutionConfig | None = None,
-        *,
-        clips: int = 1,
-    ) -> dict[str, float]:
+    def of(self, workload: Workload, execution: ExecutionConfig) -> dict[Row, float]:
         """Seconds by stage, of the stages of which they are known."""
-        execution = execution or ExecutionConfig()
-        found = {
-            "text": self._text(shape, request),
-            "denoise": self._denoise(spec, shape, request, execution, clips),
-            "decode": clips * self._decode(spec, request, execution),
+        found: dict[Row, float | None] = {
+            "text": self._text(workload),
+            "denoise": self._denoise(workload, execution),
+            "decode": workload.clips * self._decode(workload, execution),
         }
         return {stage: seconds for stage, seconds in found.items() if seconds is not None}
 
-    def slower(
-        self, spec: ModelSpec, shape: Shape, request: Request, execution: ExecutionConfig, *, clips: int = 1
-    ) -> float | None:
+    def slower(self, workload: Workload, execution: ExecutionConfig) -> float | None:
         """By which share a clip takes longer than if all weights and frames were held in memory."""
-        known = self.of(spec, shape, request, execution, clips=clips)
+        known = self.of(workload, execution)
         if "denoise" not in known:
             return None
         held = replace(execution, resident_blocks=None, tiling=None)
-        ideal = self.of(spec, shape, request, held, clips=clips) | {"text": self.prompt or 0.0}
+        ideal = self.of(workload, held) | {"text": self.prompt or 0.0}
         return sum(known.values()) / sum(ideal.values()) - 1
 
-    def _text(self, shape: Shape, request: Request) -> float | None:
+    def _text(self, workload: Workload) -> float | None:
         if self.prompt is not None:
             return self.prompt
-        return (
-            None if self.read is None else self.read * text_weights(shape, request.dtype, ExecutionConfig())
-        )
+        weights = text_weights(workload.shape, workload.request.dtype, ExecutionConfig())
+        return None if self.read is None else self.read * weights
 
-    def _denoise(
-        self, spec: ModelSpec, shape: Shape, request: Request, execution: ExecutionConfig, clips: int
-    ) -> float | None:
+    def _denoise(self, workload: Workload, execution: ExecutionConfig) -> float | None:
         """None where blocks come from a file that nobody has read."""
-        seen = denoised(spec, request)
+        shape, request, clips = workload.shape, workload.request, workload.clips
+        seen = denoised(workload.spec, request)
         windows, tokens = window_count(seen), latents_at_once(seen) * token_count(1, request.size)
         near = min(tokens, token_count(2 * request.span + 1, request.size)) if request.span else tokens
-        together = spec.batched_guidance
         _, absent = transformer_weights(shape, request.dtype, execution)
         rate = self.copy if execution.blocks_from == "memory" else self.read
         if absent and rate is None:
@@ -96,20 +82,21 @@ class CostModel:
         brought = absent * (rate or 0.0)  # in one pass, while its blocks compute: see runtime/stream.py
         seconds = 0.0
         for passes in forwards(request):
-            calls, batch = (1, passes * clips) if together else (passes, clips)
+            calls, batch = (1, passes * clips) if workload.spec.batched_guidance else (passes, clips)
             block = self.block + batch * tokens * (self.token + near * self.pair)
             around = self.call + batch * tokens * self.step
             seconds += windows * calls * (max(shape.layers * block, brought) + around)
         return seconds
 
-    def _decode(self, spec: ModelSpec, request: Request, execution: ExecutionConfig) -> float:
+    def _decode(self, workload: Workload, execution: ExecutionConfig) -> float:
+        request = workload.request
         grid = latent_grid(request.frames, request.size)
         kind = request.dtype if request.decoder_dtype == "auto" else request.decoder_dtype
         lower = "bfloat16" in (kind, execution.autoencoder_dtype)
         frame, cell = (self.low_frame, self.low_cell) if lower else (self.frame, self.cell)
         seconds = grid.frames * (frame + grid.height * grid.width * cell)
         if execution.tiling:
-            _, parked = decode_working(spec.autoencoder, execution, grid)
+            _, parked = decode_working(workload.spec.autoencoder, execution, grid)
             chunks = -(-grid.frames // execution.tiling.chunk)
             seconds *= extra_work(grid.height, grid.width, execution.tiling)
             seconds += 2 * chunks * parked * self.copy  # what the tiles remember comes and goes once a chunk
@@ -121,9 +108,10 @@ def extra_work(height: int, width: int, tiling: Tiling) -> float:
     return tiling_work(wan_decoder(), height, width, tiling)
 
 
-def key_of(title: str, circumstances: str, dtype: str, threads: int, shape: Shape, kind: str) -> str:
-    """Under which rates are kept; `kind` is the autoencoder's."""
-    return f"{title}, {circumstances}, {dtype}, {threads} threads, {shape.dim}x{shape.ffn_dim}, {kind}"
+def key_of(title: str, dtype: str, threads: int, shape: Shape, kind: str) -> str:
+    """Under which a cost model is kept; `title` names the hardware and all else that times depend on, `kind` the
+    autoencoder."""
+    return f"{title}, {dtype}, {threads} threads, {shape.dim}x{shape.ffn_dim}, {kind}"
 
 
 def known(key: str, folder: Path | None = None) -> CostModel | None:

@@ -6,7 +6,7 @@ Imports no torch, so that a plan is made, or refused, at once.
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from linnet.errors import InvalidInput
 
@@ -65,6 +65,18 @@ class ExecutionConfig:
             if value not in known:
                 raise InvalidInput(name, value, "is not known", f"use {' or '.join(filter(None, known))}")
 
+    def fixed(self) -> "FixedExecution":
+        """All of its settings, for a plan that has no choice."""
+        return FixedExecution(
+            token_chunk=self.token_chunk,
+            resident_blocks=self.resident_blocks,
+            blocks_from=self.blocks_from,
+            transformer_format=self.transformer_format,
+            text_format=self.text_format,
+            tiling=self.tiling,
+            autoencoder_dtype=self.autoencoder_dtype,
+        )
+
     def record(self) -> dict[str, Any]:
         """Of the deciding ones those that are not as usual, in plain JSON values: what a clip says of them."""
         usual = ExecutionConfig()
@@ -74,7 +86,22 @@ class ExecutionConfig:
         return {name: asdict(value) if isinstance(value, Tiling) else value for name, value in found.items()}
 
 
-def decided(record: Mapping[str, Any]) -> dict[str, Any]:
+class FixedExecution(TypedDict, total=False):
+    """Settings of an ExecutionConfig that are decided already; a plan chooses the others."""
+
+    token_chunk: int | None
+    resident_blocks: int | None
+    blocks_from: Literal["memory", "file"]
+    transformer_format: Format | None
+    text_format: Format | None
+    tiling: Tiling | None
+    autoencoder_dtype: Literal["float32", "bfloat16"]
+
+
+NOTHING_FIXED = FixedExecution()
+
+
+def recorded(record: Mapping[str, Any]) -> FixedExecution:
     """All deciding settings, as a clip's `record` has them; InvalidInput if it cannot have come from there."""
     usual, given = ExecutionConfig(), dict(record)
     try:
@@ -87,4 +114,10 @@ def decided(record: Mapping[str, Any]) -> dict[str, Any]:
     if unknown:
         problem = "are not those of this version of linnet"
         raise InvalidInput("knobs", ", ".join(sorted(unknown)), problem, "update linnet, or leave --like out")
-    return {name: given.get(name, getattr(usual, name)) for name in DECIDING}
+    return FixedExecution(
+        token_chunk=given.get("token_chunk", usual.token_chunk),
+        transformer_format=given.get("transformer_format", usual.transformer_format),
+        text_format=given.get("text_format", usual.text_format),
+        tiling=given.get("tiling", usual.tiling),
+        autoencoder_dtype=given.get("autoencoder_dtype", usual.autoencoder_dtype),
+    )

@@ -5,8 +5,8 @@ from typing import Literal, NamedTuple
 
 from linnet.plan.budget import gigabytes
 from linnet.plan.execution import ExecutionConfig
-from linnet.plan.memory import SMALL_TEXT, Shape, text_weights
-from linnet.request import Request
+from linnet.plan.memory import Shape, text_weights
+from linnet.plan.workload import Workload
 
 Stage = Literal["text", "denoise", "decode"]
 Row = Stage | Literal["encode"]  # which only some requests have
@@ -19,16 +19,12 @@ class Choice(NamedTuple):
 
 
 def choices(
-    stage: Row,
-    shape: Shape,
-    request: Request,
-    execution: ExecutionConfig,
-    text_resident: bool,
-    transformer_stays: bool,
+    stage: Row, workload: Workload, execution: ExecutionConfig, text_resident: bool, transformer_stays: bool
 ) -> Iterator[Choice]:
     """What was decided for a stage, and why."""
+    shape, request = workload.shape, workload.request
     if stage == "text":
-        yield Choice("weights", *text_place(shape, request, text_resident))
+        yield Choice("weights", *text_place(workload, execution, text_resident))
         return
     if stage == "denoise":
         yield Choice("dtype", request.dtype, "of matrix products; norms and the residual stream are float32")
@@ -65,12 +61,12 @@ def choices(
         )
 
 
-def text_place(shape: Shape, request: Request, resident: bool) -> tuple[str, str]:
-    size = gigabytes(text_weights(shape, request.dtype, ExecutionConfig()))
+def text_place(workload: Workload, execution: ExecutionConfig, resident: bool) -> tuple[str, str]:
+    size = gigabytes(text_weights(workload.shape, workload.request.dtype, execution))
     if not resident:
         return "streamed from the file, block by block", f"{size} of weights are needed once a prompt"
-    small = text_weights(shape, request.dtype, ExecutionConfig()) <= SMALL_TEXT
-    return "resident", "it is small" if small else f"{size}, which leaves half of the memory free"
+    reason = "it is small" if workload.small_text else f"its {size} fit beside all else"
+    return "resident", reason
 
 
 def blocks_place(shape: Shape, execution: ExecutionConfig) -> tuple[str, str]:

@@ -11,6 +11,7 @@ from linnet.errors import InvalidInput
 from linnet.models.quantised import STORED, Format
 from linnet.plan import machine_cache
 from linnet.plan.host import cgroup_folders, host_memory, installed_memory, processors
+from linnet.request import Dtype
 from linnet.wording import format_bytes
 
 
@@ -76,6 +77,11 @@ def default_dtype(device: str) -> torch.dtype:
     else:
         fast = True
     return torch.bfloat16 if fast else torch.float32
+
+
+def dtype_name(dtype: torch.dtype) -> Dtype:
+    """Of matrix products, as a request says it."""
+    return "bfloat16" if dtype == torch.bfloat16 else "float32"
 
 
 def bfloat16_pays(cpu: str) -> bool:

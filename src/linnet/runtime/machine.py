@@ -1,8 +1,117 @@
-"""The machine that a plan is made for. Imports no torch until a card is to be asked."""
+"""The machine that runs a plan, resolved once for Python, the command line and the server. Imports no torch before it
+must."""
+
+from dataclasses import replace
 
 from linnet.errors import InvalidInput
-from linnet.plan.budget import Budget, gigabytes, kind_of
-from linnet.plan.host import host_memory, may_have_gpu
+from linnet.plan.budget import ALLOWANCES, Budget, gigabytes, kind_of
+from linnet.plan.host import check_threads, host_memory, may_have_gpu
+from linnet.plan.machine import Machine
+from linnet.plan.workload import SizedModel
+from linnet.request import DtypeChoice, Request
+
+
+def resolve_machine(
+    device: str | None = None,
+    *,
+    dtype: DtypeChoice = "auto",
+    threads: int | None = None,
+    vram: int | None = None,
+    ram: int | None = None,
+    here: bool = True,
+) -> Machine:
+    """The device, the dtype of its matrix products, the threads and the memory, as asked, else as is best here.
+
+    `vram` and `ram`: bytes of the card and of main memory that may be used; None: what is free. Without `here` it may
+    be a card that is not in this machine, to plan for, which `vram` describes. InvalidInput names what is not here.
+    """
+    if threads is not None:
+        check_threads(threads)
+    name = device_name(device, vram, here=here)
+    budget = budget_of(name, vram=vram, ram=ram)
+    if not here and not card_is_here(name):
+        usual = "bfloat16" if dtype == "auto" else dtype  # which all cards since 2020 multiply
+        return Machine(device=name, dtype=usual, threads=threads or 1, budget=budget)
+
+    from linnet.runtime.device import (
+        check_there,
+        circumstances,
+        default_dtype,
+        default_threads,
+        dtype_name,
+        resolve_device,
+        title,
+    )
+
+    name = resolve_device(name)
+    if here:
+        check_there(name, vram=vram, ram=ram)
+    return Machine(
+        device=name,
+        dtype=dtype_name(default_dtype(name)) if dtype == "auto" else dtype,
+        threads=threads or default_threads(),
+        budget=budget,
+        title=f"{title(name)}, {circumstances()}",
+    )
+
+
+def refuse_early(
+    model: SizedModel,
+    request: Request,
+    device: str | None,
+    *,
+    vram: int | None = None,
+    ram: int | None = None,
+) -> None:
+    """TooLarge for what does not fit even in bfloat16, at once: importing torch takes seconds."""
+    name = device_name(device, vram, here=False)
+    dtype = "bfloat16" if request.dtype == "auto" else request.dtype
+    budget = budget_of(name, vram=vram, ram=ram)
+    Machine(device=name, dtype=dtype, threads=1, budget=budget).check(model, request)
+
+
+def with_free_memory(machine: Machine) -> Machine:
+    """With what is free now, where nobody has said what may be used."""
+    if machine.budget.asked:
+        return machine
+    return replace(machine, budget=budget_of(machine.device))
+
+
+def occupy(machine: Machine) -> None:
+    """Take no more than its threads and, of a CUDA card, no more than the budget that was asked for."""
+    import torch
+
+    from linnet.runtime.device import limit_memory
+
+    torch.set_num_threads(machine.threads)
+    if machine.title is None:
+        return  # it is not here
+    if "vram" in machine.budget.asked and machine.budget.device is not None:
+        limit_memory(machine.device, machine.budget.device - ALLOWANCES[kind_of(machine.device)].device)
+
+
+def device_name(device: str | None, vram: int | None, *, here: bool) -> str:
+    """Which device is meant; torch is asked where that cannot be known without it."""
+    if device in (None, "auto"):
+        if vram is not None and not here:
+            return "cuda"
+        if not may_have_gpu():
+            return "cpu"
+    elif kind_of(device) == "cpu" or (not here and kind_of(device) in ("cuda", "mps")):
+        return device
+    from linnet.runtime.device import resolve_device
+
+    return resolve_device(device or "auto")
+
+
+def card_is_here(name: str) -> bool:
+    if kind_of(name) == "cpu":
+        return True
+    if not may_have_gpu():
+        return False
+    from linnet.runtime.device import is_here
+
+    return is_here(name)
 
 
 def budget_of(device: str, *, vram: int | None = None, ram: int | None = None) -> Budget:
@@ -15,12 +124,12 @@ def budget_of(device: str, *, vram: int | None = None, ram: int | None = None) -
                 "vram",
                 gigabytes(vram),
                 "is the memory of a card, and cpu is none",
-                "use --ram or --device cuda",
+                "give main memory, or a card as the device",
             )
         return Budget(system=system, asked=asked)
     if vram is None:
         problem = f"is not given, and there is no {device} here whose memory could be asked for"
-        unknown = InvalidInput("vram", "", problem, "say how much the card has, such as --vram 8GB")
+        unknown = InvalidInput("vram", "", problem, "say how much the card has, such as 8GB")
         if not may_have_gpu():
             raise unknown
         from linnet.runtime.device import available_memory, resolve_device  # imports torch

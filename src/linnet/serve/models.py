@@ -2,6 +2,7 @@
 
 from contextlib import suppress
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,8 @@ from linnet.serve.schemas import VideoRequest
 from linnet.weights.store import ModelFiles, locate, resolve
 
 if TYPE_CHECKING:
-    from linnet.plan.choose import Plan
+    from linnet.plan.machine import Machine
+    from linnet.plan.plan import Plan
 
 
 class Models:
@@ -90,26 +92,23 @@ class Models:
     def plan(self, request: Request, given: Given | None = None) -> "Plan":
         """How it would run, or nearly, if nothing fits; seconds where `linnet plan --measure` has measured them."""
         from linnet.direct.beginning import Beginning
-        from linnet.plan import cost_model
-        from linnet.plan.choose import planned
-        from linnet.plan.memory import shape_of
-        from linnet.runtime.device import circumstances, default_dtype, default_threads, resolve_device, title
-        from linnet.runtime.machine import budget_of
+        from linnet.plan.workload import SizedModel
+        from linnet.runtime.machine import with_free_memory
 
-        device = resolve_device(self.device)
-        if request.dtype == "auto":
-            kind: Any = str(default_dtype(device)).removeprefix("torch.")
-            request = replace(request, dtype=kind)
-        spec, shape = find(request.model), shape_of(self.files[request.model])
-        threads = self.threads or default_threads()
-        key = cost_model.key_of(
-            title(device), circumstances(), request.dtype, threads, shape, spec.autoencoder
-        )
-        pace = None if self.elsewhere else cost_model.known(key)
-        budget = budget_of(device, vram=self.vram, ram=self.ram)
+        model = SizedModel.of(find(request.model), self.files[request.model])
         files: Any = {given.kind: Path()} if given else {}
-        pixels = Beginning(**files).pixels(request)
-        return planned(spec, shape, request, device=device, budget=budget, pixels=pixels, rates=pace)
+        encoded = Beginning(**files).encoded_frames(request)
+        return with_free_memory(self.machine).plan_or_nearest(model, request, encoded_frames=encoded)
+
+    @cached_property
+    def machine(self) -> "Machine":
+        """Where it would run; of the pace of other machines nothing is known."""
+        from linnet.runtime.machine import resolve_machine
+
+        machine = resolve_machine(
+            self.device, threads=self.threads, vram=self.vram, ram=self.ram, here=not self.elsewhere
+        )
+        return replace(machine, title=None) if self.elsewhere else machine
 
     def free(self) -> int | None:
         """Bytes that a clip may take: what was asked for, else what is free now, where the system says so."""

@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from linnet.api import load
-from linnet.direct.beginning import Beginning
+from linnet.direct.beginning import Beginning, Way
 from linnet.errors import InvalidInput
 from linnet.inputs.reader import Tick, nothing
 from linnet.media import plainly, probe, read_frames
@@ -97,27 +97,23 @@ class Renderer:
         """
         watched, pipeline = self.settings.watched, self.pipeline(request.model)
         seconds: dict[str, float] = {}
-        begun: dict[str, Any] = {}
-        if given is not None:
+        watch = previewing(report) if watched else plain(report)
+        if given is None:
+            clip = pipeline.generate(request, path, overwrite=True, watch=watch)
+        else:
             with timed(seconds, "encode"):
                 # Signs of life while a file is read; they raise where the job was cancelled.
-                begun = beginning(pipeline, request, given, lambda: report("text", 0, 1, None))
-        clip = pipeline.generate(
-            request,
-            path,
-            overwrite=True,
-            watch=previewing(report) if watched else plain(report),
-            **begun,
-        )
+                way = beginning(pipeline, request, given, lambda: report("text", 0, 1, None))
+            clip = way.generate(pipeline, path, overwrite=True, watch=watch)
         report("finish", 0, 1, None)
         with timed(seconds, "finish"):
             made = pictures(path) if watched else {}
         return made, clip.seconds | seconds
 
 
-def beginning(pipeline: Pipeline, request: Request, given: Given, tick: Tick = nothing) -> dict[str, Any]:
-    """What `Pipeline.generate` takes to begin from it; InvalidInput if it is broken, or more than is taken. `tick` is
-    called while it is read; what it raises ends that."""
+def beginning(pipeline: Pipeline, request: Request, given: Given, tick: Tick = nothing) -> Way:
+    """The way that begins from it; InvalidInput if it is broken, or more than is taken. `tick` is called while it is
+    read; what it raises ends that."""
     try:
         with tempfile.TemporaryDirectory(prefix="linnet-") as folder:
             path = Path(folder) / "input_reference"
@@ -127,13 +123,12 @@ def beginning(pipeline: Pipeline, request: Request, given: Given, tick: Tick = n
                 check_clip(path, tick)
             files: dict[str, Any] = {given.kind: path}
             begins = Beginning(**files, strength=given.strength, fit=given.fit)
-            way = begins.way(pipeline, pipeline.settled(request), tick=tick)
+            return begins.way(pipeline, request, tick=tick)
     except InvalidInput as error:
         if error.field not in ("image", "video", "file"):
             raise
         remedy = error.remedy.replace("--fit ", "fit=")
         raise InvalidInput("input_reference", given.kind, error.problem, remedy) from None
-    return {"course": way.course, "direction": way.direction}
 
 
 def plain(report: Report) -> Callable[[Progress], None]:

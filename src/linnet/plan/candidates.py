@@ -1,0 +1,110 @@
+"""The ways in which a workload can run, from the fastest to the one that takes the least memory, and the first that
+fits.
+
+All of them give the same clip, to rounding, but one: where nothing else fits a card, the Wan autoencoder is held in
+bfloat16, which can be seen, and the plan says so. 8-bit weights are never chosen unasked.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from linnet.plan.budget import Budget, share_of
+from linnet.plan.cost_model import CostModel
+from linnet.plan.execution import NOTHING_FIXED, ExecutionConfig, FixedExecution, Tiling
+from linnet.plan.explanations import Stage
+from linnet.plan.plan import Plan
+from linnet.plan.predict import predict
+from linnet.plan.workload import Workload
+
+LESS = 0.8  # of what was predicted, where that was too much
+TOKEN_CHUNKS = (None, 16_384, 4_096)
+TILINGS = (None, Tiling(rows=45, columns=80), Tiling(rows=30, columns=40), Tiling(rows=15, columns=20))
+# Of free memory that nobody allotted: how much may be filled to hold a large text encoder, which saves reading it again
+# for the next prompt. A card is there to be filled; main memory is also the other programs', and the file's own cache.
+HELD_TEXT = {True: 0.5, False: 0.9}  # by whether it runs on the CPU
+
+
+def candidates(workload: Workload, fixed: FixedExecution = NOTHING_FIXED) -> Iterable[ExecutionConfig]:
+    """Each once, with the `fixed` settings as they are."""
+    return dict.fromkeys(replace(execution, **fixed) for execution in free_candidates(workload))
+
+
+def free_candidates(workload: Workload) -> Iterator[ExecutionConfig]:
+    wan = workload.spec.autoencoder == "wan"
+    tilings = TILINGS if wan else (None,)
+    layers = workload.shape.layers
+    parts = [None, *(round(layers * eighths / 8) for eighths in range(7, -1, -1))]
+    waits = ("file",) if workload.on_cpu else ("memory", "file")
+    # The last resort, as it costs more than time. Not every CPU convolves in bfloat16 without copies in float32.
+    decoders = ("float32", "bfloat16") if wan and not workload.on_cpu else ("float32",)
+    for decoder in decoders:
+        for stay in dict.fromkeys(parts):
+            for source in waits[: 1 if stay is None else None]:
+                for chunk in TOKEN_CHUNKS:
+                    for tiling in tilings:
+                        yield ExecutionConfig(
+                            token_chunk=chunk,
+                            resident_blocks=stay,
+                            blocks_from=source,
+                            tiling=tiling,
+                            autoencoder_dtype=decoder,
+                        )
+
+
+def must_stay(budget: Budget) -> bool:
+    """Whether the transformer has to stay while the autoencoder works: only a budget that a person set is worth that
+    the next clip reads it again."""
+    return not budget.asked
+
+
+def first_fitting(
+    workload: Workload, costs: CostModel | None = None, fixed: FixedExecution = NOTHING_FIXED
+) -> Plan | None:
+    """By the first candidate that fits, or None."""
+    small = workload.small_text
+    for execution in candidates(workload, fixed):
+        plan = predict(
+            workload,
+            execution,
+            text_resident=small,
+            transformer_stays=must_stay(workload.budget),
+            costs=costs,
+        )
+        if not plan.fits():
+            continue
+        staying = predict(workload, execution, text_resident=small, costs=costs)
+        plan = staying if staying.fits() else plan
+        if small:
+            return plan
+        held = predict(
+            workload, execution, text_resident=True, transformer_stays=plan.transformer_stays, costs=costs
+        )
+        return held if held.fits(share_of(workload.budget, HELD_TEXT[workload.on_cpu])) else plan
+    return None
+
+
+def frugal(workload: Workload, fixed: FixedExecution = NOTHING_FIXED) -> list[Plan]:
+    """All candidates with no more held than they need, whether they fit or not."""
+    stays = must_stay(workload.budget)
+    return [
+        predict(workload, execution, text_resident=workload.small_text, transformer_stays=stays)
+        for execution in candidates(workload, fixed)
+    ]
+
+
+def smaller(plan: Plan, stage: Stage) -> Plan:
+    """For a stage that ran out of memory all the same: the first candidate that takes a fifth less there than `plan`
+    said, or the one that takes least. Weights are stored as they were."""
+
+    def taken(plan: Plan) -> int:
+        (found,) = (found for found in plan.stages if found.stage == stage)
+        if plan.workload.on_cpu:
+            return found.system_bytes - plan.allowance.system
+        return found.device_bytes - plan.allowance.device
+
+    kept = FixedExecution(
+        transformer_format=plan.execution.transformer_format, text_format=plan.execution.text_format
+    )
+    plans = frugal(plan.workload, kept)
+    enough = (found for found in plans if found.fits() and taken(found) <= LESS * taken(plan))
+    return next(enough, None) or min(plans, key=taken)
