@@ -168,7 +168,7 @@ def joins(result: dict[str, Any]) -> Any:
 
 def again(result: dict[str, Any]) -> Any:
     first, second = result["passes"]["all"], result["passes"]["one changed"]
-    yield "all four shots, as the naive way makes them each time", first, ""
+    yield "all four shots, as a simple method makes them each time", first, ""
     yield "the third shot changed", second, f"{second / first:.2f}"
 
 
@@ -186,12 +186,13 @@ def cpu(result: dict[str, Any]) -> Any:
 
 
 def same() -> str:
-    words = """The same request on the same machine, with the same dtype, gives the same bytes. A clip that is made
-    among others in one batch is another matter, since products of other sizes round otherwise. In float32 it differs
-    from the clip alone by no more than 1 of 255. In bfloat16 it shows the same, and single pixels at edges may differ
-    by up to 64 of 255 (13 and 19 were seen), on average by less than 1. `--dtype float32` gives the first on any
-    machine. What `--dtype auto` takes is what this machine multiplies faster: an AMD EPYC with AVX-512's bfloat16 and
-    without AMX denoises seedling's 2 s in 4.4 s of CPU time in bfloat16, and in 6.9 s in float32."""
+    words = """The same request on the same machine, with the same dtype, gives the same bytes. A clip that is made in
+    one batch with others may differ slightly, because products of other sizes are rounded differently. In float32 it
+    differs from the clip that is made alone by at most 1 of 255. In bfloat16 it shows the same content; single pixels
+    at edges may differ by up to 64 of 255 (13 and 19 were seen), on average by less than 1. `--dtype float32` gives
+    the smaller difference on any machine. `--dtype auto` takes the dtype that this machine multiplies faster: an AMD
+    EPYC with AVX-512's bfloat16 and without AMX denoises 2 s of seedling in 4.4 s of CPU time in bfloat16, and in 6.9
+    s in float32."""
     return f"## What stays the same\n\n{wrapped(words)}"
 
 
@@ -199,17 +200,20 @@ def card() -> str:
     from gpu_evidence import table  # pyright: ignore[reportMissingImports]
 
     found = record("gpu_evidence")
-    words = "Nobody has measured linnet on a card yet; `python benchmarks/record.py gpu_evidence` fills this table."
+    words = (
+        "linnet was not measured on a card yet; `python benchmarks/record.py gpu_evidence` fills this table."
+    )
     said = words if found is None else f"{found['device']}, torch {found['torch']}, {found['revision']}."
-    published = """Weights are random, of the true size. Published figures are the model's authors', of their own script
-        on one H100. Since the rows with a limit ran, the driver is allowed 0.8 GB, not 0.6, and memory is taken in
-        segments that grow, for up to a fifth of it was lost between tensors: those rows were not run again."""
+    published = """The weights are random, of the true size. The published figures are those of the model's authors,
+        with their own script on one H100. The rows with a limit ran before two changes: the driver is now allowed 0.8
+        GB instead of 0.6, and memory is taken in segments that can grow, because fragmentation took up to a fifth of
+        it. Those rows were not run again."""
     rows = table(found["result"]["rows"] if found else {})
     return f"## On a graphics card\n\n{wrapped(f'{said} {published}')}\n{rows}\n"
 
 
 def serving() -> str:
-    """What the service holds to, each row from a benchmark of its own."""
+    """What was measured of the service, each row from a benchmark of its own."""
     rows: list[tuple[str, str, str]] = []
     if kill := record("serve_kill"):
         found = kill["result"]
@@ -265,148 +269,151 @@ SECTIONS = (
         "The transformer beside a plain one",
         "forward",
         forward,
-        "way | seconds | times faster | relative error",
-        """One pass at Linum's width, 2 layers, 3,680 tokens: linnet's in the weights that it chooses on the device,
-        here bfloat16, against a plain implementation with float32 weights under bfloat16 autocast that runs beside it.
+        "method | seconds | times faster | relative error",
+        """One pass at Linum's width, 2 layers, 3,680 tokens. linnet uses the dtype that it chooses on the device, here
+        bfloat16. The plain implementation has float32 weights under bfloat16 autocast and is measured
+        in the same run.
         This CPU multiplies bfloat16 in tiles (AMX).""",
     ),
     (
         "The same on a CPU without tiles",
         "forward_without_tiles",
         forward,
-        "way | seconds | times faster | relative error",
-        """This one has AVX-512's instructions for bfloat16, and takes twice as long with them as in float32. linnet
-        tries it once and chooses float32, which is most of the gain here; the rest is that blocks are compiled.""",
+        "method | seconds | times faster | relative error",
+        """This CPU has AVX-512's instructions for bfloat16 and takes twice as long with them as in float32. linnet
+        measures this once and chooses float32. That is most of the gain; the rest comes from compiled blocks.""",
     ),
     (
         "Plans against simulated runs",
         "plan",
         plans,
         "clip | card | plan | simulated | differ | worst stage",
-        """Peaks of tensors on the card in GB, with 12 GB of main memory: as planned, and as counted while the whole
-        run is done on fake tensors. The last column is the stage that is furthest off.""",
+        """Peaks of tensors on the card in GB, with 12 GB of main memory: as planned, and as counted in a whole run on
+        fake tensors. The last column is the stage with the largest difference.""",
     ),
     (
         "Predicted seconds",
         "plan_seconds",
         seconds,
         "what | predicted | measured | differ",
-        """What `linnet plan` predicts after `--measure`, against what was then measured. Decoding includes writing the
-        file.""",
+        """The seconds that `linnet plan` predicts after `--measure`, and the seconds that were then measured. Decoding
+        includes writing the file.""",
     ),
     (
         "Decoding in tiles",
         "decode_tiles",
         tiles,
         "tile, in latent cells | peak | predicted | parked | work",
-        """1280x720 in bfloat16, simulated, weights included: GB on the device, GB that wait in main memory, and the
-        work for one of whole frames.""",
+        """1280x720 in bfloat16, simulated, weights included: GB on the device, GB parked in main memory, and the work
+        as a multiple of the work for whole frames.""",
     ),
     (
         "Blocks that pass through memory",
         "streaming",
         streams,
-        "way | held, MB | mapped, MB | time | output",
-        """Six layers of Linum's width on the CPU: MB above what the process had before; CPU time to the first row's.
-        The same output is the same to the last bit.""",
+        "method | held, MB | mapped, MB | time | output",
+        """Six layers of Linum's width on the CPU: MB above what the process had before, and CPU time as a multiple of
+        the first row's. Equal hashes mean that the output is equal to the last bit.""",
     ),
     (
         "8-bit weights",
         "eight_bits",
         bits,
         "part, stored as | MB a block | cosine | relative error",
-        "Two layers of T5-XXL's and of Linum's true width, random weights, against float32.",
+        "Two layers of the true width of T5-XXL and of Linum, with random weights, compared with float32.",
     ),
     (
         "8-bit weights, trained",
         "eight_bits_seedling",
         bits,
         "part, stored as | MB a block | cosine | relative error",
-        "Seedling's own text encoder on one prompt: its states against those of float32.",
+        "Seedling's own text encoder on one prompt: its text states compared with those of float32.",
     ),
     (
         "8-bit weights, and what is asked for",
         "eight_bits_adherence",
         quality,
-        "way | times faster | all right | PSNR, dB | SSIM | memory as planned, MB",
-        """Seedling, the same questions and seeds for all, with its text encoder in 8 bits. The clips of exact were made
-        earlier, and not timed.""",
+        "method | times faster | all right | PSNR, dB | SSIM | memory as planned, MB",
+        """Seedling with its text encoder in 8 bits; all rows have the same prompts and seeds. The clips of exact were
+        made earlier and not timed.""",
     ),
     (
         "Guidance in float32",
         "guidance",
         guidance,
         "what | differ | token chunks differ | times slower",
-        """Against the same in float64: relative difference of the final latents. For scale, what another order of the
-        same sums does to them (64 tokens at a time), and how much longer float64 takes.""",
+        """The relative difference of the final latents from those in float64. For comparison: the difference that
+        another order of the same sums makes (64 tokens at a time), and how much longer float64 takes.""",
     ),
     (
-        "What ways to save cost in quality",
+        "What each way to save time costs in quality",
         "profiles",
         quality,
-        "way | times faster | all right | PSNR, dB | SSIM | memory as planned, MB",
-        """Seedling, the same questions and seeds for all: clips that are right in everything (95 % interval), and the
-        median PSNR and SSIM against exact. Times are of CPU seconds, from the prompt's states to the file; the clips of
-        fast were made after the others, and timed then. The command says how long the clips are and in how many steps
-        they were made.""",
+        "method | times faster | all right | PSNR, dB | SSIM | memory as planned, MB",
+        """Seedling; all rows have the same prompts and seeds. The table shows the clips that are right in everything
+        (95 % interval), and the median PSNR and SSIM compared with exact. Times are CPU seconds, from the text states
+        to the file. The clips of fast were made and timed after the others. The command says how long the clips are
+        and in how many steps they were made.""",
     ),
     (
         "How few steps each solver needs",
         "solvers",
         solvers,
         "solver | steps | all right (95 %) | offered",
-        """Seedling at its own guidance, clips of 2 s, read from the files. APG's momentum is at its limit for dpm++ and
-        unipc, and for Euler in fewer than 20 steps: where it swings from step to step, Euler in 6 steps had 26 of 50
-        right and in 8 steps 8 of 14, and dpm++ in 10 steps 1 of 8. For the Linum models dpm++ and unipc are offered
-        from 10 steps on, by theory: nobody has measured it. Their Euler keeps the published momentum at any number of
-        steps.""",
+        """Seedling at its own guidance, clips of 2 s, read from the files. APG's momentum is held at its limit for
+        dpm++ and unipc, and for Euler in fewer than 20 steps. Without that it swings from step to step: Euler then had
+        26 of 50 right in 6 steps and 8 of 14 in 8 steps, and dpm++ 1 of 8 in 10 steps. For the Linum models dpm++ and
+        unipc are offered from 10 steps on. That number comes from theory and was not measured. Euler keeps the
+        published momentum there at any number of steps.""",
     ),
     (
         "Beyond one clip",
         "continuity",
         beyond,
-        "what | aim | linnet | naive way | trials",
-        """Seedling, read from the pixels alone: shares of the trials (95 % interval), or medians over them. Each beside
-        the naive way to make the same. The seam of a clip: its largest change between frames at a border of windows,
-        or at a cut, over its largest in as many stretches of four frames elsewhere. In seconds in which a drawn clip
-        does not show its shape either, for it is too small or too large, none is asked for. Refining is not measured:
-        seedling has one size.""",
+        "what | aim | linnet | simple method | trials",
+        """Seedling, read from the pixels alone: shares of the trials (95 % interval), or medians over them. A simple
+        method to make the same stands in the next column. The seam of a clip is its largest change between frames at a
+        border of windows, or at a cut, divided by its largest change in as many stretches of four frames elsewhere. A
+        second does not count if a drawn clip does not show its shape in it either, because it is too small or too
+        large. Refining was not measured, since seedling has one size.""",
     ),
     (
         "Ten seconds, more prompts",
         "continuity_long",
         beyond,
-        "what | aim | linnet | naive way | trials",
-        "The same measures of long clips alone; the trials of the table above are the first of these.",
+        "what | aim | linnet | simple method | trials",
+        "The same measures of long clips. The trials of the table above are the first of these.",
     ),
     (
         "From other clips",
         "continuity_clips",
         beyond,
-        "what | aim | linnet | naive way | trials",
+        "what | aim | linnet | simple method | trials",
         "The same measures of clips that follow a video in another colour, and of edits.",
     ),
     (
         "How a storyboard's shot begins",
         "storyboard",
         joins,
-        "way | seam | jump, pixels | same object | as asked",
-        """Films of two shots by seedling. Seam: the largest change between frames within the join over the largest in
-        a stretch of that length elsewhere; jump: the farthest that the object moves in a frame; medians over films.""",
+        "method | seam | jump, pixels | same object | as asked",
+        """Films of two shots by seedling; medians over the films. Seam: the largest change between frames within the
+        join, divided by the largest change in a stretch of that length elsewhere. Jump: the farthest that the object
+        moves in a frame.""",
     ),
     (
         "The autoencoder as a stream",
         "vae_memory",
         autoencoder,
-        "direction | way | seconds of video | peak, MB | with the process, MB | seconds",
-        "Wan's, narrower: MB above what there was before, for a clip that streams and for one that is had whole.",
+        "direction | method | seconds of video | peak, MB | with the process, MB | seconds",
+        """Wan's autoencoder, narrower: MB above what the process had before, for a clip that is streamed and for a
+        whole one.""",
     ),
     (
         "T5-XXL, streamed and whole",
         "text_memory",
         texts,
-        "way | held, GB | mapped, GB | seconds",
-        "Random weights of the true size, one prompt: what the process holds, and pages of the file beside it.",
+        "method | held, GB | mapped, GB | seconds",
+        "Random weights of the true size, one prompt: the memory of the process, and the mapped pages of the file.",
     ),
     (
         "A storyboard of 4 shots, one changed",
@@ -421,7 +428,7 @@ SECTIONS = (
         lengths,
         "clip | peak, MB | to the first",
         """Seedling on the CPU, a process each, in the same windows of 49 frames, one step. The aim: no more than 1.15.
-        A clip that is made all at once, the naive way, is not measured.""",
+        A clip that is made all at once, which is the simple method, was not measured.""",
     ),
     (
         "Linum's size on a CPU",
@@ -434,9 +441,9 @@ SECTIONS = (
 
 
 def page() -> str:
-    words = """Written by `python scripts/performance.py` from `benchmarks/results/`. Each table says by which
-    command, on what and at which revision it was measured. Where other programs shared
-    the processor, CPU seconds are counted."""
+    words = """Written by `python scripts/performance.py` from `benchmarks/results/`. Each table says by which command,
+    on what and at which revision it was measured. Where other programs shared the processor, CPU seconds are
+    counted."""
     return "\n".join(
         [
             "# Performance\n",

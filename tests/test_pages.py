@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,26 @@ def test_the_fewest_steps_are_those_of_the_catalogue() -> None:
         for name, spec in CATALOG.items()
     }
     assert {name: tuple(steps) for name, *steps in table} == least
+
+
+def test_contributing_has_the_layers_of_the_package() -> None:
+    layers = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0][
+        "layers"
+    ]
+    text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    table = text[text.index("| group |") : text.index("## Where to change")]
+    first = " ".join(re.findall(r"^\| (`.*?) \|", table, re.M))
+    groups = re.findall(r"`(\w+)/?`", first)
+    order = [names.split(" | ") for names in reversed(layers)]
+    assert sorted(groups) == sorted(name for names in order for name in names)
+    level = {name: index for index, names in enumerate(order) for name in names}
+    assert [level[name] for name in groups] == sorted(level.values())
+
+
+def test_contributing_names_files_that_are_there() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    for name in re.findall(r"`([\w/]+(?:\.py|\.js|/))`", text):
+        assert (ROOT / name).exists() or (ROOT / "src" / "linnet" / name).exists(), name
 
 
 def rows() -> list[list[str]]:
