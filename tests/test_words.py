@@ -75,7 +75,15 @@ NAMES = {  # of functions, parameters, variables and fields
     "outlook": "eta",
     **dict.fromkeys(("found", "one", "said", "asked", "way", "place"), "the thing's own name"),
 }
-OPTIONS = {"--reuse": "--step-cache", "--knobs": "the option's own name"}
+PART = re.compile(
+    r"(?<![a-z])(?:veil|onward|knobs|course|keeper|crew|outlook|glance|sparing)(?![a-z])"
+)  # crew_of, _keeper
+OPTIONS = {
+    "--reuse": "--step-cache",
+    "--onward": "a name that says autoregressive windows",
+    "--together": "a name that says joint windows",
+    "--span": "a name that says local attention",
+}
 PHRASES = {
     "veil": "conditioning noise",
     "onward": "autoregressive windows",
@@ -189,7 +197,9 @@ def identifiers(path: Path) -> Iterator[tuple[str, str]]:
                 yield "name", node.id
             case ast.Attribute(ctx=ast.Store()):
                 yield "name", node.attr
-            case ast.alias(asname=str(name)):
+            case (
+                ast.alias(asname=str(name)) | ast.ExceptHandler(name=str(name)) | ast.MatchAs(name=str(name))
+            ):
                 yield "name", name
 
 
@@ -207,8 +217,8 @@ def replaced_identifiers() -> Counter[str]:
         for kind, name in identifiers(path):
             if kind == "class":
                 count.update(f"class {word}" for word in re.findall(r"[A-Z][a-z]+", name) if word in CLASSES)
-            elif name in NAMES and not allowed(path, name):
-                count[f"name {name}"] += 1
+            elif kind == "name" and not allowed(path, name):
+                count.update(f"name {word}" for word in {name, *PART.findall(name)} if word in NAMES)
     return count
 
 
@@ -219,7 +229,9 @@ def replaced_options() -> Counter[str]:
     from linnet.cli import app
 
     def walk(command: Any) -> Iterator[str]:
-        yield from (p.opts[0] for p in command.params if p.param_type_name == "option" and not p.hidden)
+        for parameter in command.params:
+            if parameter.param_type_name == "option" and not parameter.hidden:
+                yield from (names[0] for names in (parameter.opts, parameter.secondary_opts) if names)
         if hasattr(command, "list_commands"):
             context = command.context_class(command)
             for name in command.list_commands(context):
