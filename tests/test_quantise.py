@@ -182,7 +182,7 @@ def test_a_folder_that_cannot_be_written_is_said_in_one_line(
     output, said = tmp_path / "file/narrow", "cannot be written (Not a directory)"
     if free:
         monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=free))
-        output, said = tmp_path / "narrow", "has 0.0 GB free around it, and takes about"
+        output, said = tmp_path / "narrow", "has 1.0 kB free around it, and takes about"
     words = ["quantize", "seedling", "--weights", str(tiny_model), "--output", str(output)]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 2

@@ -99,7 +99,10 @@ def differences(
             seen = add_noise(clip, veil, level)
             change += one(seen, TIMESTEPS * level).float() - other(seen, TIMESTEPS * level).float()
     size = change.square().sum(1, keepdim=True).sqrt()
-    share = ((size / size.flatten().quantile(MOST) - UNTOUCHED) / (CHANGED - UNTOUCHED)).clamp(0, 1)
+    whole = (
+        size.flatten().quantile(MOST).clamp(min=torch.finfo(size.dtype).tiny)
+    )  # prompts may agree everywhere
+    share = ((size / whole - UNTOUCHED) / (CHANGED - UNTOUCHED)).clamp(0, 1)
     return share * share * (3 - 2 * share)
 
 

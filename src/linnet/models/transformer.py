@@ -374,17 +374,17 @@ class Transformer(nn.Module):
             for pair in zip(text.keys, text.values, strict=True)
         )
         run = zip(blocks or self.blocks, texts, strict=True)
-        chunk = x.shape[1]
+        chunk, dtype = x.shape[1], text.values[0].dtype if text.values else x.dtype
         if token_chunk is None or token_chunk >= chunk or mine or torch.is_grad_enabled():
             # Zeros, laid out as a block's, so that a compiler sees the first block as it sees the others.
             gate = torch.zeros_like(modulation)[:, -1:]
-            change = Change(torch.zeros_like(x, dtype=text.values[0].dtype), gate)
+            change = Change(torch.zeros_like(x, dtype=dtype), gate)
             for block, (key, value) in run:
                 x, change = block(x, change, modulation, rotary, key, value, bias, meet)
             x = add_change(x, change)
         else:
             chunk = equal_chunk(chunk, token_chunk)
-            room = self._room(x, text.values[0].dtype)
+            room = self._room(x, dtype)
             for block, (key, value) in run:
                 block.in_chunks(x, modulation, rotary, key, value, bias, attend, chunk=chunk, room=room)
             del room
