@@ -1,4 +1,4 @@
-"""Write docs/page.png and docs/page-phone.png, the README's pictures of the page: `page_picture.py ADDRESS` of a calm
+"""Write docs/page.png and docs/page-phone.png, the pictures of the page: `page_picture.py ADDRESS` of a calm
 `linnet serve` that has made a few clips, and makes three more for it."""
 
 import io

@@ -256,7 +256,7 @@ def replaced_phrases() -> Counter[str]:
     for page in PAGES:
         text = page.read_text("utf-8")
         if page.name != "commands.md":  # which is the help of the commands, in blocks of code
-            text = re.sub(r"^```.*?^```|`[^`\n]+`", "", text, flags=re.DOTALL | re.MULTILINE)
+            text = re.sub(r"^```.*?^```|`[^`]+`", "", text, flags=re.DOTALL | re.MULTILINE)
         count.update(f"phrase {phrase}" for phrase in phrases(text))
     for path in sorted(SOURCE.rglob("*.py")):
         count.update(f"message {phrase}" for text in messages(path) for phrase in phrases(text))
