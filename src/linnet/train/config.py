@@ -38,3 +38,8 @@ class LoopConfig:
         begin = max(start for start in (0, *self.restarts) if start <= step)
         falling = max(1, round((end - begin) * self.cooldown))
         return min(1.0, (step - begin + 1) / max(1, self.warmup), max(0.0, (end - step) / falling))
+
+    def rate_within(self, step: int, share: float) -> float:
+        """The same for a run that ends by the clock: `step` of this run, and the share of its time that is over."""
+        falling = (1 - share) / max(self.cooldown, 1e-3)
+        return min(1.0, (step + 1) / max(1, self.warmup), max(0.0, falling))

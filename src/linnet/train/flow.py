@@ -111,6 +111,21 @@ def known_frames(given: list[int], frames: int) -> Bool[Tensor, "B {frames}"]:
     return torch.arange(frames) < torch.tensor(given)[:, None]
 
 
+def squared_error(
+    transformer: Transformer,
+    context: TextContext,
+    data: Float[Tensor, "B C T H W"],
+    noise: Float[Tensor, "B C T H W"],
+    sigma: Float[Tensor, "B"],
+    known: Bool[Tensor, "B T"],
+    veil: Float[Tensor, "B"],
+) -> Float[Tensor, "B C T H W"]:
+    """How wrong the velocity is; of the frames that are `known`, only a share `veil` of the noise is added."""
+    seen = known[:, None, :, None, None]
+    noisy = torch.where(seen, add_noise(data, noise, sigma * veil), add_noise(data, noise, sigma))
+    return (transformer(noisy, TIMESTEPS * sigma, context) - velocity_target(data, noise)).square()
+
+
 class FlowTask:
     def __init__(
         self,
@@ -148,10 +163,10 @@ class FlowTask:
         noise = torch.randn(data.shape, generator=generator, device=device)
         sigma = self.sigmas(step, len(data), generator)
         veil = torch.rand(len(data), generator=generator, device=device)
-        seen = known[:, None, :, None, None]
-        noisy = torch.where(seen, add_noise(data, noise, sigma * veil), add_noise(data, noise, sigma))
-        velocity = self.model.transformer(noisy, TIMESTEPS * sigma, self.model.context(ids, lengths))
-        error = (velocity - velocity_target(data, noise)).square().mean((1, 3, 4))
+        context = self.model.context(ids, lengths)
+        error = squared_error(self.model.transformer, context, data, noise, sigma, known, veil).mean(
+            (1, 3, 4)
+        )
         return error[~known].mean(), {"frames": float(data.shape[2])}
 
     def sigmas(self, step: int, clips: int, generator: torch.Generator) -> Float[Tensor, "B"]:

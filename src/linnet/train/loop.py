@@ -16,6 +16,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from linnet.errors import InvalidInput
 from linnet.filesystem import check_folder, make_folder, write_text
@@ -64,11 +65,14 @@ def train(
     device: str = "cpu",
     watch: Callable[[Report], None] = lambda report: None,
     stop_at: int | None = None,
+    minutes: float | None = None,
 ) -> dict[str, Tensor]:
     """Run (or go on) to `config.steps`; the averaged weights.
 
     `folder` keeps `state.safetensors` (to resume), `log.jsonl` and TensorBoard's events, and `samples/`. A folder that
-    was begun with another configuration raises InvalidInput. `stop_at` ends early, with the state saved.
+    was begun with another configuration raises InvalidInput. `stop_at` ends early, with the state saved. With `minutes`
+    the run ends when they are over, and the rate rises and falls in that time, whatever the run before it did: such a
+    run is not repeated number for number.
     """
     make_folder(folder)
     check_folder(folder)
@@ -81,8 +85,10 @@ def train(
     log = _Log(folder, first)
     last = min(config.steps, stop_at or config.steps)
     clock, since = time.monotonic(), first
+    spent = _spent(minutes)
     for step in range(first, last):
-        rate = config.rate(step)
+        share = spent()
+        rate = config.rate(step) if minutes is None else config.rate_within(step - first, share)
         for optimiser in optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = group["peak"] * rate
@@ -97,19 +103,28 @@ def train(
         update_average(average, model, min(config.ema, (step + 1) / (step + 10)))
 
         done = step + 1
-        if done % config.log_every == 0 or done == last:
+        ends = done == last or spent() >= 1
+        if done % config.log_every == 0 or ends:
             pace = (time.monotonic() - clock) / (done - since)
             numbers = {"loss": loss.item(), **numbers, "gradient": norm.item(), "rate": rate}
             log.write(done, numbers, pace)
             watch(Report(done, config.steps, numbers, pace))
             clock, since = time.monotonic(), done
-        if done % config.checkpoint_every == 0 or done == last:
+        if done % config.checkpoint_every == 0 or ends:
             save_state(state, step=done, model=model, average=average, optimisers=optimisers)
-        if done % config.sample_every == 0 or done == config.steps:
+        if done % config.sample_every == 0 or done == config.steps or (ends and minutes):
             with averaged(model, average), torch.inference_mode():
                 task.sample(folder / "samples", done)
+        if ends:
+            break
     log.close()
     return average
+
+
+def _spent(minutes: float | None) -> Callable[[], float]:
+    """The share of the minutes that is over, counted from here; always 0 where there is no limit."""
+    began = time.monotonic()
+    return lambda: (time.monotonic() - began) / (60 * minutes) if minutes else 0.0
 
 
 def randomness(seed: int, step: int, device: str = "cpu") -> tuple[random.Random, torch.Generator]:
@@ -152,8 +167,8 @@ def make_optimisers(model: nn.Module, config: LoopConfig) -> list[Optimizer]:
 
 
 def update_average(average: dict[str, Tensor], model: nn.Module, decay: float) -> None:
-    for name, value in model.state_dict().items():
-        average[name].lerp_(value, 1 - decay)
+    values = model.state_dict()
+    get_ema_multi_avg_fn(decay)([average[name] for name in values], list(values.values()), 0)
 
 
 class averaged:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -205,7 +206,21 @@ def compiled(task: FlowTask, device: str) -> None:
             block.compile(dynamic=False)
 
 
-def export(task: FlowTask, weights: dict[str, Tensor], folder: Path) -> None:
+@runtime_checkable
+class Exported(Protocol):
+    """What the two networks' files say beside their weights."""
+
+    @property
+    def config(self) -> FlowConfig: ...
+
+    @property
+    def scale(self) -> Tensor: ...
+
+    @property
+    def bias(self) -> Tensor: ...
+
+
+def export(task: Exported, weights: dict[str, Tensor], folder: Path) -> None:
     """The two networks as `weights.load` reads them; the transformer's file also says how latents are scaled."""
     parts = {
         part: {name.removeprefix(f"{part}."): w for name, w in weights.items() if name.startswith(f"{part}.")}

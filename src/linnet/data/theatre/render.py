@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from linnet.data.theatre import HEIGHT, WIDTH
@@ -26,6 +26,7 @@ CLOUDED = 0.78
 SNOWED = (0.0, 0.35, 0.62)  # how white falling snow makes the sky, what is far, and the ground
 WHITE = (0.93, 0.95, 0.99)
 TILE = 128  # pixels after which what falls repeats itself
+EDGE = 2  # pixels about a thing that belong to it, for `presence`
 FALL = {"rain": (-60.0, 380.0), "snow": (-14.0, 42.0)}  # pixels a second
 
 
@@ -82,9 +83,25 @@ def falling() -> Float[Tensor, "weather 4 T T"]:
     return F.pad(torch.from_numpy(tiles).permute(0, 3, 1, 2), (1, 1, 1, 1), mode="circular")
 
 
+@dataclass(frozen=True)
+class View:
+    """The part of the frame that is drawn of each scene: its first column and row, and its size in pixels."""
+
+    left: Float[Tensor, "B"]
+    top: Float[Tensor, "B"]
+    width: int = WIDTH
+    height: int = HEIGHT
+
+
+def whole(stage: Stage) -> View:
+    zero = stage.seconds.new_zeros(len(stage.seconds))
+    return View(zero, zero)
+
+
 @torch.no_grad()
-def render(scenery: Scenery, stage: Stage) -> Float[Tensor, "B F 3 H W"]:
+def render(scenery: Scenery, stage: Stage, view: View | None = None) -> Float[Tensor, "B F 3 H W"]:
     """Frames in 0..1. Every scene is drawn alone: its neighbours in the batch change nothing."""
+    view = view or whole(stage)
     layers = (
         scenery.skies[stage.places[:, 1]],
         *(bank[stage.places[:, 0]] for bank in (scenery.far, scenery.near)),
@@ -99,17 +116,22 @@ def render(scenery: Scenery, stage: Stage) -> Float[Tensor, "B F 3 H W"]:
         colour = torch.lerp(colour, cover * white, SNOWED[number] * snowed)
         if number:  # a sky is painted by its time of day
             colour = colour * light[:, :, None, None]
-        picture = sample(torch.cat((colour, cover), 1), backdrop_grid(stage, NEARNESS[number]))
+        picture = sample(torch.cat((colour, cover), 1), backdrop_grid(stage, view, NEARNESS[number]))
         frames = picture[:, :3] if frames is None else over(picture, frames)
     assert frames is not None
     for slot in range(SLOTS):
-        if bool((stage.sprites[:, slot] >= 0).any()):
+        if _some(stage.sprites[:, slot] >= 0):
             texture = costume(scenery, stage, slot, spot)
-            frames = over(sample(texture, sprite_grid(scenery, stage, slot)), frames)
-    if bool((stage.weathers > 0).any()):
+            frames = over(sample(texture, sprite_grid(scenery, stage, view, slot)), frames)
+    if _some(stage.weathers > 0):
         for scale in (1.0, 0.6):
-            frames = over(sample(scenery.falling[stage.weathers], falling_grid(stage, scale)), frames)
-    return frames.unflatten(2, (-1, HEIGHT)).transpose(1, 2).clamp(0, 1)
+            frames = over(sample(scenery.falling[stage.weathers], falling_grid(stage, view, scale)), frames)
+    return frames.unflatten(2, (-1, view.height)).transpose(1, 2).clamp(0, 1)
+
+
+def _some(which: Tensor) -> bool:
+    """Whether there is anything to draw. A GPU rather draws nothing than waits for the answer."""
+    return which.device.type != "cpu" or bool(which.any())
 
 
 def sample(texture: Float[Tensor, "B 4 h w"], grid: Float[Tensor, "B F H W 2"]) -> Float[Tensor, "B 4 FH W"]:
@@ -127,24 +149,37 @@ def _rows(table: tuple[tuple[float, ...], ...], index: Tensor) -> Float[Tensor, 
     return torch.tensor(table, device=index.device)[index]
 
 
-def _pixels(stage: Stage) -> tuple[Float[Tensor, "W"], Float[Tensor, "H 1"]]:
-    """The centres of the frame's pixels: x from its middle, y from the pivot."""
-    device = stage.camera.device
-    x = torch.arange(WIDTH, device=device) + 0.5 - WIDTH / 2
-    y = torch.arange(HEIGHT, device=device) + 0.5 - PIVOT
-    return x, y[:, None]
+def _pixels(view: View, step: int = 1) -> tuple[Float[Tensor, "B 1 1 W"], Float[Tensor, "B 1 H 1"]]:
+    """The centres of every `step` pixels: x from the middle of the frame, y from the pivot."""
+    device = view.left.device
+    x = view.left[:, None] + step * (torch.arange(view.width // step, device=device) + 0.5) - WIDTH / 2
+    y = view.top[:, None] + step * (torch.arange(view.height // step, device=device) + 0.5) - PIVOT
+    return x[:, None, None], y[:, None, :, None]
 
 
-def seen(stage: Stage, nearness: float) -> tuple[Float[Tensor, "B F 1 W"], Float[Tensor, "B F H 1"]]:
-    """Where on the stage each column and row of the frame lies, for a layer; x from its middle, y from its top."""
-    x, y = _pixels(stage)
+def seen(
+    stage: Stage, view: View, nearness: float, step: int = 1
+) -> tuple[Float[Tensor, "B F 1 W"], Float[Tensor, "B F H 1"]]:
+    """Where on the stage each column and row of the view lies, for a layer; x from its middle, y from its top."""
+    x, y = _pixels(view, step)
     camera = stage.camera[:, :, :, None, None]
     zoom = camera[:, :, 2] ** nearness
     return x / zoom + nearness * camera[:, :, 0], y / zoom + nearness * camera[:, :, 1] + PIVOT
 
 
-def backdrop_grid(stage: Stage, nearness: float) -> Float[Tensor, "B F H W 2"]:
-    x, y = seen(stage, nearness)
+def presence(scenery: Scenery, stage: Stage, view: View, step: int = 1) -> Bool[Tensor, "B F h w"]:
+    """Where the things are, as boxes with a margin, for every `step` pixels: what a loss should look at closely."""
+    found = torch.zeros((), dtype=torch.bool, device=stage.poses.device)
+    for slot in range(SLOTS):
+        grid = sprite_grid(scenery, stage, view, slot, step)
+        half = stage.poses[:, slot, :, None, None, 2:4].abs() / 2
+        inside = (grid.abs() * half < half + step / 2 + EDGE).all(-1)
+        found = found | (inside & (stage.sprites[:, slot] >= 0)[:, None, None, None])
+    return found
+
+
+def backdrop_grid(stage: Stage, view: View, nearness: float) -> Float[Tensor, "B F H W 2"]:
+    x, y = seen(stage, view, nearness)
     return _grid(2 * x / BROAD, 2 * y / HEIGHT - 1)
 
 
@@ -154,9 +189,9 @@ def _grid(x: Tensor, y: Tensor) -> Float[Tensor, "B F H W 2"]:
     return torch.stack((x, y), -1)
 
 
-def falling_grid(stage: Stage, scale: float) -> Float[Tensor, "B F H W 2"]:
+def falling_grid(stage: Stage, view: View, scale: float) -> Float[Tensor, "B F H W 2"]:
     """Two sheets of drops or flakes: `scale` 1 is the near one, which falls faster."""
-    x, y = _pixels(stage)
+    x, y = _pixels(view)
     speeds = torch.tensor([(0.0, 0.0), *FALL.values()], device=x.device)[stage.weathers]
     moved = speeds[:, None] * stage.seconds[..., None]
     x = (x / scale - moved[..., 0, None, None]) % TILE
@@ -183,12 +218,14 @@ def costume(
     return torch.cat((colour * spot[:, :, None, None], cover), 1) * present
 
 
-def sprite_grid(scenery: Scenery, stage: Stage, slot: int) -> Float[Tensor, "B F H W 2"]:
+def sprite_grid(
+    scenery: Scenery, stage: Stage, view: View, slot: int, step: int = 1
+) -> Float[Tensor, "B F H W 2"]:
     pose = stage.poses[:, slot, :, :, None, None]
     x, y, wide, high, turn = pose.unbind(2)
     feet = scenery.extents[stage.sprites[:, slot].clamp(min=0), 1] * stage.grounded[:, slot]
     y = y - feet[:, None, None, None] * high / 2
-    across, down = seen(stage, 1.0)
+    across, down = seen(stage, view, 1.0, step)
     across, down = across + WIDTH / 2 - x, down - y
     cos, sin = turn.cos(), turn.sin()
     return torch.stack(

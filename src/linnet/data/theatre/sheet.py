@@ -31,7 +31,7 @@ def contact_sheet(scenery: Scenery, path: Path, *, count: int, seed: int) -> Non
     Image.fromarray(np.concatenate(rows)).save(path)
 
 
-def labelled(frames: Sequence[UInt8[np.ndarray, "H W 3"]], text: str) -> UInt8[np.ndarray, "H W 3"]:
+def labelled(frames: Sequence[UInt8[np.ndarray, "H W 3"]], text: str) -> UInt8[np.ndarray, "row all 3"]:
     """Frames side by side, under a line of text."""
     row = np.concatenate(frames, 1)
     picture = Image.new("RGB", (row.shape[1], row.shape[0] + 14), "white")
