@@ -30,6 +30,10 @@ class WeightsError(InvalidInput):
     """A weight file is missing, damaged, or not of the model it is loaded into."""
 
 
+class Cancelled(LinnetError):
+    """Whoever watches a run has stopped it; of the clip that it was at, no file is left."""
+
+
 class DeviceLost(LinnetError):
     """The device stopped answering in the middle; a new process may find it again."""
 

@@ -17,6 +17,8 @@ from pathlib import Path
 
 from linnet.errors import InvalidInput
 
+StrPath = str | os.PathLike[str]
+
 ELSEWHERE = "choose another place"
 # What a system error says of a path: the problem, and the remedy when the path was to be written or to be read.
 MEANINGS: dict[int, tuple[str, str, str]] = {
@@ -97,6 +99,15 @@ def explained(path: Path, field: str, *, writing: bool) -> Iterator[None]:
 
 
 # --- before any work ----------------------------------------------------------------------------------------------
+
+
+def as_path(value: object, field: str) -> Path:
+    """What a person's Python names a file by: a string or a path."""
+    if isinstance(value, str | os.PathLike):
+        name = os.fspath(value)
+        if isinstance(name, str) and name.strip():
+            return Path(name)
+    raise InvalidInput(field, value, "is not the name of a file or folder", "give a string or a Path")
 
 
 def check_name(path: Path, *, field: str = "output") -> None:

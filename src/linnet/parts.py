@@ -268,7 +268,7 @@ class Parts:
 
     def _run_by(self, plan: Plan) -> None:
         if plan.execution != self.execution:
-            self._unload()
+            self.unload()
         if not plan.text_resident:
             self.text.let_go()
         self._following, self.execution, self.text.held = plan, plan.execution, plan.text_resident
@@ -320,14 +320,14 @@ class Parts:
 
     def _shrink(self, plan: Plan, stage: Stage, watch: Watch) -> None:
         """Unload, and go on by a plan that takes less in this stage."""
-        self._unload()
+        self.unload()
         self._run_by(smaller(plan, stage))
         self._reduced = self.execution.fixed()
         words = f"ran out of memory in the {stage} stage; going on by a smaller plan, with all that is done"
         watch(Progress(stage, 0, 1, note=words))
 
-    def _unload(self) -> None:
-        """Drop all that can be read again."""
+    def unload(self) -> None:
+        """Drop all that can be read again, and give its memory back."""
         self._transformer = self._blocks = self._autoencoder = None
         self._compiled_for.clear()
         self.text.let_go()

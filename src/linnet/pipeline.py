@@ -4,7 +4,7 @@ Axes: B clips, C latent channels, T latent frames, H and W latent rows and colum
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -19,6 +19,7 @@ from torch import Tensor
 from linnet import __version__, media
 from linnet.clip import Clip
 from linnet.errors import InvalidInput
+from linnet.filesystem import StrPath, as_path
 from linnet.geometry import FRAMES_PER_LATENT, latent_grid, latents_in, token_count
 from linnet.models.attention import Attend, attend
 from linnet.models.transformer import TextContext
@@ -268,17 +269,14 @@ class Pipeline(Parts):
         """
         lead = min(LOOP_LEAD, latents.shape[2])
         late = FRAMES_PER_LATENT * (lead - 1) + 1
-        for frames in self.decode(torch.cat([latents[:, :, -lead:], latents], 2), lower=lower):
-            kept, late = frames[late:], max(0, late - len(frames))
-            if len(kept):
-                yield kept
+        yield from after(late, self.decode(torch.cat([latents[:, :, -lead:], latents], 2), lower=lower))
 
     # --- the whole way --------------------------------------------------------------------------------------------
 
     def generate(
         self,
         request: Request,
-        output: Path,
+        output: StrPath,
         *,
         overwrite: bool = False,
         watch: Watch = ignore,
@@ -289,10 +287,11 @@ class Pipeline(Parts):
 
         Another `course` than plain denoising is said in `direction`, for the clip's record (see direct.conditions).
         """
-        media.check_target(output, size=request.size, overwrite=overwrite)
+        path = as_path(output, "output")
+        media.check_target(path, size=request.size, overwrite=overwrite)
         (clip,) = self.run(
             self.plan(request),
-            {request.seed: output},
+            {request.seed: path},
             overwrite=overwrite,
             watch=watch,
             course=course,
@@ -303,7 +302,7 @@ class Pipeline(Parts):
     def generate_batch(
         self,
         request: Request,
-        outputs: Mapping[int, Path],
+        outputs: Mapping[int, StrPath],
         *,
         overwrite: bool = False,
         watch: Watch = ignore,
@@ -312,14 +311,14 @@ class Pipeline(Parts):
     ) -> list[Clip]:
         """One clip for each seed of `outputs`, denoised together: faster than one by one where they are small."""
         for path in outputs.values():
-            media.check_target(path, size=request.size, overwrite=overwrite)
+            media.check_target(as_path(path, "output"), size=request.size, overwrite=overwrite)
         plan = self.plan(request, clips=len(outputs))
         return self.run(plan, outputs, overwrite=overwrite, watch=watch, course=course, direction=direction)
 
     def run(
         self,
         plan: Plan,
-        outputs: Mapping[int, Path],
+        outputs: Mapping[int, StrPath],
         *,
         overwrite: bool = False,
         watch: Watch = ignore,
@@ -328,23 +327,14 @@ class Pipeline(Parts):
     ) -> list[Clip]:
         """Make the clips of a plan, one for each seed of `outputs`, in the way that it says."""
         request = plan.request
-        for path in outputs.values():
+        paths = {seed: as_path(path, "output") for seed, path in outputs.items()}
+        for path in paths.values():
             media.check_target(path, size=request.size, overwrite=overwrite)
-        self.told = watch
-        self.follow(plan)
         seconds: dict[str, float] = {}
-
-        with timed(seconds, "text"):
-            watch(Progress("text", 0, 1))
-            prompts = request.prompt, request.negative
-            self._sparing("text", lambda: self.text_states(*prompts, watch=watch), watch)
-            watch(Progress("text", 1, 1))
-
-        with timed(seconds, "denoise"):
-            latents, skipped = self._denoise(request, list(outputs), watch, course)
+        latents, skipped = self._latents(plan, list(paths), seconds, watch, course)
 
         clips = []
-        for index, (seed, path) in enumerate(outputs.items()):
+        for index, (seed, path) in enumerate(paths.items()):
             own = replace(request, seed=seed)
 
             def write(own: Request = own, path: Path = path, index: int = index) -> Clip:
@@ -366,6 +356,45 @@ class Pipeline(Parts):
 
             clips.append(self._sparing("decode", write, watch))
         return clips
+
+    def frames(
+        self, plan: Plan, *, watch: Watch = ignore, course: Course = denoise
+    ) -> Generator[Image, None, None]:
+        """The frames of a plan's clip, one by one as they are decoded; no file is written. Nothing runs before the
+        first is asked for."""
+        request, given = plan.request, 0
+        latents, _ = self._latents(plan, [request.seed], {}, watch, course)
+        stream: Iterator[Frames] | None = None
+
+        def following() -> Frames | None:
+            """The next ones. If memory runs out, decoding begins again by a smaller plan, after those `given`."""
+            nonlocal stream
+            stream = after(given, self._decoded(request, latents, watch)) if stream is None else stream
+            try:
+                return next(stream, None)
+            except BaseException:
+                stream = None
+                raise
+
+        while (frames := self._sparing("decode", following, watch)) is not None:
+            given += len(frames)
+            yield from frames
+
+    def _latents(
+        self, plan: Plan, seeds: Sequence[int], seconds: dict[str, float], watch: Watch, course: Course
+    ) -> tuple[Latents, list[list[int]]]:
+        """The way of a plan up to each seed's clean latents, and the steps (from 1) of it that did without the model.
+        `seconds` is filled with the time of each stage."""
+        request = plan.request
+        self.told = watch
+        self.follow(plan)
+        with timed(seconds, "text"):
+            watch(Progress("text", 0, 1))
+            prompts = request.prompt, request.negative
+            self._sparing("text", lambda: self.text_states(*prompts, watch=watch), watch)
+            watch(Progress("text", 1, 1))
+        with timed(seconds, "denoise"):
+            return self._denoise(request, seeds, watch, course)
 
     def _denoise(
         self, request: Request, seeds: Sequence[int], watch: Watch, course: Course = denoise
@@ -398,10 +427,7 @@ class Pipeline(Parts):
         return torch.cat(found), skipped
 
     def _write(self, clip: Clip, latents: Latents, overwrite: bool, watch: Watch) -> None:
-        request, done = clip.request, 0
-        self._make_room()
-        _ = self.autoencoder  # which is read before decoding is said to have begun
-        watch(Progress("decode", 0, request.frames))
+        request = clip.request
         with media.open_writer(
             clip.path,
             width=request.width,
@@ -410,11 +436,20 @@ class Pipeline(Parts):
             metadata=clip.metadata(),
             overwrite=overwrite,
         ) as writer:
-            decode = self.decode_loop if request.loop else self.decode
-            for frames in decode(latents, lower=request.decoder_dtype == "bfloat16"):
+            for frames in self._decoded(request, latents, watch):
                 writer.write(frames)
-                done += len(frames)
-                watch(Progress("decode", done, request.frames))
+
+    def _decoded(self, request: Request, latents: Latents, watch: Watch) -> Iterator[Frames]:
+        """One clip's frames, a few at a time, of which `watch` is told when they are used."""
+        self._make_room()
+        _ = self.autoencoder  # which is read before decoding is said to have begun
+        done = 0
+        watch(Progress("decode", done, request.frames))
+        decode = self.decode_loop if request.loop else self.decode
+        for frames in decode(latents, lower=request.decoder_dtype == "bfloat16"):
+            yield frames
+            done += len(frames)
+            watch(Progress("decode", done, request.frames))
 
     def tell(self, step: Step, watch: Watch, *, before: int = 0, count: int | None = None) -> None:
         """That one more step is done, of `count`, and what it looks like, unless memory has no room for a picture."""
@@ -449,6 +484,14 @@ def held_by(course: Course) -> Held:
         return Held(frames={}, seed=0)
     problem = "is a way to make a clip from noise, not from another clip"
     raise InvalidInput("onward", "true", problem, "make its windows together")
+
+
+def after(count: int, stream: Iterable[Frames]) -> Iterator[Frames]:
+    """What is left of a stream of frames behind the first `count`."""
+    for frames in stream:
+        kept, count = frames[count:], max(0, count - len(frames))
+        if len(kept):
+            yield kept
 
 
 def to_pixels(frames: Float[Tensor, "1 3 f H W"]) -> Frames:

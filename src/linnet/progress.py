@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NoReturn
 
 import numpy as np
 from jaxtyping import UInt8
+
+from linnet.errors import Cancelled
 
 Image = UInt8[np.ndarray, "H W 3"]
 
@@ -30,8 +32,12 @@ class Progress:
     note: str = ""
     part: str = ""
 
+    def cancel(self) -> NoReturn:
+        """Stop the run, in whose caller it raises Cancelled."""
+        raise Cancelled("cancelled; no file of this clip was written")
 
-Watch = Callable[[Progress], None]
+
+Watch = Callable[[Progress], object]  # whose result does not matter
 
 
 def ignore(progress: Progress) -> None:

@@ -2,9 +2,9 @@
 
 import math
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, fields
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypedDict, Unpack
 
 from linnet.catalog import ModelSpec
 from linnet.errors import InvalidInput, one_line
@@ -162,36 +162,43 @@ class Request:
         return cls(**check_fields(later | dict(record)))
 
 
+class RequestSettings(TypedDict, total=False):
+    """What `make_request` takes beside the prompt: the fields of `Request`, `seconds` or `frames`, `size` in the place
+    of its two sides, and a `profile`. What is None is as good as left out."""
+
+    negative: str | None
+    seconds: float | None
+    frames: int | None
+    size: Size | str | None
+    seed: int | None
+    steps: int | None
+    guidance: float | None
+    guidance_method: Literal["apg", "cfg"] | None
+    apg_rescale: float | None
+    apg_momentum: float | None
+    apg_eta: float | None
+    shift: float | None
+    spacing: Literal["linspace", "trailing"] | None
+    dtype: DtypeChoice | None
+    solver: Literal["euler", "dpm++", "unipc"] | None
+    guidance_from: float | None
+    guidance_until: float | None
+    reuse: str | None
+    decoder_dtype: DtypeChoice | None
+    window: int | None
+    window_overlap: int | None
+    onward: bool | None
+    span: int | None
+    loop: bool | None
+    profile: ProfileName | None
+
+
 def make_request(
     spec: ModelSpec,
     *,
     prompt: str | None = None,
-    negative: str | None = None,
-    seconds: float | None = None,
-    frames: int | None = None,
-    size: Size | str | None = None,
-    seed: int | None = None,
-    steps: int | None = None,
-    guidance: float | None = None,
-    guidance_method: Literal["apg", "cfg"] | None = None,
-    apg_rescale: float | None = None,
-    apg_momentum: float | None = None,
-    apg_eta: float | None = None,
-    shift: float | None = None,
-    spacing: Literal["linspace", "trailing"] | None = None,
-    dtype: DtypeChoice | None = None,
-    solver: Literal["euler", "dpm++", "unipc"] | None = None,
-    guidance_from: float | None = None,
-    guidance_until: float | None = None,
-    reuse: str | None = None,
-    decoder_dtype: DtypeChoice | None = None,
-    window: int | None = None,
-    window_overlap: int | None = None,
-    onward: bool | None = None,
-    span: int | None = None,
-    loop: bool | None = None,
-    profile: ProfileName | None = None,
     like: Request | None = None,
+    **settings: Unpack[RequestSettings],
 ) -> Request:
     """A request that `spec`'s model can do, or InvalidInput that names the field, the value and the remedy.
 
@@ -200,33 +207,13 @@ def make_request(
     From a `like` of another model only prompt, negative prompt, frames and seed are taken: its size and
     sampling settings suit that other model. Nothing is rounded, clipped or trimmed on the way.
     """
-    given = {
-        "prompt": prompt,
-        "negative": negative,
-        "frames": frames,
-        "seed": seed,
-        "steps": steps,
-        "guidance": guidance,
-        "guidance_method": guidance_method,
-        "apg_rescale": apg_rescale,
-        "apg_momentum": apg_momentum,
-        "apg_eta": apg_eta,
-        "shift": shift,
-        "spacing": spacing,
-        "dtype": dtype,
-        "solver": solver,
-        "guidance_from": guidance_from,
-        "guidance_until": guidance_until,
-        "reuse": reuse,
-        "decoder_dtype": decoder_dtype,
-        "window": window,
-        "window_overlap": window_overlap,
-        "onward": onward,
-        "span": span,
-        "loop": loop,
-    }
+    check_names(settings, (*RequestSettings.__annotations__, "prompt", "like"))
+    given: dict[str, Any] = {"prompt": prompt, **settings}
+    size, profile = given.pop("size", None), given.pop("profile", None)
+    window, window_overlap, span = (given.get(name) for name in ("window", "window_overlap", "span"))
+    onward, loop = given.get("onward"), given.get("loop")
     check_given(given, size=size, profile=profile, like=like)
-    given["frames"] = given_length(spec, seconds, frames)
+    given["frames"] = given_length(spec, given.pop("seconds", None), given.get("frames"))
     if size is not None:
         size = Size.parse(size) if isinstance(size, str) else size
         given |= {"width": size.width, "height": size.height}
@@ -249,19 +236,20 @@ def make_request(
         "steps": spec.steps,
     }
     chosen = {} if profile is None else profile_settings(spec, profile)
-    settings = defaults | inherited(spec, like) | chosen | {k: v for k, v in given.items() if v is not None}
-    settings |= {"model": spec.name, "fps": spec.fps}
-    settings.setdefault("seed", secrets.randbelow(SEEDS))
+    all_settings = defaults | inherited(spec, like) | chosen
+    all_settings |= {name: value for name, value in given.items() if value is not None}
+    all_settings |= {"model": spec.name, "fps": spec.fps}
+    all_settings.setdefault("seed", secrets.randbelow(SEEDS))
     if window and span is None:
-        settings["span"] = 0  # the earlier clip's own way
-    changed = like is None or settings["frames"] != like.frames or "window" not in settings
+        all_settings["span"] = 0  # the earlier clip's own way
+    changed = like is None or all_settings["frames"] != like.frames or "window" not in all_settings
     if window is None and (changed or span is not None):
-        settings |= usual_windows(spec, settings, window_overlap)
+        all_settings |= usual_windows(spec, all_settings, window_overlap)
     elif window is not None and window_overlap is None and (like is None or window != like.window):
-        settings["window_overlap"] = usual_overlap(spec, window)
+        all_settings["window_overlap"] = usual_overlap(spec, window)
     if onward is None and (changed or window is not None or span is not None or loop):
-        settings["onward"] = bool(settings.get("window")) and spec.onward and not settings["loop"]
-    request = Request(**check_fields({"window": 0, "window_overlap": 0, "onward": False} | settings))
+        all_settings["onward"] = bool(all_settings.get("window")) and spec.onward and not all_settings["loop"]
+    request = Request(**check_fields({"window": 0, "window_overlap": 0, "onward": False} | all_settings))
     spec.check_size(request.size)
     check_length(spec, request.frames, "frames", request.frames)
     check_windows(spec, request)
@@ -400,6 +388,13 @@ def check_length(spec: ModelSpec, frames: float, field: str, value: object) -> N
     raise InvalidInput(field, value, problem, f"the nearest is {number}")
 
 
+def check_names(given: Mapping[str, object], known: Collection[str]) -> None:
+    """Refuse a keyword that is no setting, with the nearest that is."""
+    for name, value in given.items():
+        if name not in known:
+            raise InvalidInput(name, value, "there is no such setting", choices(name, known))
+
+
 def check_given(given: Mapping[str, Any], *, size: object, profile: object, like: object) -> None:
     """Refuse what is of another type than its setting, before anything is done with it."""
     for field in fields(Request):
@@ -451,13 +446,13 @@ def no_guidance(method: str) -> float:
 def check_dtype(name: str) -> DtypeChoice:
     if name == "auto" or name == "float32" or name == "bfloat16":
         return name
-    raise InvalidInput("dtype", name, "is not known", choices(name, CHOICES["dtype"]))
+    raise InvalidInput("dtype", name, "is not known", choices(one_line(name), CHOICES["dtype"]))
 
 
 def check_profile(name: str) -> ProfileName:
     if name == "exact" or name == "fast" or name == "draft":
         return name
-    raise InvalidInput("profile", name, "is not known", choices(name, ("exact", "fast", "draft")))
+    raise InvalidInput("profile", name, "is not known", choices(one_line(name), ("exact", "fast", "draft")))
 
 
 def check_reuse(text: str, steps: int) -> None:

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from linnet.errors import InvalidInput
+from linnet.errors import InvalidInput, one_line
 
 UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
@@ -65,6 +65,15 @@ def parse_bytes(field: str, text: str) -> int:
     if size == 0:
         raise InvalidInput(field, text, "is no memory at all", "write how much may be used, such as 8GB")
     return size
+
+
+def as_bytes(field: str, value: object) -> int | None:
+    """Bytes from a person's Python: a whole number of them, or "8GB"; None stays None."""
+    if value is None:
+        return None
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        return value
+    return parse_bytes(field, value if isinstance(value, str) else one_line(value))
 
 
 def gigabytes(size: int) -> str:

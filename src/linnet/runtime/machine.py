@@ -4,11 +4,11 @@ must."""
 from dataclasses import replace
 
 from linnet.errors import InvalidInput
-from linnet.plan.budget import ALLOWANCES, Budget, gigabytes, kind_of
+from linnet.plan.budget import ALLOWANCES, Budget, as_bytes, gigabytes, kind_of
 from linnet.plan.host import check_threads, host_memory, may_have_gpu
 from linnet.plan.machine import Machine
 from linnet.plan.workload import SizedModel
-from linnet.request import DtypeChoice, Request
+from linnet.request import DtypeChoice, Request, check_dtype, check_text
 
 
 def resolve_machine(
@@ -16,17 +16,21 @@ def resolve_machine(
     *,
     dtype: DtypeChoice = "auto",
     threads: int | None = None,
-    vram: int | None = None,
-    ram: int | None = None,
+    vram: int | str | None = None,
+    ram: int | str | None = None,
     here: bool = True,
 ) -> Machine:
     """The device, the dtype of its matrix products, the threads and the memory, as asked, else as is best here.
 
-    `vram` and `ram`: bytes of the card and of main memory that may be used; None: what is free. Without `here` it may
-    be a card that is not in this machine, to plan for, which `vram` describes. InvalidInput names what is not here.
+    `vram` and `ram`: bytes of the card and of main memory that may be used, or text such as "8GB"; None: what is free.
+    Without `here` it may be a card that is not in this machine, to plan for, which `vram` describes. InvalidInput names
+    what is not here.
     """
     if threads is not None:
         check_threads(threads)
+    if device is not None:
+        check_text("device", device)
+    dtype, vram, ram = check_dtype(dtype), as_bytes("vram", vram), as_bytes("ram", ram)
     name = device_name(device, vram, here=here)
     budget = budget_of(name, vram=vram, ram=ram)
     if not here and not card_is_here(name):
