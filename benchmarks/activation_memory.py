@@ -47,7 +47,7 @@ def measure(kind: str, frames: int, height: int, width: int, dtype_name: str) ->
             before = warm(lambda: model(latents[..., :8, :8], torch.ones(1), text))
             model(latents, torch.ones(1), text)
             tokens = frames * (height // 2) * (width // 2)
-            estimate = memory.block_working(memory.LINUM_V2, BYTES[dtype_name], tokens, None)
+            estimate = memory.block_working(memory.LINUM_V2, BYTES[dtype_name], tokens, None, fused=False)
         else:
             decoder = VAE(VAEConfig()) if kind == "wan" else TAE(taew2_1())
             before = warm(lambda: list(decoder.eval().decode_stream(latents[..., :2, :2])))

@@ -8,11 +8,12 @@ import sys
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import av
 import numpy as np
 import pytest
+from av.stream import Disposition
 from av.video.reformatter import ColorRange, Colorspace
 from PIL import Image, ImageCms, PngImagePlugin
 
@@ -79,7 +80,7 @@ def close(frame: np.ndarray, most: int = 8) -> bool:
 # --- pictures -------------------------------------------------------------------------------------------------
 
 
-def profile(name: str) -> bytes:
+def profile(name: Literal["LAB", "XYZ", "sRGB"]) -> bytes:
     return ImageCms.ImageCmsProfile(ImageCms.createProfile(name)).tobytes()
 
 
@@ -232,8 +233,8 @@ def test_a_folder_of_pictures_is_a_clip_in_natural_order(tmp_path: Path) -> None
 
 # --- videos ---------------------------------------------------------------------------------------------------
 
-TAGGED = {"colorspace": 1, "color_primaries": 1, "color_trc": 1, "color_range": 1}
-BT2020 = {"colorspace": 9, "color_primaries": 9, "color_range": 1}
+TAGGED: dict[str, Any] = {"colorspace": 1, "color_primaries": 1, "color_trc": 1, "color_range": 1}
+BT2020: dict[str, Any] = {"colorspace": 9, "color_primaries": 9, "color_range": 1}
 
 
 @pytest.mark.parametrize(
@@ -318,7 +319,7 @@ def test_the_clip_is_the_stream_that_is_no_cover(tmp_path: Path) -> None:
     with av.open(str(tmp_path / "clip.mp4")) as old, av.open(str(tmp_path / "a.mkv"), "w") as container:
         art: Any = container.add_stream("mjpeg", rate=1)
         art.width, art.height, art.pix_fmt = 300, 300, "yuvj420p"
-        art.disposition = av.stream.Disposition.attached_pic
+        art.disposition = Disposition.attached_pic
         track = container.add_stream_from_template(old.streams.video[0])
         picture = av.VideoFrame.from_ndarray(np.full((300, 300, 3), (0, 255, 0), np.uint8), format="rgb24")
         container.mux(art.encode(picture.reformat(format="yuvj420p")))
@@ -470,7 +471,7 @@ def test_whoever_waits_can_cancel_and_the_child_ends(
     use: Callable[[Path, Callable[[], None]], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     os.mkfifo(tmp_path / "slow.mp4")  # which nobody ever writes to
-    children: list[subprocess.Popen[bytes]] = []
+    children: list[Any] = []
     begin = subprocess.Popen
 
     def noted(*command: Any, **more: Any) -> Any:

@@ -85,6 +85,7 @@ def test_without_a_terminal_a_line_comes_now_and_then(
     with terminal.bars(quiet=False) as show:
         show("drafts", "", 1, 9, unit="draft")
         show("denoise", "", 2, 20, unit="step")
+        printed = ""
         until_printed = time.monotonic() + 30
         while time.monotonic() < until_printed and "progress" in {t.name for t in threading.enumerate()}:
             time.sleep(0.01)

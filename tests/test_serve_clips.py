@@ -264,7 +264,7 @@ def test_a_cancelled_job_does_not_wait_until_its_clip_is_decoded(
     worker.renderer.pipeline("seedling")
     job = service.queue.claim("w")
     assert job is not None
-    children: list[subprocess.Popen[bytes]] = []
+    children: list[Any] = []
     begin = subprocess.Popen
 
     def endless(command: list[str], **more: Any) -> Any:

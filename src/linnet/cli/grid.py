@@ -129,7 +129,7 @@ def grid(
         note(
             f"{format_count(made.made, 'draft')} made, {kept:,} kept from before; {made.sheet} shows them all"
         )
-        seeds = f"seeds {', '.join(str(request.seed) for request in requests)}"
+        made_of = f"seeds {', '.join(str(request.seed) for request in requests)}"
         spent = time.monotonic() - begun
-        tell_made(f"{seeds}, each ", requests[0].seconds, requests[0].size, spent)
+        tell_made(f"{made_of}, each ", requests[0].seconds, requests[0].size, spent)
     print(folder)

@@ -43,8 +43,11 @@ class Compiled:
     """A method of a block, compiled when it first runs. `settings` are those of torch.compile."""
 
     def __init__(self, method: Callable[..., Any], **settings: Any) -> None:
+        from torch._dynamo.exc import FailOnRecompileLimitHit
+
         self.run = torch.compile(method, dynamic=False, **settings)
         parameters = inspect.signature(method).parameters
+        self.too_many = FailOnRecompileLimitHit
         self.text = [(list(parameters).index(name), axis) for name, axis in TEXT if name in parameters]
 
     def __call__(self, *given: Any) -> Any:
@@ -52,6 +55,6 @@ class Compiled:
             torch._dynamo.mark_dynamic(given[place], axis)
         try:
             return self.run(*given)
-        except torch._dynamo.exc.FailOnRecompileLimitHit:
+        except self.too_many:
             torch.compiler.reset()  # so many sizes have been seen: begin anew with this one
             return self.run(*given)

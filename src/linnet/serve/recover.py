@@ -144,10 +144,10 @@ def salvaged(path: Path, copy: Path) -> Salvage:
     if not copy.exists():
         return Salvage()
     with closing(sqlite3.connect(copy)) as db:
-        columns = "id, owner, remixed_from, created, started, ended"
-        jobs = {
-            row[0]: dict(zip(columns.split(", "), row, strict=True))
-            for row in rows_of(db, f"SELECT {columns} FROM jobs")
+        columns = ("id", "owner", "remixed_from", "created", "started", "ended")
+        jobs: dict[str, Mapping[str, Any]] = {
+            row[0]: dict(zip(columns, row, strict=True))
+            for row in rows_of(db, f"SELECT {', '.join(columns)} FROM jobs")
         }
         keys = tuple(rows_of(db, "SELECT id, name, hash, created, revoked FROM keys"))
     return Salvage(jobs=jobs, keys=keys)
