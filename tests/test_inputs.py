@@ -284,7 +284,7 @@ def test_wide_and_high_range_colours_are_brought_to_srgb(
     transfer: int, kind: str | None, tmp_path: Path
 ) -> None:
     frames = [high_range(frame, transfer) for frame in scene(3)]
-    tags = BT2020 | {"color_trc": transfer}
+    tags: dict[str, Any] = {**BT2020, "color_trc": transfer}
     path = encode(tmp_path / "a.mkv", frames, "libx265", "yuv444p10le", matrix=Colorspace.BT2020, **tags)
     shown, found = seen(path)
     assert close(shown[0])
