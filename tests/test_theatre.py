@@ -34,8 +34,7 @@ def scenery() -> render.Scenery:
         torch.rand(number, 4, 18, 40, generator=noise)
         for number in (count * len(places.TIMES) + len(places.PLAIN), count, count)
     )
-    found = blobs()
-    return render.Scenery(sprites.levels(found), sprites.extents(found), skies, far, near, render.falling())
+    return render.make_scenery(blobs(), skies, far, near)
 
 
 def scenes(count: int) -> list[Scene]:

@@ -12,7 +12,6 @@ from safetensors.torch import save_file
 from linnet.data.theatre import render, stage
 from linnet.data.theatre.places import PLACES, PLAIN, TIMES
 from linnet.data.theatre.scene import VARIANTS, Scene, sample_scene
-from linnet.data.theatre.sprites import extents, levels
 from linnet.data.theatre.things import THINGS
 from linnet.data.theatre.vocabulary import write_tokenizer
 from linnet.errors import InvalidInput
@@ -185,7 +184,7 @@ def test_no_word_is_unknown(tmp_path: Path) -> None:
 def test_cells_with_a_thing_are_where_it_is_drawn() -> None:
     found = torch.full((len(THINGS), 4, 24, 24), 255, dtype=torch.uint8)
     skies, far, near = (torch.zeros_like(bank) for bank in noise_of_places())
-    scenery = render.Scenery(levels(found), extents(found), skies, far, near, render.falling())
+    scenery = render.make_scenery(found, skies, far, near)
     rng = random.Random(2)
     scenes = [replace(sample_scene(rng), weather="") for _ in range(4)]
     scenes.append(Scene(thing="fox", place="city", motion="runs", toward="right", camera="pans left"))

@@ -40,6 +40,11 @@ class Scenery:
     far: Float[Tensor, "p 4 H W"]
     near: Float[Tensor, "p 4 H W"]
     falling: Float[Tensor, "weather 4 T T"]
+    # Small tables, there already so that a GPU need not wait for them.
+    light: Float[Tensor, "times 3"]
+    spot: Float[Tensor, "times 3"]
+    speeds: Float[Tensor, "weather 2"]
+    white: Float[Tensor, "3 1 1"]
 
 
 def paint_places() -> tuple[Tensor, Tensor, Tensor]:
@@ -58,8 +63,29 @@ def paint_places() -> tuple[Tensor, Tensor, Tensor]:
 
 
 def set_scenery(sprites: UInt8[Tensor, "N 4 S S"], device: torch.device | str = "cpu") -> Scenery:
-    pictures = (levels(sprites), extents(sprites), *paint_places(), falling())
-    return Scenery(*(picture.to(device) for picture in pictures))
+    return make_scenery(sprites, *paint_places(), device)
+
+
+def make_scenery(
+    sprites: UInt8[Tensor, "N 4 S S"],
+    skies: Float[Tensor, "P 4 H W"],
+    far: Float[Tensor, "p 4 H W"],
+    near: Float[Tensor, "p 4 H W"],
+    device: torch.device | str = "cpu",
+) -> Scenery:
+    found = Scenery(
+        sprites=levels(sprites),
+        extents=extents(sprites),
+        skies=skies,
+        far=far,
+        near=near,
+        falling=falling(),
+        light=torch.tensor(LIGHT),
+        spot=torch.tensor(SPOT),
+        speeds=torch.tensor([(0.0, 0.0), *FALL.values()]),
+        white=torch.tensor(WHITE)[:, None, None],
+    )
+    return Scenery(**{name: picture.to(device) for name, picture in vars(found).items()})
 
 
 def falling() -> Float[Tensor, "weather 4 T T"]:
@@ -106,14 +132,13 @@ def render(scenery: Scenery, stage: Stage, view: View | None = None) -> Float[Te
         scenery.skies[stage.places[:, 1]],
         *(bank[stage.places[:, 0]] for bank in (scenery.far, scenery.near)),
     )
-    light = _rows(LIGHT, stage.times) * torch.where(stage.weathers == 1, CLOUDED, 1.0)[:, None]
-    spot = _rows(SPOT, stage.times)
+    light = scenery.light[stage.times] * torch.where(stage.weathers == 1, CLOUDED, 1.0)[:, None]
+    spot = scenery.spot[stage.times]
     snowed = (stage.weathers == 2).to(light)[:, None, None, None]
     frames: Tensor | None = None
     for number, layer in enumerate(layers):
         colour, cover = layer[:, :3], layer[:, 3:]
-        white = torch.tensor(WHITE, device=layer.device)[:, None, None]
-        colour = torch.lerp(colour, cover * white, SNOWED[number] * snowed)
+        colour = torch.lerp(colour, cover * scenery.white, SNOWED[number] * snowed)
         if number:  # a sky is painted by its time of day
             colour = colour * light[:, :, None, None]
         picture = sample(torch.cat((colour, cover), 1), backdrop_grid(stage, view, NEARNESS[number]))
@@ -125,7 +150,9 @@ def render(scenery: Scenery, stage: Stage, view: View | None = None) -> Float[Te
             frames = over(sample(texture, sprite_grid(scenery, stage, view, slot)), frames)
     if _some(stage.weathers > 0):
         for scale in (1.0, 0.6):
-            frames = over(sample(scenery.falling[stage.weathers], falling_grid(stage, view, scale)), frames)
+            frames = over(
+                sample(scenery.falling[stage.weathers], falling_grid(scenery, stage, view, scale)), frames
+            )
     return frames.unflatten(2, (-1, view.height)).transpose(1, 2).clamp(0, 1)
 
 
@@ -143,10 +170,6 @@ def sample(texture: Float[Tensor, "B 4 h w"], grid: Float[Tensor, "B F H W 2"]) 
 
 def over(picture: Float[Tensor, "B 4 FH W"], under: Float[Tensor, "B 3 FH W"]) -> Float[Tensor, "B 3 FH W"]:
     return torch.addcmul(picture[:, :3], under, 1 - picture[:, 3:])
-
-
-def _rows(table: tuple[tuple[float, ...], ...], index: Tensor) -> Float[Tensor, "B 3"]:
-    return torch.tensor(table, device=index.device)[index]
 
 
 def _pixels(view: View, step: int = 1) -> tuple[Float[Tensor, "B 1 1 W"], Float[Tensor, "B 1 H 1"]]:
@@ -189,11 +212,10 @@ def _grid(x: Tensor, y: Tensor) -> Float[Tensor, "B F H W 2"]:
     return torch.stack((x, y), -1)
 
 
-def falling_grid(stage: Stage, view: View, scale: float) -> Float[Tensor, "B F H W 2"]:
+def falling_grid(scenery: Scenery, stage: Stage, view: View, scale: float) -> Float[Tensor, "B F H W 2"]:
     """Two sheets of drops or flakes: `scale` 1 is the near one, which falls faster."""
     x, y = _pixels(view)
-    speeds = torch.tensor([(0.0, 0.0), *FALL.values()], device=x.device)[stage.weathers]
-    moved = speeds[:, None] * stage.seconds[..., None]
+    moved = scenery.speeds[stage.weathers][:, None] * stage.seconds[..., None]
     x = (x / scale - moved[..., 0, None, None]) % TILE
     y = (y / scale - moved[..., 1, None, None]) % TILE
     return _grid(2 * (x + 1) / (TILE + 2) - 1, 2 * (y + 1) / (TILE + 2) - 1)

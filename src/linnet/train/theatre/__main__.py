@@ -46,7 +46,11 @@ def main() -> None:
     parser.add_argument("--size", choices=tuple(SIZES), default="full")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--workers", type=int, default=8, help="processes that draw scenes ahead (0: none)")
-    parser.add_argument("--eager", action="store_true", help="compile nothing")
+    parser.add_argument(
+        "--compile",
+        choices=("none", "blocks", "all"),
+        help="the transformer's blocks, or what draws the scenes too; on a GPU blocks unless said otherwise",
+    )
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     if asked.export:
@@ -69,7 +73,7 @@ def main() -> None:
         begin=asked.begin,
         workers=asked.workers,
         seed=asked.seed,
-        compiled=device == "cuda" and not asked.eager,
+        compiled=asked.compile or ("blocks" if device == "cuda" else "none"),
     )
     for report in run_phases(run, asked.phase, said):
         print(json.dumps(report), flush=True)

@@ -25,7 +25,7 @@ class TheatreConfig:
     # Clips a batch by their length, and how often a batch is of that length, for each phase.
     stills: tuple[tuple[int, int, float], ...]
     clips: tuple[tuple[int, int, float], ...]
-    encoded: int  # clips that are drawn and encoded at a time
+    encoded: int  # frames that are drawn and encoded at a time
     crops: int  # a batch of the autoencoder
     crop: int = 96  # pixels a side
     crop_frames: int = 9
@@ -96,7 +96,7 @@ FULL = TheatreConfig(
     text_layers=3,
     stills=((1, 768, 1.0),),
     clips=((13, 96, 0.85), (1, 768, 0.15)),
-    encoded=32,
+    encoded=32 * 49,
     crops=48,
     measured=96,
     loops=LOOPS,
@@ -110,7 +110,7 @@ SMALL = TheatreConfig(  # learns nothing to speak of: it shows that every part w
     text_layers=1,
     stills=((1, 4, 1.0),),
     clips=((4, 1, 0.7), (1, 4, 0.3)),
-    encoded=4,
+    encoded=26,
     crops=2,
     crop=48,
     crop_frames=5,

@@ -53,7 +53,7 @@ class TheatreRun:
     begin: Path | None = None
     workers: int = 0
     seed: int = 0
-    compiled: bool = False
+    compiled: Literal["none", "blocks", "all"] = "none"  # the transformer's blocks; what draws, too
 
 
 def run_phases(run: TheatreRun, phases: list[tuple[Phase, float]], watch: Watch) -> list[dict[str, Any]]:
@@ -148,11 +148,11 @@ def learn_to_make(
         SceneBatches(config, mix, tokenizer, seed=run.seed),
         words=words,
         workers=run.workers,
-        draw=torch.compile(render, dynamic=False) if run.compiled else render,
+        draw=torch.compile(render, dynamic=False) if run.compiled == "all" else render,
         seed=run.seed,
     )
     begin(task.model, weights, FLOW)
-    if run.compiled:
+    if run.compiled != "none":
         for block in task.model.transformer.blocks:
             block.compile(dynamic=False)
     with measured(run, phase, minutes) as report:

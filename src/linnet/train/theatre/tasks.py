@@ -150,7 +150,8 @@ class TheatreFlow:
         begins, where, veil = torch.rand(3, count, generator=generator, device=device)
         sigma = torch.where(begins < theatre.almost_noise, 1 - ALMOST_NOISE * where, sigma)
         known = known_frames(batch.given.tolist(), data.shape[2]).to(device)
-        context = self.model.context(batch.ids.to(device), batch.lengths.to(device))
+        ids, lengths = (x.to(device, non_blocking=True) for x in (batch.ids, batch.lengths))
+        context = self.model.context(ids, lengths)
         error = squared_error(self.model.transformer, context, data, noise, sigma, known, veil).mean(1)
         weight = 1 + theatre.thing_weight * things_in(self.scenery, stage, theatre.encoded)
         weight = weight * ~known[:, :, None, None]
@@ -199,8 +200,9 @@ class TheatreFlow:
 def encoded(
     autoencoder: TAE, scenery: Scenery, stage: Stage, most: int, draw: Draw = render
 ) -> Float[Tensor, "B C T h w"]:
-    """The autoencoder's latents of scenes, `most` of which are drawn at a time."""
+    """The autoencoder's latents of scenes, drawn `most` frames at a time."""
     latents = []
+    most = max(1, most // stage.seconds.shape[1])
     for first in range(0, len(stage.seconds), most):
         part = stage.part(slice(first, first + most))
         latents.append(autoencoder.encode(draw(scenery, part, whole(part)), lead=3).transpose(1, 2))
@@ -211,6 +213,7 @@ def encoded(
 def things_in(scenery: Scenery, stage: Stage, most: int) -> Float[Tensor, "B T h w"]:
     """1 where a thing is in a latent cell in any of the frames that it stands for, else 0."""
     found = []
+    most = max(1, most // stage.seconds.shape[1])
     for first in range(0, len(stage.seconds), most):
         part = stage.part(slice(first, first + most))
         here = presence(scenery, part, whole(part), PIXELS_PER_LATENT)
