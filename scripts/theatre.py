@@ -39,7 +39,7 @@ def main() -> None:
     if asked.what == "sheet":
         contact_sheet(scenery, asked.output, count=asked.count, seed=asked.seed)
     else:
-        shown = [Scene(thing=name, place="meadow", motion="waits", toward="right") for name in THINGS]
+        shown = [Scene(thing=name, backdrop="meadow", motion="waits", toward="right") for name in THINGS]
         still_sheet(scenery, asked.output, shown, columns=10)
     print(asked.output)
 

@@ -87,9 +87,13 @@ def test_a_caption_names_what_is_shown_in_words_of_the_vocabulary() -> None:
 def test_a_scene_alone_is_the_same_scene_in_a_batch(scenery: render.Scenery) -> None:
     drawn = [
         *scenes(6),
-        Scene(thing="fox", place="forest", motion="hides", weather="snow", time="night"),
-        Scene(thing="car", place="street", motion="drives", tint="blue", camera="pans left", weather="rain"),
-        Scene(thing="dog", place="room", motion="waits", other="cat", relation="behind", camera="zooms in"),
+        Scene(thing="fox", backdrop="forest", motion="hides", weather="snow", time="night"),
+        Scene(
+            thing="car", backdrop="street", motion="drives", tint="blue", camera="pans left", weather="rain"
+        ),
+        Scene(
+            thing="dog", backdrop="room", motion="waits", other="cat", relation="behind", camera="zooms in"
+        ),
     ]
     starts = [3 * n for n in range(len(drawn))]
     together = render.render(scenery, stage.set_stage(drawn, starts, 3))
@@ -103,7 +107,7 @@ def test_a_scene_alone_is_the_same_scene_in_a_batch(scenery: render.Scenery) -> 
 
 def middle(scenery: render.Scenery, scene: Scene, frames: list[int]) -> list[tuple[float, float, float]]:
     """(x, y, area) of what a thing on a bare background covers, by frame."""
-    plain = replace(scene, place="plain", colour="gray")
+    plain = replace(scene, backdrop="plain", colour="gray")
     with_thing = stage.set_stage([plain] * len(frames), frames, 1)
     bare = with_thing._replace(sprites=torch.full_like(with_thing.sprites, -1))
     apart = (render.render(scenery, with_thing) - render.render(scenery, bare)).abs().amax(2)[:, 0] > 0.02
@@ -116,7 +120,9 @@ def middle(scenery: render.Scenery, scene: Scene, frames: list[int]) -> list[tup
 
 def test_motions_show_in_the_pixels(scenery: render.Scenery) -> None:
     def shown(motion: str, thing: str = "fox") -> list[tuple[float, float, float]]:
-        return middle(scenery, Scene(thing=thing, place="plain", motion=motion, toward="right"), [2, 24, 46])
+        return middle(
+            scenery, Scene(thing=thing, backdrop="plain", motion=motion, toward="right"), [2, 24, 46]
+        )
 
     for motion, thing in (("walks", "fox"), ("runs", "fox"), ("drives", "car"), ("rolls", "football")):
         (left, _, _), (centre, _, _), (right, _, _) = shown(motion, thing)
@@ -146,7 +152,7 @@ def test_every_motion_is_continuous_and_what_falls_comes_to_rest_on_the_ground()
 
 def test_a_thing_looks_where_it_goes() -> None:
     def width(thing: str, toward: str) -> float:
-        set_ = stage.set_stage([Scene(thing=thing, place="street", motion="waits", toward=toward)], [0], 1)
+        set_ = stage.set_stage([Scene(thing=thing, backdrop="street", motion="waits", toward=toward)], [0], 1)
         return set_.poses[0, 0, 0, 2].item()
 
     for thing, faces in (("car", -1), ("rocket", 1)):

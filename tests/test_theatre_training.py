@@ -20,11 +20,11 @@ from linnet.models.text import T5Config, T5Encoder, Tokenizer
 from linnet.models.transformer import Transformer, TransformerConfig
 from linnet.train.config import LoopConfig
 from linnet.train.loop import Report
-from linnet.train.parts import read_parts, write_parts
 from linnet.train.theatre.batches import SceneBatches, from_step
 from linnet.train.theatre.config import SMALL
 from linnet.train.theatre.run import TheatreRun, export_parts, run_phases
 from linnet.train.theatre.tasks import things_in
+from linnet.train.weight_files import read_parts, write_parts
 from linnet.weights.load import load_into, read_config
 from linnet.weights.names import TRANSFORMER_PREFIX
 
@@ -187,7 +187,7 @@ def test_cells_with_a_thing_are_where_it_is_drawn() -> None:
     scenery = render.make_scenery(found, skies, far, near)
     rng = random.Random(2)
     scenes = [replace(sample_scene(rng), weather="") for _ in range(4)]
-    scenes.append(Scene(thing="fox", place="city", motion="runs", toward="right", camera="pans left"))
+    scenes.append(Scene(thing="fox", backdrop="city", motion="runs", toward="right", camera="pans left"))
     set_ = stage.set_stage(scenes, [0] * len(scenes), 9)
     drawn = render.render(scenery, set_).amax(2)
     cells = torch.nn.functional.max_pool2d(drawn, 8) > 0.05

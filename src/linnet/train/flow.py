@@ -118,11 +118,13 @@ def squared_error(
     noise: Float[Tensor, "B C T H W"],
     sigma: Float[Tensor, "B"],
     known: Bool[Tensor, "B T"],
-    veil: Float[Tensor, "B"],
+    conditioning_noise: Float[Tensor, "B"],
 ) -> Float[Tensor, "B C T H W"]:
-    """How wrong the velocity is; of the frames that are `known`, only a share `veil` of the noise is added."""
+    """How wrong the velocity is; frames that are `known` have only their share of the noise, `conditioning_noise`."""
     seen = known[:, None, :, None, None]
-    noisy = torch.where(seen, add_noise(data, noise, sigma * veil), add_noise(data, noise, sigma))
+    noisy = torch.where(
+        seen, add_noise(data, noise, sigma * conditioning_noise), add_noise(data, noise, sigma)
+    )
     return (transformer(noisy, TIMESTEPS * sigma, context) - velocity_target(data, noise)).square()
 
 

@@ -113,7 +113,7 @@ def caption(scene: Scene, rng: random.Random, *, still: bool = False) -> str:
     """One of a scene's many captions; `still` is for a single frame, in which no motion can be seen."""
     many = scene.count > 1
     who = subject(scene, rng)
-    where = place(scene, rng) if rng.random() < NAMED or scene.place == "plain" else ""
+    where = whereabouts(scene, rng) if rng.random() < NAMED or scene.backdrop == "plain" else ""
     does, doing = ("", "") if still else motion(scene, rng, many)
     other = companion(scene, rng)
     extras = [
@@ -123,23 +123,23 @@ def caption(scene: Scene, rng: random.Random, *, still: bool = False) -> str:
     ]
     if not does:
         acts = " ".join(filter(None, (who, other, where)))
-        said = rng.choice(("{opening} {acts}", "{acts}", "{acts}")).format(
+        text = rng.choice(("{opening} {acts}", "{acts}", "{acts}")).format(
             opening=rng.choice(OPENINGS), acts=acts
         )
     elif where and rng.random() < 0.15:
-        said = " ".join(filter(None, (where, who, does, other)))
+        text = " ".join(filter(None, (where, who, does, other)))
     elif rng.random() < 0.35:
         opening = rng.choice(OPENINGS) if rng.random() < 0.5 else ""
-        said = " ".join(filter(None, (opening, who, doing, other, where)))
+        text = " ".join(filter(None, (opening, who, doing, other, where)))
     else:
-        said = " ".join(filter(None, (who, does, other, where)))
-    said = re.sub(r"\s+", " ", said + "".join(f"{rng.choice((',', '', ''))} {words}" for words in extras))
-    return capitalised(said, rng)
+        text = " ".join(filter(None, (who, does, other, where)))
+    text = re.sub(r"\s+", " ", text + "".join(f"{rng.choice((',', '', ''))} {words}" for words in extras))
+    return capitalised(text, rng)
 
 
-def capitalised(said: str, rng: random.Random) -> str:
+def capitalised(text: str, rng: random.Random) -> str:
     """As people type: mostly in small letters, else with a capital and a full stop."""
-    return said if rng.random() < 0.8 else f"{said[0].upper()}{said[1:]}."
+    return text if rng.random() < 0.8 else f"{text[0].upper()}{text[1:]}."
 
 
 def subject(scene: Scene, rng: random.Random) -> str:
@@ -178,8 +178,8 @@ def motion(scene: Scene, rng: random.Random, many: bool) -> tuple[str, str]:
         rest += rng.choice(SIDES)
     other = {"left": "right", "right": "left"}[scene.toward]
     rest = rest.replace("{to}", scene.toward).replace("{from}", other)
-    several, one, doing = (form + rest for form in forms.split())
-    return several if many else one, doing
+    several, single, doing = (form + rest for form in forms.split())
+    return several if many else single, doing
 
 
 def companion(scene: Scene, rng: random.Random) -> str:
@@ -190,14 +190,14 @@ def companion(scene: Scene, rng: random.Random) -> str:
     return f"{rng.choice(RELATION_WORDS[scene.relation])} {with_article(name)}"
 
 
-def place(scene: Scene, rng: random.Random) -> str:
-    phrases = PLACES[scene.place].phrases
+def whereabouts(scene: Scene, rng: random.Random) -> str:
+    phrases = PLACES[scene.backdrop].phrases
     preposition, article, noun = rng.choice(phrases[:1] * 2 + phrases).split("|")
     if preposition == "through" and scene.motion not in ("walks", "runs", "flies", "drives"):
         preposition = "in"
     noun = noun.format(colour=scene.colour)
     adjective = ADJECTIVES.get(scene.weather) or (
-        ADJECTIVES[scene.time] if PLACES[scene.place].outdoors else ""
+        ADJECTIVES[scene.time] if PLACES[scene.backdrop].outdoors else ""
     )
     if article == "a" and "snow" not in noun and adjective and rng.random() < 0.4:
         noun = f"{adjective} {noun}"
@@ -208,7 +208,7 @@ def place(scene: Scene, rng: random.Random) -> str:
 
 def circumstances(scene: Scene, rng: random.Random, placed: bool) -> str:
     """When, and in what weather; by day it mostly goes without saying."""
-    if not PLACES[scene.place].outdoors:
+    if not PLACES[scene.backdrop].outdoors:
         return ""
     when = (
         rng.choice(TIME_WORDS[scene.time]) if rng.random() < (0.12 if scene.time == "day" else 0.85) else ""
@@ -229,7 +229,7 @@ def vocabulary() -> list[str]:
     phrases = [name for thing in THINGS.values() for name in (*thing.names, *thing.plurals)]
     for table in (SIZE_WORDS, NUMBERS, MOTION_WORDS, RELATION_WORDS, TIME_WORDS, WEATHER_WORDS, CAMERA_WORDS):
         phrases += [phrase for choices in table.values() for phrase in choices]
-    phrases += [phrase for place in PLACES.values() for phrase in place.phrases]
+    phrases += [phrase for painted in PLACES.values() for phrase in painted.phrases]
     phrases += [
         *SIDES,
         *OPENINGS,

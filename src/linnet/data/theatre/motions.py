@@ -62,8 +62,8 @@ def track(motion: str, t: Seconds, *, toward: int = 1, size: float = 56.0, moves
 
     `moves` is how the thing gets along in motions that do not say so: it walks in, or drives in.
     """
-    zero, one = np.zeros_like(t), np.ones_like(t)
-    x, y, wide, high, turn, face = zero, zero, one, one, zero, one
+    zero, unit = np.zeros_like(t), np.ones_like(t)
+    x, y, wide, high, turn, face = zero, zero, unit, unit, zero, unit
     through = toward * SPEED.get(motion, 0.0) * (t - SHOWN / 2)
     match motion:
         case "rises" | "sinks":

@@ -367,11 +367,11 @@ PLACES: Mapping[str, Place] = {
 
 def paint(name: str, variant: int) -> tuple[Layer, Layer, dict[str, Layer]]:
     """(Far, ground, skies by time of day) of a place; `variant` says where its hills and houses are."""
-    place = PLACES[name]
+    painted = PLACES[name]
     number = variant * len(PLACES) + list(PLACES).index(name)
-    far, near = place.paint(np.random.default_rng(number))
-    times = TIMES if place.outdoors else TIMES[:1]
-    return far, near, {time: place.sky(np.random.default_rng(number), time) for time in times}
+    far, near = painted.paint(np.random.default_rng(number))
+    times = TIMES if painted.outdoors else TIMES[:1]
+    return far, near, {time: painted.sky(np.random.default_rng(number), time) for time in times}
 
 
 def plain_sky(colour: str) -> Layer:

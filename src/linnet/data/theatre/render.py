@@ -73,7 +73,7 @@ def make_scenery(
     near: Float[Tensor, "p 4 H W"],
     device: torch.device | str = "cpu",
 ) -> Scenery:
-    found = Scenery(
+    drawn = Scenery(
         sprites=levels(sprites),
         extents=extents(sprites),
         skies=skies,
@@ -85,7 +85,7 @@ def make_scenery(
         speeds=torch.tensor([(0.0, 0.0), *FALL.values()]),
         white=torch.tensor(WHITE)[:, None, None],
     )
-    return Scenery(**{name: picture.to(device) for name, picture in vars(found).items()})
+    return Scenery(**{name: picture.to(device) for name, picture in vars(drawn).items()})
 
 
 def falling() -> Float[Tensor, "weather 4 T T"]:
@@ -192,13 +192,13 @@ def seen(
 
 def presence(scenery: Scenery, stage: Stage, view: View, step: int = 1) -> Bool[Tensor, "B F h w"]:
     """Where the things are, as boxes with a margin, for every `step` pixels: what a loss should look at closely."""
-    found = torch.zeros((), dtype=torch.bool, device=stage.poses.device)
+    drawn = torch.zeros((), dtype=torch.bool, device=stage.poses.device)
     for slot in range(SLOTS):
         grid = sprite_grid(scenery, stage, view, slot, step)
         half = stage.poses[:, slot, :, None, None, 2:4].abs() / 2
         inside = (grid.abs() * half < half + step / 2 + EDGE).all(-1)
-        found = found | (inside & (stage.sprites[:, slot] >= 0)[:, None, None, None])
-    return found
+        drawn = drawn | (inside & (stage.sprites[:, slot] >= 0)[:, None, None, None])
+    return drawn
 
 
 def backdrop_grid(stage: Stage, view: View, nearness: float) -> Float[Tensor, "B F H W 2"]:

@@ -37,7 +37,7 @@ class Scene:
     """
 
     thing: str
-    place: str
+    backdrop: str
     motion: str
     toward: str = "left"
     count: int = 1
@@ -55,21 +55,21 @@ class Scene:
 
     @property
     def triple(self) -> tuple[str, str, str]:
-        return self.thing, self.place, self.motion
+        return self.thing, self.backdrop, self.motion
 
 
 @functools.cache
-def held_out(thing: str, place: str, motion: str) -> bool:
+def held_out(thing: str, backdrop: str, motion: str) -> bool:
     """Whether this combination is kept out of training for good: a tenth of them, by a hash that no seed changes."""
-    digest = hashlib.sha256(f"{thing}/{place}/{motion}".encode()).digest()
+    digest = hashlib.sha256(f"{thing}/{backdrop}/{motion}".encode()).digest()
     return int.from_bytes(digest[:4], "big") < HELD_OUT_SHARE * 2**32
 
 
 Allowed = Callable[[str, str, str], bool]
 
 
-def trained(thing: str, place: str, motion: str) -> bool:
-    return not held_out(thing, place, motion)
+def trained(thing: str, backdrop: str, motion: str) -> bool:
+    return not held_out(thing, backdrop, motion)
 
 
 def sample_scene(
@@ -85,20 +85,20 @@ def sample_scene(
     `still` is for a single frame, taken at any moment: its thing is in view all the time.
     """
     while True:
-        thing, place = rng.choice(things), rng.choice(places)
+        thing, backdrop = rng.choice(things), rng.choice(places)
         if THINGS[thing].kind in WET and rng.random() < 0.5:
-            place = rng.choice([name for name in ("sea", "beach") if name in places] or [place])
+            backdrop = rng.choice([name for name in ("sea", "beach") if name in places] or [backdrop])
         motions = [m for m in THINGS[thing].motions if not (still and m in AWAY)]
         motion = rng.choice(motions)
-        if allowed(thing, place, motion):
-            scene = Scene(thing=thing, place=place, motion=motion, toward=rng.choice(("left", "right")))
+        if allowed(thing, backdrop, motion):
+            scene = Scene(thing=thing, backdrop=backdrop, motion=motion, toward=rng.choice(("left", "right")))
             return accompanied(rng, decorated(rng, scene), allowed, things)
 
 
 def decorated(rng: random.Random, scene: Scene) -> Scene:
     """The same thing in the same place doing the same, with all else drawn."""
-    thing, place = THINGS[scene.thing], PLACES[scene.place]
-    plain = scene.place == "plain"
+    thing, painted = THINGS[scene.thing], PLACES[scene.backdrop]
+    plain = scene.backdrop == "plain"
     tint = rng.choice(tuple(TINTS)) if thing.tinted and rng.random() < 0.6 else ""
     colours = [colour for colour in PLAIN if colour != tint]
     return replace(
@@ -106,8 +106,8 @@ def decorated(rng: random.Random, scene: Scene) -> Scene:
         size=rng.choice(("small", "large")) if rng.random() < 0.2 else "",
         tint=tint,
         colour=rng.choice(colours) if plain else "",
-        time=rng.choices(TIMES, (0.6, 0.15, 0.25))[0] if place.outdoors else "day",
-        weather=rng.choice(("rain", "snow")) if place.outdoors and rng.random() < 0.2 else "",
+        time=rng.choices(TIMES, (0.6, 0.15, 0.25))[0] if painted.outdoors else "day",
+        weather=rng.choice(("rain", "snow")) if painted.outdoors and rng.random() < 0.2 else "",
         camera=rng.choice(CAMERAS) if not plain and rng.random() < 0.2 else "",
         variant=rng.randrange(VARIANTS),
         x=rng.uniform(-14, 14),
@@ -131,6 +131,6 @@ def accompanied(rng: random.Random, scene: Scene, allowed: Allowed, things: tupl
         others = [name for name in things if THINGS[name].kind != "sky" and name != scene.thing]
     if motion not in THINGS[scene.thing].motions or not others:
         return scene
-    if not allowed(scene.thing, scene.place, motion):
+    if not allowed(scene.thing, scene.backdrop, motion):
         return scene
     return replace(scene, motion=motion, relation=relation, other=rng.choice(others))

@@ -54,10 +54,10 @@ def _cut(face: ImageFont.FreeTypeFont, font: Path, name: str) -> UInt8[np.ndarra
 
 def pack_sprites(font: Path, path: Path) -> None:
     """Write the sprites and their names beside each other; `load_sprites` needs no font."""
-    found = cut_sprites(font)
-    said = {"names": json.dumps(list(THINGS)), "font": hashlib.sha256(font.read_bytes()).hexdigest()}
+    cut = cut_sprites(font)
+    metadata = {"names": json.dumps(list(THINGS)), "font": hashlib.sha256(font.read_bytes()).hexdigest()}
     with complete(path) as part, system_errors():
-        save_file({"sprites": found.contiguous()}, part, said)
+        save_file({"sprites": cut.contiguous()}, part, metadata)
 
 
 def load_sprites(path: Path) -> UInt8[Tensor, "N 4 S S"]:

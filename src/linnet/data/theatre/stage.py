@@ -100,7 +100,7 @@ def set_stage(scenes: Sequence[Scene], starts: Sequence[int], frames: int) -> St
 
 def painting(scene: Scene) -> tuple[int, int]:
     """The indices of a scene's layers and of its sky; plain skies come last (see `render.paint_places`)."""
-    index = list(PLACES).index(scene.place) * VARIANTS + scene.variant
+    index = list(PLACES).index(scene.backdrop) * VARIANTS + scene.variant
     if scene.colour:
         return index, len(PLACES) * VARIANTS * len(TIMES) + list(PLAIN).index(scene.colour)
     return index, index * len(TIMES) + TIMES.index(scene.time)
@@ -169,7 +169,7 @@ def actor(
         moved = moved._replace(x=track(motion, t, toward=toward, size=side).x)
     floats = thing.kind in ("sky", "flyer") or motion in AIRBORNE
     in_the_air = floats or motion == "spins" or (scene.relation == "above" and name == scene.thing)
-    home = IN_THE_AIR if floats else PLACES[scene.place].ground
+    home = IN_THE_AIR if floats else PLACES[scene.backdrop].ground
     if not floats and in_the_air:
         home -= 0.5 * side
     looks = {"left": -1, "right": 1, "": 0}[thing.faces]

@@ -208,8 +208,8 @@ def _thing(kind: str, row: str) -> Thing:
         sprite=sprite,
         kind=kind,
         size=SIZES[size],
-        names=tuple(one for one, _ in names),
-        plurals=tuple(many or plural(one) for one, many in names),
+        names=tuple(single for single, _ in names),
+        plurals=tuple(many or plural(single) for single, many in names),
         faces="" if "=" in marks else "right" if ">" in marks else "left",
         tinted="~" in marks,
     )

@@ -25,10 +25,10 @@ from linnet.train.theatre.run import Phase, TheatreRun, export_parts, run_phases
 
 def phase(text: str) -> tuple[Phase, float]:
     name, _, minutes = text.partition(":")
-    found: Phase | None = next((known for known in get_args(Phase) if known == name), None)
-    if found is None or float(minutes) <= 0:
+    known_phase: Phase | None = next((known for known in get_args(Phase) if known == name), None)
+    if known_phase is None or float(minutes) <= 0:
         raise ValueError(text)
-    return found, float(minutes)
+    return known_phase, float(minutes)
 
 
 def main() -> None:
@@ -49,37 +49,37 @@ def main() -> None:
     parser.add_argument(
         "--compile",
         choices=("none", "blocks", "all"),
-        help="the transformer's blocks, or what draws the scenes too; on a GPU blocks unless said otherwise",
+        help="the transformer's blocks, or what draws the scenes too; on a GPU blocks unless show otherwise",
     )
     parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
-    if asked.export:
-        if not asked.begin:
+    options = parser.parse_args()
+    if options.export:
+        if not options.begin:
             parser.error("--export needs --from PARTS")
-        export_parts(asked.begin, asked.export)
-        print(asked.export)
+        export_parts(options.begin, options.export)
+        print(options.export)
         return
-    if not asked.phase or not asked.sprites:
+    if not options.phase or not options.sprites:
         parser.error("--phase and --sprites are needed")
-    device = resolve_device(asked.device)
+    device = resolve_device(options.device)
     if device == "cuda":
         torch.set_float32_matmul_precision("high")
     run = TheatreRun(
-        config=SIZES[asked.size],
-        sprites=asked.sprites,
-        folder=asked.output,
-        leaves=asked.leaves or asked.output / "leaves",
+        config=SIZES[options.size],
+        sprites=options.sprites,
+        folder=options.output,
+        leaves=options.leaves or options.output / "leaves",
         device=device,
-        begin=asked.begin,
-        workers=asked.workers,
-        seed=asked.seed,
-        compiled=asked.compile or ("blocks" if device == "cuda" else "none"),
+        begin=options.begin,
+        workers=options.workers,
+        seed=options.seed,
+        compiled=options.compile or ("blocks" if device == "cuda" else "none"),
     )
-    for report in run_phases(run, asked.phase, said):
+    for report in run_phases(run, options.phase, show):
         print(json.dumps(report), flush=True)
 
 
-def said(name: str, report: Report) -> None:
+def show(name: str, report: Report) -> None:
     numbers = " ".join(f"{key} {value:.4g}" for key, value in report.numbers.items())
     print(f"{name} step {report.step}: {numbers}, {report.seconds_a_step:.3f} s a step", flush=True)
 

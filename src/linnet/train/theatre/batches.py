@@ -50,7 +50,7 @@ class SceneBatches(Dataset[Batch]):
         scenes = [sample_scene(rng, still=still) for _ in range(clips)]
         given = [
             rng.randint(1, min(self.config.most_given, length - 1))
-            if not still and rng.random() < self.config.onward
+            if not still and rng.random() < self.config.continued
             else 0
             for _ in scenes
         ]

@@ -36,7 +36,7 @@ class TheatreConfig:
     almost_noise: float = 0.05  # share of the samples that stand where sampling begins
     dropped_captions: float = 0.1
     thing_weight: float = 4.0  # a cell with a thing in it counts so much more than the background's
-    onward: float = 0.15  # share of the clips that go on from given frames
+    continued: float = 0.15  # share of the clips that go on from given frames
     most_given: int = 7
     sample_steps: int = 20
     guidance: float = 3.0

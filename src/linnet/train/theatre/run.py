@@ -28,12 +28,12 @@ from linnet.models.text import T5Config, Tokenizer
 from linnet.models.transformer import TransformerConfig
 from linnet.train.flow import FlowConfig
 from linnet.train.loop import Report, Task, randomness, train
-from linnet.train.parts import read_parts, write_parts
 from linnet.train.recipes import export
 from linnet.train.state import save_weights
 from linnet.train.theatre.batches import SceneBatches
 from linnet.train.theatre.config import TheatreConfig
 from linnet.train.theatre.tasks import TheatreAutoencoder, TheatreFlow, measured_space
+from linnet.train.weight_files import read_parts, write_parts
 
 Phase = Literal["autoencoder", "stills", "clips"]
 PHASES: tuple[Phase, ...] = ("autoencoder", "stills", "clips")
@@ -68,10 +68,10 @@ def run_phases(run: TheatreRun, phases: list[tuple[Phase, float]], watch: Watch)
             if any(name.startswith(FLOW) for name in weights):
                 problem = "comes after a transformer has learnt its latents"
                 raise InvalidInput("phase", phase, problem, "train stills or clips, or begin a new run")
-            found, report = learn_to_copy(run, scenery, weights, minutes, watch)
+            learnt, report = learn_to_copy(run, scenery, weights, minutes, watch)
         else:
-            found, report = learn_to_make(run, scenery, weights, words, phase, minutes, watch)
-        weights |= found
+            learnt, report = learn_to_make(run, scenery, weights, words, phase, minutes, watch)
+        weights |= learnt
         reports.append(report)
         leave(run, weights, words, report)
     return reports
@@ -83,22 +83,22 @@ def latest(run: TheatreRun, words: int) -> dict[str, Tensor]:
     source = own if own.exists() else run.begin
     if source is None:
         return {}
-    weights, said = read_parts(source)
+    weights, metadata = read_parts(source)
     for name, value in shapes(run.config, words).items():
-        if said.get(name) != value:
-            problem = f"holds weights of another {name}: {said.get(name)}, not {value}"
+        if metadata.get(name) != value:
+            problem = f"holds weights of another {name}: {metadata.get(name)}, not {value}"
             raise InvalidInput("from", str(source), problem, "use the version and --size that made them")
     return weights
 
 
 def shapes(config: TheatreConfig, words: int) -> dict[str, Any]:
     """What weights have to agree on, as JSON gives it back."""
-    found = {
+    configs = {
         "autoencoder": asdict(config.autoencoder),
         "transformer": asdict(config.transformer()),
         "text": asdict(config.text(words)),
     }
-    return json.loads(json.dumps(found))
+    return json.loads(json.dumps(configs))
 
 
 def learn_to_copy(
@@ -116,8 +116,8 @@ def learn_to_copy(
     space = measured_space(
         task.model, scenery, clips=config.measured, frames=frames, most=config.encoded, seed=run.seed
     )
-    found = {AUTOENCODER + name: value for name, value in average.items()}
-    return found | {SPACE + "scale": space.scale, SPACE + "bias": space.bias}, report
+    learnt = {AUTOENCODER + name: value for name, value in average.items()}
+    return learnt | {SPACE + "scale": space.scale, SPACE + "bias": space.bias}, report
 
 
 def learn_to_make(
@@ -182,7 +182,7 @@ def fit_memory(task: TheatreFlow, device: str) -> None:
     task.model.to(device).train()
     length, _, _ = max(task.batches.mix)
     while True:
-        clips = next(clips for found, clips, _ in task.batches.mix if found == length)
+        clips = next(clips for frames, clips, _ in task.batches.mix if frames == length)
         rng, generator = randomness(0, 0, device)
         try:
             with torch.autocast(device, torch.bfloat16):
@@ -237,9 +237,9 @@ def measured(run: TheatreRun, phase: str, minutes: float):
 
 def leave(run: TheatreRun, weights: dict[str, Tensor], words: int, report: dict[str, Any]) -> None:
     """Write the parts, here to go on from and there to be carried away, and add to the report."""
-    said = shapes(run.config, words)
+    metadata = shapes(run.config, words)
     for folder in (run.folder / "averaged", run.leaves):
-        write_parts(folder, weights, said)
+        write_parts(folder, weights, metadata)
     path = run.leaves / "report.json"
     earlier = json.loads(path.read_text()) if path.exists() else []
     write_text(path, json.dumps([*earlier, report], indent=1) + "\n")
@@ -256,15 +256,17 @@ class Shipped:
 
 def export_parts(source: Path, folder: Path) -> None:
     """The model's four files as `weights.load` reads them and as the package ships them, from a run's parts."""
-    weights, said = read_parts(source)
+    weights, metadata = read_parts(source)
     make_folder(folder)
     words = write_tokenizer(folder / "tokenizer.json")
-    if words != said["text"]["vocab_size"]:
-        problem = f"was trained with {said['text']['vocab_size']} tokens; this version has {words}"
+    if words != metadata["text"]["vocab_size"]:
+        problem = f"was trained with {metadata['text']['vocab_size']} tokens; this version has {words}"
         raise InvalidInput("from", str(source), problem, "use the version that trained it")
     flow = {name.removeprefix(FLOW): value for name, value in weights.items() if name.startswith(FLOW)}
     copy = {n.removeprefix(AUTOENCODER): v for n, v in weights.items() if n.startswith(AUTOENCODER)}
-    tiny = TAEConfig.from_json(said["autoencoder"])
+    tiny = TAEConfig.from_json(metadata["autoencoder"])
     save_weights(folder / "autoencoder.safetensors", copy, asdict(tiny))
-    shape = FlowConfig(transformer=TransformerConfig(**said["transformer"]), text=T5Config(**said["text"]))
+    shape = FlowConfig(
+        transformer=TransformerConfig(**metadata["transformer"]), text=T5Config(**metadata["text"])
+    )
     export(Shipped(shape, weights[SPACE + "scale"], weights[SPACE + "bias"]), flow, folder)

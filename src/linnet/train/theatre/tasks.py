@@ -99,7 +99,7 @@ class TheatreAutoencoder(AutoencoderTask):
             stage = set_stage([sample_scene(rng)], [0], 17).to(device)
             video = render(self.scenery, stage)
             again = self.model.decode(self.model.encode(video, lead=3))
-            rows += [np.concatenate(pictures(found)[0, [0, 8, 16]], 1) for found in (video, again)]
+            rows += [np.concatenate(pictures(clip)[0, [0, 8, 16]], 1) for clip in (video, again)]
         save_sheet(folder, step, rows)
 
 
@@ -147,12 +147,14 @@ class TheatreFlow:
         count = len(data)
         noise = torch.randn(data.shape, generator=generator, device=device)
         sigma = flow.sample_sigmas(count, shift=theatre.shift, std=theatre.spread, generator=generator)
-        begins, where, veil = torch.rand(3, count, generator=generator, device=device)
+        begins, where, conditioning_noise = torch.rand(3, count, generator=generator, device=device)
         sigma = torch.where(begins < theatre.almost_noise, 1 - ALMOST_NOISE * where, sigma)
         known = known_frames(batch.given.tolist(), data.shape[2]).to(device)
         ids, lengths = (x.to(device, non_blocking=True) for x in (batch.ids, batch.lengths))
         context = self.model.context(ids, lengths)
-        error = squared_error(self.model.transformer, context, data, noise, sigma, known, veil).mean(1)
+        error = squared_error(
+            self.model.transformer, context, data, noise, sigma, known, conditioning_noise
+        ).mean(1)
         weight = 1 + theatre.thing_weight * things_in(self.scenery, stage, theatre.encoded)
         weight = weight * ~known[:, :, None, None]
         self.clips += count
@@ -212,15 +214,15 @@ def encoded(
 @torch.no_grad()
 def things_in(scenery: Scenery, stage: Stage, most: int) -> Float[Tensor, "B T h w"]:
     """1 where a thing is in a latent cell in any of the frames that it stands for, else 0."""
-    found = []
+    cells = []
     most = max(1, most // stage.seconds.shape[1])
     for first in range(0, len(stage.seconds), most):
         part = stage.part(slice(first, first + most))
         here = presence(scenery, part, whole(part), PIXELS_PER_LATENT)
         # Latent frame 0 stands for frame 0 alone: as many copies of it go in front as fill up its four.
         here = torch.cat((here[:, :1].expand(-1, FRAMES_PER_LATENT - 1, -1, -1), here), 1)
-        found.append(here.unflatten(1, (-1, FRAMES_PER_LATENT)).any(2))
-    return torch.cat(found).float()
+        cells.append(here.unflatten(1, (-1, FRAMES_PER_LATENT)).any(2))
+    return torch.cat(cells).float()
 
 
 def measured_space(

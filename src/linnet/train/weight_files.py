@@ -19,9 +19,9 @@ HEADER = 200_000  # bytes that a file needs beside its tensors, at most
 
 
 def write_parts(
-    folder: Path, weights: Mapping[str, Tensor], said: Mapping[str, Any], *, most: int = MOST_BYTES
+    folder: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, Any], *, most: int = MOST_BYTES
 ) -> list[Path]:
-    """Write weights-1-of-N.safetensors and so on; what else is `said` (of JSON) travels in each of them."""
+    """Write weights-1-of-N.safetensors and so on; what else is `metadata` (of JSON) travels in each of them."""
     groups: list[dict[str, Tensor]] = [{}]
     room = most - HEADER
     for name, tensor in sorted(weights.items()):
@@ -35,30 +35,30 @@ def write_parts(
     whole = fingerprint(weights)
     paths = [folder / f"weights-{n}-of-{len(groups)}.safetensors" for n in range(1, len(groups) + 1)]
     for path, group in zip(paths, groups, strict=True):
-        metadata = {"whole": whole, "parts": str(len(groups)), "said": json.dumps(said)}
-        replace_file(path, group, metadata)
+        header = {"whole": whole, "parts": str(len(groups)), "metadata": json.dumps(metadata)}
+        replace_file(path, group, header)
     for old in set(folder.glob("weights-*-of-*.safetensors")) - set(paths):
         old.unlink()  # of an earlier run that had another number of them
     return paths
 
 
 def read_parts(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The weights and what was said with them. Parts that are missing or of two runs raise InvalidInput."""
+    """The weights and what was metadata with them. Parts that are missing or of two runs raise InvalidInput."""
     paths = sorted(folder.glob("weights-*-of-*.safetensors"))
     weights: dict[str, Tensor] = {}
-    wholes, counts, said = set(), set(), "{}"
+    wholes, counts, metadata = set(), set(), "{}"
     for path in paths:
         with safe_open(path, "pt") as file:
             wholes.add(file.metadata()["whole"])
             counts.add(int(file.metadata()["parts"]))
-            said = file.metadata()["said"]
+            metadata = file.metadata()["metadata"]
             weights |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
     remedy = "bring all parts of one run into one folder, and no others"
     if counts != {len(paths)} or len(wholes) != 1:
         raise InvalidInput("from", str(folder), f"holds {len(paths)} part(s) that are not one whole", remedy)
     if fingerprint(weights) != wholes.pop():
         raise InvalidInput("from", str(folder), "holds weights that were changed on their way", remedy)
-    return weights, json.loads(said)
+    return weights, json.loads(metadata)
 
 
 def fingerprint(weights: Mapping[str, Tensor]) -> str:
