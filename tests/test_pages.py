@@ -16,7 +16,6 @@ from typer.testing import CliRunner
 
 from linnet.catalog import CATALOG
 from linnet.cli import app
-from linnet.errors import InvalidInput
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -67,7 +66,6 @@ def test_python_examples_run(
         exec(block, names)
     assert sorted(path.name for path in folder.iterdir()) == made
     assert "the nearest is 2.167" in capsys.readouterr().out or page != README
-    assert names["InvalidInput"] is InvalidInput
 
 
 def test_the_readmes_film_is_a_storyboard(tmp_path: Path) -> None:

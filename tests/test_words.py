@@ -117,6 +117,7 @@ ALLOWED = {
     ("request.py", "span"),
     ("request.py", "together"),
     ("request.py", "onward"),
+    ("train/parts.py", "parts"),  # files in parts
     *((path, "running") for path in ("serve", "cli", "runtime", "inputs", "process.py")),  # jobs, processes
 }
 
@@ -151,29 +152,29 @@ STILL: dict[str, int] = {
     "module readers": 1,
     "module reuse": 1,
     "module span": 1,
-    "name asked": 41,
+    "name asked": 42,
     "name clean": 7,
-    "name course": 13,
+    "name course": 15,
     "name crew": 4,
-    "name found": 90,
+    "name found": 101,
     "name glance": 1,
     "name held": 25,
     "name keeper": 3,
     "name let_go": 2,
     "name null": 5,
     "name one": 32,
-    "name onward": 7,
+    "name onward": 8,
     "name outlook": 2,
     "name place": 79,
     "name reuse": 1,
     "name running": 7,
-    "name said": 22,
+    "name said": 29,
     "name settle": 2,
     "name span": 9,
     "name sparing": 1,
     "name together": 2,
     "name turns": 6,
-    "name veil": 4,
+    "name veil": 6,
     "name way": 21,
     "option --onward": 1,
     "option --reuse": 1,
@@ -215,7 +216,7 @@ def replaced_identifiers() -> Counter[str]:
     """How often each replaced name is still defined in the package."""
     count: Counter[str] = Counter()
     for path in sorted(SOURCE.rglob("*.py")):
-        if path.stem in MODULES:
+        if path.stem in MODULES and not allowed(path, path.stem):
             count[f"module {path.stem}"] += 1
         for kind, name in identifiers(path):
             if kind == "class":

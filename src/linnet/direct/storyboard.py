@@ -9,7 +9,6 @@ All but a cut share some seconds with that shot: as many as `overlap` says.
 What is wrong is said with its place: `film.yaml:7: shot 2: seconds "2.1": is between two frames...`.
 """
 
-import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,7 +24,7 @@ from linnet.catalog import ModelSpec, find
 from linnet.errors import InvalidInput
 from linnet.geometry import Size, format_seconds, frames_for, seconds_of
 from linnet.records import read_text
-from linnet.request import Request, make_request
+from linnet.request import Request, RequestSettings, make_request
 from linnet.weights.store import default_model
 
 Begin = Literal["cut", "dissolve", "morph", "continue"]
@@ -35,8 +34,8 @@ MOST_BYTES = 2**20  # of the file: a thousand shots with long prompts
 OVERLAP = {"cut": 0.0, "dissolve": 0.5, "morph": 0.5, "continue": 0.5}  # seconds, where the file says nothing
 
 WHOLE_FILM = ("size", "dtype")  # of a request's settings, those that no shot has of its own
-NOT_HERE = ("spec", "like", "loop", *WHOLE_FILM)  # a loop neither follows nor leads on
-SETTINGS = tuple(name for name in inspect.signature(make_request).parameters if name not in NOT_HERE)
+NOT_HERE = ("loop", *WHOLE_FILM)  # a loop neither follows nor leads on
+SETTINGS = tuple(name for name in ("prompt", *RequestSettings.__annotations__) if name not in NOT_HERE)
 ELSEWHERE = {  # settings of `linnet generate` that people look for here
     "loop": "a loop neither follows nor leads on: make it with `linnet generate --loop`",
     **dict.fromkeys(
