@@ -17,7 +17,14 @@ from beartype.roar import BeartypeDecorHintPep673Exception
 from jaxtyping import install_import_hook
 
 # They check what they are given by themselves, and are tested with the wrong types.
-EDGES = ("linnet.request", "linnet.api", "linnet.runtime.machine")
+EDGES = (
+    "linnet.request",
+    "linnet.api",
+    "linnet.prepare",
+    "linnet.runtime.machine",
+    "linnet.direct.beginning",
+    "linnet.direct.conditions",
+)
 CONFIG = BeartypeConf(is_pep484_tower=True)  # an int is a float, as Python's typing has it
 
 

@@ -10,9 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
+from typer.testing import CliRunner
 
 import linnet
 from linnet import Cancelled, InvalidInput, Progress
+from linnet.cli import app
 from linnet.inputs import clips
 
 TINY: dict[str, Any] = {"model": "seedling", "device": "cpu", "frames": 5, "steps": 2, "seed": 1}
@@ -192,8 +195,9 @@ def test_frames_are_those_of_the_file(
 
 
 def test_frames_are_refused_when_they_are_asked_for(tiny: dict[str, Any]) -> None:
+    wrong: dict[str, Any] = tiny | {"stepps": 3}
     with pytest.raises(InvalidInput, match="did you mean steps"):
-        linnet.frames(PROMPT, **(tiny | {"stepps": 3}))
+        linnet.frames(PROMPT, **wrong)
 
 
 def test_frames_that_nobody_wants_free_the_model(
@@ -233,3 +237,70 @@ def test_frames_go_on_where_memory_ran_out(tiny: dict[str, Any], monkeypatch: py
     assert len(tries) == 2
     assert len(frames) == len(whole)
     assert np.abs(np.subtract(frames, whole, dtype=int)).max() <= 1
+
+
+# --- what a clip begins from ------------------------------------------------------------------------------------------
+
+
+def test_python_makes_what_the_command_makes(tiny: dict[str, Any], tmp_path: Path) -> None:
+    image = tmp_path / "first.png"
+    Image.new("RGB", (64, 64), "red").save(image)
+    told: list[str] = []
+    linnet.generate(
+        PROMPT,
+        tmp_path / "a.mp4",
+        **tiny,
+        image=str(image),
+        fit="crop",
+        progress=lambda now: told.append(now.note),
+    )
+    words = [
+        "--weights",
+        tiny["weights"],
+        "--image",
+        str(image),
+        "--fit",
+        "crop",
+        "-o",
+        str(tmp_path / "b.mp4"),
+    ]
+    usual = [
+        "--model",
+        "seedling",
+        "--device",
+        "cpu",
+        "--seconds",
+        "0.167",
+        "--steps",
+        "2",
+        "--seed",
+        "1",
+        "--quiet",
+    ]
+    result = CliRunner().invoke(app, ["generate", PROMPT, *usual, *words])
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+    again = linnet.generate(None, tmp_path / "c.mp4", weights=tiny["weights"], like=tmp_path / "a.mp4")
+    assert again.request.seed == 1
+    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "c.mp4").read_bytes()
+    frames = linnet.frames(PROMPT, **tiny, video=str(tmp_path / "a.mp4"), strength=0.5, colours="clip")
+    with pytest.raises(Cancelled):
+        list(linnet.frames(PROMPT, **tiny, video=tmp_path / "a.mp4", progress=lambda now: now.cancel()))
+    assert len(list(frames)) == 5
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ({"image": 3}, 'image "3": is not the name of a file'),
+        ({"image": "no.png"}, "no.png"),
+        ({"strength": "0.5", "video": "a.mp4"}, 'strength "0.5": is out of range; '),
+        ({"fit": 1, "image": "a.png"}, 'fit "1": is not known; '),
+        ({"like": 1}, 'like "1": is not the name of a file'),
+    ],
+)
+def test_what_a_clip_cannot_begin_from_is_refused(
+    given: dict[str, Any], line: str, tiny: dict[str, Any]
+) -> None:
+    with pytest.raises(InvalidInput, match=line):
+        linnet.frames(PROMPT, **(tiny | given))

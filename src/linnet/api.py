@@ -8,21 +8,19 @@ from typing import TypedDict, Unpack, cast
 from linnet.catalog import find
 from linnet.clip import Clip, default_name
 from linnet.data.known import check_words
+from linnet.direct.beginning import Colours
+from linnet.direct.footage import Fit
 from linnet.errors import InvalidInput
 from linnet.filesystem import StrPath, as_path
+from linnet.media import check_target
 from linnet.pipeline import Pipeline
-from linnet.progress import Image, Watch, ignore
-from linnet.request import (
-    DtypeChoice,
-    Request,
-    RequestSettings,
-    check_dtype,
-    check_names,
-    check_text,
-    make_request,
-)
+from linnet.prepare import Prepared, choose_model, earlier_clip, make_requests, prepare
+from linnet.progress import Image, Progress, Watch, ignore
+from linnet.request import DtypeChoice, RequestSettings, check_dtype, check_names, check_text
 from linnet.runtime.machine import resolve_machine
 from linnet.weights.store import default_model, resolve
+
+PATHS = ("weights", "image", "last_image", "video", "like")
 
 
 class LoadSettings(TypedDict, total=False):
@@ -36,8 +34,24 @@ class LoadSettings(TypedDict, total=False):
     ram: int | str | None
 
 
-class Settings(RequestSettings, LoadSettings, total=False):
-    """What `generate` and `frames` take beside the prompt: the settings of a request, and what `load` takes."""
+class ConditionSettings(TypedDict, total=False):
+    """What a clip begins from beside its prompt (see direct.beginning): files, and how they are used."""
+
+    image: StrPath | None
+    last_image: StrPath | None
+    video: StrPath | None
+    strength: float | None
+    colours: Colours | None
+    fit: Fit | None
+
+
+class Settings(RequestSettings, LoadSettings, ConditionSettings, total=False):
+    """What `generate` and `frames` take beside the prompt: the settings of a request, what `load` takes, and what the
+    clip begins from. `like` is a clip that linnet made: what is not given is as in it. `compile` compiles the
+    transformer first."""
+
+    like: StrPath | None
+    compile: bool
 
 
 def load(
@@ -70,7 +84,7 @@ def load(
 
 
 def generate(
-    prompt: str,
+    prompt: str | None,
     output: StrPath | None = None,
     *,
     overwrite: bool = False,
@@ -78,24 +92,27 @@ def generate(
     progress: Watch = ignore,
     **settings: Unpack[Settings],
 ) -> Clip:
-    """Make one clip of `prompt`. `settings` are those of `linnet.make_request`: seconds, seed, steps, ...; and those of
-    `load`: model, weights, device, vram, ...
+    """Make one clip of `prompt`, in the words of `linnet generate`. `settings` are those of `linnet.make_request`
+    (seconds, seed, steps, ...), of `load` (model, weights, device, vram, ...), files that the clip begins from (image,
+    last_image, video), and `like`, an earlier clip, whose prompt stands if `prompt` is None.
 
     Without `output` the file is named after the prompt and the seed, in the current folder. `progress` is told of each
-    step of each stage; what it returns does not matter. What it raises stops the run, as `Progress.cancel` does, and
-    no file is left. Raises InvalidInput, which names the field, the value and the remedy, for anything that cannot be
-    done as asked; so does a prompt with words that seedling does not know, unless `anyway`.
+    step of each stage, and of notes; what it returns does not matter. What it raises stops the run, as
+    `Progress.cancel` does, and no file is left. Raises InvalidInput, which names the field, the value and the remedy,
+    for anything that cannot be done as asked; so does a prompt with words that seedling does not know, unless `anyway`.
     """
-    pipeline, request = _ready(generate, prompt, anyway, progress, settings)
-    path = Path(default_name(request)) if output is None else as_path(output, "output")
+    target = None if output is None else as_path(output, "output")
+    ready = _ready(generate, prompt, target, overwrite, anyway, progress, settings)
+    plan, tell = ready.plans[0], _telling(progress)
     try:
-        return pipeline.generate(request, path, overwrite=overwrite, watch=progress)
+        path = target or Path(default_name(plan.request))
+        return ready.generate(plan, path, overwrite=overwrite, watch=progress, tell=tell)
     finally:
-        pipeline.unload()
+        ready.pipeline.unload()
 
 
 def frames(
-    prompt: str,
+    prompt: str | None,
     *,
     anyway: bool = False,
     progress: Watch = ignore,
@@ -107,33 +124,74 @@ def frames(
     What cannot be done is refused at once; the first frame is made when it is asked for. The model's memory is given
     back after the last frame, and earlier when the iterator is closed or nobody holds it any more.
     """
-    pipeline, request = _ready(frames, prompt, anyway, progress, settings)
-    plan = pipeline.plan(request)
+    ready = _ready(frames, prompt, None, True, anyway, progress, settings)
 
     def decoded() -> Generator[Image, None, None]:
         try:
-            yield from pipeline.frames(plan, watch=progress)
+            yield from ready.frames(ready.plans[0], watch=progress, tell=_telling(progress))
         finally:
-            pipeline.unload()
+            ready.pipeline.unload()
 
     return decoded()
 
 
 def _ready(
-    function: Callable[..., object], prompt: str, anyway: bool, progress: object, settings: Settings
-) -> tuple[Pipeline, Request]:
-    """The pipeline and the request of a call to `function`, both checked."""
+    function: Callable[..., object],
+    prompt: str | None,
+    output: Path | None,
+    overwrite: bool,
+    anyway: bool,
+    progress: Watch,
+    settings: Settings,
+) -> Prepared:
+    """What a call to `function` asks for, checked and planned."""
     own = [
         name for name, each in inspect.signature(function).parameters.items() if each.default != each.empty
     ]
     check_names(settings, (*Settings.__annotations__, *own))
     if not callable(progress):
         raise InvalidInput("progress", progress, "cannot be called", "give a function of one argument")
-    check_text("prompt", prompt)
-    loading = cast(LoadSettings, {name: settings.get(name) for name in LoadSettings.__annotations__})
-    of_request = {name: value for name, value in settings.items() if name not in LoadSettings.__annotations__}
-    pipeline = load(**loading, dtype=settings.get("dtype") or "auto")
-    request = make_request(pipeline.spec, prompt=prompt, **cast(RequestSettings, of_request))
-    if pipeline.spec.closed_vocabulary and not anyway:
-        check_words(pipeline.tokenizer, request.prompt)
-    return pipeline, request
+    paths = {name: as_path(value, name) for name in PATHS if (value := settings.get(name)) is not None}
+    if prompt is not None or "like" not in paths:
+        check_text("prompt", prompt)
+    model, device, weights = settings.get("model"), settings.get("device"), paths.get("weights")
+    for name, value in (("model", model), ("device", device)):
+        if value is not None:
+            check_text(name, value)
+    conditions = {name: paths.get(name, settings.get(name)) for name in ConditionSettings.__annotations__}
+    earlier = earlier_clip(paths["like"]) if "like" in paths else None
+    spec, _ = choose_model(model, earlier, weights)
+    of_request = {name: settings[name] for name in RequestSettings.__annotations__ if name in settings}
+    requests = make_requests(
+        spec,
+        [settings.get("seed")],
+        prompt=prompt,
+        earlier=earlier,
+        conditions=conditions,
+        settings=cast(RequestSettings, of_request),
+    )
+    if output is not None:
+        check_target(output, size=requests[0].size, overwrite=overwrite)
+    ready = prepare(
+        spec,
+        resolve(spec, weights=weights),
+        requests,
+        earlier=earlier,
+        conditions=conditions,
+        device=device,
+        threads=settings.get("threads"),
+        vram=settings.get("vram"),
+        ram=settings.get("ram"),
+        compiled=settings.get("compile", False),
+    )
+    if spec.closed_vocabulary and not anyway:
+        for field, text in (("prompt", requests[0].prompt), ("negative", requests[0].negative)):
+            check_words(ready.pipeline.tokenizer, text, field=field)
+    for line in ready.notes:
+        _telling(progress)(line)
+    return ready
+
+
+def _telling(progress: Watch) -> Callable[[str], object]:
+    """What is to be told in words, as a Progress that says it."""
+    return lambda line: progress(Progress("load", 0, 1, note=line))

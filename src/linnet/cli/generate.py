@@ -1,14 +1,12 @@
 """`linnet generate`"""
 
 import json
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
-from linnet.catalog import ModelSpec, find
 from linnet.cli import fail
 from linnet.cli.options import (
     Anyway,
@@ -34,13 +32,13 @@ from linnet.cli.prompts import check_prompts
 from linnet.cli.terminal import bars, note
 from linnet.cli.watching import previewing, tell_made, telling
 from linnet.clip import Clip, default_name
-from linnet.errors import InvalidInput, WeightsError
+from linnet.errors import InvalidInput
 from linnet.filesystem import check_name
 from linnet.geometry import format_seconds
-from linnet.plan.execution import NOTHING_FIXED, FixedExecution, recorded
 from linnet.plan.plan import Plan
-from linnet.request import CHOICES, Request, make_request
-from linnet.weights.store import default_model, model_in, model_of, resolve
+from linnet.prepare import choose_model, earlier_clip, make_requests, prepare
+from linnet.request import CHOICES, Request, RequestSettings
+from linnet.weights.store import model_of, resolve
 from linnet.wording import format_bytes
 
 SOLVER = "euler, dpm++ or unipc. Seedling needs 8, 8 and 10 steps; Linum 10 with the last two, by theory: not measured."
@@ -163,7 +161,7 @@ def generate(
     as_json: Annotated[bool, option("json", "Print one JSON line a clip.")] = False,
 ) -> None:
     """Make a video from a prompt."""
-    earlier = clip_in(like) if like else None
+    earlier = earlier_clip(like) if like else None
     single_files = {
         "transformer": transformer,
         "vae": vae,
@@ -171,10 +169,7 @@ def generate(
         "tokenizer": tokenizer,
     }
     spec, why = choose_model(model, earlier, weights, single_files)
-    recorded = earlier.direction if earlier and seconds is not None else {}
-    together = video or last_image or "video" in recorded or "last_image" in recorded
     settings: dict[str, Any] = {
-        "prompt": prompt,
         "negative": negative,
         "size": size,
         "seconds": seconds,
@@ -188,16 +183,26 @@ def generate(
         "reuse": reuse,
         "window": window,
         "window_overlap": window_overlap,
-        "onward": False if onward is None and together else onward,
+        "onward": onward,
         "span": span,
         "loop": loop or None,
-        "like": earlier.request if earlier else None,
     }
-    if video and seconds is None:
-        from linnet.direct.footage import frames_in
-
-        settings["frames"] = frames_in(video, spec)
-    requests = [make_request(spec, seed=one, **settings) for one in (parse_seeds(seed) if seed else [None])]
+    conditions = {
+        "image": image,
+        "last_image": last_image,
+        "video": video,
+        "strength": strength,
+        "colours": colours,
+        "fit": fit,
+    }
+    requests = make_requests(
+        spec,
+        parse_seeds(seed) if seed else [None],
+        prompt=prompt,
+        earlier=earlier,
+        conditions=conditions,
+        settings=cast(RequestSettings, settings),
+    )
     outputs = output_names(output, requests)
     files = resolve(spec, weights=weights, **single_files)
 
@@ -208,81 +213,52 @@ def generate(
         if preview:
             check_name(preview_name(path), field="preview")
 
-    from linnet.direct.beginning import Beginning, check_colours, check_fit
-    from linnet.pipeline import Pipeline
-    from linnet.plan.workload import SizedModel
-    from linnet.runtime.machine import resolve_machine
-
-    given: dict[str, Any] = {
-        "image": image,
-        "last_image": last_image,
-        "video": video,
-        "strength": strength,
-        "colours": check_colours(colours),
-        "fit": check_fit(fit),
-    }
-    beginning = (
-        Beginning.from_record(earlier.path, earlier.direction, **given) if earlier else Beginning(**given)
-    )
-    for request in requests if beginning else ():
-        beginning.check(request)
-    choices = earlier.choices if earlier else {}
-    where = device if device and dry_run else device_to_use(device, choices.get("device"))
-    count = threads or choices.get("threads")
-    machine = resolve_machine(
-        where, dtype=requests[0].dtype, threads=count, vram=vram, ram=ram, here=not (device and dry_run)
-    )
-    sized, encoded = SizedModel.of(spec, files), max(map(beginning.encoded_frames, requests))
-    fixed = earlier_execution(earlier, spec)
-    try:
-        plan = machine.plan(sized, requests[0], encoded_frames=encoded, fixed=fixed)
-    except InvalidInput:
-        if not fixed:
-            raise
-        plan, fixed = machine.plan(sized, requests[0], encoded_frames=encoded), NOTHING_FIXED
-        note(f"warning: {like} was made in more memory than there is, so this clip may differ in rounding")
-    plans = [plan.with_seed(request.seed) for request in requests]
-    first = plan.request
-    pipeline = Pipeline.open(
+    ready = prepare(
         spec,
         files,
-        machine,
-        execution=plan.execution if fixed else None,
-        compiled=compiled or bool(choices.get("compiled")),
-        attention=str(choices.get("attention", "")),
+        requests,
+        earlier=earlier,
+        conditions=conditions,
+        device=device,
+        threads=threads,
+        vram=vram,
+        ram=ram,
+        compiled=compiled,
+        here=not (device and dry_run),
     )
+    pipeline, plans = ready.pipeline, ready.plans
+    first = plans[0].request
     prompts = {"prompt": first.prompt, "negative": first.negative}
     check_prompts(pipeline, prompts, anyway=anyway, quiet=quiet)
     if not quiet:
-        note(f"{spec.name} on {where} in {first.dtype}: {why}")
+        note(f"{spec.name} on {pipeline.machine.device} in {first.dtype}: {why}")
         if transformer and spec.repository and model_of(transformer) is None:
             note(f"warning: {transformer} does not tell by its name that it is {spec.name}'s")
-        if earlier and earlier.request.model == spec.name and earlier.model_hash != pipeline.model_hash:
-            note(f"warning: {earlier.path} was made with other weights, so this clip will differ")
+        for line in ready.notes:
+            note(line)
     if dry_run:
         for each, path in zip(plans, outputs, strict=True):
             print_request(each.request, path, each, as_json)
         if not as_json:
-            show_plan(plan)
+            show_plan(plans[0])
         return
 
     made: list[Clip] = []
+
+    def tell(line: str) -> None:
+        if not quiet and not made:
+            note(f"note: {line}")
+
     try:
         for each, path in zip(plans, outputs, strict=True):
             place = f"{len(made) + 1}/{len(plans)} " if len(plans) > 1 else ""
             sheet = preview_name(path) if preview else None
-            expected = {stage.stage: stage.seconds for stage in plan.stages}
+            expected = {stage.stage: stage.seconds for stage in each.stages}
             with (
                 bars(quiet=quiet or as_json) as show,
                 previewing(telling(show, pipeline, place=place, expected=expected), sheet) as watch,
             ):
-                if beginning:
-                    way = beginning.way(pipeline, each.request, watch, plan=each)
-                    for line in () if quiet or made else way.notes:
-                        note(f"note: {line}")
-                    clip = way.generate(pipeline, path, overwrite=overwrite, watch=watch)
-                else:
-                    (clip,) = pipeline.run(each, {each.request.seed: path}, overwrite=overwrite, watch=watch)
+                clip = ready.generate(each, path, overwrite=overwrite, watch=watch, tell=tell)
             made.append(clip)
             print_clip(clip, quiet, as_json)
     except KeyboardInterrupt:
@@ -300,51 +276,6 @@ def interval(text: str | None) -> dict[str, float]:
         remedy = "use two shares of the steps, such as 0.1:0.8"
         raise InvalidInput("guidance-interval", text, "is not FROM:TO", remedy) from None
     return {"guidance_from": start, "guidance_until": stop}
-
-
-def clip_in(file: Path) -> Clip:
-    """The record inside a clip."""
-    from linnet.inputs.reader import read_metadata
-
-    return Clip.from_metadata(file, read_metadata(file))
-
-
-def choose_model(
-    name: str | None, earlier: Clip | None, weights: Path | None, single_files: Mapping[str, Path | None]
-) -> tuple[ModelSpec, str]:
-    """The model to run and why: named, that of the earlier clip, that of the files, or what is here."""
-    if name is not None:
-        return find(name), "as asked"
-    if earlier is not None:
-        return find(earlier.request.model), f"as in {earlier.path}"
-    if weights is not None and weights.is_dir() and model_in(weights) is None:
-        problem = "does not look like a model that linnet knows"
-        raise WeightsError("weights", weights, problem, "say which it is with --model")
-    for part, path in single_files.items():
-        if weights is None and path is not None:
-            problem = "does not tell which model it belongs to"
-            raise InvalidInput(part.replace("_", "-"), path, problem, "say which with --model")
-    return default_model(weights)
-
-
-def earlier_execution(earlier: Clip | None, spec: ModelSpec) -> FixedExecution:
-    """What of an earlier clip's way to run decides its last bits; nothing if it was another model's."""
-    if earlier is None or earlier.request.model != spec.name:
-        return NOTHING_FIXED
-    record = earlier.choices.get("knobs", {})
-    if not isinstance(record, Mapping):
-        raise InvalidInput("file", earlier.path, "tells no knobs", "use a clip that linnet generated")
-    return recorded(record)
-
-
-def device_to_use(asked: str | None, earlier: str | None) -> str:
-    """As asked; else that of the earlier clip, so that its bytes repeat, where it is here; else the fastest."""
-    from linnet.runtime.device import resolve_device
-
-    if asked is None and earlier is not None:
-        with suppress(InvalidInput):
-            return resolve_device(earlier)
-    return resolve_device(asked or "auto")
 
 
 def output_names(output: Path | None, requests: Sequence[Request]) -> list[Path]:

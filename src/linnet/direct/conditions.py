@@ -112,7 +112,8 @@ def levels_left(sigmas: Levels, strength: float) -> Float[Tensor, " left"]:
 
 
 def check_strength(strength: float) -> float:
-    if not 0 < strength <= 1:  # false for NaN too
+    number = isinstance(strength, int | float) and not isinstance(strength, bool)
+    if not number or not 0 < strength <= 1:  # false for NaN too
         raise InvalidInput(
             "strength", strength, "is out of range", "use a share of the steps above 0, up to 1"
         )
