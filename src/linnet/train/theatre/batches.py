@@ -47,14 +47,15 @@ class SceneBatches(Dataset[Batch]):
 
     def draw(self, rng: random.Random, length: int, clips: int) -> Batch:
         still = length == 1
-        scenes = [sample_scene(rng, still=still) for _ in range(clips)]
+        known = {"things": self.config.things, "places": self.config.places}
+        scenes = [sample_scene(rng, still=still, **known) for _ in range(clips)]
         given = [
             rng.randint(1, min(self.config.most_given, length - 1))
             if not still and rng.random() < self.config.continued
             else 0
             for _ in scenes
         ]
-        starts = [rng.randint(0, LATEST) if still or known else 0 for known in given]
+        starts = [rng.randint(0, LATEST) if still or first else 0 for first in given]
         captions = [
             "" if rng.random() < self.config.dropped_captions else caption(scene, rng, still=still)
             for scene in scenes

@@ -111,11 +111,7 @@ def learn_to_copy(
         report |= last | {"clips_per_second": last["steps_per_second"] * run.config.crops}
     task.model.load_state_dict(average)
     task.model.eval()
-    config = run.config
-    frames = 4 * max(length for length, _, _ in config.clips) - 3
-    space = measured_space(
-        task.model, scenery, clips=config.measured, frames=frames, most=config.encoded, seed=run.seed
-    )
+    space = measured_space(task.model, scenery, run.config, seed=run.seed)
     learnt = {AUTOENCODER + name: value for name, value in average.items()}
     return learnt | {SPACE + "scale": space.scale, SPACE + "bias": space.bias}, report
 

@@ -62,13 +62,14 @@ class TheatreAutoencoder(AutoencoderTask):
             object_weight=theatre.thing_weight,
         )
         super().__init__(config, seed=seed)
-        self.scenery = scenery
+        self.scenery, self.theatre = scenery, theatre
 
     def batch(
         self, rng: random.Random, device: str
     ) -> tuple[Float[Tensor, "B F 3 H W"], Float[Tensor, "B F 1 H W"]]:
         config = self.config
-        scenes = [sample_scene(rng) for _ in range(config.batch)]
+        known = {"things": self.theatre.things, "places": self.theatre.places}
+        scenes = [sample_scene(rng, **known) for _ in range(config.batch)]
         stage = set_stage(scenes, [rng.randint(0, 48) for _ in scenes], config.frames)
         corners = torch.tensor([self.corner(stage, row, rng) for row in range(config.batch)])
         stage = stage.to(device)
@@ -96,7 +97,8 @@ class TheatreAutoencoder(AutoencoderTask):
         device, rng = self.scenery.sprites.device, random.Random(1)
         rows = []
         for _ in range(6):
-            stage = set_stage([sample_scene(rng)], [0], 17).to(device)
+            scene = sample_scene(rng, things=self.theatre.things, places=self.theatre.places)
+            stage = set_stage([scene], [0], 17).to(device)
             video = render(self.scenery, stage)
             again = self.model.decode(self.model.encode(video, lead=3))
             rows += [np.concatenate(pictures(clip)[0, [0, 8, 16]], 1) for clip in (video, again)]
@@ -226,13 +228,15 @@ def things_in(scenery: Scenery, stage: Stage, most: int) -> Float[Tensor, "B T h
 
 
 def measured_space(
-    autoencoder: TAE, scenery: Scenery, *, clips: int, frames: int, most: int, seed: int = 0
+    autoencoder: TAE, scenery: Scenery, theatre: TheatreConfig, *, seed: int = 0
 ) -> LatentSpace:
     """The space in which each channel of the theatre's latents has mean 0 and deviation 1."""
     rng = random.Random(f"{seed}/space")
-    scenes = [sample_scene(rng) for _ in range(clips)]
-    stage = set_stage(scenes, [0] * clips, frames).to(scenery.sprites.device)
-    latents = encoded(autoencoder, scenery, stage, most).movedim(1, 0).flatten(1)
+    known = {"things": theatre.things, "places": theatre.places}
+    scenes = [sample_scene(rng, **known) for _ in range(theatre.measured)]
+    frames = FRAMES_PER_LATENT * (max(length for length, _, _ in theatre.clips) - 1) + 1
+    stage = set_stage(scenes, [0] * len(scenes), frames).to(scenery.sprites.device)
+    latents = encoded(autoencoder, scenery, stage, theatre.encoded).movedim(1, 0).flatten(1)
     mean, std = latents.mean(1).cpu(), latents.std(1).cpu()
     return LatentSpace(1 / std, -mean / std)
 
