@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from linnet.data.theatre.captions import caption
-from linnet.data.theatre.scene import sample_scene
 from linnet.data.theatre.stage import Stage, set_stage
 from linnet.geometry import FRAMES_PER_LATENT
 from linnet.models.text import Tokenizer
@@ -47,8 +46,7 @@ class SceneBatches(Dataset[Batch]):
 
     def draw(self, rng: random.Random, length: int, clips: int) -> Batch:
         still = length == 1
-        known = {"things": self.config.things, "places": self.config.places}
-        scenes = [sample_scene(rng, still=still, **known) for _ in range(clips)]
+        scenes = [self.config.scene(rng, still=still) for _ in range(clips)]
         given = [
             rng.randint(1, min(self.config.most_given, length - 1))
             if not still and rng.random() < self.config.continued

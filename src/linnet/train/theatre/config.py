@@ -1,9 +1,11 @@
 """All numbers of seedling's training on the theatre, at the size that ships and at one for a rehearsal."""
 
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from linnet.data.theatre.places import PLACES
+from linnet.data.theatre.scene import Scene, sample_scene
 from linnet.data.theatre.things import THINGS
 from linnet.models.tae import TAEConfig
 from linnet.models.text import T5Config
@@ -45,6 +47,9 @@ class TheatreConfig:
     sample_steps: int = 20
     guidance: float = 3.0
     loops: Mapping[str, LoopConfig] = field(default_factory=dict)
+
+    def scene(self, rng: random.Random, *, still: bool = False) -> Scene:
+        return sample_scene(rng, still=still, things=self.things, places=self.places)
 
     def transformer(self) -> TransformerConfig:
         return TransformerConfig(

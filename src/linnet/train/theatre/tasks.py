@@ -15,7 +15,6 @@ from torch import Tensor
 
 from linnet.data.theatre import HEIGHT, WIDTH
 from linnet.data.theatre.render import Scenery, View, pictures, presence, render, whole
-from linnet.data.theatre.scene import sample_scene
 from linnet.data.theatre.sheet import labelled
 from linnet.data.theatre.stage import Stage, set_stage
 from linnet.geometry import FRAMES_PER_LATENT, PIXELS_PER_LATENT
@@ -68,8 +67,7 @@ class TheatreAutoencoder(AutoencoderTask):
         self, rng: random.Random, device: str
     ) -> tuple[Float[Tensor, "B F 3 H W"], Float[Tensor, "B F 1 H W"]]:
         config = self.config
-        known = {"things": self.theatre.things, "places": self.theatre.places}
-        scenes = [sample_scene(rng, **known) for _ in range(config.batch)]
+        scenes = [self.theatre.scene(rng) for _ in range(config.batch)]
         stage = set_stage(scenes, [rng.randint(0, 48) for _ in scenes], config.frames)
         corners = torch.tensor([self.corner(stage, row, rng) for row in range(config.batch)])
         stage = stage.to(device)
@@ -97,8 +95,7 @@ class TheatreAutoencoder(AutoencoderTask):
         device, rng = self.scenery.sprites.device, random.Random(1)
         rows = []
         for _ in range(6):
-            scene = sample_scene(rng, things=self.theatre.things, places=self.theatre.places)
-            stage = set_stage([scene], [0], 17).to(device)
+            stage = set_stage([self.theatre.scene(rng)], [0], 17).to(device)
             video = render(self.scenery, stage)
             again = self.model.decode(self.model.encode(video, lead=3))
             rows += [np.concatenate(pictures(clip)[0, [0, 8, 16]], 1) for clip in (video, again)]
@@ -232,8 +229,7 @@ def measured_space(
 ) -> LatentSpace:
     """The space in which each channel of the theatre's latents has mean 0 and deviation 1."""
     rng = random.Random(f"{seed}/space")
-    known = {"things": theatre.things, "places": theatre.places}
-    scenes = [sample_scene(rng, **known) for _ in range(theatre.measured)]
+    scenes = [theatre.scene(rng) for _ in range(theatre.measured)]
     frames = FRAMES_PER_LATENT * (max(length for length, _, _ in theatre.clips) - 1) + 1
     stage = set_stage(scenes, [0] * len(scenes), frames).to(scenery.sprites.device)
     latents = encoded(autoencoder, scenery, stage, theatre.encoded).movedim(1, 0).flatten(1)
