@@ -45,7 +45,10 @@ def test_ci_runs_the_readmes_test_command() -> None:
     ("page", "made"),
     [
         (README, ["a-red-star-spins-on-a-blue-background-7.mp4", "heart-1.webm", "heart-2.webm"]),
-        (ROOT / "docs" / "python.md", ["heart-1.webm", "heart-2.webm", "moon.mp4", "star.mp4"]),
+        (
+            ROOT / "docs" / "python.md",
+            ["green.mp4", "heart-1.webm", "heart-2.webm", "moon.mp4", "star.mp4", "variation.mp4"],
+        ),
     ],
     ids=["README", "python"],
 )
