@@ -145,8 +145,8 @@ def test_a_clip_of_a_length_that_no_model_makes_is_refused_by_its_name(drawn: Pa
         InvalidInput, match=r'^video ".*drawn.mp4": has 29 frames .*makes 2 to 300.*; give a longer'
     ):
         frames_in(drawn, linum)
-    with pytest.raises(InvalidInput, match=r"300 seconds .*; name a part of it with --seconds$"):
-        length_for(linum, drawn, 7206, shorten="name a part of it with --seconds")
+    with pytest.raises(InvalidInput, match=r"300 seconds .*; name a part of it with `seconds`$"):
+        length_for(linum, drawn, 7206, shorten="name a part of it with `seconds`")
     assert (length_for(linum, drawn, 7204), frames_in(drawn, SEEDLING)) == (7201, 29)
 
 

@@ -160,11 +160,11 @@ def test_whatever_a_decoder_raises_is_one_line(
 
 
 def test_a_video_is_no_picture_and_a_picture_no_clip(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match="is a video; use --video"):
+    with pytest.raises(InvalidInput, match="is a video; use `video`"):
         read_image(encode(tmp_path / "a.mp4", scene()), SIZE)
     for ending in ("png", "jpg", "webp", "gif", "bmp", "tiff"):
         Image.fromarray(scene(1)[0]).save(tmp_path / f"a.{ending}")
-        with pytest.raises(InvalidInput, match=rf'video ".*a\.{ending}": is a still image; use --image'):
+        with pytest.raises(InvalidInput, match=rf'video ".*a\.{ending}": is a still image; use `image`'):
             clips.scan(tmp_path / f"a.{ending}", ALL)
     (tmp_path / "a.png").rename(tmp_path / "b.mp4")  # whatever its name says
     with pytest.raises(InvalidInput, match="is a still image"):

@@ -233,7 +233,7 @@ def test_a_device_that_is_gone_is_said_in_one_line(
     )
     Failing(monkeypatch, Transformer, "forward", 2, gone)
     with pytest.raises(
-        DeviceLost, match=r"cpu stopped working in the denoise stage \(CUDA error.*--device cpu"
+        DeviceLost, match=r"cpu stopped working in the denoise stage \(CUDA error.*`device=cpu`"
     ):
         made(tiny_model, tmp_path / "a.mp4")
 

@@ -18,6 +18,7 @@ from linnet.serve.keys import make_key
 from linnet.serve.models import Models
 from linnet.serve.queue import Queue
 from linnet.serve.service import Credentials, Service
+from linnet.serve.wire import on_the_wire
 from test_serve import PROMPT, STILL, accepted, refused, render
 
 
@@ -173,23 +174,21 @@ def test_bodies_are_held_up_to_a_limit(
 @pytest.mark.parametrize(
     ("said", "told"),
     [
-        ("use --fit crop, which cuts off 5 %, or --fit pad", "use fit=crop, which cuts off 5 %, or fit=pad"),
-        ("use --seconds 1.5", "use seconds=1.5"),
-        ("use --steps 8.", "use num_inference_steps=8."),
-        ("use --model linum-v2-360p", "use model=linum-v2-360p"),
-        ("name a part of it with --seconds", "name a part of it with seconds"),
-        ("give --video", "give input_reference"),
-        ("use --vram 8GB --ram 4GB", "use `linnet serve --vram 8GB` `linnet serve --ram 4GB`"),
-        ("use --dtype bfloat16 and --seconds 2", "use `linnet serve --dtype bfloat16` and seconds=2"),
-        ("if it stays away, add --device cpu", "if it stays away, add `linnet serve --device cpu`"),
+        ("use `fit=crop`, which cuts off 5 %, or `fit=pad`", "use fit=crop, which cuts off 5 %, or fit=pad"),
+        ("use `seconds=1.5`", "use seconds=1.5"),
+        ("use `steps=8`.", "use num_inference_steps=8."),
+        ("use `model=linum-v2-360p`", "use model=linum-v2-360p"),
+        ("name a part of it with `seconds`", "name a part of it with seconds"),
+        ("give `video`", "give input_reference"),
+        ("use `vram=8GB` `ram=4GB`", "use `linnet serve --vram 8GB` `linnet serve --ram 4GB`"),
+        ("use `dtype=bfloat16` and `seconds=2`", "use `linnet serve --dtype bfloat16` and seconds=2"),
+        ("if it stays away, add `device=cpu`", "if it stays away, add `linnet serve --device cpu`"),
     ],
 )
 def test_errors_say_what_a_client_can_give(said: str, told: str) -> None:
-    code, words = clips.told(InvalidInput("steps", Path("/var/lib/linnet/clips/a.mp4"), "is wrong", said))
-    assert (code, words) == (
-        "invalid_num_inference_steps",
-        f'num_inference_steps "a.mp4": is wrong; {told}',
-    )
+    error = InvalidInput("steps", Path("/var/lib/linnet/clips/a.mp4"), "is wrong", said)
+    assert on_the_wire(error) == f'num_inference_steps "a.mp4": is wrong; {told}'
+    assert clips.told(InvalidInput("steps", 0, "is wrong", said))[0] == "invalid_num_inference_steps"
 
 
 # --- lists ------------------------------------------------------------------------------------------------------------

@@ -265,7 +265,7 @@ def test_a_transformer_of_another_model_is_told_by_its_name(
         if model in (None, spec.name):
             store.check_own(spec, tmp_path / name)
         else:
-            with pytest.raises(WeightsError, match=rf"is {model}'s by its name.*--model {model}"):
+            with pytest.raises(WeightsError, match=rf"is {model}'s by its name.*`model={model}`"):
                 store.check_own(spec, tmp_path / name)
 
 

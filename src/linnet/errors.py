@@ -1,8 +1,13 @@
 """What can go wrong on the user's side, said in one line each."""
 
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 LONGEST_VALUE = 100
+# In a problem or a remedy a field stands so, for Python's users to read and for other interfaces to write in their own
+# way: `video`, `fit=crop`.
+FIELD = re.compile(r"`([a-z_]+)(?:=([^`\s]+))?`")
 
 
 class LinnetError(Exception):
@@ -24,6 +29,11 @@ class InvalidInput(LinnetError):
         if len(value) > LONGEST_VALUE and not isinstance(self.value, Path):  # which is shown whole
             value = value[: LONGEST_VALUE - 1] + "…"
         return f'{self.field} "{value}": {one_line(self.problem)}; {one_line(self.remedy)}'
+
+
+def with_fields(text: str, write: Callable[[str, str], str]) -> str:
+    """A message's text with its fields as an interface writes them: `write` is given the name, and the value or ""."""
+    return FIELD.sub(lambda found: write(found[1], found[2] or ""), text)
 
 
 class WeightsError(InvalidInput):

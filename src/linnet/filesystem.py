@@ -26,7 +26,7 @@ MEANINGS: dict[int, tuple[str, str, str]] = {
     errno.EDQUOT: ("cannot be written: the disk quota is used up", f"make room, or {ELSEWHERE}", "make room"),
     errno.EROFS: ("cannot be written: the file system is read-only", ELSEWHERE, ELSEWHERE),
     errno.ENAMETOOLONG: ("has a name that is too long", "choose a shorter name", "check the path"),
-    errno.EEXIST: ("is there already", "choose another name, or --overwrite it", "choose another name"),
+    errno.EEXIST: ("is there already", "choose another name, or `overwrite` it", "choose another name"),
     errno.ENOTEMPTY: ("is there already", "choose another name", "choose another name"),
     errno.EACCES: ("", f"check the permissions, or {ELSEWHERE}", "check the permissions"),
     errno.EPERM: ("", f"check the permissions, or {ELSEWHERE}", "check the permissions"),

@@ -91,7 +91,7 @@ def check_place(path: Path, *, overwrite: bool) -> None:
     check_name(path)
     with writing(path):
         if not overwrite and (path.exists() or path.is_symlink()):
-            raise InvalidInput("output", path, "is there already", "choose another name, or --overwrite it")
+            raise InvalidInput("output", path, "is there already", "choose another name, or `overwrite` it")
         if path.is_dir() and path.suffix:
             raise InvalidInput("output", path, "is a folder", "choose another name")
     check_folder(path.absolute().parent, path=path)

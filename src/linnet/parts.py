@@ -300,7 +300,7 @@ class Parts:
                 return run()
             except Exception as error:
                 if is_gone(error):
-                    remedy = "run the same again, which begins anew; if it stays away, add --device cpu"
+                    remedy = "run the same again, which begins anew; if it stays away, add `device=cpu`"
                     raise DeviceLost(
                         f"{self.device} stopped working in the {stage} stage ({one_line(error)}); {remedy}"
                     ) from error

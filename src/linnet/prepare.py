@@ -41,11 +41,11 @@ def choose_model(
         return find(earlier.request.model), f"as in {earlier.path}"
     if weights is not None and weights.is_dir() and model_in(weights) is None:
         problem = "does not look like a model that linnet knows"
-        raise WeightsError("weights", weights, problem, "say which it is with --model")
+        raise WeightsError("weights", weights, problem, "say which it is with `model`")
     for part, path in (single_files or {}).items():
         if weights is None and path is not None:
             problem = "does not tell which model it belongs to"
-            raise InvalidInput(part.replace("_", "-"), path, problem, "say which with --model")
+            raise InvalidInput(part.replace("_", "-"), path, problem, "say which with `model`")
     return default_model(weights)
 
 

@@ -309,7 +309,7 @@ def check_windows(spec: ModelSpec, request: Request) -> None:
     if not window:
         if overlap:
             raise InvalidInput(
-                "window_overlap", overlap, "is of windows, of which there are none", "give --window too"
+                "window_overlap", overlap, "is of windows, of which there are none", "give `window` too"
             )
         if request.frames > spec.max_frames and not span:
             problem = f"{spec.name} does not see over {spec.max_frames} frames at once"
@@ -329,7 +329,7 @@ def check_windows(spec: ModelSpec, request: Request) -> None:
 def check_onward(request: Request) -> None:
     if not request.window:
         raise InvalidInput(
-            "onward", "true", "is of windows, of which there are none", "give --window, or leave it out"
+            "onward", "true", "is of windows, of which there are none", "give `window`, or leave it out"
         )
     if request.loop:
         raise InvalidInput("onward", "true", "has an end, and a loop has none", "leave out one of the two")

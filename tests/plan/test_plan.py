@@ -192,7 +192,7 @@ def test_a_refusal_names_a_budget_that_is_enough(device: str, option: str, clips
         InvalidInput, match=rf'^{option} "1.0 GB": is too little: the \w+ stage of '
     ) as refused:
         make_plan(LINUM, LINUM_V2, request, device=device, budget=small, clips=clips)
-    found = re.search(rf"--{option} (\S+?)(,|$)", refused.value.remedy)
+    found = re.search(rf"`{option}=(\S+?)`", refused.value.remedy)
     assert found
     enough = parse_bytes(option, found[1])
     for size, fits in ((enough, True), (enough - GB // 5, False)):
@@ -216,7 +216,7 @@ def test_what_a_refusal_of_two_budgets_names_is_enough(vram: int, ram: int, aske
         make_plan(large, LINUM_V2, request, budget=budget, **way)
     text, least = str(refused.value), refused.value.least
     assert not least.fits()
-    named = {name: parse_bytes(name, size) for name, size in re.findall(r"--(vram|ram) (\S+?GB)", text)}
+    named = {name: parse_bytes(name, size) for name, size in re.findall(r"`(vram|ram)=(\S+?GB)`", text)}
     if found := re.search(r" with (\S+ GB) in main memory", refused.value.remedy):
         named["ram"] = parse_bytes("ram", found[1])
     limits = budget.limits
@@ -277,7 +277,7 @@ def test_frames_that_are_given_must_fit_too() -> None:
     assert make_plan(large, LINUM_V2, request, encoded_frames=1, **way).fits()
     assert make_plan(large, LINUM_V2, request, **way).stages[-1].stage == "decode"
     with pytest.raises(
-        TooLarge, match=r'^vram "7.0 GB": is too little: the encode stage .* --vram 7.3GB, or'
+        TooLarge, match=r'^vram "7.0 GB": is too little: the encode stage .* `vram=7.3GB`, or'
     ):
         make_plan(large, LINUM_V2, request, encoded_frames=49, **way)
 
@@ -309,9 +309,9 @@ def test_a_refusal_names_the_nearest_request_that_fits() -> None:
     large = CATALOG["linum-v2-720p"]
     long, short = (make_request(large, prompt="a fox", seconds=n, dtype="bfloat16") for n in (5, 2))
     assert least(LINUM, replace(short, width=640, height=360)) < least(large, short) < least(large, long)
-    with pytest.raises(InvalidInput, match=r"; use --seconds 2$"):
+    with pytest.raises(InvalidInput, match=r"; use `seconds=2`$"):
         make_plan(large, LINUM_V2, long, device="cuda", budget=Budget(device=least(large, short)))
-    with pytest.raises(InvalidInput, match=r"; use --model linum-v2-360p$"):
+    with pytest.raises(InvalidInput, match=r"; use `model=linum-v2-360p`$"):
         make_plan(large, LINUM_V2, short, device="cuda", budget=Budget(device=least(large, short) - 1))
 
 

@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from linnet import filesystem, process
-from linnet.errors import InvalidInput, LinnetError, one_line
+from linnet.errors import InvalidInput, LinnetError, one_line, with_fields
 from linnet.wording import nearest
 
 COMMANDS = {
@@ -100,15 +100,29 @@ class Commands(Group):
         except KeyboardInterrupt:  # here, since typer would exit without a word
             fail("stopped", 130)
         except InvalidInput as error:
-            fail(f"error: {error}", 2)
+            fail(f"error: {with_options(error)}", 2)
         except LinnetError as error:
-            fail(f"error: {one_line(error)}", 1)
+            fail(f"error: {with_fields(one_line(error), as_option)}", 1)
         except OSError as error:  # what no closer place has said of a path
-            fail(f"error: {filesystem.last_net(error)}", 2)
+            fail(f"error: {with_options(filesystem.last_net(error))}", 2)
         except (RuntimeError, MemoryError) as error:
             if "torch" not in sys.modules or not device_failed(error):
                 raise
             fail(f"error: {one_line(error)[:200]}; close other programs, or ask for less", 1)
+
+
+def with_options(error: InvalidInput) -> str:
+    """An error's line with options in the place of fields."""
+    problem, remedy = (with_fields(text, as_option) for text in (error.problem, error.remedy))
+    return str(InvalidInput(error.field, error.value, problem, remedy))
+
+
+def as_option(field: str, value: str) -> str:
+    """`fit=crop` is --fit crop here."""
+    if (field, value) == ("onward", "false"):
+        return "--together"
+    name = f"--{field.replace('_', '-')}"
+    return f"{name} {value}" if value else name
 
 
 def usage_problem(error: Any, first: str) -> str:

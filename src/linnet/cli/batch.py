@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from linnet.cli import fail
+from linnet.cli import fail, with_options
 from linnet.cli.options import Anyway, Model, Weights, WorkerRam, WorkerVram, one_of, option, whole
 from linnet.cli.terminal import bars, note
 from linnet.filesystem import check_folder, make_folder
@@ -124,7 +124,7 @@ def batch(
 def say_each(bad: "BadLines") -> NoReturn:
     """A line of its own for every line of the file that cannot be done."""
     for error in bad.errors[:MOST_SAID]:
-        note(f"error: {error}")
+        note(f"error: {with_options(error)}")
     more = len(bad.errors) - MOST_SAID
     if more > 0:
         note(f"error: {format_count(more, 'more line')} cannot be done")

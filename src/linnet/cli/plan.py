@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from linnet.catalog import ModelSpec, find
-from linnet.cli import fail
+from linnet.cli import fail, with_options
 from linnet.cli.options import (
     AsJson,
     Dimensions,
@@ -97,8 +97,8 @@ def plan(
         found = machine.plan(sized, request)
     except InvalidInput as error:
         if as_json:
-            print(json.dumps({"fits": False, "problem": str(error), **nearest(error)}))
-            fail(f"error: {error}", 2)
+            print(json.dumps({"fits": False, "problem": with_options(error), **nearest(error)}))
+            fail(f"error: {with_options(error)}", 2)
         raise
     if as_json:
         print(json.dumps(found.to_json()))

@@ -88,7 +88,7 @@ class Beginning:
         for name in OF_VIDEO:
             value = getattr(self, name)
             if value is not None and self.video is None:
-                raise InvalidInput(name, value, "is of a video, and there is none", "give --video")
+                raise InvalidInput(name, value, "is of a video, and there is none", "give `video`")
         if self.fit and not self:
             problem = "is of an image or a video, and there is none"
             raise InvalidInput("fit", self.fit, problem, "give one, or leave it out")
@@ -130,12 +130,12 @@ class Beginning:
         and may raise."""
         if request.loop:
             raise InvalidInput(
-                "loop", "true", "has no beginning that could be given", "leave out --loop or the files"
+                "loop", "true", "has no beginning that could be given", "leave out `loop` or the files"
             )
         check_whole(request, "an image or a video")
         if self.video and request.onward:
             problem = "makes each window from the one before it, not from a video"
-            raise InvalidInput("onward", "true", problem, "use --together")
+            raise InvalidInput("onward", "true", problem, "use `onward=false`")
         if self.image and self.last_image and request.frames < 9:
             raise InvalidInput("frames", request.frames, "leaves none between the images", "use 9 or more")
         for name, path in (("image", self.image), ("last-image", self.last_image)):

@@ -39,7 +39,7 @@ def open_old(
 ) -> Source:
     """The clip to go on from; unless it is encoded anew, InvalidInput for one whose packets new ones cannot follow."""
     if fit and not reencode:
-        raise InvalidInput("fit", fit, "is of a clip that is encoded anew", "give --reencode, too")
+        raise InvalidInput("fit", fit, "is of a clip that is encoded anew", "give `reencode`, too")
     if not reencode:
         check_packets(path, request, tick)
     source = open_source(path, request.size, request.fps, fit, seconds=LONGEST, tick=tick)
@@ -89,7 +89,7 @@ def check_output(path: Path, request: Request, *, overwrite: bool, reencode: boo
     """Refuse a file that the clip cannot go on in, before any work is done."""
     if path.suffix.lower() != ".mp4" and not reencode:
         problem = "is no .mp4, and packets that are kept are of one"
-        raise InvalidInput("output", path, problem, "give it a name that ends with .mp4, or use --reencode")
+        raise InvalidInput("output", path, problem, "give it a name that ends with .mp4, or use `reencode`")
     media.check_target(path, size=request.size, overwrite=overwrite)
 
 

@@ -104,7 +104,7 @@ def frames_in(path: Path, spec: ModelSpec) -> int:
     """The most frames that a clip can give the model (see `length_for`)."""
     found = scan(path)
     count = len(paced(found.times, spec.fps, end=found.end))
-    return length_for(spec, path, count, shorten="name a part of it with --seconds")
+    return length_for(spec, path, count, shorten="name a part of it with `seconds`")
 
 
 def length_for(spec: ModelSpec, path: Path, count: int, *, shorten: str = "give a shorter one") -> int:
@@ -166,5 +166,5 @@ def check_fit(shown: Size, size: Size, fit: Fit | None, *, field: str, value: ob
     wide, high = size.width / shown.width, size.height / shown.height
     side, lost = ("height", 1 - high / wide) if wide > high else ("width", 1 - wide / high)
     problem = f"is {shown}, of another shape than {size}"
-    remedy = f"use --fit crop, which cuts off {100 * lost:.0f} % of its {side}, or --fit pad, which adds bars"
+    remedy = f"use `fit=crop`, which cuts off {100 * lost:.0f} % of its {side}, or `fit=pad`, which adds bars"
     raise InvalidInput(field, value, problem, remedy)

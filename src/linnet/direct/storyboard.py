@@ -40,7 +40,7 @@ ELSEWHERE = {  # settings of `linnet generate` that people look for here
     "loop": "a loop neither follows nor leads on: make it with `linnet generate --loop`",
     **dict.fromkeys(
         ("image", "last_image", "video", "strength", "fit"),
-        "a shot begins from others alone, by `begin`: make a clip from files with `linnet generate`",
+        "a shot begins from others alone, by its begin: make a clip from files with `linnet generate`",
     ),
 }
 SHOT_KEYS = ("name", "from", "subject", "style", "begin", "overlap", *SETTINGS)

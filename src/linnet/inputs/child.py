@@ -63,7 +63,7 @@ def looked_at(what: str, path: Path, asked: dict[str, Any]) -> Iterator[tuple[di
         if clips.kind_of(path) == "video" and is_video(path):
             from linnet.errors import InvalidInput
 
-            raise InvalidInput("file", path, "is a video", "use --video, or give a picture")
+            raise InvalidInput("file", path, "is a video", "use `video`, or give a picture")
         notes = clips.Notes()
         frame = pictures.read(path, notes.add)
         yield {"notes": notes, "shape": frame.shape}, frame.tobytes()

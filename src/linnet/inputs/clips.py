@@ -107,7 +107,7 @@ def scan_folder(path: Path) -> Scan:
 
 
 def still(path: Path) -> InvalidInput:
-    return InvalidInput("video", path, "is a still image", "use --image, or give a clip")
+    return InvalidInput("video", path, "is a still image", "use `image`, or give a clip")
 
 
 def scan_animation(path: Path, limits: Limits) -> Scan:

@@ -10,7 +10,7 @@ from linnet.filesystem import path_error
 
 CLIPS = "use .mp4, .mov, .mkv, .webm, .avi, .ts, an animated GIF, WebP or PNG, or a folder of pictures"
 PICTURES = "use PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF"
-REENCODE = "use --reencode, which encodes all of it anew and leaves out the sound"
+REENCODE = "use `reencode`, which encodes all of it anew and leaves out the sound"
 
 
 @contextmanager

@@ -99,9 +99,7 @@ def bench(
     """Measure the device, then the stages of `request`. `files` tell the model's shape where they are here; Linum's is
     known without. `layers` of the transformer are run, all when None; their time is counted for all."""
     if files is None and spec.ships:
-        raise InvalidInput(
-            "model", spec.name, "is not here, and its size is in its files", "give --weights DIR"
-        )
+        raise InvalidInput("model", spec.name, "is not here, and its size is in its files", "give `weights`")
     home, dtype = torch.device(machine.device), getattr(torch, machine.dtype)
     with torch.inference_mode():
         watch("ceilings")

@@ -64,7 +64,7 @@ def too_large(workload: Workload, fixed: FixedExecution = NOTHING_FIXED) -> TooL
     change = nearest(workload, fixed)
     have = gigabytes(budget.limits[short])
     if asked:
-        more = " ".join(f"--{name} {gigabytes(least.peaks[name]).replace(' ', '')}" for name in asked)
+        more = " ".join(f"`{name}={gigabytes(least.peaks[name]).replace(' ', '')}`" for name in asked)
         free = [
             f" with {gigabytes(least.peaks[name])} {places[name]}" for name in lacking if name not in asked
         ]
@@ -73,7 +73,7 @@ def too_large(workload: Workload, fixed: FixedExecution = NOTHING_FIXED) -> TooL
     else:
         close = "close other programs"
         if workload.spec is not SEEDLING:
-            close += ", or use --model seedling"
+            close += ", or use `model=seedling`"
         where = device if short == "vram" else "cpu"
         words = f"use {change}" if change else close
         found = TooLarge("memory", have, f"is free on {where}, and {takes}", words)
@@ -89,7 +89,7 @@ def excess(plan: Plan, budget: Budget) -> tuple[int, float]:
 
 
 def nearest(workload: Workload, fixed: FixedExecution = NOTHING_FIXED) -> str | None:
-    """The fewest changes that make the request fit, as options to give; the longest clip if it must be shorter."""
+    """The fewest changes that make the request fit, as settings to give; the longest clip if it must be shorter."""
     spec, request, clips = workload.spec, workload.request, workload.clips
     single = replace(workload, clips=1)
 
@@ -98,7 +98,7 @@ def nearest(workload: Workload, fixed: FixedExecution = NOTHING_FIXED) -> str | 
 
     smaller = [("", request)]
     if request.dtype != "bfloat16":
-        smaller.append(("--dtype bfloat16", replace(request, dtype="bfloat16")))
+        smaller.append(("`dtype=bfloat16`", replace(request, dtype="bfloat16")))
     for fewer in dict.fromkeys((clips, 1)):
         for words, changed in smaller:
             said = [word for word in (words, "one seed at a time" if fewer < clips else "") if word]
@@ -107,7 +107,7 @@ def nearest(workload: Workload, fixed: FixedExecution = NOTHING_FIXED) -> str | 
     for words, changed in smaller:
         for frames in range(request.frames - FRAMES_PER_LATENT, spec.min_frames - 1, -FRAMES_PER_LATENT):
             if fits(single.asking(replace(changed, frames=frames))):
-                shorter = f"--seconds {format_seconds(seconds_of(frames, spec.fps))}"
+                shorter = f"`seconds={format_seconds(seconds_of(frames, spec.fps))}`"
                 one = "one seed at a time" if clips > 1 else ""
                 return " and ".join(word for word in (words, shorter, one) if word)
     for other in CATALOG.values():
@@ -116,10 +116,10 @@ def nearest(workload: Workload, fixed: FixedExecution = NOTHING_FIXED) -> str | 
             changed = replace(request, width=width, height=height, model=other.name)
             model = replace(workload.model, spec=other)
             if fits(replace(single, model=model, request=changed)):
-                return f"--model {other.name}"
+                return f"`model={other.name}`"
     on_cpu = replace(single, device="cpu", budget=replace(workload.budget, device=None))
     if not workload.on_cpu and fits(on_cpu):
-        return "--device cpu"
+        return "`device=cpu`"
     return None
 
 

@@ -113,7 +113,7 @@ def recorded(record: Mapping[str, Any]) -> FixedExecution:
         unknown = set(given)
     if unknown:
         problem = "are not those of this version of linnet"
-        raise InvalidInput("knobs", ", ".join(sorted(unknown)), problem, "update linnet, or leave --like out")
+        raise InvalidInput("knobs", ", ".join(sorted(unknown)), problem, "update linnet, or leave `like` out")
     return FixedExecution(
         token_chunk=given.get("token_chunk", usual.token_chunk),
         transformer_format=given.get("transformer_format", usual.transformer_format),

@@ -21,10 +21,10 @@ def check_compiler(device: str) -> None:
     if device.startswith("cuda"):
         if find_spec("triton") is None:
             raise InvalidInput(
-                "compile", device, "needs the package triton", "install it, or leave --compile out"
+                "compile", device, "needs the package triton", "install it, or leave `compile` out"
             )
     elif not any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++")):
-        raise InvalidInput("compile", device, "needs a C++ compiler", "install g++, or leave --compile out")
+        raise InvalidInput("compile", device, "needs a C++ compiler", "install g++, or leave `compile` out")
 
 
 def compile_blocks(blocks: Iterable[Block], **settings: Any) -> None:

@@ -127,8 +127,7 @@ def beginning(pipeline: Pipeline, request: Request, given: Given, tick: Tick = n
     except InvalidInput as error:
         if error.field not in ("image", "video", "file"):
             raise
-        remedy = error.remedy.replace("--fit ", "fit=")
-        raise InvalidInput("input_reference", given.kind, error.problem, remedy) from None
+        raise InvalidInput("input_reference", given.kind, error.problem, error.remedy) from None
 
 
 def plain(report: Report) -> Callable[[Progress], None]:

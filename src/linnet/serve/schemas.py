@@ -87,7 +87,7 @@ class VideoRequest(Strict):
             return self.size
         said = f"{self.width or ''}x{self.height or ''}"
         if self.size not in (None, said):
-            remedy = "give `size`, or `width` and `height`"
+            remedy = "give size, or width and height"
             raise InvalidInput("size", self.size, f"is not {said}, which is asked for, too", remedy)
         return said
 
@@ -121,7 +121,7 @@ def decoded(reference: Reference, fetch: Callable[[str], bytes] | None) -> bytes
     if fetch and address.startswith(("http://", "https://")):
         return fetch(address)
     if not address.startswith(("data:image/", "data:video/")):
-        remedy = "send the image itself, as the file `input_reference` or as data:image/png;base64,..."
+        remedy = "send the image itself, as the file input_reference or as data:image/png;base64,..."
         raise InvalidInput("input_reference", address[:100], "is not fetched from anywhere", remedy)
     try:
         return base64.b64decode(address.partition(";base64,")[2], validate=True)

@@ -1,9 +1,8 @@
 """linnet's own errors in the words of the interface: its names of fields, how a client gives them, and no folders."""
 
-import re
 from pathlib import Path
 
-from linnet.errors import InvalidInput
+from linnet.errors import InvalidInput, with_fields
 
 # The fields of linnet's own request by the names that they have on the wire.
 FIELDS = {
@@ -16,19 +15,8 @@ FIELDS = {
     "image": "input_reference",
     "video": "input_reference",
 }
-# What may be said to be given to a command, by what a client gives; with what a value of it looks like.
-NUMBER = r"[0-9]+(?:\.[0-9]+)?"
-OPTIONS = {
-    **dict.fromkeys(("seconds", "frames", "steps", "guidance", "seed", "strength"), NUMBER),
-    **dict.fromkeys(("model", "profile"), r"[a-z0-9-]+(?:\.[0-9]+)*"),
-    "fit": "crop|pad",
-    "size": "[0-9]+x[0-9]+",
-    "image": "(?!)",
-    "video": "(?!)",
-}
-SERVERS = re.compile(
-    r"--(dtype|device|vram|ram|threads|weights)(?: (?!and\b|or\b)([A-Za-z0-9:.]*[A-Za-z0-9]))?"
-)
+# What only whoever runs the server can give.
+SERVERS = ("dtype", "device", "vram", "ram", "threads", "weights")
 
 
 def wire_name(field: str) -> str:
@@ -43,12 +31,11 @@ def on_the_wire(error: InvalidInput) -> str:
 
 
 def given_on_the_wire(text: str) -> str:
-    """`--seconds 3` is seconds=3 there."""
-    for option, value in OPTIONS.items():
-        text = re.sub(rf"--{option}\b(?: ({value})(?![A-Za-z0-9]))?", _named, text)
-    return SERVERS.sub(r"`linnet serve \g<0>`", text)
+    """`fit=crop` is fit=crop there, and `steps` num_inference_steps."""
+    return with_fields(text, _written)
 
 
-def _named(found: re.Match[str]) -> str:
-    name = wire_name(found[0].partition(" ")[0].removeprefix("--"))
-    return name if found[1] is None else f"{name}={found[1]}"
+def _written(field: str, value: str) -> str:
+    if field in SERVERS:
+        return f"`linnet serve --{field}{f' {value}' if value else ''}`"
+    return f"{wire_name(field)}={value}" if value else wire_name(field)

@@ -61,7 +61,7 @@ def resolve(
     """
     if weights is not None and not weights.is_dir():
         problem = "is a file" if weights.exists() else "is missing"
-        remedy = "give the folder of a downloaded repository, or single files with --transformer and the like"
+        remedy = "give the folder of a downloaded repository, or single files with `transformer` and the like"
         raise WeightsError("weights", weights, problem, remedy)
     given = {
         "transformer": ("transformer", transformer),
@@ -95,7 +95,7 @@ def check_own(spec: ModelSpec, transformer: Path) -> None:
     other = model_of(transformer)
     if other and other is not spec:
         problem = f"is {other.name}'s by its name, and {spec.name} was asked for"
-        remedy = f"use --model {other.name}, or rename a file that is none of its"
+        remedy = f"use `model={other.name}`, or rename a file that is none of its"
         raise WeightsError("transformer", transformer, problem, remedy)
 
 
@@ -246,4 +246,4 @@ def expand(path: str) -> Path | None:
 def remedy_for(spec: ModelSpec) -> str:
     if spec.ships:
         return "install linnet again"
-    return f"run `linnet pull {spec.name}`, or point --weights at a downloaded copy of {spec.repository}"
+    return f"run `linnet pull {spec.name}`, or point `weights` at a downloaded copy of {spec.repository}"
