@@ -282,7 +282,7 @@ def test_a_repository_without_a_part_is_refused_before_anything_comes(hub: Hub) 
 def test_a_full_disk_is_said_before_anything_comes(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = pulling.shutil.disk_usage
     monkeypatch.setattr(pulling.shutil, "disk_usage", lambda path: usage(path)._replace(free=100))
-    with pytest.raises(InvalidInput, match=r'^cache ".*": has 0.0 GB free and .*; free some space'):
+    with pytest.raises(InvalidInput, match=r'^cache ".*": has 100 B free and .*; free some space'):
         pull(LINUM, endpoint=hub.url)
     assert not hub.sent
 

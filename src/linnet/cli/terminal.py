@@ -8,6 +8,7 @@ from threading import Event, Thread
 from typing import Any
 
 from linnet.cli.stages import Stage
+from linnet.errors import one_line
 from linnet.wording import format_bytes as format_bytes
 
 LINE_EVERY = 30.0  # seconds between two lines where there is no terminal
@@ -29,6 +30,7 @@ def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.text import Text
 
     console = Console(highlight=False)
+    rows = [[one_line(cell) for cell in row] for row in rows]
     if not console.is_terminal:
         for row in [heads, *rows]:
             print("\t".join(row))
