@@ -576,7 +576,7 @@ def bad(tmp_path: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("--fit crop", 'fit "crop": is of an image or a video, and there is none'),
         (
             "--video drawn.mp4 --window 25 --onward --dry-run",
-            'onward "true": makes each window .* not from a video; use --together',
+            'onward "true": makes each window .* not from a video; leave it out',
         ),
         ("--video drawn.mp4 --image square.png", 'video "drawn.mp4": does not go with an image'),
         ("--image square.png --loop", 'loop "true": has no beginning'),

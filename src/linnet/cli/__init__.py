@@ -119,8 +119,6 @@ def with_options(error: InvalidInput) -> str:
 
 def as_option(field: str, value: str) -> str:
     """`fit=crop` is --fit crop here."""
-    if (field, value) == ("onward", "false"):
-        return "--together"
     name = f"--{field.replace('_', '-')}"
     return f"{name} {value}" if value else name
 

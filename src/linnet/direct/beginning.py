@@ -135,7 +135,7 @@ class Beginning:
         check_whole(request, "an image or a video")
         if self.video and request.onward:
             problem = "makes each window from the one before it, not from a video"
-            raise InvalidInput("onward", "true", problem, "use `onward=false`")
+            raise InvalidInput("onward", "true", problem, "leave it out")
         if self.image and self.last_image and request.frames < 9:
             raise InvalidInput("frames", request.frames, "leaves none between the images", "use 9 or more")
         for name, path in (("image", self.image), ("last-image", self.last_image)):
