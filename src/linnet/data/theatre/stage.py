@@ -112,9 +112,9 @@ def camera(scene: Scene, t: Float[np.ndarray, " F"]) -> Float[np.ndarray, "F 3"]
     match scene.camera.split():
         case ["pans", side]:
             x = np.clip((1 if side == "right" else -1) * PAN * (t - 1), -FURTHEST, FURTHEST)
-        case ["zooms", way]:
+        case ["zooms", direction]:
             share = np.clip(t / 2, 0, 1)
-            zoom = 1 + (ZOOM - 1) * (share if way == "in" else 1 - share)
+            zoom = 1 + (ZOOM - 1) * (share if direction == "in" else 1 - share)
     return np.stack((x, np.zeros_like(t), zoom), 1).astype(np.float32)
 
 
