@@ -42,6 +42,14 @@ def load_state(
         return int(file.metadata()["step"])
 
 
+def saved_step(path: Path) -> int:
+    """The step that a run goes on with; 0 where there is no state yet."""
+    if not path.exists():
+        return 0
+    with safe_open(path, "pt") as file:
+        return int(file.metadata()["step"])
+
+
 def replace_file(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """A safetensors file that appears complete under its name, or not at all."""
     with complete(path) as part, system_errors():

@@ -29,7 +29,7 @@ from linnet.models.transformer import TransformerConfig
 from linnet.train.flow import FlowConfig
 from linnet.train.loop import Report, Task, randomness, train
 from linnet.train.recipes import export
-from linnet.train.state import save_weights
+from linnet.train.state import save_weights, saved_step
 from linnet.train.theatre.batches import SceneBatches
 from linnet.train.theatre.config import TheatreConfig
 from linnet.train.theatre.tasks import TheatreAutoencoder, TheatreFlow, measured_space
@@ -148,6 +148,7 @@ def learn_to_make(
         seed=run.seed,
     )
     begin(task.model, weights, FLOW)
+    task.draw_ahead(saved_step(run.folder / "flow" / "state.safetensors"), pin=run.device.startswith("cuda"))
     if run.compiled != "none":
         for block in task.model.transformer.blocks:
             block.compile(dynamic=False)
@@ -187,7 +188,7 @@ def fit_memory(task: TheatreFlow, device: str) -> None:
         except torch.OutOfMemoryError:
             if clips == 1:
                 raise
-            task.batches = task.batches.halved()
+            task.batches, task.expected = task.batches.halved(), -1
         else:
             break
         finally:

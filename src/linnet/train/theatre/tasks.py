@@ -134,9 +134,15 @@ class TheatreFlow:
 
     def next(self, step: int, *, pin: bool) -> Batch:
         if step != self.expected:
-            self.ahead = from_step(self.batches, step, FOREVER, self.workers, pin=pin)
+            self.draw_ahead(step, pin=pin)
         self.expected = step + 1
         return next(self.ahead)
+
+    def draw_ahead(self, step: int, *, pin: bool) -> None:
+        """Let the other processes begin with a step's batch. They are forked: before anything is compiled, which runs
+        threads that a fork would leave behind half done."""
+        self.ahead = from_step(self.batches, step, FOREVER, self.workers, pin=pin)
+        self.expected = step
 
     def loss_of(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         theatre, device = self.theatre, generator.device
