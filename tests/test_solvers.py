@@ -16,10 +16,11 @@ import linnet
 from linnet.catalog import SEEDLING
 from linnet.models.transformer import TextContext
 from linnet.request import make_request
+from linnet.sampling import solvers
 from linnet.sampling.denoise import Guidance, GuidedVelocity, denoise, levels_between
 from linnet.sampling.flow import TIMESTEPS, sigmas
 from linnet.sampling.reuse import Reuse
-from linnet.sampling.solvers import SOLVERS, START
+from linnet.sampling.solvers import SOLVERS, START, History, predicted
 
 SHAPE = (1, 4, 2, 3, 3)
 SETTINGS: dict[str, Any] = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": 3.0}
@@ -31,7 +32,9 @@ def toy_velocity(x: Tensor, sigma: float) -> Tensor:
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 12])
 @pytest.mark.parametrize("name", ["dpm++", "unipc"])
-def test_the_same_path_as_diffusers(name: str, steps: int) -> None:
+def test_the_same_path_as_diffusers(name: str, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for the limit of what a long step continues, which diffusers has not."""
+    monkeypatch.setattr(solvers, "LONGEST", math.inf)
     scheduler: Any = (
         DPMSolverMultistepScheduler(**SETTINGS)
         if name == "dpm++"
@@ -45,6 +48,13 @@ def test_the_same_path_as_diffusers(name: str, steps: int) -> None:
         theirs = scheduler.step(toy_velocity(theirs, float(levels[index])), timestep, theirs).prev_sample
         ours, history = SOLVERS[name](ours, toy_velocity(ours, float(levels[index])), levels, index, history)
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_a_long_step_continues_no_more_of_a_change_than_a_step_of_the_lasts_length() -> None:
+    levels = torch.tensor([0.8, 0.6, 0.05, 0.0])  # the second step is four times the first, as solvers count
+    before, clean = torch.zeros(1, 1, 1, 1, 1), torch.ones(1, 1, 1, 1, 1)
+    assert solvers.stride(levels, 1) > 2 * solvers.stride(levels, 0)
+    assert predicted(clean, levels, 1, History((before,))).item() == pytest.approx(1.5)
 
 
 MEAN, SPREAD = 0.7, 2.0
