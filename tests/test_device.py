@@ -89,7 +89,7 @@ def test_the_doctor_s_facts_are_plain_values() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["banana", "float16"])
-def test_a_dtype_that_no_clip_can_tell_is_refused(dtype: str) -> None:
+def test_a_dtype_that_no_clip_can_tell_is_refused(dtype: Any) -> None:
     with pytest.raises(
         InvalidInput,
         match=rf'^dtype "{dtype}": is not known; (did you mean bfloat16\? )?use auto, float32 or bfloat16$',

@@ -195,9 +195,10 @@ def test_what_is_given_wins_over_like_and_like_over_defaults() -> None:
         ({"dtype": "float16"}, 'dtype "float16": is not known; '),
     ],
 )
-def test_what_cannot_be_done_is_refused_in_one_line(settings: dict, line: str) -> None:
+def test_what_cannot_be_done_is_refused_in_one_line(settings: dict[str, Any], line: str) -> None:
+    given: dict[str, Any] = {"prompt": "a fox", **settings}
     with pytest.raises(InvalidInput) as caught:
-        make_request(LINUM, **{"prompt": "a fox", **settings})
+        make_request(LINUM, **given)
     text = str(caught.value)
     assert re.match(line.replace("?", "[?]"), text), text
     assert "\n" not in text
@@ -317,8 +318,9 @@ WRONG_TYPES = [
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_a_value_of_another_type_is_refused_by_name(name: str, value: Any) -> None:
+    settings: dict[str, Any] = {"prompt": "a red star", name: value}
     with pytest.raises(InvalidInput) as caught:
-        make_request(SEEDLING, **{"prompt": "a red star", name: value})
+        make_request(SEEDLING, **settings)
     assert caught.value.field == name
     assert len(str(caught.value)) < 400
     record = make_request(SEEDLING, prompt="a red star").to_json()

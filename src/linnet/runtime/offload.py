@@ -28,7 +28,7 @@ def encode_streamed(
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
-    watch: Callable[[int, int], None] = lambda done, total: None,
+    watch: Callable[[int, int], object] = lambda done, total: None,
 ) -> list[Float[Tensor, "1 _ M"]]:
     """What the encoder, once it is loaded, answers to the ids of each prompt: the same numbers.
 

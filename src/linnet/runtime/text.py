@@ -40,7 +40,7 @@ class TextStates:
         dtype: torch.dtype,
         cache: bool = True,
         format: Format | None = None,
-        loading: Callable[[int, int], None] = lambda done, total: None,
+        loading: Callable[[int, int], object] = lambda done, total: None,
     ) -> None:
         self.files, self.device, self.dtype, self.cache = files, device, dtype, cache
         self.format: Format | None = format
@@ -70,7 +70,7 @@ class TextStates:
     def of(
         self,
         prompts: Sequence[Sequence[int]],
-        watch: Callable[[int, int], None] = lambda done, total: None,
+        watch: Callable[[int, int], object] = lambda done, total: None,
     ) -> list[States]:
         """The states of each prompt's tokens, on the device; `watch` hears of the parts of the work that are done."""
         keys = [tuple(ids) for ids in prompts]
@@ -107,7 +107,7 @@ class TextStates:
         return TextCache(folder=folder / "text", maker=maker)
 
     def _encode(
-        self, prompts: Sequence[Int[Tensor, "1 _"]], watch: Callable[[int, int], None]
+        self, prompts: Sequence[Int[Tensor, "1 _"]], watch: Callable[[int, int], object]
     ) -> list[Float[Tensor, "1 _ M"]]:
         encoder, headers = self.matched
         if not (self._resident or self.small or self.held):

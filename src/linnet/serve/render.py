@@ -21,7 +21,7 @@ from linnet.inputs.reader import Tick, nothing
 from linnet.media import plainly, probe, read_frames
 from linnet.pipeline import Pipeline, timed
 from linnet.progress import BEFORE, Progress
-from linnet.request import Request, make_request
+from linnet.request import Request, check_dtype, make_request
 from linnet.serve.queue import Given
 from linnet.serve.uploads import check_clip
 
@@ -64,7 +64,7 @@ class Renderer:
                 model,
                 weights=settings.weights if model == settings.model else None,
                 device=settings.device,
-                dtype=settings.dtype,
+                dtype=check_dtype(settings.dtype),
                 threads=settings.threads,
                 vram=settings.vram,
                 ram=settings.ram,
