@@ -70,7 +70,7 @@ class Parts:
         self.spec, self.files, self.machine = spec, files, machine
         self.device, self.dtype = torch.device(machine.device), getattr(torch, machine.dtype)
         self.execution = execution or ExecutionConfig()
-        self.compiled, self.attention = False, ""
+        self.compiled, self.attention, self._attention_asked = False, "", ""
         self._asked = execution.fixed() if execution else NOTHING_FIXED
         self._following: Plan | None = (
             None  # what runs: the plan that was given, or less where that was too much
@@ -119,7 +119,7 @@ class Parts:
         if compiled:
             check_compiler(machine.device)
             pipeline.compiled = True
-        pipeline.attention = attention
+        pipeline._attention_asked = attention
         for headers in (pipeline.text.matched[1], pipeline._matched_transformer()[1]):
             check_format(stored_format(headers), pipeline.device)
         for asked in (pipeline.execution.transformer_format, pipeline.execution.text_format):

@@ -69,9 +69,9 @@ class Pipeline(Parts):
         batch = 2 if self.spec.batched_guidance else 1
         tokens = latents_at_once(request) * token_count(1, request.size)
         work = Work(batch, config.num_heads, tokens, config.dim // config.num_heads)
-        asked = way_of(self.attention, work, self.device)
-        if asked is None:
-            self.attention = choose(work, self.device, self.dtype)
+        asked = way_of(self._attention_asked, work, self.device)
+        # Anew for each request: what an earlier one chose must not change this one's bytes.
+        self.attention = self._attention_asked if asked else choose(work, self.device, self.dtype)
         way = asked or way_of(self.attention, work, self.device) or attend
         if not request.span:
             return way
@@ -287,11 +287,9 @@ class Pipeline(Parts):
 
         Another `course` than plain denoising is said in `direction`, for the clip's record (see direct.conditions).
         """
-        path = as_path(output, "output")
-        media.check_target(path, size=request.size, overwrite=overwrite)
-        (clip,) = self.run(
-            self.plan(request),
-            {request.seed: path},
+        (clip,) = self.generate_batch(
+            request,
+            {request.seed: output},
             overwrite=overwrite,
             watch=watch,
             course=course,
