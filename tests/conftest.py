@@ -22,8 +22,8 @@ EDGES = (
     "linnet.api",
     "linnet.prepare",
     "linnet.runtime.machine",
-    "linnet.direct.beginning",
     "linnet.direct.conditions",
+    "linnet.direct.samplers",
 )
 CONFIG = BeartypeConf(is_pep484_tower=True)  # an int is a float, as Python's typing has it
 

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 import linnet
 from linnet import media
-from linnet.data.playground import (
+from linnet.data.synthetic import (
     BACKGROUNDS,
     COLOURS,
     HEIGHT,

@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 
 from linnet.cli import app
 from linnet.media import probe, read_metadata
-from linnet.serve.crew import Crew
-from linnet.serve.keeper import ProcessKeeper
 from linnet.serve.queue import Queue
+from linnet.serve.supervisor import ProcessSupervisor
+from linnet.serve.worker_pool import WorkerPool
 from serving import until
 
 STILL = {"seconds": 0, "steps": 2}
@@ -119,9 +119,9 @@ def test_a_budget_that_the_device_cannot_have_is_refused_before_anything_is_writ
 
 
 def test_each_worker_is_told_its_budget(tmp_path: Path) -> None:
-    crew = Crew(model="seedling", devices=["cpu", "cpu"], ram=10**9)
-    members = crew.members(tmp_path, Queue(tmp_path))
-    assert [member.settings.ram for member in members if isinstance(member, ProcessKeeper)] == [10**9] * 2
+    pool = WorkerPool(model="seedling", devices=["cpu", "cpu"], ram=10**9)
+    members = pool.members(tmp_path, Queue(tmp_path))
+    assert [member.settings.ram for member in members if isinstance(member, ProcessSupervisor)] == [10**9] * 2
 
 
 def test_every_line_that_cannot_be_done_is_named(tmp_path: Path, tiny_model: Path) -> None:

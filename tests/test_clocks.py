@@ -12,11 +12,11 @@ import pytest
 from linnet.catalog import SEEDLING
 from linnet.request import make_request
 from linnet.serve.clock import Awake, Clock
+from linnet.serve.eta import seconds_left
 from linnet.serve.expiry import CONFIRM, Expiry
 from linnet.serve.journal import Journal
-from linnet.serve.keeper import START, Patience, Signs
-from linnet.serve.outlook import seconds_left
 from linnet.serve.queue import Queue
+from linnet.serve.supervisor import START, Patience, Signs
 from linnet.serve.webhook import PAUSES
 
 REQUEST = make_request(SEEDLING, prompt="a red star", frames=1, steps=4)

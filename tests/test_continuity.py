@@ -9,7 +9,7 @@ import pytest
 
 import linnet
 from linnet.catalog import SEEDLING
-from linnet.data.playground import FPS, SPEED, Scene, render
+from linnet.data.synthetic import FPS, SPEED, Scene, render
 from linnet.evaluate.adherence import Share
 from linnet.evaluate.continuity import LONG, SHORT, Bench, borders_of, examine, long_values, summed
 from linnet.evaluate.measures import FAR, apart, direction_of, path_of, psnr, seam, strays

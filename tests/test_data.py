@@ -19,12 +19,12 @@ from linnet.errors import InvalidInput
 from linnet.filesystem import sweep, temporary_name
 from linnet.media import open_writer
 from linnet.request import make_request
-from linnet.serve import alone as locks
-from linnet.serve.alone import alone, is_used
+from linnet.serve import lock as locks
 from linnet.serve.backup import backup
 from linnet.serve.clips import KINDS, clips_folder, file_of, make_folder, remove_half_written, tidy
 from linnet.serve.keys import find_owner, make_key
-from linnet.serve.queue import Given, Queue
+from linnet.serve.lock import is_used, lock
+from linnet.serve.queue import InputReference, Queue
 from linnet.serve.recover import adopt, check_present, recover
 from linnet.serve.server import open_queue
 
@@ -48,7 +48,7 @@ def draw(path: Path, direction: dict[str, object] | None = None) -> None:
         writer.write(np.zeros((1, 72, 128, 3), np.uint8))
 
 
-def made(data: Path, queue: Queue, owner: str = "", given: Given | None = None) -> str:
+def made(data: Path, queue: Queue, owner: str = "", given: InputReference | None = None) -> str:
     """A completed job with its files."""
     make_folder(data)
     queue.add(REQUEST, owner=owner, given=given)
@@ -164,7 +164,10 @@ def test_a_database_is_rebuilt_from_the_clips(
 ) -> None:
     queue = Queue(tmp_path)
     ann, key = make_key(queue, "ann")
-    first, second = made(tmp_path, queue, ann), made(tmp_path, queue, given=Given(b"x" * 50_000, "crop"))
+    first, second = (
+        made(tmp_path, queue, ann),
+        made(tmp_path, queue, given=InputReference(b"x" * 50_000, "crop")),
+    )
     for place, job in enumerate((first, second)):
         os.utime(file_of(tmp_path, job), (1000 + place, 1000 + place))
     queue._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -194,7 +197,7 @@ def test_a_database_is_rebuilt_from_the_clips(
     after = Queue(tmp_path)
     assert [job.id for job in after.kept()] == [first, second]
     assert [job.request for job in after.kept()] == [REQUEST, REQUEST]
-    assert after.begins(second) == Given(b"", "crop")
+    assert after.begins(second) == InputReference(b"", "crop")
     assert after.check() == []
     if damage == "torn":  # what could be read of it
         assert find_owner(after, key) == ann
@@ -219,7 +222,7 @@ def test_clips_that_a_database_does_not_know_are_adopted_once(tmp_path: Path) ->
 # --- the lock and the folder ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("use", [lambda data: alone(data).__enter__(), is_used])
+@pytest.mark.parametrize("use", [lambda data: lock(data).__enter__(), is_used])
 @pytest.mark.parametrize("kind", ["link", "dangling", "fifo", "folder"])
 def test_what_is_put_in_the_place_of_the_lock_is_not_touched(
     tmp_path: Path, kind: str, use: Callable[[Path], object]
@@ -246,14 +249,14 @@ def test_a_lock_keeps_its_contents_and_a_folder_its_mode(
 ) -> None:
     (tmp_path / "lock").write_text("mine")
     tmp_path.chmod(0o755)
-    with alone(tmp_path):
+    with lock(tmp_path):
         open_queue(tmp_path, adopting=False)
     assert (tmp_path / "lock").read_text() == "mine"
     assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
     assert [record.message for record in caplog.records] == [
         f"others on this machine can look into {tmp_path}; `chmod 700` keeps them out"
     ]
-    with alone(tmp_path / "new"):
+    with lock(tmp_path / "new"):
         make_folder(tmp_path / "new")
     assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o700
     assert stat.S_IMODE(clips_folder(tmp_path / "new").stat().st_mode) == 0o700

@@ -20,12 +20,12 @@ from linnet import media
 from linnet.catalog import SEEDLING, find
 from linnet.cli import app
 from linnet.clip import Clip
-from linnet.data.playground import Scene, render
-from linnet.direct.beginning import Beginning, Colours, begins_at, still
+from linnet.data.synthetic import Scene, render
 from linnet.direct.colours import graded, look_up_table
-from linnet.direct.conditions import Edited, Renoised, differences
+from linnet.direct.conditions import Colours, Conditions, begins_at, still
 from linnet.direct.extend import join, open_old
 from linnet.direct.footage import frames_in, length_for, open_source, paced, read_image
+from linnet.direct.samplers import Edited, Renoised, differences
 from linnet.errors import InvalidInput
 from linnet.evaluate.measures import apart, path_of
 from linnet.geometry import Size
@@ -34,7 +34,7 @@ from linnet.pipeline import Pipeline
 from linnet.request import make_request
 from linnet.sampling.denoise import denoise
 from linnet.sampling.flow import TIMESTEPS, sigmas
-from linnet.sampling.held import VEIL, Held, noisier
+from linnet.sampling.keep_frames import VEIL, KeptFrames, noisier
 from linnet.sampling.solvers import SOLVERS, euler
 
 SCENE = Scene(shape="star", colour="red", size="large", background="blue", motion="left", x=96, y=36)
@@ -93,7 +93,7 @@ def swirl(latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
 def test_what_is_held_is_reached_exactly_whatever_the_solver(solver: str) -> None:
     shown = {0: torch.randn(1, 4, 3, 3), -1: torch.randn(1, 4, 3, 3)}
     noise, levels = torch.randn(2, 4, 5, 3, 3), sigmas(8, 3.0)
-    *_, last = Held(frames=shown, seed=1)(swirl, noise, levels, SOLVERS[solver])
+    *_, last = KeptFrames(frames=shown, seed=1)(swirl, noise, levels, SOLVERS[solver])
     for frame, known in shown.items():
         assert torch.allclose(last.latents[:, :, frame], known.expand(2, -1, -1, -1), atol=1e-5)
     assert (last.index, last.count) == (7, 8)
@@ -107,7 +107,7 @@ def test_what_is_held_is_half_as_noisy_as_the_rest_when_the_model_sees_it() -> N
         return swirl(latents, timestep)
 
     shown = torch.zeros(1, 4, 30, 30)
-    list(Held(frames={0: shown}, seed=1, turns=3)(model, noise, sigmas(6, 3.0), euler))
+    list(KeptFrames(frames={0: shown}, seed=1, turns=3)(model, noise, sigmas(6, 3.0), euler))
     assert len(seen) > 6
     assert all(spread == pytest.approx(VEIL * level, rel=0.1) for level, spread in seen)
 
@@ -193,7 +193,7 @@ def test_frames_encoded_one_by_one_are_those_of_the_whole_clip() -> None:
 def test_the_first_frame_is_the_images(pipeline: Pipeline, tmp_path: Path) -> None:
     Image.fromarray(render(SCENE, 1)[0]).save(tmp_path / "first.png")
     request = make_request(SEEDLING, prompt=PROMPT, frames=13, steps=4, seed=1)
-    way = Beginning(image=tmp_path / "first.png").way(pipeline, request)
+    way = Conditions(image=tmp_path / "first.png").way(pipeline, request)
     *_, last = pipeline.sample(request, course=way.course)
     known = pipeline.encode_frames(lambda: [read_image(tmp_path / "first.png", SIZE)])
     alone = next(pipeline.decode(known))[0].astype(int)
@@ -204,7 +204,7 @@ def test_a_short_clip_ends_with_its_last_image(pipeline: Pipeline, tmp_path: Pat
     """It is the first frames of a longer one, whose last frame is not the clip's."""
     Image.fromarray(render(SCENE, 1)[0]).save(tmp_path / "last.png")
     request = make_request(SEEDLING, prompt=PROMPT, frames=13, steps=2, seed=1)
-    way = Beginning(last_image=tmp_path / "last.png").way(pipeline, request)
+    way = Conditions(last_image=tmp_path / "last.png").way(pipeline, request)
     *_, last = pipeline.sample(request, course=way.course)
     picture = read_image(tmp_path / "last.png", SIZE)
     known = pipeline.encode_frames(lambda: still(picture))
@@ -235,8 +235,8 @@ def test_what_is_given_is_laid_over_what_an_earlier_clip_tells(tmp_path: Path, d
     for path, frame in zip((first, last), render(SCENE, 2), strict=True):
         Image.fromarray(frame).save(path)
     clip, video = tmp_path / "clip.mp4", drawn.parent / "clip.mp4"
-    image = Beginning(image=first, fit="pad").record()
-    followed = Beginning(video=drawn).record() | {"strength": 0.6}
+    image = Conditions(image=first, fit="pad").record()
+    followed = Conditions(video=drawn).record() | {"strength": 0.6}
     cases: tuple[tuple[Path, dict[str, Any], dict[str, Any], dict[str, Any]], ...] = (
         (clip, image, {}, {"image": first, "fit": "pad"}),
         (clip, image, {"last_image": last}, {"image": first, "last_image": last, "fit": "pad"}),
@@ -256,9 +256,9 @@ def test_what_is_given_is_laid_over_what_an_earlier_clip_tells(tmp_path: Path, d
         (clip, {"edits": {}, "strength": 0.5}, {"image": first}, {"image": first}),
     )
     for where, record, given, expected in cases:
-        assert Beginning.from_record(where, record, **given) == Beginning(**expected)
+        assert Conditions.from_record(where, record, **given) == Conditions(**expected)
     with pytest.raises(InvalidInput, match="there is none"):
-        Beginning.from_record(clip, {}, fit="crop")
+        Conditions.from_record(clip, {}, fit="crop")
 
 
 def test_windows_that_lead_to_a_last_image_are_made_together(tiny_model: Path, tmp_path: Path) -> None:
@@ -300,7 +300,7 @@ def test_a_video_sets_out_in_its_own_colours_where_asked(drawn: Path, pipeline: 
     own = pipeline.encode_frames(lambda: media.read_frames(drawn))
     ways: tuple[tuple[Colours, bool], ...] = (("clip", True), ("prompt", False))
     for colours, kept in ways:
-        way = Beginning(video=drawn, colours=colours).way(pipeline, request)
+        way = Conditions(video=drawn, colours=colours).way(pipeline, request)
         assert isinstance(way.course, Renoised)
         assert torch.equal(way.course.clip, own) == kept
         assert way.direction["colours"] == colours
@@ -458,13 +458,13 @@ def test_a_folder_of_pictures_is_followed_and_edited_like_a_clip(tiny_model: Pat
     assert [media.probe(path).frames for path in (followed, edited)] == [13, 13]
     direction = (media.read_metadata(followed) or {})["direction"]
     assert direction["video"]["file"] == "own"
-    made = Beginning.from_record(
+    made = Conditions.from_record(
         followed, direction
     )  # found again beside the clip, and known by its pictures
     assert made.video == folder
     Image.new("RGB", SIZE).save(folder / "00003.png")
     with pytest.raises(InvalidInput, match=r"is not what a\.mp4 was made from"):
-        Beginning.from_record(followed, direction)
+        Conditions.from_record(followed, direction)
 
 
 def test_sound_is_kept_where_packets_are_and_else_left_out_with_a_word(drawn: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import linnet
-from linnet.data import playground
+from linnet.data import synthetic
 from linnet.data.known import check_words, world
 from linnet.errors import InvalidInput
 from linnet.models.text import Tokenizer
@@ -40,9 +40,9 @@ def test_signs_and_capitals_change_nothing(prompt: str, tokenizer: Tokenizer) ->
 def test_every_caption_that_it_learnt_passes(tokenizer: Tokenizer) -> None:
     rng = random.Random(0)
     for _ in range(2000):
-        scene = playground.sample_scene(rng)
-        assert check_words(tokenizer, playground.caption(scene, rng)) == []
-        check_words(tokenizer, playground.caption(scene, rng, full=False))
+        scene = synthetic.sample_scene(rng)
+        assert check_words(tokenizer, synthetic.caption(scene, rng)) == []
+        check_words(tokenizer, synthetic.caption(scene, rng, full=False))
 
 
 @pytest.mark.parametrize(
@@ -122,5 +122,5 @@ def test_a_near_miss_is_answered_with_the_word_that_was_meant(
 def test_the_list_of_what_it_knows_has_every_word_of_its_captions() -> None:
     listed = re.findall(r"\w+", " ".join(" ".join(words) for words in world().values()))
     told = {"a", "an", "and", "background", "front", "is", "it", "of", "that", "the", ","}
-    doing = {word for word in playground.vocabulary() if word.endswith("ing")} | {"not"}
-    assert {*playground.vocabulary()} <= {*listed, *told, *doing}
+    doing = {word for word in synthetic.vocabulary() if word.endswith("ing")} | {"not"}
+    assert {*synthetic.vocabulary()} <= {*listed, *told, *doing}

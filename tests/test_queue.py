@@ -15,7 +15,7 @@ from linnet.serve.backup import backup
 from linnet.serve.clips import KINDS, clips_folder, file_of
 from linnet.serve.database import MIGRATIONS
 from linnet.serve.journal import Journal
-from linnet.serve.queue import TRIES, Given, Job, KeyReused, Limits, NotThis, Queue, QueueFull
+from linnet.serve.queue import TRIES, InputReference, Job, KeyReused, Limits, NotThis, Queue, QueueFull
 from linnet.serve.webhook import SECRET_FILE, open_webhook
 
 SEEDS = count()
@@ -123,13 +123,17 @@ def test_what_is_left_behind_a_stage_is_what_it_took_last_time(queue: Queue) -> 
 
 
 def test_a_failed_job_keeps_no_image_and_the_file_gives_its_room_back(queue: Queue) -> None:
-    given = Given(bytes(2**22), "crop")
+    given = InputReference(bytes(2**22), "crop")
     jobs = [queue.add(request(), given=given) for _ in range(3)]
     assert queue.stored_bytes() == 3 * 2**22
     queue.complete(claimed(queue), size=7, seconds={})
     queue.fail(claimed(queue), "x", "y")
     queue.cancel(jobs[2].id)
-    assert [queue.given(job.id) for job in jobs] == [given, Given(b"", "crop"), Given(b"", "crop")]
+    assert [queue.given(job.id) for job in jobs] == [
+        given,
+        InputReference(b"", "crop"),
+        InputReference(b"", "crop"),
+    ]
     assert [size for *_, size in queue.ended()] == [2**22 + 7, 0, 0]
     assert queue.stored_bytes() == 2**22 + 7
     for job in jobs:
@@ -249,7 +253,7 @@ def test_a_folder_of_an_earlier_version_is_brought_up_to_date(
             assert db.execute("PRAGMA user_version").fetchone()[0] == len(MIGRATIONS)
         assert new.ids() == {job.id for job in (running, waiting, *done)}
         assert [job.id for job in new.kept()] == [job.id for job in reversed(done)]
-        assert new.given(waiting.id) == (Given(b"\1", "pad", None) if version > 2 else None)
+        assert new.given(waiting.id) == (InputReference(b"\1", "pad", None) if version > 2 else None)
         assert new.speed(waiting.request) == (4 * waiting.request.steps + 3, False)
         old.complete(replace(running, worker="old"), size=1, seconds={"denoise": 1.0})
         assert [job.id for job in new.ended_after(len(done))] == [running.id]

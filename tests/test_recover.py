@@ -15,9 +15,9 @@ import linnet.sampling.denoise
 import linnet.sampling.solvers
 from linnet.catalog import SEEDLING
 from linnet.cli import app
-from linnet.direct.conditions import Edited
 from linnet.direct.edit import edit
 from linnet.direct.footage import open_source
+from linnet.direct.samplers import Edited
 from linnet.errors import DeviceLost, InvalidInput
 from linnet.media import open_writer
 from linnet.models.tae import TAE

@@ -18,9 +18,9 @@ from linnet.plan.cost_model import CostModel
 from linnet.serve import app, schemas
 from linnet.serve.app import PAGE, STREAMS, create_app
 from linnet.serve.clips import KINDS, clips_folder, file_of
+from linnet.serve.eta import Eta, seconds_left
 from linnet.serve.keys import make_key
 from linnet.serve.models import Models
-from linnet.serve.outlook import Prospect, seconds_left
 from linnet.serve.queue import Job, Limits, Queue, passes
 from linnet.serve.service import Service
 
@@ -430,8 +430,8 @@ def test_events_tell_the_way(client: TestClient, service: Service) -> None:
         got = [*events(stream)]
     assert got[-1][0] == "end"
     assert got[-1][1]["error"] == {"code": "x", "message": "y"}
-    assert service.outlook.of(service.queue.get(video["id"]) or job) == Prospect(1, None, False)
-    assert service.outlook.of(job) is None
+    assert service.etas.of(service.queue.get(video["id"]) or job) == Eta(1, None, False)
+    assert service.etas.of(job) is None
     assert +service.streams == {}
 
 
@@ -443,7 +443,7 @@ def test_who_waits_learns_how_long_from_what_was_made(client: TestClient, servic
     waiting = [service.queue.get(video["id"]) for video in videos]
     assert service.queue.claim("w") is not None
     service.queue.beat("w", ready=True, memory=0)
-    found = [service.outlook.of(job) for job in waiting if job]
+    found = [service.etas.of(job) for job in waiting if job]
     assert [one and (one.position, one.worker_ready) for one in found] == [(1, True), (2, True)]
     first, second = (one.seconds for one in found if one)
     assert 2.5 < (first or 0) <= 4.0

@@ -14,17 +14,17 @@ import pytest
 from fastapi.testclient import TestClient
 
 from linnet.catalog import SEEDLING
-from linnet.direct.beginning import TURNS
-from linnet.direct.conditions import levels_left
+from linnet.direct.conditions import TURNS
+from linnet.direct.samplers import levels_left
 from linnet.media import read_frames, read_metadata
 from linnet.plan.passes import DRAFT_STEPS, DRAWS
 from linnet.request import make_request
-from linnet.sampling import flow, held
+from linnet.sampling import flow, keep_frames
 from linnet.serve import queue, uploads
 from linnet.serve.app import create_app
 from linnet.serve.clips import clips_folder, file_of
 from linnet.serve.models import Models
-from linnet.serve.queue import Given, Job, Queue, passes
+from linnet.serve.queue import InputReference, Job, Queue, passes
 from linnet.serve.render import RenderSettings
 from linnet.serve.service import Service
 from linnet.serve.uploads import check_clip, is_clip
@@ -197,7 +197,7 @@ def test_only_the_first_bytes_of_a_clip_are_looked_at(client: TestClient, servic
     video = client.post("/v1/videos", json=body | {"strength": 1}).json()
     assert (video["begins_from_video"], video["strength"]) == (True, 1)
     given = service.queue.given(video["id"])
-    assert given == Given(head, None, 1.0)
+    assert given == InputReference(head, None, 1.0)
     long = client.post("/v1/videos", json=body | {"num_frames": 121}).json()
     job = service.queue.get(long["id"])
     assert job is not None
@@ -233,26 +233,27 @@ def test_what_is_no_clip_is_refused_at_once(
 
 def test_the_plan_counts_what_is_encoded_and_the_steps_that_are_left(service: Service) -> None:
     request = make_request(SEEDLING, prompt="a", seed=1, frames=9)
-    followed = Given(b"", None, 0.25)
+    followed = InputReference(b"", None, 0.25)
     pixels = [
-        service.models.plan(request, given).workload.encoded_frames for given in (None, Given(b""), followed)
+        service.models.plan(request, given).workload.encoded_frames
+        for given in (None, InputReference(b""), followed)
     ]
     assert pixels == [0, 1, 9]
-    assert [passes(request, given) for given in (None, Given(b""), followed)] == [40, 58, 52]
-    assert (queue.early, TURNS) == (held.early, 2)
+    assert [passes(request, given) for given in (None, InputReference(b""), followed)] == [40, 58, 52]
+    assert (queue.early, TURNS) == (keep_frames.early, 2)
     for strength in (0.01, 0.25, 0.33, 1.0):
         left = len(levels_left(flow.sigmas(request.steps, request.shift), strength)) - 1
         draft = 2 * DRAWS + 3 * DRAFT_STEPS  # where the prompt disagrees, then an edit from no words
-        assert passes(request, Given(b"", None, strength)) == draft + 2 * left
+        assert passes(request, InputReference(b"", None, strength)) == draft + 2 * left
 
 
 def test_a_node_of_a_cluster_follows_it_too(tiny_model: Path, tmp_path: Path) -> None:
     ray = pytest.importorskip("linnet.serve.ray")
     hand = ray.Hand(RenderSettings(model="seedling", weights=str(tiny_model), device="cpu"))
     record = make_request(SEEDLING, prompt="a", seed=1, frames=9, steps=2).to_json()
-    made = hand.render(record, Given(clip(tmp_path), None, 0.5))
+    made = hand.render(record, InputReference(clip(tmp_path), None, 0.5))
     assert (made.code, "encode" in made.seconds, made.files["video"][4:8]) == ("", True, b"ftyp")
-    assert hand.render(record, Given(clip(tmp_path, 5), None, 0.5)).code == FAILED
+    assert hand.render(record, InputReference(clip(tmp_path, 5), None, 0.5)).code == FAILED
 
 
 def test_a_cancelled_job_does_not_wait_until_its_clip_is_decoded(

@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 from linnet.catalog import SEEDLING
 from linnet.cli import app
 from linnet.request import make_request
-from linnet.serve.alone import alone
 from linnet.serve.database import MIGRATIONS
 from linnet.serve.keys import make_key
+from linnet.serve.lock import lock
 from linnet.serve.queue import Queue
 
 
@@ -140,7 +140,7 @@ def test_the_folder_of_an_older_server_that_runs_is_left_as_it_is(
     with monkeypatch.context() as then:
         then.setattr("linnet.serve.database.MIGRATIONS", MIGRATIONS[:-1])
         queue = Queue(tmp_path)
-    with alone(tmp_path):
+    with lock(tmp_path):
         for words in (("keys", "list"), ("keys", "add", "ann"), ("serve", "backup", tmp_path / "copy")):
             assert "is in use by an older linnet" in refusal(*words, "--data", tmp_path)
         assert queue._rows("PRAGMA user_version")[0][0] == len(MIGRATIONS) - 1

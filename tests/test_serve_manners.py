@@ -9,14 +9,14 @@ import pytest
 from fastapi.testclient import TestClient
 
 from linnet.errors import InvalidInput
-from linnet.serve import clips, edge
-from linnet.serve.answers import disposition, usable_range
+from linnet.serve import clips, middleware
 from linnet.serve.app import create_app
 from linnet.serve.clips import clips_folder
 from linnet.serve.events import follow
 from linnet.serve.keys import make_key
 from linnet.serve.models import Models
 from linnet.serve.queue import Queue
+from linnet.serve.responses import disposition, usable_range
 from linnet.serve.service import Credentials, Service
 from linnet.serve.wire import on_the_wire
 from test_serve import PROMPT, STILL, accepted, refused, render
@@ -164,7 +164,7 @@ def test_bodies_are_held_up_to_a_limit(
 ) -> None:
     kind = {"content-type": "application/json"}
     refused(client.post("/v1/session", content=b" " * 5000, headers=kind), 413, "too_large")
-    monkeypatch.setattr(edge, "MOST_HELD", 1000)
+    monkeypatch.setattr(middleware, "MOST_HELD", 1000)
     answer = client.post("/v1/videos", json=STILL | {"user": "x" * 1000})
     refused(answer, 503, "busy")
     assert answer.headers["retry-after"]

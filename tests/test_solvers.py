@@ -19,8 +19,8 @@ from linnet.request import make_request
 from linnet.sampling import solvers
 from linnet.sampling.denoise import Guidance, GuidedVelocity, denoise, levels_between
 from linnet.sampling.flow import TIMESTEPS, sigmas
-from linnet.sampling.reuse import Reuse
 from linnet.sampling.solvers import SOLVERS, START, History, predicted
+from linnet.sampling.step_cache import CachedVelocity
 
 SHAPE = (1, 4, 2, 3, 3)
 SETTINGS: dict[str, Any] = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": 3.0}
@@ -99,11 +99,11 @@ def test_reuse_decides_and_a_replay_of_its_decisions_is_the_same() -> None:
     found = []
     for threshold in (0.0, 0.2, 0.4):
         calls.clear()
-        reuse = Reuse(velocity=velocity, count=12, threshold=threshold)
+        reuse = CachedVelocity(velocity=velocity, count=12, threshold=threshold)
         latents = run(reuse)
         assert calls == [t for i, t in enumerate(all_calls) if i not in reuse.skipped]
         assert not {0, 1, 11} & set(reuse.skipped)
-        again = run(Reuse(velocity=velocity, count=12, skip=frozenset(reuse.skipped)))
+        again = run(CachedVelocity(velocity=velocity, count=12, skip=frozenset(reuse.skipped)))
         assert torch.equal(again, latents)
         found.append((len(reuse.skipped), float((latents - exact).norm() / exact.norm())))
     (none, no_error), (some, error), (more, larger) = found
@@ -117,7 +117,7 @@ def test_what_changes_evenly_is_continued_exactly() -> None:
     def even(x: Tensor, timestep: Tensor) -> Tensor:
         return torch.full_like(x, 3.0) + timestep.view(-1, 1, 1, 1, 1) / 100
 
-    skipping = Reuse(velocity=even, count=12, skip=frozenset({2, 3, 4, 7, 8, 10}))
+    skipping = CachedVelocity(velocity=even, count=12, skip=frozenset({2, 3, 4, 7, 8, 10}))
     torch.testing.assert_close(run(skipping), run(even), rtol=1e-4, atol=1e-4)
 
 

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from linnet.cli.train import app
 from linnet.data import cache
 from linnet.data.cache import LatentCache, cached_latents
-from linnet.data.playground import FPS, lasts, moment, render, sample_scene
+from linnet.data.synthetic import FPS, lasts, moment, render, sample_scene
 from linnet.data.vocabulary import write_tokenizer
 from linnet.errors import InvalidInput
 from linnet.models.tae import TAE, TAEConfig

@@ -13,17 +13,17 @@ from hypothesis import strategies as st
 import linnet
 from linnet import media
 from linnet.catalog import SEEDLING
-from linnet.direct.conditions import Renoised
+from linnet.direct.samplers import Renoised
 from linnet.errors import InvalidInput
 from linnet.models.transformer import TextContext
 from linnet.plan.windows import in_a_ring, in_a_row
 from linnet.request import make_request
+from linnet.sampling.autoregressive import autoregressive
 from linnet.sampling.denoise import Velocity
 from linnet.sampling.flow import sigmas
-from linnet.sampling.held import VEIL
-from linnet.sampling.onward import onward
+from linnet.sampling.keep_frames import VEIL
+from linnet.sampling.local_attention import local_attention
 from linnet.sampling.solvers import euler
-from linnet.sampling.span import nearby
 from linnet.sampling.windows import Windowed, free_noise, shares_of
 
 NO_TEXT = TextContext((), (), torch.zeros(1, 1))
@@ -148,7 +148,7 @@ def test_each_window_goes_on_from_the_frames_it_shares_with_the_last() -> None:
         return velocity
 
     given = {0: torch.randn(1, 4, 2, 2), -1: torch.randn(1, 4, 2, 2)}
-    steps = list(onward(fresh, noise, levels, euler, windows, given=given, seed=0))
+    steps = list(autoregressive(fresh, noise, levels, euler, windows, given=given, seed=0))
     assert [(step.index, step.count) for step in steps] == [(index, 9) for index in range(9)]
     for before, after in pairwise(steps[2::3]):
         done = windows.places[before.index // 3][-1] + 1
@@ -180,7 +180,7 @@ def test_only_windows_with_a_frame_of_their_own_take_turns() -> None:
         return velocity
 
     given = {0: torch.randn(1, 4, 2, 2)}
-    steps = list(onward(fresh, noise, levels, euler, windows, given=given, seed=0, turns=3))
+    steps = list(autoregressive(fresh, noise, levels, euler, windows, given=given, seed=0, turns=3))
     assert [step.index for step in steps] == list(range(18))
     assert asked == [6 + 2 * 2, 6, 6]  # the second and the third step of the early half again, twice
 
@@ -239,7 +239,7 @@ def test_a_span_is_attention_in_which_what_is_far_counts_less(far: float) -> Non
     apart = (frame[:, None] - frame).abs() > span
     weights = (query @ key.transpose(-1, -2) / math.sqrt(8)).exp() * torch.where(apart, far, 1.0)
     expected = weights / weights.sum(-1, keepdim=True) @ value
-    near = nearby(tokens, span, far=far)
+    near = local_attention(tokens, span, far=far)
     assert torch.allclose(near(query, key, value), expected, atol=1e-6)
 
 

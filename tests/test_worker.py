@@ -14,9 +14,9 @@ from linnet.media import VideoWriter, probe
 from linnet.pipeline import Pipeline
 from linnet.request import Request, make_request
 from linnet.serve.clips import clips_folder, file_of, without_folders
-from linnet.serve.keeper import Patience, ProcessKeeper
 from linnet.serve.queue import Job, Queue
 from linnet.serve.render import RenderSettings
+from linnet.serve.supervisor import Patience, ProcessSupervisor
 from linnet.serve.worker import Worker, WorkerSettings, cause
 from serving import until
 
@@ -82,8 +82,8 @@ def test_clients_do_not_see_where_the_server_keeps_its_files(
     with pytest.raises(InvalidInput) as error:  # another try may find it as it should be
         rendered(worker)
     assert str(worker.data) in str(error.value)
-    keeper = ProcessKeeper(RenderSettings(model="seedling"), worker.data, worker.queue, Patience())
-    keeper.put_back(worker.name, f"failed, {cause(error.value)}")
+    supervisor = ProcessSupervisor(RenderSettings(model="seedling"), worker.data, worker.queue, Patience())
+    supervisor.put_back(worker.name, f"failed, {cause(error.value)}")
     (job,) = (worker.queue.get(job) for job in worker.queue.ids())
     assert job is not None
     assert job.message
@@ -117,8 +117,8 @@ def test_a_worker_that_hangs_is_replaced(tmp_path: Path, tiny_model: Path) -> No
     clips_folder(tmp_path).mkdir()
     queue = Queue(tmp_path)
     settings = RenderSettings(model="seedling", weights=str(tiny_model), device="cpu", threads=1)
-    keeper = ProcessKeeper(settings, tmp_path, queue, Patience(silence=5.0))
-    keeper.start()
+    supervisor = ProcessSupervisor(settings, tmp_path, queue, Patience(silence=5.0))
+    supervisor.start()
     job = queue.add(request(steps=1000, frames=121)).id
 
     def now() -> Job:
@@ -127,14 +127,14 @@ def test_a_worker_that_hangs_is_replaced(tmp_path: Path, tiny_model: Path) -> No
         return found
 
     until(lambda: now().status == "in_progress")
-    assert keeper.process is not None
-    stuck = keeper.process.pid
+    assert supervisor.process is not None
+    stuck = supervisor.process.pid
     os.kill(stuck, signal.SIGSTOP)
     until(lambda: now().tries > 0)
     assert "no sign of life" in str(now().message)
     until(lambda: now().status == "in_progress")
-    assert keeper.process.pid != stuck
+    assert supervisor.process.pid != stuck
     queue.cancel(job)
-    keeper.leave.set()
-    keeper.join(60)
-    assert not keeper.is_alive()
+    supervisor.leave.set()
+    supervisor.join(60)
+    assert not supervisor.is_alive()

@@ -8,7 +8,7 @@ from typing import TypedDict, Unpack, cast
 from linnet.catalog import find
 from linnet.clip import Clip, default_name
 from linnet.data.known import check_words
-from linnet.direct.beginning import Colours
+from linnet.direct.conditions import Colours
 from linnet.direct.footage import Fit
 from linnet.errors import InvalidInput
 from linnet.filesystem import StrPath, as_path
@@ -35,7 +35,7 @@ class LoadSettings(TypedDict, total=False):
 
 
 class ConditionSettings(TypedDict, total=False):
-    """What a clip begins from beside its prompt (see direct.beginning): files, and how they are used."""
+    """What a clip begins from beside its prompt (see direct.conditions): files, and how they are used."""
 
     image: StrPath | None
     last_image: StrPath | None

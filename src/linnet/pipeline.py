@@ -35,21 +35,21 @@ from linnet.runtime.finite import finite_steps, is_finite, not_finite
 from linnet.runtime.recover import let_go, out_of_memory
 from linnet.runtime.tiles import decode_tiled
 from linnet.sampling import flow
+from linnet.sampling.autoregressive import autoregressive
 from linnet.sampling.denoise import (
-    Course,
     Guidance,
     GuidedVelocity,
     Model,
+    Sampler,
     Step,
     Velocity,
     denoise,
     levels_between,
 )
-from linnet.sampling.held import Held
-from linnet.sampling.onward import onward
-from linnet.sampling.reuse import Reuse
+from linnet.sampling.keep_frames import KeptFrames
+from linnet.sampling.local_attention import local_attention
 from linnet.sampling.solvers import MULTISTEP, SOLVERS
-from linnet.sampling.span import nearby
+from linnet.sampling.step_cache import CachedVelocity
 from linnet.sampling.windows import Windowed, free_noise
 
 Latents = Float[Tensor, "B C T H W"]
@@ -75,7 +75,7 @@ class Pipeline(Parts):
         way = asked or way_of(self.attention, work, self.device) or attend
         if not request.span:
             return way
-        return nearby(token_count(1, request.size), request.span // FRAMES_PER_LATENT, way=way)
+        return local_attention(token_count(1, request.size), request.span // FRAMES_PER_LATENT, way=way)
 
     def noise(self, request: Request, seeds: Sequence[int]) -> Latents:
         """Each seed's own noise, whatever its neighbours."""
@@ -156,9 +156,9 @@ class Pipeline(Parts):
         )
         cache, spared = request.step_cache, self._spared("denoise", guided, watch)
         if cache.skip:
-            return Reuse(velocity=spared, count=request.steps, skip=cache.skip)
+            return CachedVelocity(velocity=spared, count=request.steps, skip=cache.skip)
         return (
-            Reuse(velocity=spared, count=request.steps, threshold=cache.threshold)
+            CachedVelocity(velocity=spared, count=request.steps, threshold=cache.threshold)
             if cache.adaptive
             else spared
         )
@@ -174,7 +174,7 @@ class Pipeline(Parts):
         seeds: Sequence[int] | None = None,
         skipped: list[int] | None = None,
         watch: Watch = ignore,
-        course: Course = denoise,
+        course: Sampler = denoise,
     ) -> Iterator[Step]:
         """Denoise one clip for each seed (the request's own when None), all in one batch.
 
@@ -199,13 +199,17 @@ class Pipeline(Parts):
         if windows and request.onward:
             held = held_by(course)
             kept: dict[str, Any] = {"given": held.frames, "turns": held.turns, "seed": request.seed}
-            steps = onward(run, noise, sigmas, solver, windows, **kept)
+            steps = autoregressive(run, noise, sigmas, solver, windows, **kept)
         else:
             steps = course(run(), noise, sigmas, solver)
         for step in finite_steps(steps, self.files.transformer):
             yield replace(step, latents=step.latents[:, :, :shown], clean=step.clean[:, :, :shown])
         if skipped is not None:
-            own = ((number * request.steps, run) for number, run in enumerate(runs) if isinstance(run, Reuse))
+            own = (
+                (number * request.steps, run)
+                for number, run in enumerate(runs)
+                if isinstance(run, CachedVelocity)
+            )
             skipped += [before + index for before, run in own for index in run.skipped]
 
     # --- pixels ---------------------------------------------------------------------------------------------------
@@ -280,12 +284,12 @@ class Pipeline(Parts):
         *,
         overwrite: bool = False,
         watch: Watch = ignore,
-        course: Course = denoise,
+        course: Sampler = denoise,
         direction: Mapping[str, Any] | None = None,
     ) -> Clip:
         """Make the request's clip at `output`, which appears there when it is complete.
 
-        Another `course` than plain denoising is said in `direction`, for the clip's record (see direct.conditions).
+        Another `course` than plain denoising is said in `direction`, for the clip's record (see direct.samplers).
         """
         (clip,) = self.generate_batch(
             request,
@@ -304,7 +308,7 @@ class Pipeline(Parts):
         *,
         overwrite: bool = False,
         watch: Watch = ignore,
-        course: Course = denoise,
+        course: Sampler = denoise,
         direction: Mapping[str, Any] | None = None,
     ) -> list[Clip]:
         """One clip for each seed of `outputs`, denoised together: faster than one by one where they are small."""
@@ -320,7 +324,7 @@ class Pipeline(Parts):
         *,
         overwrite: bool = False,
         watch: Watch = ignore,
-        course: Course = denoise,
+        course: Sampler = denoise,
         direction: Mapping[str, Any] | None = None,
     ) -> list[Clip]:
         """Make the clips of a plan, one for each seed of `outputs`, in the way that it says."""
@@ -356,7 +360,7 @@ class Pipeline(Parts):
         return clips
 
     def frames(
-        self, plan: Plan, *, watch: Watch = ignore, course: Course = denoise
+        self, plan: Plan, *, watch: Watch = ignore, course: Sampler = denoise
     ) -> Generator[Image, None, None]:
         """The frames of a plan's clip, one by one as they are decoded; no file is written. Nothing runs before the
         first is asked for."""
@@ -379,7 +383,7 @@ class Pipeline(Parts):
             yield from frames
 
     def _latents(
-        self, plan: Plan, seeds: Sequence[int], seconds: dict[str, float], watch: Watch, course: Course
+        self, plan: Plan, seeds: Sequence[int], seconds: dict[str, float], watch: Watch, course: Sampler
     ) -> tuple[Latents, list[list[int]]]:
         """The way of a plan up to each seed's clean latents, and the steps (from 1) of it that did without the model.
         `seconds` is filled with the time of each stage."""
@@ -395,7 +399,7 @@ class Pipeline(Parts):
             return self._denoise(request, seeds, watch, course)
 
     def _denoise(
-        self, request: Request, seeds: Sequence[int], watch: Watch, course: Course = denoise
+        self, request: Request, seeds: Sequence[int], watch: Watch, course: Sampler = denoise
     ) -> tuple[Latents, list[list[int]]]:
         """Each seed's clean latents, and the steps (from 1) of it that did without the model."""
         # Clips that decide for themselves which steps to leave out go one by one: none decides for its neighbours.
@@ -474,12 +478,12 @@ class Pipeline(Parts):
             self._autoencoder = None  # for which the plan has no room beside a step
 
 
-def held_by(course: Course) -> Held:
+def held_by(course: Sampler) -> KeptFrames:
     """What windows that follow each other have to keep of a course's; InvalidInput if it is of another kind."""
-    if isinstance(course, Held):
+    if isinstance(course, KeptFrames):
         return course
     if course is denoise:
-        return Held(frames={}, seed=0)
+        return KeptFrames(frames={}, seed=0)
     problem = "is a way to make a clip from noise, not from another clip"
     raise InvalidInput("onward", "true", problem, "make its windows together")
 

@@ -16,7 +16,7 @@ from linnet.request import Request, RequestSettings, make_request
 from linnet.weights.store import ModelFiles, default_model, model_in
 
 if TYPE_CHECKING:
-    from linnet.direct.beginning import Beginning
+    from linnet.direct.conditions import Conditions
     from linnet.pipeline import Pipeline
     from linnet.progress import Image, Watch
 
@@ -86,7 +86,7 @@ class Prepared:
 
     pipeline: "Pipeline"
     plans: tuple[Plan, ...]
-    beginning: "Beginning"
+    beginning: "Conditions"
     notes: tuple[str, ...]
 
     def generate(
@@ -134,14 +134,14 @@ def prepare(
     The requests differ in their seeds alone. What is not given is as in the `earlier` clip, so that its bytes repeat.
     Without `here` the device may be one that is not in this machine, to be planned for.
     """
-    from linnet.direct.beginning import Beginning
+    from linnet.direct.conditions import Conditions
     from linnet.pipeline import Pipeline
     from linnet.plan.workload import SizedModel
     from linnet.runtime.machine import resolve_machine
 
     given = dict(conditions)
     beginning = (
-        Beginning.from_record(earlier.path, earlier.direction, **given) if earlier else Beginning(**given)
+        Conditions.from_record(earlier.path, earlier.direction, **given) if earlier else Conditions(**given)
     )
     for request in requests if beginning else ():
         beginning.check(request)

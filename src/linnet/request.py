@@ -90,10 +90,11 @@ class Request:
     What has a default came later than the first clips, whose records lack it; the default is what made those.
     Of n steps, counted from 0, step i is guided where guidance_from <= i/n < guidance_until. `reuse` is "none", the
     steps (from 1) that do without the model, as "6,8,9", or the change, as "0.05", that steps may add up to before it
-    is asked again (see sampling.reuse). `window` (4k+1) and `window_overlap` (4k) are frames of the windows that a long
-    clip is made in, together (see sampling.windows) or, `onward`, each from the one before it (see sampling.onward); 0:
-    the model sees the clip at once, every frame of it no farther than `span` frames (4k) to either side; 0: all of it
-    (see sampling.span). A `loop` has one frame less than `frames`: the last would be the first again.
+    is asked again (see sampling.step_cache). `window` (4k+1) and `window_overlap` (4k) are frames of the windows that a
+    long clip is made in: jointly (see sampling.windows) or, with `onward`, each from the one before it (see
+    sampling.autoregressive). Without windows the model sees the clip at once; with `span` (4k) a frame attends to so
+    many frames to either side, 0: to all of them (see sampling.local_attention). A `loop` has one frame less than
+    `frames`: the last would be the first again.
     """
 
     prompt: str

@@ -17,7 +17,7 @@ from linnet.plan.passes import forwards
 from linnet.plan.windows import latents_at_once, windows_of
 from linnet.plan.workload import SizedModel, Workload
 from linnet.request import LONGEST_SECONDS, Request, make_request
-from linnet.sampling.onward import onward
+from linnet.sampling.autoregressive import autoregressive
 from linnet.sampling.solvers import euler
 from linnet.sampling.windows import Windowed
 
@@ -76,7 +76,9 @@ def windows_run(request: Request) -> list[int]:
         return [(request.frames - 1) // FRAMES_PER_LATENT + 1]
     noise = torch.zeros(1, 1, windows.frames, 1, 1)
     if request.onward:
-        for _ in onward(lambda: model, noise, torch.tensor([1.0, 0.0]), euler, windows, given={}, seed=0):
+        for _ in autoregressive(
+            lambda: model, noise, torch.tensor([1.0, 0.0]), euler, windows, given={}, seed=0
+        ):
             pass
     else:
         Windowed(model, windows)(noise, torch.ones(1), NO_TEXT)

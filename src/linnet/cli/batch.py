@@ -65,9 +65,9 @@ def batch(
     whole request. Lines that name no seed are given one.
     """
     from linnet.catalog import find
-    from linnet.serve.alone import alone
     from linnet.serve.batch import BadLines, Batch, read_lines
-    from linnet.serve.crew import Crew
+    from linnet.serve.lock import lock
+    from linnet.serve.worker_pool import WorkerPool
     from linnet.weights.store import default_model, resolve
 
     spec = find(model) if model else default_model(weights)[0]
@@ -75,7 +75,7 @@ def batch(
         lines = read_lines(prompts, spec, resolve(spec, weights=weights), anyway=anyway)
     except BadLines as bad:
         say_each(bad)
-    crew = Crew(
+    pool = WorkerPool(
         model=spec.name,
         weights=weights,
         devices=device or ["auto"],
@@ -86,12 +86,12 @@ def batch(
         ray=ray,
         watched=False,
     )
-    crew.check_budget()
+    pool.check_budget()
     make_folder(out, field="out")
     check_folder(out, field="out")
-    with alone(out / ".linnet"):
+    with lock(out / ".linnet"):
         begun = time.monotonic()
-        work = Batch(lines, spec, crew, out)
+        work = Batch(lines, spec, pool, out)
         try:
             with bars(quiet=quiet or as_json) as bar:
 

@@ -20,7 +20,7 @@ from linnet.weights.store import default_model
 from linnet.wording import format_seconds
 
 if TYPE_CHECKING:
-    from linnet.direct.beginning import Way
+    from linnet.direct.conditions import Conditioning
     from linnet.direct.footage import Source
     from linnet.pipeline import Pipeline
     from linnet.progress import Watch
@@ -62,7 +62,7 @@ def remaking(
 ) -> tuple[Request, "Source", int]:
     """The request for a clip that is made of a whole other one, what it is made of, and how many of that one's last
     frames the model's grid leaves out. Without a profile it is exact, whatever the `like` of the settings was."""
-    from linnet.direct.beginning import check_fit
+    from linnet.direct.conditions import check_fit
     from linnet.direct.footage import length_for, open_source
     from linnet.media import check_target
 
@@ -99,7 +99,7 @@ def opened(
 def go(
     pipeline: "Pipeline",
     request: Request,
-    way_of: Callable[[], "Way"],
+    way_of: Callable[[], "Conditioning"],
     output: Path,
     *,
     left_out: int,

@@ -79,7 +79,7 @@ def edit(
     like = earlier.request if earlier and earlier.request.model == spec.name else None
 
     from linnet.direct import edit as editing  # it and what follows take seconds to import
-    from linnet.direct.conditions import check_strength
+    from linnet.direct.samplers import check_strength
 
     share = check_strength(editing.STRENGTH if strength is None else strength)
     request, source, left_out = remaking(

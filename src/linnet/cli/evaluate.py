@@ -70,7 +70,7 @@ def adherence(
 ) -> None:
     """Count how often a model's clips show what their prompts ask for.
 
-    Prompts describe scenes of the playground in full: shape, colour, size, background and motion. Each clip's
+    Prompts describe scenes of the synthetic dataset in full: shape, colour, size, background and motion. Each clip's
     file is read back, and its pixels alone decide. Beside the model's share of right clips stand its 95 %
     interval, what the reader of pixels gets right on drawn clips, and what a guess gets right. A run that was
     stopped goes on where it was.

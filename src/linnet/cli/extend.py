@@ -90,7 +90,7 @@ def extend(
         raise InvalidInput("seconds", seconds, "adds nothing", "give at least 0.167")
 
     from linnet.direct import extend as extending  # it takes seconds to import
-    from linnet.direct.beginning import check_fit
+    from linnet.direct.conditions import check_fit
     from linnet.inputs.reader import probe
 
     words = prompt if prompt is not None or earlier is None else earlier.request.prompt

@@ -94,9 +94,9 @@ def revoke(
 @contextmanager
 def opened(data: Path, *, new: bool = False) -> Iterator["Queue"]:
     """The queue of that folder, which is made if it may be `new`."""
-    from linnet.serve.alone import make_data_folder
     from linnet.serve.backup import open_beside
     from linnet.serve.database import explained
+    from linnet.serve.lock import make_data_folder
     from linnet.serve.queue import Queue
     from linnet.serve.recover import check_present
 

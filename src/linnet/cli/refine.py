@@ -75,8 +75,8 @@ def refine(
     spec = model_for(model, earlier, weights)
     output = output or beside(file, "refined")
 
-    from linnet.direct.conditions import check_strength  # it and what follows take seconds to import
     from linnet.direct.edit import refine as finish
+    from linnet.direct.samplers import check_strength  # it and what follows take seconds to import
 
     share = check_strength(0.4 if strength is None else strength)
     request, source, left_out = remaking(

@@ -105,11 +105,11 @@ def serve(
     from linnet.weights.store import default_model
 
     try:
-        from linnet.serve.crew import Crew
-        from linnet.serve.keeper import Patience
         from linnet.serve.queue import Limits
         from linnet.serve.server import Settings
         from linnet.serve.server import serve as run
+        from linnet.serve.supervisor import Patience
+        from linnet.serve.worker_pool import WorkerPool
     except ModuleNotFoundError as error:
         fail(f"error: {error.name} is not installed; run `pip install 'linnet[serve]'`", 2)
     run(
@@ -121,7 +121,7 @@ def serve(
             webhook=webhook,
             fetches=fetch_images,
             log_prompts=log_prompts,
-            crew=Crew(
+            pool=WorkerPool(
                 model=model or default_model(weights)[0].name,
                 weights=weights,
                 devices=tuple(device or ["auto"]),
@@ -166,12 +166,12 @@ def recover(
 
     Each clip carries its request. Jobs that were not done are lost; a damaged database is kept under another name.
     """
-    from linnet.serve.alone import alone
+    from linnet.serve.lock import lock
     from linnet.serve.recover import recover as rebuild
 
     if not data.is_dir():
         raise InvalidInput("data", data, "is not a folder", "name the --data of `linnet serve`")
-    with alone(data):
+    with lock(data):
         found = rebuild(data)
     note(f"clips that have jobs again: {found.clips}; keys: {found.keys}")
     if found.left:

@@ -1,4 +1,4 @@
-"""Latents of playground clips, encoded once and kept on disk for the many epochs of the generator's training.
+"""Latents of synthetic clips, encoded once and kept on disk for the many epochs of the generator's training.
 
 Axes: N clips, T latent frames, C channels, h and w latent rows and columns.
 """
@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from linnet.data.playground import LATER, LATER_ELSEWHERE, Scene, moment, render, sample_scene
+from linnet.data.synthetic import LATER, LATER_ELSEWHERE, Scene, moment, render, sample_scene
 from linnet.filesystem import complete, make_folder, system_errors
 from linnet.models.tae import TAE
 

@@ -1,7 +1,7 @@
 """What seedling can be asked for, said to somebody who asked for more.
 
 A prompt is refused if a word is unknown, or if it asks for what seedling cannot draw although it knows each word. Both
-follow from the captions that it learnt (see `playground`).
+follow from the captions that it learnt (see `synthetic`).
 """
 
 import re
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from linnet.catalog import CATALOG, SEEDLING
-from linnet.data.playground import BACKGROUNDS, COLOURS, MOTION_WORDS, PLACES, SHAPES, SIZE_WORDS
+from linnet.data.synthetic import BACKGROUNDS, COLOURS, MOTION_WORDS, PLACES, SHAPES, SIZE_WORDS
 from linnet.errors import InvalidInput
 from linnet.letters import check_seen
 from linnet.models.text import Tokenizer

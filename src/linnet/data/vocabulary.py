@@ -1,10 +1,10 @@
-"""Seedling's tokenizer: one token a word of the playground's captions."""
+"""Seedling's tokenizer: one token a word of the synthetic dataset's captions."""
 
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
-from linnet.data.playground import vocabulary
+from linnet.data.synthetic import vocabulary
 from linnet.filesystem import complete, make_folder, system_errors
 
 SPECIAL = ("<pad>", "</s>", "<unk>")

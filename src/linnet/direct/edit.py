@@ -3,9 +3,9 @@
 from dataclasses import replace
 from itertools import islice
 
-from linnet.direct.beginning import Way, begins_at, check_whole, fingerprint
-from linnet.direct.conditions import Edited, Renoised, check_strength
+from linnet.direct.conditions import Conditioning, begins_at, check_whole, fingerprint
 from linnet.direct.footage import Source
+from linnet.direct.samplers import Edited, Renoised, check_strength
 from linnet.pipeline import Pipeline
 from linnet.request import Request, no_guidance
 from linnet.sampling import flow
@@ -22,7 +22,7 @@ def edit(
     strength: float = STRENGTH,
     guidance: float | None = None,
     everywhere: bool = False,
-) -> Way:
+) -> Conditioning:
     """The way from what `source` shows, `shown` in words, to what the request's prompt says.
 
     `guidance` is how closely `shown` is followed: less than the request's own, by default a third. What both prompts
@@ -56,10 +56,10 @@ def edit(
         "strength": strength,
         "from_guidance": followed,
     } | ({"everywhere": True} if everywhere else {})
-    return Way(plan, course, direction, source.notes)
+    return Conditioning(plan, course, direction, source.notes)
 
 
-def refine(pipeline: Pipeline, request: Request, source: Source, *, strength: float) -> Way:
+def refine(pipeline: Pipeline, request: Request, source: Source, *, strength: float) -> Conditioning:
     """The way from a draft, scaled up to the request's size, through the last `strength` of the steps."""
     check_strength(strength)
     check_whole(request, "a draft to refine")
@@ -69,4 +69,4 @@ def refine(pipeline: Pipeline, request: Request, source: Source, *, strength: fl
     latents = pipeline.encode_frames(lambda: islice(source.frames(), request.frames))
     direction = {"refines": fingerprint(source.path), "strength": strength}
     notes = (*source.notes, begins_at(request, strength))
-    return Way(plan, Renoised(clip=latents, strength=strength), direction, notes)
+    return Conditioning(plan, Renoised(clip=latents, strength=strength), direction, notes)

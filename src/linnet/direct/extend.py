@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 
 from linnet import media
 from linnet.clip import GENERATED
-from linnet.direct.beginning import check_whole, fingerprint
+from linnet.direct.conditions import check_whole, fingerprint
 from linnet.direct.footage import Fit, Source, on_the_grid, open_source
 from linnet.errors import InvalidInput
 from linnet.filesystem import complete, make_folder, temporary_name
@@ -26,7 +26,7 @@ from linnet.inputs.refusals import REENCODE
 from linnet.pipeline import Pipeline
 from linnet.progress import Progress, Watch, ignore
 from linnet.request import Request
-from linnet.sampling.held import Held
+from linnet.sampling.keep_frames import KeptFrames
 
 Frames = UInt8[np.ndarray, "f H W 3"]
 
@@ -120,7 +120,7 @@ def extend(
     seen = seen_of(source)
     pipeline.follow(pipeline.plan(request, encoded_frames=seen))
     known = pipeline.encode_frames(lambda: source.frames(len(source.order) - seen), watch)
-    course = Held(frames=dict(enumerate(known.unbind(2))), seed=request.seed)
+    course = KeptFrames(frames=dict(enumerate(known.unbind(2))), seed=request.seed)
     latents = None
     watch(Progress("denoise", 0, request.steps))
     for step in pipeline.sample(request, course=course):

@@ -31,8 +31,8 @@ from linnet.pipeline import Pipeline
 from linnet.plan.windows import denoised
 from linnet.progress import Progress, Watch, ignore
 from linnet.request import Request
-from linnet.sampling.denoise import Course, denoise
-from linnet.sampling.held import Held
+from linnet.sampling.denoise import Sampler, denoise
+from linnet.sampling.keep_frames import KeptFrames
 
 Frame = UInt8[np.ndarray, "H W 3"]
 
@@ -178,10 +178,10 @@ def make(board: Storyboard, pipeline: Pipeline, take: Take, watch: Watch) -> Non
             watch(Progress("decode", writer.count, take.frames))
 
 
-def continuing(pipeline: Pipeline, source: Take, frames: range, seed: int) -> Course:
+def continuing(pipeline: Pipeline, source: Take, frames: range, seed: int) -> Sampler:
     """A way from noise to a clip whose first frames are those frames of another take."""
     known = pipeline.encode_frames(lambda: islice(media.read_frames(source.path), frames.start, frames.stop))
-    return Held(frames=dict(enumerate(known.unbind(2))), seed=seed)
+    return KeptFrames(frames=dict(enumerate(known.unbind(2))), seed=seed)
 
 
 def tidy(board: Storyboard, pipeline: Pipeline, folder: Path | None = None) -> int:

@@ -21,13 +21,13 @@ from linnet.plan.windows import Windows, windows_of
 from linnet.request import Request
 from linnet.runtime.finite import finite_steps
 from linnet.sampling import flow
-from linnet.sampling.denoise import Course, Model, Step, denoise
+from linnet.sampling.denoise import Model, Sampler, Step, denoise
 from linnet.sampling.solvers import SOLVERS
 from linnet.sampling.windows import Windowed
 
 
 def sample(
-    pipeline: Pipeline, requests: Sequence[Request], overlaps: Sequence[int], course: Course = denoise
+    pipeline: Pipeline, requests: Sequence[Request], overlaps: Sequence[int], course: Sampler = denoise
 ) -> Iterator[Step]:
     """Denoise shots of which each shares `overlaps[i]` frames, 4k + 1, with the next; the requests differ in prompts,
     seed and length alone. `course` goes the way from noise to clip."""

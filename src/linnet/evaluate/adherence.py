@@ -1,6 +1,6 @@
 """Examines a model: do its clips show what their prompts ask for?
 
-A question is a scene of the playground, worded in full. The model's answer is a video file, read back by the
+A question is a scene of the synthetic dataset, worded in full. The model's answer is a video file, read back by the
 parser; the same scenes, drawn instead of generated, go through files and parser too and give the ceiling.
 """
 
@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from linnet import media
-from linnet.data import playground
-from linnet.data.playground import FPS, HEIGHT, HELD_OUT, TRAINED, WIDTH, Scene
+from linnet.data import synthetic
+from linnet.data.synthetic import FPS, HEIGHT, HELD_OUT, TRAINED, WIDTH, Scene
 from linnet.errors import InvalidInput
 from linnet.evaluate.parse import ATTRIBUTES, WORDS, Sight, parse
 from linnet.filesystem import check_folder, make_folder, write_text, writing
@@ -158,8 +158,8 @@ def questions(n: int, *, held_out: bool, seed: int = SEED) -> list[Question]:
     asked = []
     for index in range(n):
         rng = random.Random(f"adherence {seed} {index}")
-        scene = playground.sample_scene(rng, triples=HELD_OUT if held_out else TRAINED)
-        prompt = playground.caption(scene, rng)
+        scene = synthetic.sample_scene(rng, triples=HELD_OUT if held_out else TRAINED)
+        prompt = synthetic.caption(scene, rng)
         asked.append(Question(index=index, prompt=prompt, seed=rng.randrange(SEEDS), scene=scene))
     return asked
 
@@ -212,7 +212,7 @@ def draw(scene: Scene, frames: int, path: Path) -> None:
     with media.open_writer(
         path, width=WIDTH, height=HEIGHT, fps=FPS, metadata={"drawn": asdict(scene)}, overwrite=False
     ) as writer:
-        writer.write(playground.render(scene, frames))
+        writer.write(synthetic.render(scene, frames))
 
 
 def claim(folder: Path, settings: Mapping[str, Any]) -> None:

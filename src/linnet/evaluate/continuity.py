@@ -1,7 +1,7 @@
 """Examines what goes beyond one clip: long clips, and those that begin from pictures or from other clips.
 
-Every trial is a scene of the playground, worded in full, and is made twice: as linnet makes it, and in the naive way
-that it is to beat. What is measured comes from the pixels of the files alone, read as in `parse`.
+Every trial is a scene of the synthetic dataset, worded in full. It is made twice: as linnet makes it, and by the simple
+method that linnet has to beat. Only the pixels of the files are measured, read as in `parse`.
 """
 
 import random
@@ -16,9 +16,9 @@ import numpy as np
 from PIL import Image
 
 from linnet import media
-from linnet.data import playground
-from linnet.data.playground import COLOURS, FPS, SPEED, TRAINED, Scene
-from linnet.direct.beginning import Beginning, Way
+from linnet.data import synthetic
+from linnet.data.synthetic import COLOURS, FPS, SPEED, TRAINED, Scene
+from linnet.direct.conditions import Conditioning, Conditions
 from linnet.direct.edit import STRENGTH, edit
 from linnet.direct.extend import extend, open_old, seen_of
 from linnet.direct.footage import open_source
@@ -33,10 +33,10 @@ from linnet.request import SEEDS, Request, make_request
 
 LONG = 241  # frames: 10 s
 SPAN = 24  # frames: as far as the middle frame of a training clip sees
-SHORT = 49  # what seedling was trained on, and the playground's motions are made for
+SHORT = 49  # what seedling was trained on, and the synthetic dataset's motions are made for
 ADDED = 24
 ON_PATH = 6.0  # pixels
-FRAME = np.array([playground.WIDTH, playground.HEIGHT])
+FRAME = np.array([synthetic.WIDTH, synthetic.HEIGHT])
 MOVERS = tuple(triple for triple in TRAINED if triple[2] in SPEED)
 
 
@@ -128,7 +128,7 @@ class Trial:
         return replace(self.scene, colour=rng.choice(colours))
 
     def worded(self, scene: Scene) -> str:
-        return playground.caption(scene, random.Random(self.seed))
+        return synthetic.caption(scene, random.Random(self.seed))
 
     @cached_property
     def drawn(self) -> Path:
@@ -159,7 +159,7 @@ class Bench:
         trial: Trial,
         name: str,
         request: Request,
-        way: Callable[[], Way] | None = None,
+        way: Callable[[], Conditioning] | None = None,
         *,
         ending: str = ".mp4",
     ) -> Clip:
@@ -214,7 +214,7 @@ def long_values(clip: Clip, scene: Scene, borders: Sequence[int]) -> Values:
         part, way = clip[start : start + FPS], places[start : start + FPS]
         seen, found = parse(part), way[~np.isnan(way[:, 0])]
         if (seen.shape, seen.colour) != (scene.shape, scene.colour):
-            told = parse(playground.render(scene, FPS, start=start))
+            told = parse(synthetic.render(scene, FPS, start=start))
             right &= seen.shape in (scene.shape, told.shape) and seen.colour in (scene.colour, told.colour)
         x, y = np.round(np.median(found, axis=0) % FRAME, 1).tolist() if len(found) else (None, None)
         behind = np.round(backdrop(part).mean(0), 1).tolist()
@@ -248,7 +248,7 @@ def try_extend(bench: Bench, trial: Trial) -> tuple[Values, Values]:
     Image.fromarray(read(trial.drawn)[-1]).save(last)
     from_last = bench.request(trial, frames=ADDED + 1)
     naive = bench.clip(
-        trial, "from-last", from_last, lambda: Beginning(image=last).way(bench.pipeline, from_last)
+        trial, "from-last", from_last, lambda: Conditions(image=last).way(bench.pipeline, from_last)
     )
     old, new = packets(trial.drawn), packets(path)
 
@@ -260,11 +260,11 @@ def try_extend(bench: Bench, trial: Trial) -> tuple[Values, Values]:
 
 
 def try_image(bench: Bench, trial: Trial) -> tuple[Values, Values]:
-    image = playground.render(trial.scene, 1)[0]
+    image = synthetic.render(trial.scene, 1)[0]
     path = trial.folder / "first.png"
     Image.fromarray(image).save(path)
     request = bench.request(trial, frames=SHORT)
-    ours = bench.clip(trial, "image", request, lambda: Beginning(image=path).way(bench.pipeline, request))
+    ours = bench.clip(trial, "image", request, lambda: Conditions(image=path).way(bench.pipeline, request))
 
     def values(clip: Clip) -> Values:
         whole, end = parse(clip), parse(clip[-FPS:])
@@ -289,7 +289,7 @@ def try_loop(bench: Bench, trial: Trial) -> tuple[Values, Values]:
 
 def try_video(bench: Bench, trial: Trial) -> tuple[Values, Values]:
     request = bench.request(trial, prompt=trial.worded(trial.other), frames=SHORT)
-    start = Beginning(video=trial.drawn, strength=0.5)
+    start = Conditions(video=trial.drawn, strength=0.5)
     ours = bench.clip(trial, "video", request, lambda: start.way(bench.pipeline, request))
     naive = bench.clip(trial, "plain-other", request)
     return recoloured(ours, trial), recoloured(naive, trial)
@@ -299,7 +299,7 @@ def try_edit(bench: Bench, trial: Trial) -> tuple[Values, Values]:
     request = bench.request(trial, prompt=trial.worded(trial.other), frames=SHORT)
     source = open_source(trial.drawn, request.size, request.fps)
     ours = bench.clip(trial, "edit", request, lambda: edit(bench.pipeline, request, source, trial.prompt))
-    start = Beginning(video=trial.drawn, strength=STRENGTH)
+    start = Conditions(video=trial.drawn, strength=STRENGTH)
     naive = bench.clip(trial, "renoised", request, lambda: start.way(bench.pipeline, request))
     return recoloured(ours, trial), recoloured(naive, trial)
 
@@ -373,7 +373,7 @@ def trials_of(name: str, folder: Path, n: int, seed: int = SEED) -> list[Trial]:
     made = []
     for index in range(n):
         rng = random.Random(f"continuity {seed} {name in MOVING} {index}")
-        scene = playground.sample_scene(rng, triples=MOVERS if name in MOVING else TRAINED)
+        scene = synthetic.sample_scene(rng, triples=MOVERS if name in MOVING else TRAINED)
         place = folder / f"{'moving' if name in MOVING else 'any'}-{index:03}"
         place.mkdir(parents=True, exist_ok=True)
         made.append(Trial(scene=scene, seed=rng.randrange(SEEDS), folder=place))

@@ -11,16 +11,16 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from numpy.lib.stride_tricks import sliding_window_view
 
-from linnet.data import playground
-from linnet.data.playground import FPS, SPEED
+from linnet.data import synthetic
+from linnet.data.synthetic import FPS, SPEED
 from linnet.evaluate.parse import Track, cover, find_paint, find_solid, follow, measure_motion, wrapped
 
 Clip = UInt8[np.ndarray, "T H W 3"]
 
 FAR = 1e3  # pixels: how far an object is that was not found
 SEAM = 4  # frames: a latent frame's
-LEAST_AHEAD, MOST_AHEAD = 0.5, 2.0  # of what the playground's speed gives in a second
-JUMP = 8.0  # pixels in one frame; the playground's fastest goes 1.3
+LEAST_AHEAD, MOST_AHEAD = 0.5, 2.0  # of what the synthetic dataset's speed gives in a second
+JUMP = 8.0  # pixels in one frame; the synthetic dataset's fastest goes 1.3
 
 
 def changes(clip: Clip) -> Float[np.ndarray, "t"]:
@@ -51,7 +51,7 @@ def tracked(clip: Clip) -> Track | None:
 
 
 def direction_of(clip: Clip) -> str | None:
-    """Which way the object goes at half the playground's speed or more, if it does."""
+    """Which way the object goes at half the synthetic dataset's speed or more, if it does."""
     track = tracked(clip)
     if track is None or len(track.frames) < len(clip) / 2:
         return None
@@ -71,7 +71,7 @@ def path_of(clip: Clip) -> Float[np.ndarray, "T 2"]:
 def apart(one: Float[np.ndarray, "T 2"], other: Float[np.ndarray, "T 2"]) -> float:
     """Pixels, around the frame's edges, that two paths keep within in 95 % of the frames; FAR where one is lost."""
     x, y = (one - other).T
-    away = np.hypot(wrapped(x, playground.WIDTH), wrapped(y, playground.HEIGHT))
+    away = np.hypot(wrapped(x, synthetic.WIDTH), wrapped(y, synthetic.HEIGHT))
     return float(np.quantile(np.nan_to_num(away, nan=FAR), 0.95))
 
 

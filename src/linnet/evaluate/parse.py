@@ -1,8 +1,8 @@
-"""Reads a playground clip back from its pixels: shape, colour, size, background, motion, or None if unsure.
+"""Reads a synthetic clip back from its pixels: shape, colour, size, background, motion, or None if unsure.
 
 The parser sees decoded frames and nothing else: neither the prompt nor the request. It measures first (the
 empty scene, how much of each pixel the object covers, where its centre goes, how large it is and how turned)
-and names last, by the nearest of the playground's words; what is too far from every word gets no name.
+and names last, by the nearest of the synthetic dataset's words; what is too far from every word gets no name.
 
 Axes: T frames, H rows, W columns, P pixels, S shapes (and a disc), A angles, G points a side of a grid that
 moves and grows with the object, K kinds of template.
@@ -18,13 +18,13 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
-from linnet.data import playground as world
-from linnet.data.playground import FPS, HEIGHT, WIDTH
+from linnet.data import synthetic as world
+from linnet.data.synthetic import FPS, HEIGHT, WIDTH
 
 # Distances between colours are Euclidean in RGB, 0..255.
 MOST_COLOUR_ERROR = 60.0  # from a named colour; the nearest two are 89 apart
 MOST_BACKGROUND_ERROR = 45.0  # from a named background; the nearest two are 99 apart
-LEAST_CONTRAST = 40.0  # of an object to its background; the playground's least is 94
+LEAST_CONTRAST = 40.0  # of an object to its background; the synthetic dataset's least is 94
 # Pixels: what is smaller or larger in the first frames is neither small nor large.
 LEAST_SIDE, MOST_SIDE = 12.0, 42.0
 # Mean overlap with the best template: rendered clips reach 0.94, those from seedling's autoencoder 0.87.
@@ -34,7 +34,7 @@ LEAST_PLAIN = 0.8  # share of the object's pixels that have its colour
 LEAST_GATHERED = 0.75  # share of the object's pixels that lie in one place, not about the frame
 LEAST_SEEN = 0.9  # share of the frames in which the object must be found
 LEAST_CLEAR = 0.25  # share of the frames in which it must be large enough to show its shape
-LEAST_MOTION = 0.5  # of the playground's own speed, turn, growth or hop
+LEAST_MOTION = 0.5  # of the synthetic dataset's own speed, turn, growth or hop
 MOST_DISTRACTION = 0.8  # a second motion as strong as this leaves the first without a name
 LEAST_GAIN = 0.01  # in mean likeness, for an object that turns over one that does not
 
@@ -49,7 +49,7 @@ HOP_PHASES = tuple(i / 8 for i in range(8))
 
 @dataclass(frozen=True, kw_only=True)
 class Sight:
-    """What was seen in a clip, in the playground's words; None where nothing could be told."""
+    """What was seen in a clip, in the synthetic dataset's words; None where nothing could be told."""
 
     shape: str | None = None
     colour: str | None = None
@@ -105,7 +105,7 @@ def parse(frames: Iterable[UInt8[np.ndarray, "_ _ 3"]]) -> Sight:
 
 
 def fit(frame: UInt8[np.ndarray, "_ _ 3"]) -> UInt8[np.ndarray, "H W 3"]:
-    """The frame at the playground's size, whatever size it was made in."""
+    """The frame at the synthetic dataset's size, whatever size it was made in."""
     if frame.shape == (HEIGHT, WIDTH, 3):
         return frame
     return np.asarray(Image.fromarray(frame).resize((WIDTH, HEIGHT), Image.Resampling.BOX))
@@ -243,7 +243,7 @@ def templates(side: int) -> Float[np.ndarray, "KSA GG"]:
     """Every shape at every angle, as soft at the edges as an object of so many pixels a side; discs are last.
 
     First with their corners, then blunt, as clips have them that come out of an autoencoder. Nothing in the
-    playground is a disc: it is there lest a round blob be taken for a square.
+    synthetic dataset is a disc: it is there lest a round blob be taken for a square.
     """
     x, y = np.meshgrid(axis() * side, axis() * side)
     turns = [2 * math.pi * i / ANGLES for i in range(ANGLES)]
@@ -337,7 +337,7 @@ def name_motion(track: Track) -> str | None:
 
 
 def measure_motion(track: Track) -> dict[str, float]:
-    """How strongly the object does each thing: 1 is as in the playground, 0 not at all, below 0 the opposite.
+    """How strongly the object does each thing: 1 is as in the synthetic dataset, 0 not at all, below 0 the opposite.
 
     {} for less than half a second.
     """
@@ -364,7 +364,7 @@ def slope(along: Float[np.ndarray, "T"], values: Float[np.ndarray, "T"]) -> floa
 def bouncing(seconds: Float[np.ndarray, "T"], y: Float[np.ndarray, "T"]) -> tuple[float, float]:
     """(height of the hops in pixels, steady fall in pixels a second) that together fit best.
 
-    Hops may be a quarter quicker or slower than the playground's, and begin anywhere.
+    Hops may be a quarter quicker or slower than the synthetic dataset's, and begin anywhere.
     """
     best = (math.inf, 0.0, 0.0)
     for period, phase in product(HOP_PERIODS, HOP_PHASES):

@@ -5,9 +5,9 @@ import math
 from linnet.request import Request, no_guidance
 
 EARLY = 0.5  # share of the steps in which a clip takes its form
-# Of the draft that tells the colours of a video that is followed (see direct.beginning).
+# Of the draft that tells the colours of a video that is followed (see direct.conditions).
 DRAFT_STEPS, DRAFT_STRENGTH = 10, 0.95
-# Of noise, over which what two prompts see otherwise by chance averages out (see direct.conditions).
+# Of noise, over which what two prompts see otherwise by chance averages out (see direct.samplers).
 DRAWS = 6
 
 
@@ -17,7 +17,7 @@ def step_at(share: float, count: int) -> int:
 
 
 def early(count: int) -> int:
-    """The first steps, in which what is made is brought into line with what is held (see held.Held)."""
+    """The first steps, in which what is made is brought into line with what is held (see keep_frames.KeptFrames)."""
     return round(EARLY * count)
 
 

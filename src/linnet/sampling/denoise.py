@@ -22,7 +22,7 @@ Latents = Float[Tensor, "B C T H W"]
 Velocity = Callable[[Latents, Float[Tensor, "B"]], Latents]
 Model = Callable[[Latents, Float[Tensor, "B"], TextContext], Latents]
 # From noise to a clip: `denoise`, or what does more than follow the velocity down.
-Course = Callable[[Velocity, Latents, Float[Tensor, " levels"], Solver], Iterator["Step"]]
+Sampler = Callable[[Velocity, Latents, Float[Tensor, " levels"], Solver], Iterator["Step"]]
 
 
 @dataclass(frozen=True)

@@ -27,17 +27,17 @@ from linnet.geometry import format_seconds
 from linnet.request import Request as ClipRequest
 from linnet.serve import schemas
 from linnet.serve.access import Own, Owner, cookie_of, credentials_of, hand_out, take_back
-from linnet.serve.answers import ClipFile
 from linnet.serve.bodies import given_of, read_body
 from linnet.serve.clips import file_of, remove_files
 from linnet.serve.description import BINARY, LINKS, body_of, errors, openapi
-from linnet.serve.edge import Edge
 from linnet.serve.events import Events, follow
 from linnet.serve.failures import add_error_handlers
 from linnet.serve.fetch import fetch
 from linnet.serve.keys import end_session, make_session
 from linnet.serve.metrics import Metrics
-from linnet.serve.queue import Given, Job
+from linnet.serve.middleware import Middleware
+from linnet.serve.queue import InputReference, Job
+from linnet.serve.responses import ClipFile
 from linnet.serve.schemas import Refused
 from linnet.serve.service import Service
 from linnet.wording import format_duration
@@ -68,13 +68,15 @@ def create_app(service: Service) -> FastAPI:
 
     app = FastAPI(title="linnet", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service = service
-    app.add_middleware(Edge, service=service)
+    app.add_middleware(Middleware, service=service)
     add_error_handlers(app)
 
     def shown(job: Job) -> schemas.Video:
         return schemas.video(job, begins=service.queue.begins(job.id), keep_seconds=service.keep_seconds)
 
-    def checked(asked: schemas.VideoRequest, source: Job | None = None) -> tuple[ClipRequest, Given | None]:
+    def checked(
+        asked: schemas.VideoRequest, source: Job | None = None
+    ) -> tuple[ClipRequest, InputReference | None]:
         """The request and what its clip begins from: what was sent, or what that of its source began from."""
         request = service.models.request(asked, source.request if source else None)
         longest = service.longest_seconds
@@ -189,9 +191,9 @@ def create_app(service: Service) -> FastAPI:
             why = job.message if job.status == "failed" else "it is not done yet"
             raise Refused(409, "not_ready", f"this video has no content: {why}")
         gone = Refused(404, "not_found", "its file is gone")
-        if not service.readers.begin(job.id):
+        if not service.open_files.begin(job.id):
             raise gone
-        over = partial(service.readers.end, job.id)
+        over = partial(service.open_files.end, job.id)
         try:
             path = file_of(service.data, job.id, variant)
             name = Path(default_name(job.request)).with_suffix(path.suffix).name
@@ -265,11 +267,11 @@ def create_app(service: Service) -> FastAPI:
         return schemas.ModelList(data=[schemas.model(spec, most) for spec in service.models.specs])
 
     @app.post("/v1/session", operation_id="signIn", status_code=204, responses=errors(400, 401, 413, 415),
-              openapi_extra=body_of(schemas.KeyGiven))  # fmt: skip
+              openapi_extra=body_of(schemas.SignIn))  # fmt: skip
     async def sign_in(request: Request) -> Response:
         """Begin a session with a key, for the page, whose videos cannot send a header. Its token is in a cookie that
         scripts cannot read; the session ends with the key."""
-        given = await read_body(request, schemas.KeyGiven)
+        given = await read_body(request, schemas.SignIn)
         session = await run_in_threadpool(make_session, service.queue, given.key)
         if session is None:
             raise Refused(401, "invalid_api_key", "this is not a key of this server", param="key")
@@ -324,7 +326,7 @@ def add_page(app: FastAPI, address: str, name: str, kind: str) -> None:
     )
 
 
-def plan_of(service: Service, request: ClipRequest, given: Given | None) -> schemas.Plan:
+def plan_of(service: Service, request: ClipRequest, given: InputReference | None) -> schemas.Plan:
     plan = service.models.plan(request, given)
     took, measured = service.seconds_of(request, given)
     return schemas.Plan(

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from linnet.errors import InvalidInput
 from linnet.filesystem import temporary_name, writing
-from linnet.serve.alone import is_used
 from linnet.serve.clips import KINDS, file_of, make_folder
 from linnet.serve.database import MIGRATIONS, explained, version_of
+from linnet.serve.lock import is_used
 from linnet.serve.queue import Queue
 from linnet.serve.webhook import SECRET_FILE
 

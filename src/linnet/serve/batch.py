@@ -24,9 +24,9 @@ from linnet.media import read_metadata
 from linnet.records import read_object, read_object_or_nothing, read_text
 from linnet.request import Request, make_request
 from linnet.serve.clips import file_of, put, remove_files, tidy
-from linnet.serve.crew import Crew
-from linnet.serve.keeper import Member
 from linnet.serve.queue import Job, Limits, Queue
+from linnet.serve.supervisor import Member
+from linnet.serve.worker_pool import WorkerPool
 from linnet.weights.store import ModelFiles
 from linnet.wording import choices, format_count
 
@@ -136,9 +136,9 @@ def free(path: Path, request: Request) -> bool:
 
 
 class Batch:
-    """The lines' clips under `out`, which one batch at a time has for itself (see `server.alone`)."""
+    """The lines' clips under `out`, which one batch at a time has for itself (see `lock.lock`)."""
 
-    def __init__(self, lines: Sequence[Line], spec: ModelSpec, crew: Crew, out: Path) -> None:
+    def __init__(self, lines: Sequence[Line], spec: ModelSpec, pool: WorkerPool, out: Path) -> None:
         self.lines, self.spec, self.out = lines, spec, out
         self.data = out / ".linnet"
         self.data.mkdir(parents=True, exist_ok=True)
@@ -146,7 +146,7 @@ class Batch:
         self.queue = Queue(self.data)
         self.queue.recover()
         tidy(self.data, self.queue)
-        self.members: Sequence[Member] = crew.members(self.data, self.queue)
+        self.members: Sequence[Member] = pool.members(self.data, self.queue)
         self.records = {record["key"]: record for record in self.kept()}
 
     def kept(self) -> Iterator[dict[str, Any]]:

@@ -10,7 +10,7 @@ from linnet.direct.footage import check_fit
 from linnet.errors import InvalidInput
 from linnet.geometry import Size
 from linnet.serve import schemas
-from linnet.serve.queue import Given
+from linnet.serve.queue import InputReference
 from linnet.serve.schemas import Refused
 from linnet.serve.uploads import is_clip
 
@@ -76,7 +76,7 @@ def refusal_of(found: Any) -> Refused:
     return Refused(400, "invalid_request", message, param=place[:100] or None)
 
 
-def given_of(asked: schemas.VideoRequest, content: bytes | None, size: Size) -> Given | None:
+def given_of(asked: schemas.VideoRequest, content: bytes | None, size: Size) -> InputReference | None:
     """What was sent, as far as it is looked at here: an image's header, and no more of a clip than tells that it is
     one. InvalidInput for what cannot be used, or for settings of what was not sent."""
     clip = content is not None and is_clip(content)
@@ -91,10 +91,10 @@ def given_of(asked: schemas.VideoRequest, content: bytes | None, size: Size) -> 
             raise InvalidInput("fit", asked.fit, problem, "leave it out")
         return None
     if clip:
-        from linnet.direct.beginning import STRENGTH  # which imports torch
-        from linnet.direct.conditions import check_strength
+        from linnet.direct.conditions import STRENGTH  # which imports torch
+        from linnet.direct.samplers import check_strength
 
         strength = STRENGTH if asked.strength is None else check_strength(asked.strength)
-        return Given(content, asked.fit, strength)
+        return InputReference(content, asked.fit, strength)
     check_fit(schemas.look_at(content), size, asked.fit, field="input_reference", value="image")
-    return Given(content, asked.fit)
+    return InputReference(content, asked.fit)

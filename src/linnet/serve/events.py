@@ -11,7 +11,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
 from linnet.serve import schemas
-from linnet.serve.outlook import seconds_left
+from linnet.serve.eta import seconds_left
 from linnet.serve.queue import Job
 from linnet.serve.service import Credentials, Service
 
@@ -57,7 +57,7 @@ async def follow(
             address = f"data:image/webp;base64,{base64.b64encode(image).decode()}"
             yield event("preview", {"number": seen, "image": address})
         prospect = (
-            await run_in_threadpool(service.outlook.of, now) if now.status == "queued" else None
+            await run_in_threadpool(service.etas.of, now) if now.status == "queued" else None
         )  # None, too, if it has just begun
         record = {
             "status": now.status,

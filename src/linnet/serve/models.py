@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from linnet.catalog import CATALOG, ModelSpec, find
 from linnet.errors import InvalidInput
 from linnet.request import Request, make_request
-from linnet.serve.queue import Given
+from linnet.serve.queue import InputReference
 from linnet.serve.schemas import VideoRequest
 from linnet.weights.store import ModelFiles, locate, resolve
 
@@ -89,15 +89,15 @@ class Models:
         for field, text in (("prompt", request.prompt), ("negative", request.negative)):
             check_words(self._tokenizers[spec.name], text, field=field, more=in_words())
 
-    def plan(self, request: Request, given: Given | None = None) -> "Plan":
+    def plan(self, request: Request, given: InputReference | None = None) -> "Plan":
         """How it would run, or nearly, if nothing fits; seconds where `linnet plan --measure` has measured them."""
-        from linnet.direct.beginning import Beginning
+        from linnet.direct.conditions import Conditions
         from linnet.plan.workload import SizedModel
         from linnet.runtime.machine import with_free_memory
 
         model = SizedModel.of(find(request.model), self.files[request.model])
         files: Any = {given.kind: Path()} if given else {}
-        encoded = Beginning(**files).encoded_frames(request)
+        encoded = Conditions(**files).encoded_frames(request)
         return with_free_memory(self.machine).plan_or_nearest(model, request, encoded_frames=encoded)
 
     @cached_property
@@ -120,7 +120,7 @@ class Models:
             return asked
         return available_memory(device)
 
-    def check_memory(self, request: Request, given: Given | None = None) -> None:
+    def check_memory(self, request: Request, given: InputReference | None = None) -> None:
         """InvalidInput for what is over the budget that was set; what is free now may be more by then."""
         if self.vram is None and self.ram is None:
             return

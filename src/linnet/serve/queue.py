@@ -58,7 +58,7 @@ class Job:
     ending: int | None = None
 
 
-class Given(NamedTuple):
+class InputReference(NamedTuple):
     """An image to begin from, or a clip to follow in the last `strength` of the steps, which an image has none of.
     `fit`: how one of another shape is brought to the clip's; None: not at all."""
 
@@ -109,7 +109,7 @@ class Queue(Database):
         repeat_key: str | None = None,
         digest: str = "",
         notice: bool = False,
-        given: Given | None = None,
+        given: InputReference | None = None,
     ) -> Job:
         """A new job, on the disk when this returns; or the one that `repeat_key` already stands for.
 
@@ -189,7 +189,7 @@ class Queue(Database):
         )
         return rows[0]["number"] if rows else None
 
-    def line(self) -> list[tuple[str, Request, Given | None]]:
+    def line(self) -> list[tuple[str, Request, InputReference | None]]:
         """The jobs that wait, by id, with what `begins` tells of them, in the order in which they will start."""
         rows = self._rows(
             """WITH waiting AS (
@@ -202,7 +202,7 @@ class Queue(Database):
             (
                 row["id"],
                 Request.from_json(json.loads(row["request"])),
-                Given(b"", row["fit"], row["strength"]) if row["job"] else None,
+                InputReference(b"", row["fit"], row["strength"]) if row["job"] else None,
             )
             for row in rows
         ]
@@ -215,15 +215,15 @@ class Queue(Database):
         rows = self._rows("SELECT number, image FROM previews WHERE job = ? AND number > ?", job, after)
         return (rows[0]["number"], rows[0]["image"]) if rows else None
 
-    def given(self, job: str) -> Given | None:
+    def given(self, job: str) -> InputReference | None:
         """What its clip begins from; without content once the job has failed, since that is kept for no one."""
         rows = self._rows("SELECT content, fit, strength FROM images WHERE job = ?", job)
-        return Given(*rows[0]) if rows else None
+        return InputReference(*rows[0]) if rows else None
 
-    def begins(self, job: str) -> Given | None:
+    def begins(self, job: str) -> InputReference | None:
         """The same for who asks what it is alone: without content."""
         rows = self._rows("SELECT x'', fit, strength FROM images WHERE job = ?", job)
-        return Given(*rows[0]) if rows else None
+        return InputReference(*rows[0]) if rows else None
 
     @surely
     def cancel(self, job: str) -> bool:
@@ -269,7 +269,7 @@ class Queue(Database):
         remixed_from: str | None,
         times: tuple[float, float, float],
         size: int,
-        begins: Given | None,
+        begins: InputReference | None,
     ) -> None:
         """A completed job whose clip is there, though its record was lost. `times`: created, started, ended."""
         with self._writing() as db:
@@ -523,7 +523,7 @@ class Queue(Database):
             "sums": {(row["name"], row["label"]): row["value"] for row in sums},
         }
 
-    def speed(self, request: Request, given: Given | None = None) -> tuple[float, bool] | None:
+    def speed(self, request: Request, given: InputReference | None = None) -> tuple[float, bool] | None:
         """Seconds that a clip like this one takes here, and whether just such a one was made; else it is
         reckoned from the last of the same model, in proportion to pixels, frames and passes. None before the first."""
         through = passes(request, given)
@@ -533,7 +533,7 @@ class Queue(Database):
         same = last["alike"] and (last["steps"], last["passes"]) == (request.steps, through)
         return scale * (last["pass"] * through + last["rest"]), bool(same)
 
-    def speed_behind(self, request: Request, stage: str, given: Given | None = None) -> float | None:
+    def speed_behind(self, request: Request, stage: str, given: InputReference | None = None) -> float | None:
         """Seconds that the stages behind this one take here, reckoned as in `speed`; None before the first."""
         through = passes(request, given)
         if (found := self._last_like(request, through)) is None:
@@ -648,7 +648,7 @@ def as_job(row: sqlite3.Row | dict[str, Any]) -> Job:
     return Job(**{**dict(row), "request": Request.from_json(json.loads(row["request"]))})
 
 
-def passes(request: Request, given: Given | None = None) -> int:
+def passes(request: Request, given: InputReference | None = None) -> int:
     """Through the model, in all steps: what the time of a clip goes by."""
     each = forwards(request)
     if given is None:
@@ -657,7 +657,7 @@ def passes(request: Request, given: Given | None = None) -> int:
         draft = forwards(replace(request, steps=DRAFT_STEPS))[-left(DRAFT_STRENGTH, DRAFT_STEPS) :]
         looks = 2 * DRAWS + sum(draft) + len(draft)  # where, and then with the prompt and without
         return looks + sum(each[-left(given.strength, request.steps) :])
-    twice = each[1 : early(request.steps)]  # see Held
+    twice = each[1 : early(request.steps)]  # see KeptFrames
     return sum(each) + sum(twice)
 
 

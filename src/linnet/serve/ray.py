@@ -22,9 +22,9 @@ from linnet.errors import InvalidInput, one_line
 from linnet.request import Request
 from linnet.serve.clips import file_of, files_bytes, forget, put, remove_files, told
 from linnet.serve.clock import Awake
-from linnet.serve.keeper import LOOK, Keeper, Member, Patience, Signs
-from linnet.serve.queue import Given, Job, NotThis, Queue
+from linnet.serve.queue import InputReference, Job, NotThis, Queue
 from linnet.serve.render import Renderer, RenderSettings
+from linnet.serve.supervisor import LOOK, Member, Patience, Signs, Supervisor
 from linnet.serve.worker import BEAT, IDLE, cause, reserved_bytes, resident_bytes
 
 log = logging.getLogger("linnet.serve")
@@ -81,7 +81,7 @@ class Hand:
     def stop(self) -> None:
         self.stopped = True
 
-    def render(self, record: dict[str, Any], given: Given | None) -> Made:
+    def render(self, record: dict[str, Any], given: InputReference | None) -> Made:
         self.stopped, self.now = False, Look(memory=0)
         request = Request.from_json(record)
         with tempfile.TemporaryDirectory(prefix="linnet-") as folder:
@@ -113,7 +113,7 @@ class Slot:
     gpu: bool
 
 
-class ActorKeeper(Keeper):
+class ActorSupervisor(Supervisor):
     """Of an actor; it claims the actor's jobs, and speaks for it to the queue."""
 
     def __init__(
@@ -122,7 +122,7 @@ class ActorKeeper(Keeper):
         super().__init__(data, queue, patience)
         self.place, self.slot, self.settings = f"node {slot.node[:8]}", slot, settings
 
-    def keep_one(self, name: str) -> str | None:
+    def supervise(self, name: str) -> str | None:
         hand: Any = None
         try:
             here = NodeAffinitySchedulingStrategy(node_id=self.slot.node, soft=False)
@@ -235,25 +235,25 @@ class Cluster(Member):
             ) from None
 
     def run(self) -> None:
-        keepers: dict[Slot, ActorKeeper] = {}
+        supervisors: dict[Slot, ActorSupervisor] = {}
         while not self.leave.is_set():
             try:
                 slots = slots_of(ray.nodes(), gpus=self.settings.device != "cpu")
             except Exception:
                 log.exception("the cluster does not say which nodes it has")
-                slots = set(keepers)
-            for slot in keepers.keys() - slots:
-                keepers.pop(slot).leave.set()
-            for slot in slots - keepers.keys():
-                keepers[slot] = ActorKeeper(slot, self.settings, self.data, self.queue, self.patience)
-                keepers[slot].start()
+                slots = set(supervisors)
+            for slot in supervisors.keys() - slots:
+                supervisors.pop(slot).leave.set()
+            for slot in slots - supervisors.keys():
+                supervisors[slot] = ActorSupervisor(slot, self.settings, self.data, self.queue, self.patience)
+                supervisors[slot].start()
             self.leave.wait(CENSUS)
-        for keeper in keepers.values():
-            keeper.leave.set()
-        while any(keeper.is_alive() for keeper in keepers.values()):
+        for supervisor in supervisors.values():
+            supervisor.leave.set()
+        while any(supervisor.is_alive() for supervisor in supervisors.values()):
             if self.hurry.is_set():
-                for keeper in keepers.values():
-                    keeper.hurry.set()
+                for supervisor in supervisors.values():
+                    supervisor.hurry.set()
             time.sleep(LOOK)
         ray.shutdown()
 

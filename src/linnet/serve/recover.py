@@ -21,7 +21,7 @@ from linnet.errors import InvalidInput
 from linnet.filesystem import flush_folder, take, writing
 from linnet.inputs.reader import read_metadata
 from linnet.serve.clips import clips_folder, file_of, files_bytes, strangers
-from linnet.serve.queue import Given, Queue
+from linnet.serve.queue import InputReference, Queue
 
 BESIDE = ("", "-wal", "-shm")  # the files that SQLite keeps for a database, by what follows its name
 STRENGTH = 0.6  # of a clip that was followed, where its record does not tell
@@ -122,11 +122,11 @@ def adopt(data: Path, queue: Queue, salvage: Salvage = Salvage()) -> Recovered:
     return Recovered(clips=len(clips) - len(left), left=tuple(others))
 
 
-def begins(direction: Mapping[str, Any]) -> Given | None:
+def begins(direction: Mapping[str, Any]) -> InputReference | None:
     """What a clip was made from beside its prompt, whose content is lost."""
     if "video" in direction:
-        return Given(b"", direction.get("fit"), float(direction.get("strength") or STRENGTH))
-    return Given(b"", direction.get("fit")) if "image" in direction else None
+        return InputReference(b"", direction.get("fit"), float(direction.get("strength") or STRENGTH))
+    return InputReference(b"", direction.get("fit")) if "image" in direction else None
 
 
 # --- a damaged database -------------------------------------------------------------------------------------------

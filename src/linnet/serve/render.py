@@ -15,14 +15,14 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from linnet.api import load
-from linnet.direct.beginning import Beginning, Way
+from linnet.direct.conditions import Conditioning, Conditions
 from linnet.errors import InvalidInput
 from linnet.inputs.reader import Tick, nothing
 from linnet.media import plainly, probe, read_frames
 from linnet.pipeline import Pipeline, timed
 from linnet.progress import BEFORE, Progress
 from linnet.request import Request, check_dtype, make_request
-from linnet.serve.queue import Given
+from linnet.serve.queue import InputReference
 from linnet.serve.uploads import check_clip
 
 Frame = UInt8[np.ndarray, "H W 3"]
@@ -89,7 +89,7 @@ class Renderer:
         return None
 
     def make(
-        self, request: Request, path: Path, report: Report, given: Given | None = None
+        self, request: Request, path: Path, report: Report, given: InputReference | None = None
     ) -> tuple[dict[str, bytes], dict[str, float]]:
         """The clip at `path`, from what is `given` on; its pictures by variant, and the seconds of each stage.
 
@@ -111,7 +111,9 @@ class Renderer:
         return made, clip.seconds | seconds
 
 
-def beginning(pipeline: Pipeline, request: Request, given: Given, tick: Tick = nothing) -> Way:
+def beginning(
+    pipeline: Pipeline, request: Request, given: InputReference, tick: Tick = nothing
+) -> Conditioning:
     """The way that begins from it; InvalidInput if it is broken, or more than is taken. `tick` is called while it is
     read; what it raises ends that."""
     try:
@@ -122,7 +124,7 @@ def beginning(pipeline: Pipeline, request: Request, given: Given, tick: Tick = n
             if given.kind == "video":
                 check_clip(path, tick)
             files: dict[str, Any] = {given.kind: path}
-            begins = Beginning(**files, strength=given.strength, fit=given.fit)
+            begins = Conditions(**files, strength=given.strength, fit=given.fit)
             return begins.way(pipeline, request, tick=tick)
     except InvalidInput as error:
         if error.field not in ("image", "video", "file"):

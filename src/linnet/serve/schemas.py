@@ -16,7 +16,7 @@ from linnet.errors import InvalidInput
 from linnet.geometry import Size, format_seconds, seconds_of
 from linnet.inputs.reader import content_size
 from linnet.request import LONGEST_SECONDS, RANGES, Request, profile_settings
-from linnet.serve.queue import Given, Job, Status
+from linnet.serve.queue import InputReference, Job, Status
 
 IMAGES = ("PNG", "JPEG", "WEBP")
 MOST_PIXELS = 40_000_000  # of an image that somebody sent
@@ -135,7 +135,7 @@ class RemixRequest(Strict):
     prompt: str = Field(min_length=1, max_length=LONGEST_PROMPT, examples=[SEEDLING.examples[0]])
 
 
-class KeyGiven(Strict):
+class SignIn(Strict):
     key: str = Field(max_length=200)
 
 
@@ -297,7 +297,7 @@ def percentage(job: Job) -> int:
     return start + int(share * min(1.0, job.done / max(job.total, 1)))
 
 
-def video(job: Job, *, begins: Given | None = None, keep_seconds: float | None = None) -> Video:
+def video(job: Job, *, begins: InputReference | None = None, keep_seconds: float | None = None) -> Video:
     """As the wire has it; a clip is kept for `keep_seconds`, or for ever."""
     request, done = job.request, job.status == "completed"
     failed = Failure(code=job.code, message=job.message or "") if job.code else None

@@ -25,20 +25,20 @@ from types import FrameType
 import uvicorn
 
 from linnet.errors import InvalidInput
-from linnet.serve.alone import alone, is_open_to_others
 from linnet.serve.app import create_app
 from linnet.serve.clips import clips_folder, said, strangers, tidy
 from linnet.serve.connections import ConnectionLimits, Connections, most_connections
-from linnet.serve.crew import Crew
 from linnet.serve.database import explained
 from linnet.serve.journal import Journal
-from linnet.serve.keeper import Member
+from linnet.serve.lock import is_open_to_others, lock
 from linnet.serve.models import Models
 from linnet.serve.queue import Limits, Queue
 from linnet.serve.recover import Recovered, adopt, check_present, recover
 from linnet.serve.reserve import Reserve
 from linnet.serve.service import Service
+from linnet.serve.supervisor import Member
 from linnet.serve.webhook import Teller, open_webhook
+from linnet.serve.worker_pool import WorkerPool
 
 log = logging.getLogger("linnet.serve")
 
@@ -53,7 +53,7 @@ class Settings:
     tells what was asked. `client_timeout`: seconds that a client is waited for, see ConnectionLimits."""
 
     data: Path
-    crew: Crew
+    pool: WorkerPool
     host: str = "127.0.0.1"
     port: int = 8000
     name: str | None = None
@@ -75,25 +75,25 @@ def serve(settings: Settings) -> None:
     local = is_local(settings.host) and settings.name is None
     name = None if settings.name is None else plain_name(settings.name)
     speak()
-    with alone(settings.data), explained(settings.data / "linnet.db"), ExitStack() as doors:
+    with lock(settings.data), explained(settings.data / "linnet.db"), ExitStack() as doors:
         queue = open_queue(settings.data, adopting=settings.adopt_files)
         if not local and not any(key["revoked"] is None for key in queue.all_keys()):
             remedy = f"make a key with `linnet keys add NAME --data {settings.data}`, or listen on 127.0.0.1"
             field, value = ("name", name) if name else ("host", settings.host)
             raise InvalidInput(field, value, "can be reached by others, and there is no key", remedy)
         sockets = [doors.enter_context(one) for one in listening(settings.host, settings.port)]
-        crew = settings.crew
-        crew.check_budget()
+        pool = settings.pool
+        pool.check_budget()
         budget: dict[str, int | None] = (
-            {} if crew.ray else {"vram": crew.vram, "ram": crew.ram}
+            {} if pool.ray else {"vram": pool.vram, "ram": pool.ram}
         )  # a node's is not this machine's
-        way = {"threads": crew.threads, "elsewhere": crew.ray is not None}
-        models = Models(crew.model, crew.weights, crew.devices[0], **budget, **way)
+        way = {"threads": pool.threads, "elsewhere": pool.ray is not None}
+        models = Models(pool.model, pool.weights, pool.devices[0], **budget, **way)
         queue.recover()
         tidy(settings.data, queue)
         if settings.webhook is not None:
             Teller(open_webhook(settings.data, settings.webhook), queue).start()
-        most = most_connections(workers=len(crew.devices))
+        most = most_connections(workers=len(pool.devices))
         connections = Connections(ConnectionLimits(most=most, timeout=settings.client_timeout))
         service = Service(
             data=settings.data,
@@ -124,7 +124,7 @@ def serve(settings: Settings) -> None:
             timeout_graceful_shutdown=3,
             timeout_keep_alive=math.ceil(settings.client_timeout),
         )
-        Server(config, service, crew.members(settings.data, queue)).run(sockets)
+        Server(config, service, pool.members(settings.data, queue)).run(sockets)
 
 
 class Server(uvicorn.Server):

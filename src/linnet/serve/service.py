@@ -11,13 +11,13 @@ from linnet.errors import InvalidInput
 from linnet.request import Request
 from linnet.serve.clips import remove_files
 from linnet.serve.connections import ConnectionLimits, Connections
+from linnet.serve.eta import EtaEstimator
 from linnet.serve.expiry import Expiry
 from linnet.serve.journal import Journal
 from linnet.serve.keys import find_owner, find_session
 from linnet.serve.models import Models
-from linnet.serve.outlook import Outlook
-from linnet.serve.queue import Given, Limits, Queue
-from linnet.serve.readers import Readers
+from linnet.serve.open_files import OpenFiles
+from linnet.serve.queue import InputReference, Limits, Queue
 from linnet.serve.schemas import Refused
 from linnet.wording import format_duration
 
@@ -54,14 +54,14 @@ class Service:
     reserve_bytes: int = 200 * 2**20
     draining: bool = False
     stopping: bool = False
-    readers: Readers = field(default_factory=Readers)
+    open_files: OpenFiles = field(default_factory=OpenFiles)
     streams: Counter[str] = field(default_factory=Counter)  # of events that are followed, by owner
     connections: Connections = field(default_factory=lambda: Connections(ConnectionLimits()))
-    outlook: Outlook = field(init=False)
+    etas: EtaEstimator = field(init=False)
     expiry: Expiry = field(init=False)
 
     def __post_init__(self) -> None:
-        self.outlook = Outlook(self.queue)
+        self.etas = EtaEstimator(self.queue)
         self.expiry = Expiry(self.queue.clock)
 
     def owner(self, given: Credentials) -> str | None:
@@ -74,14 +74,14 @@ class Service:
             return ""
         return found
 
-    def seconds_of(self, request: Request, given: Given | None) -> tuple[float | None, bool]:
+    def seconds_of(self, request: Request, given: InputReference | None) -> tuple[float | None, bool]:
         """What a clip takes here, None where that is unknown, and whether just such a one was made."""
         if found := self.queue.speed(request, given):
             return found
         # What was measured without a clip is of all steps.
         return None if given else self.models.plan(request).seconds, False
 
-    def check_time(self, request: Request, given: Given | None) -> None:
+    def check_time(self, request: Request, given: InputReference | None) -> None:
         """InvalidInput for what would keep a worker longer than is allowed, as far as that is known beforehand."""
         if self.job_seconds is None:
             return
@@ -117,7 +117,7 @@ class Service:
         for job, _, size in jobs:
             if job not in late and not (over > 0 and size):
                 continue
-            with self.readers.keep_out(job) as free:
+            with self.open_files.keep_out(job) as free:
                 if free:
                     self.queue.delete(job)
                     remove_files(self.data, job)

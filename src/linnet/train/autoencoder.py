@@ -1,4 +1,4 @@
-"""Training the tiny autoencoder on the playground: small crops around the object, where all the detail is."""
+"""Training the tiny autoencoder on the synthetic dataset: small crops around the object, where all the detail is."""
 
 import random
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from linnet.data import playground
+from linnet.data import synthetic
 from linnet.models.tae import TAE, TAEConfig
 
 
@@ -56,22 +56,22 @@ class AutoencoderTask:
         """Crops that hold the object, and the weight of each pixel (background pixels weigh 1)."""
         clips, weights = [], []
         for _ in range(self.config.batch):
-            scene = playground.sample_scene(rng)
+            scene = synthetic.sample_scene(rng)
             start = rng.randrange(0, 97)
-            clip = playground.render(scene, self.config.frames, start=start)
+            clip = synthetic.render(scene, self.config.frames, start=start)
             rows, columns = self.window(scene, start, rng)
             clips.append(clip[:, rows, columns])
             apart = (
-                np.abs(clip[:, rows, columns] - playground.backdrop(scene.background)[rows, columns]).max(-1)
+                np.abs(clip[:, rows, columns] - synthetic.backdrop(scene.background)[rows, columns]).max(-1)
                 > 12
             )
             weights.append(1 + self.config.object_weight * apart)
         video = torch.from_numpy(np.stack(clips)).to(device).permute(0, 1, 4, 2, 3).float() / 255
         return video, torch.from_numpy(np.stack(weights)).to(device, torch.float32)[:, :, None]
 
-    def window(self, scene: playground.Scene, start: int, rng: random.Random) -> tuple[slice, slice]:
+    def window(self, scene: synthetic.Scene, start: int, rng: random.Random) -> tuple[slice, slice]:
         """Where to cut: near the object's place in the middle of the clip, inside the frame."""
-        x, y, _, _ = playground.pose(scene, (start + self.config.frames // 2) / playground.FPS)
+        x, y, _, _ = synthetic.pose(scene, (start + self.config.frames // 2) / synthetic.FPS)
         crop = self.config.crop
 
         def cut(centre: float, length: int) -> slice:
@@ -79,7 +79,7 @@ class AutoencoderTask:
             low = min(max(low, 0), length - crop)
             return slice(low, low + crop)
 
-        return cut(y, playground.HEIGHT), cut(x, playground.WIDTH)
+        return cut(y, synthetic.HEIGHT), cut(x, synthetic.WIDTH)
 
     def sample(self, folder: Path, step: int) -> None:
         """A sheet of true frames above their reconstructions."""
@@ -88,7 +88,7 @@ class AutoencoderTask:
         device = next(self.model.parameters()).device
         rows: list[UInt8[np.ndarray, "H W 3"]] = []
         for _ in range(4):
-            clip = playground.render(playground.sample_scene(rng), 17)
+            clip = synthetic.render(synthetic.sample_scene(rng), 17)
             video = torch.from_numpy(clip).to(device).permute(0, 3, 1, 2)[None].float() / 255
             out = self.model.decode(self.model.encode(video, lead=3))[0].permute(0, 2, 3, 1)
             again = (out * 255).round().byte().cpu().numpy()

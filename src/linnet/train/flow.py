@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from linnet.data.cache import LatentCache
-from linnet.data.playground import BACKGROUNDS, COLOURS, Scene, at_rest, caption
+from linnet.data.synthetic import BACKGROUNDS, COLOURS, Scene, at_rest, caption
 from linnet.errors import InvalidInput
 from linnet.geometry import FRAMES_PER_LATENT
 from linnet.models.text import T5Config, T5Encoder, Tokenizer, relative_bucket
@@ -50,7 +50,7 @@ class FlowConfig:
     fine_shapes: float = 3.0
     almost_noise: float = 0.1
     # From which step on (None: never) a share of the longest clips goes on from first frames that are given, as windows
-    # of a long clip do (sampling.onward): from anywhere in their scene, and with up to so many frames of them given.
+    # of a long clip do (sampling.autoregressive): from anywhere in their scene, with up to so many given frames.
     # All others then begin with their scene: what is cut from later on, with nothing given, teaches to begin anywhere,
     # and an object that begins halfway round the frame's edge is the hardest to draw.
     onward_from: int | None = None

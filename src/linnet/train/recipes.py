@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from linnet import __version__
-from linnet.data import playground
+from linnet.data import synthetic
 from linnet.data.cache import cached_latents
 from linnet.data.vocabulary import write_tokenizer
 from linnet.filesystem import write_text
@@ -39,9 +39,7 @@ Watch = Callable[[str, Report], None]
 
 CLIPS = 12_000
 TOKENS = 5600  # of a step's batch
-MOST_A_STEP = TOKENS // token_count(
-    1, Size(playground.WIDTH, playground.HEIGHT)
-)  # clips, if each is one frame
+MOST_A_STEP = TOKENS // token_count(1, Size(synthetic.WIDTH, synthetic.HEIGHT))  # clips, if each is one frame
 TINY = TAEConfig(encoder_width=24, decoder_widths=(96, 64, 32, 24))
 SHOWN = (  # captions of the sample clips; the last three are held out of training
     "a red star spins on a blue background",

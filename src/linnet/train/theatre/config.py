@@ -36,7 +36,7 @@ class TheatreConfig:
     measured: int  # clips from which the latents' statistics are taken
     things: tuple[str, ...] = tuple(THINGS)
     places: tuple[str, ...] = tuple(PLACES)
-    # As of the playground's recipe: most training goes to high noise, where a caption decides what there will be.
+    # As in the recipe of seedling: most training goes to high noise, where a caption decides what there will be.
     shift: float = 8.0
     spread: float = 1.4
     almost_noise: float = 0.05  # share of the samples that stand where sampling begins

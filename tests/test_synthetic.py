@@ -1,4 +1,4 @@
-"""The playground: whatever a caption says can be seen, and what is held out stays out."""
+"""The synthetic dataset: whatever a caption says can be seen, and what is held out stays out."""
 
 import hashlib
 import random
@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from linnet.data.playground import (
+from linnet.data.synthetic import (
     BACKGROUNDS,
     COLOURS,
     FPS,

@@ -49,7 +49,7 @@ class Member(threading.Thread):
         self.leave, self.hurry = threading.Event(), threading.Event()
 
 
-class Keeper(Member):
+class Supervisor(Member):
     """Keeps one worker at work."""
 
     place: str
@@ -59,10 +59,10 @@ class Keeper(Member):
         while not self.leave.is_set():
             begun, name = time.monotonic(), secrets.token_hex(8)
             try:
-                reason = self.keep_one(name)
+                reason = self.supervise(name)
             except (
                 Exception
-            ) as error:  # a full disk, or no process to be had: what ends a worker, never its keeper
+            ) as error:  # a full disk, or no process to be had: what ends a worker, never its supervisor
                 said(log, f"could not look after the worker for {self.place}", error)
                 reason = f"could not be looked after, {cause(error)}"
             self.put_back(name, reason)
@@ -73,7 +73,7 @@ class Keeper(Member):
             self.leave.wait(pause)
 
     @abstractmethod
-    def keep_one(self, name: str) -> str | None:
+    def supervise(self, name: str) -> str | None:
         """Start a worker and stay until it is gone; why, or None if it was asked to go."""
 
     def put_back(self, name: str, reason: str | None) -> None:
@@ -115,7 +115,7 @@ class Signs:
         return None
 
 
-class ProcessKeeper(Keeper):
+class ProcessSupervisor(Supervisor):
     """Of a process on this machine, for one device."""
 
     def __init__(self, settings: RenderSettings, data: Path, queue: Queue, patience: Patience) -> None:
@@ -124,7 +124,7 @@ class ProcessKeeper(Keeper):
         self.settings = WorkerSettings(data=str(data.absolute()), **asdict(settings))
         self.process: subprocess.Popen[bytes] | None = None
 
-    def keep_one(self, name: str) -> str | None:
+    def supervise(self, name: str) -> str | None:
         process = subprocess.Popen(
             [sys.executable, "-m", "linnet.serve.worker", json.dumps(asdict(self.settings)), name],
             stdin=subprocess.PIPE,
@@ -139,7 +139,7 @@ class ProcessKeeper(Keeper):
             remove_half_written(self.data, process.pid)
 
     def watch(self, process: subprocess.Popen[bytes], name: str) -> str | None:
-        """Until it has ended, or should; why, as `keep_one` has it."""
+        """Until it has ended, or should; why, as `supervise` has it."""
         awake = Awake(self.queue.clock)
         signs, asked = Signs(self.patience, awake), None
         reason = None

@@ -14,12 +14,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from linnet.plan.windows import Windows
-from linnet.sampling.denoise import Course, Latents, Step, Velocity, denoise
-from linnet.sampling.held import Held
+from linnet.sampling.denoise import Latents, Sampler, Step, Velocity, denoise
+from linnet.sampling.keep_frames import KeptFrames
 from linnet.sampling.solvers import Solver
 
 
-def onward(
+def autoregressive(
     fresh: Callable[[], Velocity],
     noise: Latents,
     sigmas: Float[Tensor, " levels"],
@@ -33,17 +33,17 @@ def onward(
     """Denoise each window down to its clean frames, the next one with those of them held that it begins with.
 
     `fresh` gives each run its own velocity, for clips of a window's length: guidance remembers. `given` are frames of
-    the whole clip that are held from the outset, as in `Held`; a window with one of them takes `turns`. Steps count on
-    through all windows; their `latents` are the whole clip's, noise where no window has been yet, and `clean` is of the
-    window at work.
+    the whole clip that are kept from the outset, as in `KeptFrames`; a window with one of them takes `turns`. Steps
+    count on through all windows; their `latents` are the whole clip's, noise where no window has been yet, and `clean`
+    is of the window at work.
     """
     whole, done, total = noise.float().clone(), 0, len(windows.places) * (len(sigmas) - 1)
     given = {frame % windows.frames: shown for frame, shown in given.items()}
     for number, place in enumerate(windows.places):
         shared = {index: whole[:, :, frame] for index, frame in enumerate(place) if frame < done}
         own = {index: given[frame] for index, frame in enumerate(place) if frame in given and frame >= done}
-        held = Held(frames=shared | own, seed=seed + number, turns=turns if own else 1)
-        course: Course = held if held.frames else denoise
+        held = KeptFrames(frames=shared | own, seed=seed + number, turns=turns if own else 1)
+        course: Sampler = held if held.frames else denoise
         at = torch.tensor(place, device=whole.device)
         for step in course(fresh(), noise.index_select(2, at), sigmas, solver):
             whole = whole.index_copy(2, at, step.latents)

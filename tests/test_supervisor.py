@@ -1,4 +1,4 @@
-"""Those who look after workers: what goes wrong with one worker does not end its keeper, and its job learns why."""
+"""Those who look after workers: what goes wrong with one worker does not end its supervisor, and its job learns why."""
 
 import errno
 import sqlite3
@@ -12,24 +12,24 @@ import pytest
 from linnet.catalog import SEEDLING
 from linnet.errors import DeviceLost
 from linnet.request import Request, make_request
-from linnet.serve import keeper
+from linnet.serve import supervisor
 from linnet.serve.clips import clips_folder
 from linnet.serve.clock import Awake
-from linnet.serve.keeper import Keeper, Patience, ProcessKeeper, Signs
-from linnet.serve.queue import TRIES, Given, Queue
+from linnet.serve.queue import TRIES, InputReference, Queue
 from linnet.serve.render import Renderer, RenderSettings, Report
+from linnet.serve.supervisor import Patience, ProcessSupervisor, Signs, Supervisor
 from linnet.serve.worker import Worker, WorkerSettings
 
 REQUEST = make_request(SEEDLING, prompt="a red star", frames=1)
 
 
-class Clumsy(Keeper):
+class Clumsy(Supervisor):
     """Each of its workers claims a job; then this goes wrong, one thing after the other."""
 
     place = "cpu"
     wrongs: Iterator[Exception | None]
 
-    def keep_one(self, name: str) -> str | None:
+    def supervise(self, name: str) -> str | None:
         self.queue.claim(name)
         if (wrong := next(self.wrongs)) is not None:
             raise wrong
@@ -49,8 +49,8 @@ def test_a_keeper_outlives_what_goes_wrong_and_puts_the_job_back(
         release(self, *given, **more)
 
     monkeypatch.setattr(Queue, "release", when_there_is_room)
-    monkeypatch.setattr(keeper, "WEARY", (0.001, 0.01))
-    monkeypatch.setattr(keeper, "AGAIN", 0.001)
+    monkeypatch.setattr(supervisor, "WEARY", (0.001, 0.01))
+    monkeypatch.setattr(supervisor, "AGAIN", 0.001)
     clumsy = Clumsy(tmp_path, queue, Patience())
     none_left = OSError(errno.ENOMEM, "no process to be had")
     clumsy.wrongs = iter([sqlite3.OperationalError("disk I/O error"), none_left, None])
@@ -72,9 +72,11 @@ def test_a_process_does_not_outlive_a_keeper_that_fails(
     real = subprocess.Popen
     monkeypatch.setattr(subprocess, "Popen", lambda words, **more: real(["sleep", "60"], **more))
     monkeypatch.setattr(Queue, "workers", fail)
-    its = ProcessKeeper(RenderSettings(model="seedling", device="cpu"), tmp_path, Queue(tmp_path), Patience())
+    its = ProcessSupervisor(
+        RenderSettings(model="seedling", device="cpu"), tmp_path, Queue(tmp_path), Patience()
+    )
     with pytest.raises(sqlite3.OperationalError):
-        its.keep_one("w")
+        its.supervise("w")
     assert its.process is not None
     assert its.process.returncode is not None
 
@@ -94,7 +96,9 @@ def test_a_worker_that_hangs_is_found_out_even_after_its_job_was_cancelled(
         signs.trouble(its["beat"], its["busy"])
         found.append(signs.trouble(its["beat"], its["busy"]))  # what stands still does so between two looks
 
-    def hang(self: Renderer, request: Request, path: Path, report: Report, image: Given | None) -> Any:
+    def hang(
+        self: Renderer, request: Request, path: Path, report: Report, image: InputReference | None
+    ) -> Any:
         worker.queue.cancel(job)
         look()
         report("denoise", 1, 2, None)  # it comes round after all, and learns of it
@@ -120,7 +124,7 @@ def test_a_job_learns_what_its_workers_died_of(tmp_path: Path, monkeypatch: pyte
     clips_folder(tmp_path).mkdir()
     settings: Any = {"model": "seedling", "device": "cpu"}
     worker = Worker(WorkerSettings(data=str(tmp_path), **settings), "w")
-    its = ProcessKeeper(RenderSettings(**settings), tmp_path, worker.queue, Patience())
+    its = ProcessSupervisor(RenderSettings(**settings), tmp_path, worker.queue, Patience())
     job = worker.queue.add(REQUEST).id
     reason = None
     for _ in range(TRIES):

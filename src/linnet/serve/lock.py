@@ -13,20 +13,20 @@ from linnet.filesystem import reading, writing
 
 
 @contextmanager
-def alone(data: Path) -> Iterator[None]:
+def lock(data: Path) -> Iterator[None]:
     """Nobody else may use the folder meanwhile; the lock goes with the process, however it ends."""
     make_data_folder(data)
     with writing(data, "data"):
-        lock = open_lock(data, os.O_RDWR | os.O_CREAT)
+        descriptor = open_lock(data, os.O_RDWR | os.O_CREAT)
     try:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             problem = "is in use by another linnet"
             raise InvalidInput("data", data, problem, "stop that one, or give another folder") from None
         yield
     finally:
-        os.close(lock)
+        os.close(descriptor)
 
 
 def make_data_folder(data: Path) -> None:
@@ -41,15 +41,15 @@ def is_used(data: Path) -> bool:
     """Whether somebody has the folder alone just now."""
     with reading(data, "data"):
         try:
-            lock = open_lock(data, os.O_RDONLY)
+            descriptor = open_lock(data, os.O_RDONLY)
         except FileNotFoundError:
             return False
     try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:
         return True
     finally:
-        os.close(lock)
+        os.close(descriptor)
     return False
 
 
@@ -59,16 +59,16 @@ def open_lock(data: Path, flags: int) -> int:
     path = data / "lock"
     remedy = "remove it; linnet makes its own"
     try:
-        lock = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
     except OSError as error:
         if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
             raise
         what = "a symbolic link" if error.errno == errno.ELOOP else "not a file"
         raise InvalidInput("lock", path, f"is {what}", remedy) from None
-    if not stat.S_ISREG(os.fstat(lock).st_mode):
-        os.close(lock)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
         raise InvalidInput("lock", path, "is not a file", remedy)
-    return lock
+    return descriptor
 
 
 def is_open_to_others(data: Path) -> bool:

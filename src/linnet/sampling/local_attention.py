@@ -15,7 +15,7 @@ from linnet.models.attention import Attend, Heads, attend
 FAR = 0.0  # how much a token outside of the span counts
 
 
-def nearby(tokens: int, span: int, *, way: Attend = attend, far: float = FAR) -> Attend:
+def local_attention(tokens: int, span: int, *, way: Attend = attend, far: float = FAR) -> Attend:
     """A way to attend in which tokens more than `span` latent frames apart count `far` of what they would.
 
     `tokens` of them make a latent frame. The queries of one frame go at a time, so that nothing of size L x L is ever

@@ -5,12 +5,12 @@ import time
 from typing import NamedTuple
 
 from linnet.request import Request
-from linnet.serve.queue import Given, Job, Queue
+from linnet.serve.queue import InputReference, Job, Queue
 
 FRESH = 1.0  # seconds that what was reckoned once is good for all who ask
 
 
-class Prospect(NamedTuple):
+class Eta(NamedTuple):
     """Of a job that waits. `seconds` until its clip is there, None where a clip before it is like none that was made;
     `worker_ready`: there is somebody to make it."""
 
@@ -19,34 +19,34 @@ class Prospect(NamedTuple):
     worker_ready: bool
 
 
-class Outlook:
+class EtaEstimator:
     """Of all that wait, at a time."""
 
     def __init__(self, queue: Queue) -> None:
         self.queue = queue
         self._lock, self._at = threading.Lock(), 0.0
-        self._found: dict[str, Prospect] = {}
+        self._found: dict[str, Eta] = {}
 
-    def of(self, job: Job) -> Prospect | None:
+    def of(self, job: Job) -> Eta | None:
         """None if it waits no longer."""
         with self._lock:
             if time.monotonic() - self._at > FRESH or job.id not in self._found:
                 self._found, self._at = self.reckon(), time.monotonic()
             return self._found.get(job.id)
 
-    def reckon(self) -> dict[str, Prospect]:
+    def reckon(self) -> dict[str, Eta]:
         """As if all workers were alike, and shared what is before a job evenly."""
-        took: dict[tuple[Request, Given | None], float | None] = {}
+        took: dict[tuple[Request, InputReference | None], float | None] = {}
         ready = self.queue.ready_workers()
         ahead = total([seconds_left(self.queue, job) for job in self.queue.running()])
-        found: dict[str, Prospect] = {}
+        found: dict[str, Eta] = {}
         for position, (job, request, given) in enumerate(self.queue.line(), 1):
             if (wanted := (request, given)) not in took:
                 speed = self.queue.speed(request, given)
                 took[wanted] = speed[0] if speed else None
             own = took[wanted]
             known = None if ahead is None or own is None else round(ahead / max(ready, 1) + own, 1)
-            found[job] = Prospect(position, known, ready > 0)
+            found[job] = Eta(position, known, ready > 0)
             ahead = total([ahead, own])
         return found
 

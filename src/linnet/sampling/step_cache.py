@@ -25,7 +25,7 @@ class Evaluation(NamedTuple):
 
 
 @dataclass(kw_only=True)
-class Reuse:
+class CachedVelocity:
     """A velocity that asks `velocity` only where it must: the `velocity` of one run of `denoise`.
 
     Either `skip` names the steps (from 0) to continue, or, where it is None, each step decides as EasyCache does

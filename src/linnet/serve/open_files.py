@@ -9,7 +9,7 @@ from contextlib import contextmanager
 RECENTLY = 60.0  # seconds: a player asks for one piece after the other
 
 
-class Readers:
+class OpenFiles:
     """Of all jobs, whichever threads ask."""
 
     def __init__(self) -> None:

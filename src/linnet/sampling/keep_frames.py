@@ -21,7 +21,7 @@ VEIL = 0.5  # of the noise, over what is held
 
 
 @dataclass(frozen=True, kw_only=True)
-class Held:
+class KeptFrames:
     """Latent frames that the clip has to keep: number from 0 (or, from the end, -1) to what it shows.
 
     Of these the flow is known, straight from their noise to what they show, so the last step arrives at them exactly.

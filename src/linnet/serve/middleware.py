@@ -38,7 +38,7 @@ MOST_HELD = 256 * 2**20  # bytes of all bodies together, at a time
 SOON = {"Retry-After": "2", "Connection": "close"}
 
 
-class Edge:
+class Middleware:
     """Around everything: what is too large or comes from another site never gets in; what goes out is marked. HEAD is
     answered as GET is, without a body."""
 

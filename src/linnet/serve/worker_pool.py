@@ -7,13 +7,13 @@ from pathlib import Path
 from linnet.errors import InvalidInput
 from linnet.runtime.device import resolve_device
 from linnet.runtime.machine import budget_of
-from linnet.serve.keeper import Member, Patience, ProcessKeeper
 from linnet.serve.queue import Queue
 from linnet.serve.render import RenderSettings
+from linnet.serve.supervisor import Member, Patience, ProcessSupervisor
 
 
 @dataclass(frozen=True, kw_only=True)
-class Crew:
+class WorkerPool:
     """`devices`: a worker each, here. `ray`: the address of a cluster, which does it instead. `vram`, `ram` and
     `watched` as in RenderSettings, for each worker."""
 
@@ -41,7 +41,7 @@ class Crew:
         )
         if self.ray is None:
             return [
-                ProcessKeeper(replace(settings, device=device), data, queue, self.patience)
+                ProcessSupervisor(replace(settings, device=device), data, queue, self.patience)
                 for device in self.devices
             ]
         if len(self.devices) > 1:
