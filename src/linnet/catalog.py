@@ -33,6 +33,7 @@ class ModelSpec:
     solver: its swings do not even out in so few.
     `least_steps` says by solver with how few steps a clip is as asked; fewer are refused (docs/performance.md).
     `profiles` are settings of a request that trade fidelity for time; the model's other defaults are "exact".
+    `floor`: PSNR to exact, in dB, that `linnet tune` asks of a fast profile where nobody says otherwise.
     """
 
     name: str
@@ -71,6 +72,7 @@ class ModelSpec:
     momentum_steps: int = 1
     least_steps: Mapping[str, int]
     profiles: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    floor: float = 24.0
 
     @property
     def ships(self) -> bool:
@@ -211,6 +213,7 @@ SEEDLING = ModelSpec(
             "decoder_dtype": "auto",
         },
     },
+    floor=32.0,  # on its even backgrounds clips with another shape are as near as 28 dB (docs/performance.md)
 )
 
 CATALOG: dict[str, ModelSpec] = {

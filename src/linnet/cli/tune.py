@@ -1,0 +1,137 @@
+"""`linnet tune`"""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from linnet.catalog import find
+from linnet.cli import fail
+from linnet.cli.options import (
+    Device,
+    Dimensions,
+    Dtype,
+    Model,
+    Overwrite,
+    Threads,
+    Weights,
+    number,
+    option,
+    whole,
+)
+from linnet.cli.terminal import bars, note, print_table
+from linnet.errors import InvalidInput
+from linnet.geometry import format_seconds
+from linnet.request import make_request
+from linnet.weights.store import default_model, resolve
+from linnet.wording import format_duration, format_number
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.command()
+def tune(
+    model: Model = None,
+    clips: Annotated[int, whole("clips", "To search on; as many others decide. 8 by default.", least=2)] = 8,
+    minutes: Annotated[float, number("minutes", "How long it may take; 60 by default.", above=0)] = 60.0,
+    target: Annotated[
+        str, option("target", "How many times faster than exact at least; 2.5x by default.", metavar="N")
+    ] = "2.5x",
+    floor: Annotated[
+        float | None,
+        number("floor", "PSNR to exact in dB that fast must keep; by default the model's.", least=0),
+    ] = None,
+    prompts: Annotated[
+        Path | None, option("prompts", "Your own prompts, one a line.", metavar="FILE")
+    ] = None,
+    fewer_steps: Annotated[
+        bool,
+        option("fewer-steps", "Also try fewer steps and other solvers: they may move what a clip shows."),
+    ] = False,
+    size: Dimensions = None,
+    seconds: Annotated[float | None, number("seconds", "Length of the clips.")] = None,
+    output: Annotated[
+        Path | None,
+        option(
+            "output", "The page of exact and fast side by side; by default tune-MODEL.html.", metavar="FILE"
+        ),
+    ] = None,
+    weights: Weights = None,
+    device: Device = "auto",
+    dtype: Dtype = None,
+    threads: Threads = None,
+    overwrite: Overwrite = False,
+    quiet: Annotated[bool, option("quiet", "Print nothing but the result and errors.")] = False,
+    as_json: Annotated[bool, option("json", "Print one JSON line.")] = False,
+) -> None:
+    """Find settings that are faster than exact and still make its clips, on this machine.
+
+    Clips are made with candidate settings and compared with exact's at the same prompts and seeds. The fastest that
+    keeps the floor, also on clips that the search never saw, becomes the model's `fast`, and a faster, rougher one its
+    `draft`: `linnet generate --profile fast` then uses it. If nothing keeps the floor, nothing is written. A run that
+    was stopped goes on where it was.
+    """
+    weights_folder = weights
+    spec = default_model(weights_folder)[0] if model is None else find(model)
+    times = parse_target(target)
+    settings: dict[str, Any] = {"size": size, "seconds": seconds, "dtype": dtype, "profile": "exact"}
+    request = make_request(spec, prompt="any", seed=0, **settings)
+    files = resolve(spec, weights=weights_folder)
+    page = output or Path(f"tune-{spec.name}.html")
+
+    from linnet.measure.tune import job as tuning  # takes seconds to import
+    from linnet.measure.tune.page import check_page
+
+    check_page(page, overwrite=overwrite)
+    job = tuning.prepare(
+        spec,
+        files,
+        request,
+        clips=clips,
+        prompts=prompts,
+        device=device,
+        threads=threads,
+        floor=floor,
+        consent=fewer_steps,
+    )
+    if not quiet:
+        clip = f"{format_seconds(request.seconds)} s of {request.size}"
+        note(
+            f"{spec.name}, {clip}, on {job.subject.card}: {job.floor:g} dB to exact, {format_number(times)}x faster"
+        )
+        note(f"what is measured is kept in {job.folder}")
+    try:
+        with bars(quiet=quiet or as_json) as show:
+            job.search.watch = lambda stage, done, total: show(stage, "", done, total)
+            outcome = tuning.run(job, target=times, seconds=60 * minutes)
+    except KeyboardInterrupt:
+        fail(f"stopped; what was measured is in {job.folder}, and the same command goes on", 130)
+    if not as_json:
+        print_table(tuning.HEADS, tuning.rows(outcome))
+    if outcome.fast is None:
+        over = "" if outcome.finished else f" in the {format_duration(60 * minutes)} that were given"
+        remedy = "lower `floor` or `target`, or add `fewer_steps`; what was measured is kept"
+        raise InvalidInput(
+            "tune", spec.name, f"found no profile{over}, and wrote none: {outcome.why}", remedy
+        )
+    kept = tuning.keep(job, outcome, page)
+    if as_json:
+        print(json.dumps(tuning.to_json(job, outcome, page)))
+        return
+    if not quiet:
+        for path in kept:
+            note(f"kept as {path}")
+        note(f"use it: linnet generate --model {spec.name} --profile fast; exact and fast side by side:")
+    print(page)
+
+
+def parse_target(text: str) -> float:
+    """From "2.5x" or "2.5"."""
+    try:
+        value = float(text.strip().lower().removesuffix("x"))
+    except ValueError:
+        value = 0.0
+    if not 1 <= value <= 100:
+        raise InvalidInput("target", text, "is not how many times faster", "use 1 to 100, such as 2.5x")
+    return value
