@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import linnet
+from linnet.catalog import SEEDLING
 from linnet.data import synthetic
 from linnet.data.known import check_words, world
 from linnet.errors import InvalidInput
@@ -32,7 +33,7 @@ def tokenizer() -> Tokenizer:
     ],
 )
 def test_signs_and_capitals_change_nothing(prompt: str, tokenizer: Tokenizer) -> None:
-    assert check_words(tokenizer, prompt) == []
+    assert check_words(SEEDLING, tokenizer, prompt) == []
     plain = tokenizer.encode("a red star spins on a blue background", 32)
     assert tokenizer.encode(prompt, 32) == plain
 
@@ -41,8 +42,8 @@ def test_every_caption_that_it_learnt_passes(tokenizer: Tokenizer) -> None:
     rng = random.Random(0)
     for _ in range(2000):
         scene = synthetic.sample_scene(rng)
-        assert check_words(tokenizer, synthetic.caption(scene, rng)) == []
-        check_words(tokenizer, synthetic.caption(scene, rng, full=False))
+        assert check_words(SEEDLING, tokenizer, synthetic.caption(scene, rng)) == []
+        check_words(SEEDLING, tokenizer, synthetic.caption(scene, rng, full=False))
 
 
 @pytest.mark.parametrize(
@@ -74,9 +75,9 @@ def test_what_it_cannot_draw_is_refused_though_it_knows_each_word(
 ) -> None:
     assert tokenizer.unknown(prompt) == []
     with pytest.raises(InvalidInput) as refusal:
-        check_words(tokenizer, prompt)
+        check_words(SEEDLING, tokenizer, prompt)
     assert re.search(line, str(refusal.value))
-    assert check_words(tokenizer, prompt, field="negative") == []  # which describes no clip
+    assert check_words(SEEDLING, tokenizer, prompt, field="negative") == []  # which describes no clip
 
 
 @pytest.mark.parametrize(
@@ -91,11 +92,11 @@ def test_what_it_cannot_draw_is_refused_though_it_knows_each_word(
     ],
 )
 def test_what_says_the_same_twice_passes(prompt: str, tokenizer: Tokenizer) -> None:
-    check_words(tokenizer, prompt)
+    check_words(SEEDLING, tokenizer, prompt)
 
 
 def test_what_a_prompt_leaves_open_is_said(tokenizer: Tokenizer) -> None:
-    (line,) = check_words(tokenizer, "a star spins")
+    (line,) = check_words(SEEDLING, tokenizer, "a star spins")
     assert line == "the prompt names no colour and no background: seedling chooses"
 
 
@@ -115,7 +116,7 @@ def test_a_near_miss_is_answered_with_the_word_that_was_meant(
     prompt: str, said: str, tokenizer: Tokenizer
 ) -> None:
     with pytest.raises(InvalidInput) as refusal:
-        check_words(tokenizer, prompt)
+        check_words(SEEDLING, tokenizer, prompt)
     assert said in str(refusal.value)
 
 

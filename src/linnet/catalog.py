@@ -1,7 +1,7 @@
 """The models that linnet knows: what each can make, its defaults, and where its files are."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from linnet.errors import InvalidInput
@@ -18,11 +18,14 @@ class ModelSpec:
     `sizes` are the ones the model was trained on, the default first. `size_multiple` > 0 also allows any
     size whose sides are multiples of it, with half to all of the largest trained size's pixels and neither
     side over 2.5 times the other; 0 allows `sizes` alone. Paths are relative to `repository` on the Hub
-    or, when `source` is "package", to the folder inside the package that is named after the model.
+    or, when `source` is "package", to the folder inside the package that is named after the model; when it is "own",
+    to a folder that the user trained and names.
     Models of one `family` have the same architecture and widths; their sizes differ.
     `batched_guidance`: both guidance passes go through the transformer as one batch, which pays where a step is so
     short that launching it costs; elsewhere one after the other, which takes less memory.
-    `closed_vocabulary`: the model knows the words that it was trained on, and no others.
+    `closed_vocabulary`: the model knows the words that it was trained on, and no others. `world` is what its captions
+    describe, and says what becomes of other words: of the "synthetic" dataset they are refused; in the "theatre" they are
+    named, and the model goes on with the rest, if that names something to draw.
     `warm_up`: the model is so small that a worker makes a frame before its first job.
     `examples` are prompts that it draws well.
     A clip over `max_frames` is made in windows of `window` frames that share `overlap`: `onward`, each from the one
@@ -34,6 +37,7 @@ class ModelSpec:
     `least_steps` says by solver with how few steps a clip is as asked; fewer are refused (docs/performance.md).
     `profiles` are settings of a request that trade fidelity for time; the model's other defaults are "exact".
     `floor`: PSNR to exact, in dB, that `linnet tune` asks of a fast profile where nobody says otherwise.
+    `default_profile` is the one of a request that names none.
     """
 
     name: str
@@ -55,10 +59,11 @@ class ModelSpec:
     shift: float
     max_prompt_tokens: int
     licence: str
-    source: Literal["package", "hub"]
+    source: Literal["package", "hub", "own"]
     family: str
     batched_guidance: bool = False
     closed_vocabulary: bool = False
+    world: Literal["synthetic", "theatre"] = "synthetic"
     warm_up: bool = False
     examples: tuple[str, ...]
     repository: str | None
@@ -73,11 +78,17 @@ class ModelSpec:
     least_steps: Mapping[str, int]
     profiles: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     floor: float = 24.0
+    default_profile: Literal["exact", "fast", "draft"] = "exact"
 
     @property
     def ships(self) -> bool:
         """Whether its files come with linnet; others are downloaded."""
         return self.source == "package"
+
+    @property
+    def published(self) -> bool:
+        """Whether it can be downloaded, and its size is known before."""
+        return self.source == "hub"
 
     def denoised_frames(self, frames: int) -> int:
         """How many frames are denoised for a clip of so many: more, where the model does not know such short ones."""
@@ -216,6 +227,30 @@ SEEDLING = ModelSpec(
     floor=32.0,  # on its even backgrounds clips with another shape are as near as 28 dB (docs/performance.md)
 )
 
+THEATRE = replace(
+    SEEDLING,
+    name="theatre",
+    title="Everyday things that move over painted places, 256x144",
+    sizes=(Size(256, 144),),
+    shift=8.0,
+    max_prompt_tokens=48,
+    source="own",
+    family="theatre",
+    world="theatre",
+    examples=(
+        "a fox runs through a snowy forest at night",
+        "a red car drives on a street in the rain",
+        "a whale swims in the sea at sunset",
+        "a football bounces on a beach",
+        "two elephants walk in the desert",
+    ),
+    shortest_lengths=(1, 49),  # stills and whole clips are what it is trained on
+    floor=24.0,
+    default_profile="fast",
+)
+"""What `python -m linnet.train.theatre --export` writes (docs/theatre.md). It takes seedling's place once its weights
+ship; until then it runs with `--model theatre --weights FOLDER`, and no list of models shows it."""
+
 CATALOG: dict[str, ModelSpec] = {
     spec.name: spec for spec in (SEEDLING, linum(360, Size(640, 360)), linum(720, Size(1280, 720)))
 }
@@ -223,6 +258,7 @@ CATALOG: dict[str, ModelSpec] = {
 
 def find(name: str) -> ModelSpec:
     """The model of that name; an unknown one is refused with the name most like it."""
-    if spec := CATALOG.get(name.strip().lower()):
+    known = CATALOG | {THEATRE.name: THEATRE}
+    if spec := known.get(name.strip().lower()):
         return spec
     raise InvalidInput("model", name, "there is no such model", choices(name, CATALOG))

@@ -204,7 +204,7 @@ def make_request(
     """A request that `spec`'s model can do, or InvalidInput that names the field, the value and the remedy.
 
     What is None comes from `profile`, the model's own way to be exact, fast or rough, else from `like`, else from the
-    model's defaults, which are the exact profile's; a seed that none gives is drawn.
+    model's defaults with its `default_profile`; a seed that none gives is drawn.
     From a `like` of another model only prompt, negative prompt, frames and seed are taken: its size and
     sampling settings suit that other model. Nothing is rounded, clipped or trimmed on the way.
     """
@@ -229,12 +229,10 @@ def make_request(
         "apg_rescale": spec.apg_rescale,
         "apg_momentum": spec.apg_momentum,
         "apg_eta": spec.apg_eta,
-        "shift": spec.shift,
         "dtype": "auto",
         "span": 0,
         "loop": False,
-        **EXACT,
-        "steps": spec.steps,
+        **profile_settings(spec, spec.default_profile),
     }
     chosen = {} if profile is None else profile_settings(spec, profile)
     all_settings = defaults | inherited(spec, like) | chosen

@@ -13,7 +13,14 @@ from linnet.request import LONGEST_SECONDS
 from linnet.weights.store import Availability, availability
 from linnet.wording import format_bytes, format_duration, in_a_row
 
-EXAMPLE = "a large red star moves right on a blue background at the top left"
+SHAPES = (
+    "A prompt names one shape. It may name its colour, its size, one motion, the background and a place:",
+    "a large red star moves right on a blue background at the top left",
+)
+THINGS = (
+    "A prompt names a thing, and what it does where. It may say when, in which weather, and what is beside it:",
+    "a red car drives on a street in the rain at night",
+)
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -50,12 +57,12 @@ def models(
 
 
 def show_model(here: Availability, as_json: bool) -> None:
-    """All about one model; of seedling, every word that it knows."""
+    """All about one model; of a small one, every word that it knows."""
     spec, known = here.spec, {}
     if spec.closed_vocabulary:
         from linnet.data.known import world
 
-        known = world()
+        known = world(spec)
     if as_json:
         print(json.dumps({**record(here), **details(spec), **({"knows": known} if known else {})}))
         return
@@ -74,10 +81,9 @@ def show_model(here: Availability, as_json: bool) -> None:
     for name, words in [*rows.items(), *((kind, ", ".join(words)) for kind, words in known.items())]:
         print(f"{name:<12}{words}")
     if known:
-        print(
-            "\nA prompt names one shape. It may name its colour, its size, one motion, the background and a place:"
-        )
-        print(f'  linnet generate "{EXAMPLE}"')
+        grammar, example = THINGS if spec.world == "theatre" else SHAPES
+        print(f"\n{grammar}")
+        print(f'  linnet generate "{example}"')
 
 
 def details(spec: ModelSpec) -> dict[str, Any]:
@@ -101,6 +107,8 @@ def place_of(here: Availability) -> str:
         return str(here.folder)
     if here.spec.ships:
         return "its files are missing: install linnet again"
+    if not here.spec.published:
+        return "no; train it (docs/theatre.md)"
     if here.folder and here.bytes:
         return f"in part ({here.folder}); go on with `linnet pull {here.spec.name}`"
     return f"no; `linnet pull {here.spec.name}`"

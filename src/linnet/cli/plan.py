@@ -123,7 +123,7 @@ def nearest(error: InvalidInput) -> dict[str, Any]:
 
 def files_here(spec: ModelSpec, weights: Path | None) -> ModelFiles | None:
     """None for a Linum model that is not on this machine; its shape is known all the same."""
-    if weights is None and not spec.ships and locate(spec) is None:
+    if weights is None and spec.published and locate(spec) is None:
         return None
     return resolve(spec, weights=weights)
 

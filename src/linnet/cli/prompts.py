@@ -21,7 +21,7 @@ def check_prompts(
         left_open: list[str] = []
         if pipeline.spec.closed_vocabulary and not anyway:
             try:
-                left_open = check_words(pipeline.tokenizer, prompt, field=field)
+                left_open = check_words(pipeline.spec, pipeline.tokenizer, prompt, field=field)
             except InvalidInput as error:
                 remedy = f"{error.remedy}, or add --anyway"
                 raise InvalidInput(field, prompt, error.problem, remedy) from None

@@ -1,14 +1,15 @@
-"""What seedling can be asked for, said to somebody who asked for more.
+"""What a small model can be asked for, said to somebody who asked for more.
 
-A prompt is refused if a word is unknown, or if it asks for what seedling cannot draw although it knows each word. Both
-follow from the captions that it learnt (see `synthetic`).
+Of the synthetic dataset's model a prompt is refused if a word is unknown, or if it asks for what the model cannot draw
+although it knows each word. Both follow from the captions that it learnt (see `synthetic`). The theatre's model names
+unknown words and goes on (see `theatre.words`).
 """
 
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from linnet.catalog import CATALOG, SEEDLING
+from linnet.catalog import CATALOG, SEEDLING, ModelSpec
 from linnet.data.synthetic import BACKGROUNDS, COLOURS, MOTION_WORDS, PLACES, SHAPES, SIZE_WORDS
 from linnet.errors import InvalidInput
 from linnet.letters import check_seen
@@ -17,7 +18,7 @@ from linnet.wording import in_a_row, nearest
 
 NAME = SEEDLING.name
 LARGE = next(spec.name for spec in CATALOG.values() if not spec.closed_vocabulary)
-MORE = f"`linnet models {NAME}` lists what it knows; for anything else run `linnet pull {LARGE}`"
+
 
 FORMS = {motion: [form for pair in forms for form in pair] for motion, forms in MOTION_WORDS.items()}
 SIZES = {word: size for size, words in SIZE_WORDS.items() for word in words}
@@ -52,12 +53,23 @@ class Mentioned:
     negated: bool  # a "not" that is not of "not moving"
 
 
-def check_words(tokenizer: Tokenizer, text: str, *, field: str = "prompt", more: str = MORE) -> list[str]:
-    """Refuse a text that seedling cannot draw; what it leaves for seedling to choose, in sentences to be told.
+def check_words(
+    spec: ModelSpec, tokenizer: Tokenizer, text: str, *, field: str = "prompt", more: str = ""
+) -> list[str]:
+    """Refuse a text that the model cannot draw; what it leaves for the model to choose and what of it the model does
+    not know, in sentences to be told.
 
     Signs and capital letters do not matter. `more` says where to see what it knows. A negative prompt describes no
     clip: its words alone are checked.
     """
+    more = (
+        more
+        or f"`linnet models {spec.name}` lists what it knows; for anything else run `linnet pull {LARGE}`"
+    )
+    if spec.world == "theatre":
+        from linnet.data.theatre.words import check_theatre
+
+        return check_theatre(spec.name, text, field=field, more=more)
     check_seen(text, field=field)
     if unknown := tokenizer.unknown(text):
         problem = f"{NAME} does not know: {', '.join(unknown)}{meant(unknown)}"
@@ -149,8 +161,12 @@ def each_once(words: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(words))
 
 
-def world() -> dict[str, list[str]]:
-    """All that seedling knows, by kind; behind each word, in brackets, those that mean the same."""
+def world(spec: ModelSpec = SEEDLING) -> dict[str, list[str]]:
+    """All that a small model knows, by kind; behind each word, in brackets, those that mean the same."""
+    if spec.world == "theatre":
+        from linnet.data.theatre.words import theatre_world
+
+        return theatre_world()
 
     def with_others(first: str, others: Sequence[str]) -> str:
         return f"{first} ({', '.join(others)})" if others else first
@@ -167,6 +183,6 @@ def world() -> dict[str, list[str]]:
     }
 
 
-def in_words() -> str:
+def in_words(spec: ModelSpec = SEEDLING) -> str:
     """The same on one line."""
-    return "it knows " + "; ".join(f"{kind} {', '.join(words)}" for kind, words in world().items())
+    return "it knows " + "; ".join(f"{kind} {', '.join(words)}" for kind, words in world(spec).items())

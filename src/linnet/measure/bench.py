@@ -98,7 +98,7 @@ def bench(
 ) -> Bench:
     """Measure the device, then the stages of `request`. `files` tell the model's shape where they are here; Linum's is
     known without. `layers` of the transformer are run, all when None; their time is counted for all."""
-    if files is None and spec.ships:
+    if files is None and not spec.published:
         raise InvalidInput("model", spec.name, "is not here, and its size is in its files", "give `weights`")
     home, dtype = torch.device(machine.device), getattr(torch, machine.dtype)
     with torch.inference_mode():

@@ -76,7 +76,7 @@ def fits(spec: ModelSpec, machine: Machine) -> dict[str, Any] | None:
     """What `linnet plan` says of the model's usual clip, and the longest that the model makes at once that fits. None
     for a model of which nothing is known because its files are not here."""
     files = locate(spec)
-    if files is None and spec.ships:
+    if files is None and not spec.published:
         return None
     model, request = SizedModel.of(spec, files), make_request(spec, prompt="any", seed=0)
     plan = machine.plan_or_nearest(model, request)

@@ -22,7 +22,7 @@ class SizedModel:
     @classmethod
     def of(cls, spec: ModelSpec, files: ModelFiles | None) -> Self:
         """By the headers of its files. That of Linum v2 is known without them; InvalidInput for any other model."""
-        if files is None and spec.ships:
+        if files is None and not spec.published:
             problem = "is not here, and its size is in its files"
             raise InvalidInput("model", spec.name, problem, "give the folder of its weights")
         return cls(spec=spec, shape=shape_of(files) if files else LINUM_V2)

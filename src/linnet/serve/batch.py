@@ -74,7 +74,7 @@ def read_lines(file: Path, spec: ModelSpec, files: ModelFiles, *, anyway: bool =
     that the model does not know is one, unless `anyway`.
     """
     text = read_text(file, field="prompts")
-    check = ignore if anyway or not spec.closed_vocabulary else words_of(files)
+    check = ignore if anyway or not spec.closed_vocabulary else words_of(spec, files)
     seen: Counter[str] = Counter()
     lines: list[Line] = []
     errors: list[InvalidInput] = []
@@ -116,13 +116,13 @@ def ignore(field: str, text: str) -> None:
     """Whatever words there are."""
 
 
-def words_of(files: ModelFiles) -> Callable[[str, str], object]:
+def words_of(spec: ModelSpec, files: ModelFiles) -> Callable[[str, str], object]:
     """Refuses words that the model does not know."""
     from linnet.data.known import check_words
     from linnet.models.text import Tokenizer
 
     tokenizer = Tokenizer.open(files.tokenizer)
-    return lambda field, text: check_words(tokenizer, text, field=field)
+    return lambda field, text: check_words(spec, tokenizer, text, field=field)
 
 
 def free(path: Path, request: Request) -> bool:

@@ -87,7 +87,7 @@ class Models:
         if spec.name not in self._tokenizers:
             self._tokenizers[spec.name] = Tokenizer.open(self.files[spec.name].tokenizer)
         for field, text in (("prompt", request.prompt), ("negative", request.negative)):
-            check_words(self._tokenizers[spec.name], text, field=field, more=in_words())
+            check_words(spec, self._tokenizers[spec.name], text, field=field, more=in_words(spec))
 
     def plan(self, request: Request, given: InputReference | None = None) -> "Plan":
         """How it would run, or nearly, if nothing fits; seconds where `linnet plan --measure` has measured them."""

@@ -219,6 +219,7 @@ class Model(BaseModel):
     default_steps: int
     default_guidance: float
     profiles: list[ModelProfile]
+    default_profile: Profile
     example: str
     examples: list[str]
 
@@ -364,9 +365,10 @@ def model(spec: ModelSpec, most: float | None) -> Model:
         seconds_at_once=format_seconds(min(at_once, longest)),
         max_seconds=format_seconds(longest),
         default_seconds=format_seconds(min(usual, longest)),
-        default_steps=spec.steps,
+        default_steps=profile_settings(spec, spec.default_profile)["steps"],
         default_guidance=spec.guidance,
         profiles=[ModelProfile(id=name, steps=of["steps"]) for name, of in profiles(spec).items()],
+        default_profile=spec.default_profile,
         example=spec.examples[0],
         examples=list(spec.examples),
     )

@@ -84,9 +84,11 @@ def plan_pull(spec: ModelSpec, *, endpoint: str | None = None) -> Plan:
     InvalidInput if it cannot be reached, does not know the repository, or lacks a file that is needed.
     """
     if spec.repository is None:
-        raise InvalidInput(
-            "model", spec.name, "ships with linnet", "there is nothing to pull: generate with it"
-        )
+        if spec.ships:
+            problem, remedy = "ships with linnet", "there is nothing to pull: generate with it"
+        else:
+            problem, remedy = "is not published", "train it (docs/theatre.md)"
+        raise InvalidInput("model", spec.name, problem, remedy)
     from huggingface_hub import HfApi
 
     api = HfApi(endpoint=endpoint, token=False, library_name="linnet", library_version=__version__)

@@ -196,7 +196,7 @@ def folders_of(spec: ModelSpec) -> list[Path]:
     """Where the model may be: the package's own folder, or its snapshots in the Hub's cache, the one that
     was pulled last by name first, then the newest."""
     if spec.repository is None:
-        return [Path(__file__).parent.parent / spec.name]
+        return [Path(__file__).parent.parent / spec.name] if spec.ships else []
     if (cache := hub_cache()) is None:
         return []
     repository = cache / folder_name(spec.repository)
@@ -246,4 +246,6 @@ def expand(path: str) -> Path | None:
 def remedy_for(spec: ModelSpec) -> str:
     if spec.ships:
         return "install linnet again"
+    if not spec.published:
+        return "train it (docs/theatre.md), and give the folder with `weights`"
     return f"run `linnet pull {spec.name}`, or point `weights` at a downloaded copy of {spec.repository}"

@@ -69,7 +69,7 @@ function fillModel() {
   if (!lengths.includes(Number(model.default_seconds))) lengths.push(Number(model.default_seconds));
   offer("seconds", lengths.map((length) => [length, many(length, "second")]), model.default_seconds);
   offer("size", model.sizes.map((size) => [size, size]), model.sizes[0]);
-  offer("profile", model.profiles.map(({ id }) => [id, QUALITY[id]]), "exact");
+  offer("profile", model.profiles.map(({ id }) => [id, QUALITY[id]]), model.default_profile);
   $("size-field").hidden = model.sizes.length < 2;
   $("profile-field").hidden = model.profiles.length < 2;
   fillUsual();
