@@ -24,8 +24,8 @@ class ModelSpec:
     `batched_guidance`: both guidance passes go through the transformer as one batch, which pays where a step is so
     short that launching it costs; elsewhere one after the other, which takes less memory.
     `closed_vocabulary`: the model knows the words that it was trained on, and no others. `world` is what its captions
-    describe, and says what becomes of other words: of the "synthetic" dataset they are refused; in the "theatre" they are
-    named, and the model goes on with the rest, if that names something to draw.
+    describe, and decides what becomes of other words: of the "synthetic" dataset they are refused; of the "theatre"
+    they are named, and the model goes on with the rest, if that names something to draw.
     `warm_up`: the model is so small that a worker makes a frame before its first job.
     `examples` are prompts that it draws well.
     A clip over `max_frames` is made in windows of `window` frames that share `overlap`: `onward`, each from the one
