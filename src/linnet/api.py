@@ -15,6 +15,7 @@ from linnet.filesystem import StrPath, as_path
 from linnet.media import check_target
 from linnet.pipeline import Pipeline
 from linnet.prepare import Prepared, choose_model, earlier_clip, make_requests, prepare
+from linnet.profiles import choose_profile
 from linnet.progress import Image, Progress, Watch, ignore
 from linnet.request import DtypeChoice, RequestSettings, check_dtype, check_names, check_text
 from linnet.runtime.machine import resolve_machine
@@ -48,10 +49,11 @@ class ConditionSettings(TypedDict, total=False):
 class Settings(RequestSettings, LoadSettings, ConditionSettings, total=False):
     """What `generate` and `frames` take beside the prompt: the settings of a request, what `load` takes, and what the
     clip begins from. `like` is a clip that linnet made: what is not given is as in it. `compile` compiles the
-    transformer first."""
+    transformer first. `untuned`: the profile's settings are taken from the literature."""
 
     like: StrPath | None
     compile: bool
+    untuned: bool
 
 
 def load(
@@ -162,13 +164,21 @@ def _ready(
     earlier = earlier_clip(paths["like"]) if "like" in paths else None
     spec, _ = choose_model(model, earlier, weights)
     of_request = {name: settings[name] for name in RequestSettings.__annotations__ if name in settings}
+    chosen = choose_profile(
+        spec,
+        cast(RequestSettings, of_request),
+        untuned=bool(settings.get("untuned")),
+        files=lambda: resolve(spec, weights=weights),
+        device=device,
+        like=earlier.request if earlier else None,
+    )
     requests = make_requests(
         spec,
         [settings.get("seed")],
         prompt=prompt,
         earlier=earlier,
         conditions=conditions,
-        settings=cast(RequestSettings, of_request),
+        settings=chosen.settings,
     )
     if output is not None:
         check_target(output, size=requests[0].size, overwrite=overwrite)
@@ -182,13 +192,14 @@ def _ready(
         threads=settings.get("threads"),
         vram=settings.get("vram"),
         ram=settings.get("ram"),
-        compiled=settings.get("compile", False),
+        compiled=settings.get("compile", False) or chosen.compiled,
+        profile=chosen.record,
     )
     if spec.closed_vocabulary and not anyway:
         for field, text in (("prompt", requests[0].prompt), ("negative", requests[0].negative)):
             for line in check_words(spec, ready.pipeline.tokenizer, text, field=field):
                 _telling(progress)(f"note: {line}")
-    for line in ready.notes:
+    for line in (*chosen.notes, *ready.notes):
         _telling(progress)(line)
     return ready
 

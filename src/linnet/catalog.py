@@ -2,13 +2,21 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from linnet.errors import InvalidInput
 from linnet.geometry import FPS, FRAMES_PER_LATENT, Size
 from linnet.wording import choices
 
 WIDEST_ASPECT = 2.5
+
+
+class Published(NamedTuple):
+    """A setting of a request that others published for models of this kind, and where."""
+
+    setting: str
+    value: Any
+    source: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +44,7 @@ class ModelSpec:
     solver: its swings do not even out in so few.
     `least_steps` says by solver with how few steps a clip is as asked; fewer are refused (docs/performance.md).
     `profiles` are settings of a request that trade fidelity for time; the model's other defaults are "exact".
+    `literature`: settings that stand in for a profile which was not measured, on request alone.
     `floor`: PSNR to exact, in dB, that `linnet tune` asks of a fast profile where nobody says otherwise.
     `default_profile` is the one of a request that names none.
     """
@@ -77,6 +86,7 @@ class ModelSpec:
     momentum_steps: int = 1
     least_steps: Mapping[str, int]
     profiles: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    literature: Mapping[str, tuple[Published, ...]] = field(default_factory=dict)
     floor: float = 24.0
     default_profile: Literal["exact", "fast", "draft"] = "exact"
 
@@ -160,6 +170,16 @@ def linum(lines: int, size: Size) -> ModelSpec:
         autoencoder="wan",
         # Not measured. By their order: ten steps of the second order are as near as about twenty of the first.
         least_steps={"dpm++": 10, "unipc": 10},
+        literature={
+            "fast": (
+                Published(
+                    "guidance_until",
+                    0.5,
+                    "Adaptive Guidance, arXiv 2312.12487, for images; Step AG, arXiv 2506.08351, for videos too",
+                ),
+                Published("reuse", "0.05", "EasyCache, arXiv 2507.02860, for Wan 2.1"),
+            )
+        },
     )
 
 

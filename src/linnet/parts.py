@@ -3,7 +3,7 @@
 Axes: M the text encoder's width.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any, Self, TypeVar
@@ -79,6 +79,9 @@ class Parts:
         self._reduced: FixedExecution | None = None  # by which it goes on since memory ran out
         self._shrunk: Stage | None = None
         self._compiled_for: set[tuple[object, ...]] = set()  # the first step of each shape compiles, too
+        self.profile: Mapping[str, Any] | None = (
+            None  # what the clips say of the profile that they are made with
+        )
         self.told: Watch = ignore  # hears of weights that are read, whoever first needs them
         self.tokenizer = Tokenizer.open(files.tokenizer)
         self.text = TextStates(
@@ -281,6 +284,7 @@ class Parts:
             "threads": torch.get_num_threads(),
             "attention": self.attention,
             **({"compiled": True} if self.compiled else {}),
+            **({"profile": dict(self.profile)} if self.profile else {}),
             **({"knobs": execution} if execution else {}),
             **({"shrunk": self._shrunk} if self._shrunk else {}),
         }

@@ -12,6 +12,7 @@ from linnet.clip import Clip
 from linnet.errors import InvalidInput, WeightsError
 from linnet.plan.execution import NOTHING_FIXED, FixedExecution, recorded
 from linnet.plan.plan import Plan
+from linnet.profiles import carried_on
 from linnet.request import Request, RequestSettings, make_request
 from linnet.weights.store import ModelFiles, default_model, model_in
 
@@ -127,12 +128,14 @@ def prepare(
     vram: int | str | None = None,
     ram: int | str | None = None,
     compiled: bool = False,
+    profile: Mapping[str, Any] | None = None,
     here: bool = True,
 ) -> Prepared:
     """Check what the clips begin from, resolve the machine, plan, and open the model; no weights are read yet.
 
     The requests differ in their seeds alone. What is not given is as in the `earlier` clip, so that its bytes repeat.
-    Without `here` the device may be one that is not in this machine, to be planned for.
+    Without `here` the device may be one that is not in this machine, to be planned for. `profile` is what the clips
+    say of a tuned profile; that of the earlier clip goes on where its settings do.
     """
     from linnet.direct.conditions import Conditions
     from linnet.pipeline import Pipeline
@@ -173,6 +176,9 @@ def prepare(
         compiled=compiled or bool(choices.get("compiled")),
         attention=str(choices.get("attention", "")),
     )
+    if profile is None and earlier is not None:
+        profile = carried_on(choices.get("profile"), earlier.request, requests[0])
+    pipeline.profile = profile
     if earlier and earlier.request.model == spec.name and earlier.model_hash != pipeline.model_hash:
         notes.append(f"warning: {earlier.path} was made with other weights, so this clip will differ")
     plans = (plan, *(plan.with_seed(request.seed) for request in requests[1:]))

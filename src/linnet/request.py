@@ -15,6 +15,7 @@ from linnet.wording import choices, format_number
 Dtype = Literal["float32", "bfloat16"]
 ProfileName = Literal["exact", "fast", "draft"]
 DtypeChoice = Literal["auto"] | Dtype
+PROFILES = ("exact", "fast", "draft")
 
 LONGEST_SECONDS = 300  # of a clip made in windows
 SEEDS = 2**32  # the noise generator is seeded modulo this: larger seeds would repeat smaller ones
@@ -337,6 +338,11 @@ def check_onward(request: Request) -> None:
 def profile_settings(spec: ModelSpec, name: str) -> dict[str, Any]:
     """Everything that a profile decides, so that it takes the place of another one."""
     if name != "exact" and name not in spec.profiles:
+        if name in PROFILES:
+            remedy = (
+                f"use exact, or run `linnet tune --model {spec.name}`, after which `linnet generate` knows it"
+            )
+            raise InvalidInput("profile", name, f"was not measured for {spec.name}", remedy)
         raise InvalidInput("profile", name, "is not known", choices(name, ("exact", *spec.profiles)))
     return EXACT | {"steps": spec.steps, "shift": spec.shift} | dict(spec.profiles.get(name, {}))
 
@@ -451,7 +457,7 @@ def check_dtype(name: str) -> DtypeChoice:
 def check_profile(name: str) -> ProfileName:
     if name == "exact" or name == "fast" or name == "draft":
         return name
-    raise InvalidInput("profile", name, "is not known", choices(one_line(name), ("exact", "fast", "draft")))
+    raise InvalidInput("profile", name, "is not known", choices(one_line(name), PROFILES))
 
 
 def check_reuse(text: str, steps: int) -> None:

@@ -37,6 +37,7 @@ from linnet.filesystem import check_name
 from linnet.geometry import format_seconds
 from linnet.plan.plan import Plan
 from linnet.prepare import choose_model, earlier_clip, make_requests, prepare
+from linnet.profiles import choose_profile
 from linnet.request import CHOICES, Request, RequestSettings
 from linnet.weights.store import model_of, resolve
 from linnet.wording import format_bytes
@@ -67,6 +68,9 @@ def generate(
         float | None, number("apg-rescale", "Longest guidance step of a latent frame; 0 is no limit.")
     ] = None,
     profile: Profile = None,
+    untuned: Annotated[
+        bool, option("untuned", "With --profile fast: settings from the literature, not measured here.")
+    ] = False,
     solver: Annotated[
         str | None,
         one_of("solver", SOLVER, *CHOICES["solver"]),
@@ -195,13 +199,21 @@ def generate(
         "colours": colours,
         "fit": fit,
     }
+    chosen = choose_profile(
+        spec,
+        cast(RequestSettings, settings),
+        untuned=untuned,
+        files=lambda: resolve(spec, weights=weights, **single_files),
+        device=device,
+        like=earlier.request if earlier else None,
+    )
     requests = make_requests(
         spec,
         parse_seeds(seed) if seed else [None],
         prompt=prompt,
         earlier=earlier,
         conditions=conditions,
-        settings=cast(RequestSettings, settings),
+        settings=chosen.settings,
     )
     outputs = output_names(output, requests)
     files = resolve(spec, weights=weights, **single_files)
@@ -223,7 +235,8 @@ def generate(
         threads=threads,
         vram=vram,
         ram=ram,
-        compiled=compiled,
+        compiled=compiled or chosen.compiled,
+        profile=chosen.record,
         here=not (device and dry_run),
     )
     pipeline, plans = ready.pipeline, ready.plans
@@ -234,7 +247,7 @@ def generate(
         note(f"{spec.name} on {pipeline.machine.device} in {first.dtype}: {why}")
         if transformer and spec.repository and model_of(transformer) is None:
             note(f"warning: {transformer} does not tell by its name that it is {spec.name}'s")
-        for line in ready.notes:
+        for line in (*chosen.notes, *ready.notes):
             note(line)
     if dry_run:
         for each, path in zip(plans, outputs, strict=True):

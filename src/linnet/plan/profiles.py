@@ -17,7 +17,7 @@ from linnet.geometry import Size, format_seconds, seconds_of
 from linnet.plan.host import cache_folder
 from linnet.records import read_object_or_nothing
 
-NAMES = ("fast", "draft")
+NAMES = ("fast", "draft")  # exact is the model's own
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,9 +6,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from linnet import __version__
 from linnet.catalog import ModelSpec
 from linnet.data.known import check_words
 from linnet.errors import InvalidInput
@@ -20,11 +17,10 @@ from linnet.pipeline import Pipeline
 from linnet.plan import profiles
 from linnet.plan.machine import Machine
 from linnet.plan.profiles import Subject, TunedProfile
+from linnet.profiles import subject_of
 from linnet.request import Request
 from linnet.runtime.compile import check_compiler
-from linnet.runtime.device import title
 from linnet.runtime.machine import resolve_machine
-from linnet.weights.files import fingerprint
 from linnet.weights.store import ModelFiles
 
 HEADS = ("settings", "faster", "PSNR, dB", "worst tenth", "SSIM", "verdict")
@@ -68,7 +64,7 @@ def prepare(
     if spec.closed_vocabulary:
         for text in texts or ():
             check_words(pipeline.tokenizer, text, field="prompts")
-    subject = subject_of(spec, files, machine, request)
+    subject = subject_of(spec, files, machine.device, machine.settle(request))
     folder = profiles.own_folder() / "tune" / f"{spec.name}-{subject.key}"
     return Job(
         spec=spec,
@@ -85,21 +81,6 @@ def prepare(
             consent=consent,
             extra=extra,
         ),
-    )
-
-
-def subject_of(spec: ModelSpec, files: ModelFiles, machine: Machine, request: Request) -> Subject:
-    """What a profile for this request, with these files on this machine, must have been measured of."""
-    return Subject(
-        model=spec.name,
-        weights=fingerprint(files.weights),
-        width=request.width,
-        height=request.height,
-        frames=request.frames,
-        card=title(machine.device),
-        dtype=machine.settle(request).dtype,
-        torch=torch.__version__,
-        linnet=__version__,
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from linnet.catalog import ModelSpec
-from linnet.data import playground
+from linnet.data import synthetic
 from linnet.errors import InvalidInput
 from linnet.measure.tune.trials import Pair
 from linnet.records import read_text
@@ -48,7 +48,7 @@ def own_prompts(spec: ModelSpec, count: int) -> list[str]:
     found = []
     for index in range(count):
         rng = random.Random(f"tune {index}")
-        found.append(playground.caption(playground.sample_scene(rng), rng))
+        found.append(synthetic.caption(synthetic.sample_scene(rng), rng))
     return found
 
 

@@ -320,10 +320,9 @@ def tune(search: Search, *, floor: float, target: float, seconds: float) -> Outc
         least = outcome.fast.figures.faster * DRAFT_FASTER
         quick = [one for one in search.run(lower) if search.faster(one) >= least]
         outcome.draft, _ = search.confirm(quick, replace(lower, faster=least))
-        if (
-            outcome.draft and not rules.broken(outcome.draft.figures) and not rules.unconfirmed(outcome.draft)
-        ):  # the search for fast had left it out
-            outcome.fast, outcome.draft = outcome.draft, None
+        rougher = outcome.draft
+        if rougher and not rules.broken(rougher.figures) and not rules.unconfirmed(rougher):
+            outcome.fast, outcome.draft = rougher, None  # the search for fast had left it out
     outcome.verdicts = list(search.verdicts.values())
     outcome.finished = search.clock() <= search.deadline
     return outcome
