@@ -29,7 +29,7 @@ COMMANDS = {
     "inspect": "Show the request inside a clip.",
     "models": "List the models: what exists, what is on this machine.",
     "pull": "Download a model's weights.",
-    "tune": "Find faster settings that still make exact's clips.",
+    "tune": "Find settings that are faster than exact and still make its clips.",
     "bench": "Measure how fast this device makes a clip.",
     "quantize": "Store a model's weights in 8 bits.",
     "doctor": "Show what this machine can run.",

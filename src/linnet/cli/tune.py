@@ -65,7 +65,7 @@ def tune(
     quiet: Annotated[bool, option("quiet", "Print nothing but the result and errors.")] = False,
     as_json: Annotated[bool, option("json", "Print one JSON line.")] = False,
 ) -> None:
-    """Find settings that are faster than exact and still make its clips, on this machine.
+    """Find settings that are faster than exact and still make its clips.
 
     Clips are made with candidate settings and compared with exact's at the same prompts and seeds. The fastest that
     keeps the floor, also on clips that the search never saw, becomes the model's `fast`, and a faster, rougher one its
