@@ -103,7 +103,13 @@ def explicit(spec: ModelSpec, settings: RequestSettings, decided: Mapping[str, A
 def with_exact(spec: ModelSpec, settings: RequestSettings, like: Request | None) -> Request:
     """The request in the exact profile: what is measured is of its size, length and dtype."""
     size, seconds, frames, dtype = (settings.get(name) for name in ("size", "seconds", "frames", "dtype"))
-    wanted: dict[str, Any] = {"size": size, "seconds": seconds, "frames": frames, "dtype": dtype}
+    wanted: dict[str, Any] = {
+        "size": size,
+        "seconds": seconds,
+        "frames": frames,
+        "dtype": dtype,
+        "profile": "exact",
+    }
     return make_request(spec, prompt="any", like=like, **wanted)
 
 

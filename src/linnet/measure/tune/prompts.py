@@ -45,6 +45,8 @@ def pairs_for(
 def own_prompts(spec: ModelSpec, count: int) -> list[str]:
     if not spec.closed_vocabulary:
         return list(PROMPTS)
+    if spec.world != "synthetic":
+        return list(spec.examples)
     found = []
     for index in range(count):
         rng = random.Random(f"tune {index}")
