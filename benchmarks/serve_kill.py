@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from linnet.media import read_frames
 from linnet.serve.clips import KINDS, clips_folder, file_of
 from linnet.serve.queue import Queue
-from serving import Server, until  # pyright: ignore[reportMissingImports]
+from serving import Server, until
 
 ASKED = {"prompt": "a red star spins on a blue background", "num_frames": 17, "num_inference_steps": 4}
 LIMITS = ("--jobs-per-key", 1000)

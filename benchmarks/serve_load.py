@@ -21,7 +21,7 @@ import httpx2
 import psutil
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-from serving import Server  # pyright: ignore[reportMissingImports]
+from serving import Server
 
 ASKED = {"prompt": "a red star spins on a blue background"}
 

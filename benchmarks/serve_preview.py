@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from linnet.serve.queue import Queue
-from serving import Server  # pyright: ignore[reportMissingImports]
+from serving import Server
 
 ASKED = {"prompt": "a red star spins on a blue background"}
 

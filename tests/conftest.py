@@ -6,39 +6,14 @@ where this CPU has both; otherwise it is what suits the machine.
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import pytest
-from beartype import BeartypeConf, beartype
-from beartype.roar import BeartypeDecorHintPep673Exception
 from jaxtyping import install_import_hook
 
-# They check what they are given by themselves, and are tested with the wrong types.
-EDGES = (
-    "linnet.request",
-    "linnet.api",
-    "linnet.prepare",
-    "linnet.runtime.machine",
-    "linnet.direct.conditions",
-    "linnet.direct.samplers",
-)
-CONFIG = BeartypeConf(is_pep484_tower=True)  # an int is a float, as Python's typing has it
-
-
-def checked(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function with its arguments and result checked; beartype cannot check a method that gives `Self`."""
-    if function.__module__ in EDGES:
-        return function
-    try:
-        return beartype(conf=CONFIG)(function)
-    except BeartypeDecorHintPep673Exception:
-        return function
-
-
-install_import_hook("linnet", f"{__name__}.checked")  # before the first import of linnet
+install_import_hook("linnet", "type_checks.checked")  # before the first import of linnet
 
 
 @pytest.fixture(autouse=True)

@@ -157,7 +157,6 @@ STILL: dict[str, int] = {
     "option --together": 1,
     "phrase nobody measured": 1,
     "phrase onward": 1,
-    "phrase playground": 1,
     "phrase who may": 2,
 }
 

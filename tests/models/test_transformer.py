@@ -20,26 +20,9 @@ from linnet.models.rotary import nearness, rotary_tables, rotate
 from linnet.models.transformer import TextContext, Transformer, TransformerConfig, equal_chunk, linum_v2
 from linnet.runtime.compile import compile_blocks
 from live import Live
+from tiny_models import LATENTS, SMALL, TIMESTEP, draw, random_model
 
-RECORDINGS = sorted((Path(__file__).parent / "golden").glob("dit_*.safetensors"))
-SMALL = TransformerConfig(dim=32, ffn_dim=48, num_heads=2, num_layers=2, text_len=8, text_dim=12)
-
-
-def random_model(seed: int = 0, config: TransformerConfig = SMALL) -> Transformer:
-    """One in which nothing is silent."""
-    generator = torch.Generator().manual_seed(seed)
-    model = Transformer(config).initialise(generator)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-    return model
-
-
-def draw(*shape: int, seed: int = 1) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-LATENTS, TIMESTEP = draw(2, 16, 3, 5, 6), torch.tensor([900.0, 17.5])
+RECORDINGS = sorted((Path(__file__).parents[1] / "golden").glob("dit_*.safetensors"))
 
 
 @pytest.fixture

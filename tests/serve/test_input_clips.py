@@ -4,7 +4,7 @@ import base64
 import hashlib
 import struct
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,8 @@ from linnet.plan.passes import DRAFT_STEPS, DRAWS
 from linnet.request import make_request
 from linnet.sampling import flow, keep_frames
 from linnet.serve import queue, uploads
-from linnet.serve.app import create_app
 from linnet.serve.clips import clips_folder, file_of
-from linnet.serve.models import Models
-from linnet.serve.queue import InputReference, Job, Queue, passes
+from linnet.serve.queue import InputReference, Job, passes
 from linnet.serve.render import RenderSettings
 from linnet.serve.service import Service
 from linnet.serve.uploads import check_clip, is_clip
@@ -58,19 +56,6 @@ def clip(
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path.read_bytes()
-
-
-@pytest.fixture
-def service(tmp_path: Path, tiny_model: Path) -> Service:
-    clips_folder(tmp_path).mkdir()
-    models = Models("seedling", tiny_model, "cpu")
-    return Service(data=tmp_path, queue=Queue(tmp_path), models=models, reserve_bytes=0)
-
-
-@pytest.fixture
-def client(service: Service) -> Iterator[TestClient]:
-    with TestClient(create_app(service), base_url="http://localhost") as client:
-        yield client
 
 
 def sent(client: TestClient, content: bytes, *, kind: str = "video/mp4", **more: str) -> Any:

@@ -13,7 +13,7 @@ from linnet.request import make_request
 from linnet.runtime import attention
 from linnet.runtime.attention import STOCK, Work, candidates, choose, fastest, way_of
 from linnet.weights.store import resolve
-from test_transformer import draw
+from tiny_models import draw
 
 CPU = torch.device("cpu")
 WORK = Work(2, 3, 40, 16)

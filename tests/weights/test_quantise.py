@@ -25,21 +25,20 @@ from linnet.runtime.text import text_config
 from linnet.weights.load import fill, load_into, matched
 from linnet.weights.quantise import quantise_files
 from linnet.weights.store import resolve
-from test_stream import CONFIG, velocity
-from test_transformer import draw, random_model
+from tiny_models import DEEPER, draw, random_model, velocity
 
 FORMATS: list[Format] = ["int8", "float8"]
 formats = pytest.mark.parametrize("format", FORMATS)
 
 
 def build() -> Transformer:
-    return Transformer(CONFIG)
+    return Transformer(DEEPER)
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("whole") / "transformer.safetensors"
-    save_file({f"model.{k}": v for k, v in random_model(config=CONFIG).state_dict().items()}, path)
+    save_file({f"model.{k}": v for k, v in random_model(config=DEEPER).state_dict().items()}, path)
     return path
 
 

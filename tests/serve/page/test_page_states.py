@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, Route, expect
 
-from browsing import PATIENT, look, needs_browser, open_browser, open_page, settings
+from browsing import look, needs_browser, open_page, settings
 from linnet.request import RANGES
 from linnet.serve.keys import make_key
 from linnet.serve.queue import Queue
@@ -21,24 +21,6 @@ pytestmark = needs_browser
 UNDO = 7000  # milliseconds that a deletion waits
 QUICK: dict[str, Any] = {"num_frames": 5, "num_inference_steps": 1}
 WIDTHS = (1200, 700, 360)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Server]:
-    with Server(tmp_path_factory.mktemp("states") / "data", tiny_model, *PATIENT) as server:
-        yield server.wait_ready()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with open_browser() as browser:
-        yield browser
-
-
-@pytest.fixture
-def page(browser: Browser, server: Server) -> Iterator[Page]:
-    with open_page(browser, server) as page:
-        yield page
 
 
 @pytest.fixture

@@ -13,34 +13,13 @@ from torch import Tensor
 
 from linnet.errors import InvalidInput
 from linnet.models.vae import VAE, Past, RMSNorm, VAEConfig
+from tiny_models import SMALL_VAE, close, draw, random_vae
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 RECORDINGS = sorted(GOLDEN.glob("vae_*.safetensors"))
 
 
-def draw(*shape: int, seed: int = 1) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def random_vae() -> VAE:
-    """A small one in which nothing is silent."""
-    vae = VAE(VAEConfig(dim=4, z_dim=4))
-    for i, parameter in enumerate(vae.parameters()):
-        spread = 0.2 if parameter.dim() == 1 else parameter[0].numel() ** -0.5
-        parameter.data = draw(*parameter.shape, seed=i) * spread
-    for norm in (module for module in vae.modules() if isinstance(module, RMSNorm)):
-        norm.gamma.data += 1
-    return vae.requires_grad_(False)
-
-
-SMALL = random_vae()
 VIDEO, LATENTS = draw(2, 3, 21, 16, 24).clamp(-1, 1), draw(2, 4, 6, 2, 3)
-
-
-def close(out: Tensor, reference: Tensor, tolerance: float = 1e-5) -> None:
-    assert out.shape == reference.shape
-    assert out.dtype == reference.dtype
-    assert (out - reference).norm() <= tolerance * reference.norm()
 
 
 def cut(x: Tensor, lengths: list[int]) -> list[Tensor]:
@@ -78,14 +57,14 @@ def test_tensors_are_those_of_the_published_file() -> None:
     assert {name: list(tensor.shape) for name, tensor in vae.state_dict().items()} == published
 
 
-WHOLE_ENCODED, WHOLE_DECODED = SMALL.encode(VIDEO), SMALL.decode(LATENTS)
+WHOLE_ENCODED, WHOLE_DECODED = SMALL_VAE.encode(VIDEO), SMALL_VAE.decode(LATENTS)
 lengths = st.lists(st.integers(1, 9), max_size=9)
 
 
 @given(lengths)
 @settings(max_examples=8, deadline=None)
 def test_any_chunks_encode_to_the_same(lengths: list[int]) -> None:
-    latents = list(SMALL.encode_stream(cut(VIDEO, lengths)))
+    latents = list(SMALL_VAE.encode_stream(cut(VIDEO, lengths)))
     assert [frames.shape[2] for frames in latents] == [1] * 6
     close(torch.cat(latents, dim=2), WHOLE_ENCODED, 1e-6)
 
@@ -94,7 +73,7 @@ def test_any_chunks_encode_to_the_same(lengths: list[int]) -> None:
 @settings(max_examples=8, deadline=None)
 def test_any_chunks_decode_to_the_same(lengths: list[int]) -> None:
     past = Past()
-    close(torch.cat([SMALL.decode(z, past) for z in cut(LATENTS, lengths)], dim=2), WHOLE_DECODED, 1e-6)
+    close(torch.cat([SMALL_VAE.decode(z, past) for z in cut(LATENTS, lengths)], dim=2), WHOLE_DECODED, 1e-6)
 
 
 @given(lengths)
@@ -102,17 +81,17 @@ def test_any_chunks_decode_to_the_same(lengths: list[int]) -> None:
 def test_several_latent_frames_encode_at_a_time(lengths: list[int]) -> None:
     past, first, rest = Past(), VIDEO[:, :, :1], VIDEO[:, :, 1:]
     chunks = [first, *cut(rest, [4 * length for length in lengths])]
-    close(torch.cat([SMALL.encode(chunk, past) for chunk in chunks], dim=2), WHOLE_ENCODED, 1e-6)
+    close(torch.cat([SMALL_VAE.encode(chunk, past) for chunk in chunks], dim=2), WHOLE_ENCODED, 1e-6)
 
 
 @pytest.mark.parametrize(("chunk", "frames"), [(1, [1, 4, 4, 4, 4, 4]), (4, [13, 8])])
 def test_frames_of_a_decoded_stream(chunk: int, frames: list[int]) -> None:
-    assert [video.shape[2] for video in SMALL.decode_stream(LATENTS, chunk)] == frames
+    assert [video.shape[2] for video in SMALL_VAE.decode_stream(LATENTS, chunk)] == frames
 
 
 def test_streams_do_not_meet() -> None:
     """Two clips, decoded turn by turn, are as each alone."""
-    one, other = SMALL.decode_stream(LATENTS[:1]), SMALL.decode_stream(LATENTS[1:])
+    one, other = SMALL_VAE.decode_stream(LATENTS[:1]), SMALL_VAE.decode_stream(LATENTS[1:])
     both = torch.cat([torch.cat(pair) for pair in zip(one, other, strict=True)], dim=2)
     close(both, WHOLE_DECODED)
 
@@ -123,12 +102,12 @@ def test_the_past_does_not_grow() -> None:
         return sum(tail.untyped_storage().nbytes() for tail in tails)
 
     encoding, decoding = Past(), Past()
-    SMALL.encode(VIDEO[:, :, :5], encoding)
-    SMALL.decode(LATENTS[:, :, :2], decoding)
+    SMALL_VAE.encode(VIDEO[:, :, :5], encoding)
+    SMALL_VAE.decode(LATENTS[:, :, :2], decoding)
     sizes = held(encoding), held(decoding)
     assert min(sizes) > 0
-    SMALL.encode(VIDEO[:, :, 5:], encoding)
-    SMALL.decode(LATENTS[:, :, 2:], decoding)
+    SMALL_VAE.encode(VIDEO[:, :, 5:], encoding)
+    SMALL_VAE.decode(LATENTS[:, :, 2:], decoding)
     assert (held(encoding), held(decoding)) == sizes
 
 
@@ -151,18 +130,18 @@ def test_bfloat16_weights_stay_near() -> None:
 @pytest.mark.parametrize("frames", [0, 2, 4])
 def test_frames_off_the_grid_are_refused(frames: int) -> None:
     with pytest.raises(InvalidInput, match="4n \\+ 1"):
-        SMALL.encode(VIDEO[:, :, :frames])
+        SMALL_VAE.encode(VIDEO[:, :, :frames])
     with pytest.raises(InvalidInput, match="4n \\+ 1"):
-        list(SMALL.encode_stream(VIDEO[:, :, :frames].split(1, dim=2)))
+        list(SMALL_VAE.encode_stream(VIDEO[:, :, :frames].split(1, dim=2)))
 
 
 def test_a_later_chunk_off_the_grid_is_refused() -> None:
     past = Past()
-    SMALL.encode(VIDEO[:, :, :1], past)
+    SMALL_VAE.encode(VIDEO[:, :, :1], past)
     with pytest.raises(InvalidInput, match="4n \\+ 0"):
-        SMALL.encode(VIDEO[:, :, 1:6], past)
+        SMALL_VAE.encode(VIDEO[:, :, 1:6], past)
 
 
 def test_sizes_off_the_grid_are_refused() -> None:
     with pytest.raises(InvalidInput, match='size "20x16"'):
-        SMALL.encode(VIDEO[:, :, :1, :16, :20])
+        SMALL_VAE.encode(VIDEO[:, :, :1, :16, :20])

@@ -1,7 +1,6 @@
 """The page in a browser: what a person does with it, from the first prompt to the last deletion."""
 
 import io
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,30 +10,12 @@ from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, Route, expect
 
-from browsing import PATIENT, look, needs_browser, open_browser, open_page, settings
+from browsing import look, needs_browser, settings
 from linnet.media import open_writer
 from linnet.serve.queue import Queue
 from serving import Server
 
 pytestmark = needs_browser
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Server]:
-    with Server(tmp_path_factory.mktemp("page") / "data", tiny_model, *PATIENT) as server:
-        yield server.wait_ready()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with open_browser() as browser:
-        yield browser
-
-
-@pytest.fixture
-def page(browser: Browser, server: Server) -> Iterator[Page]:
-    with open_page(browser, server) as page:
-        yield page
 
 
 def test_a_person_makes_watches_cancels_reloads_and_deletes(page: Page) -> None:

@@ -483,7 +483,7 @@ def test_the_documented_film_is_made(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    page = (Path(__file__).parent.parent / "docs" / "films.md").read_text("utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "films.md").read_text("utf-8")
     (example,) = re.findall(r"^```yaml\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
     Path("film.yaml").write_text(example, "utf-8")
     words = [

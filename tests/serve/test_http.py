@@ -1,41 +1,20 @@
 """What HTTP and existing clients expect of a server beyond its answers: parts, conditions, names, sessions, limits."""
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 
+from api_client import PROMPT, STILL, accepted, refused, render
 from linnet.errors import InvalidInput
 from linnet.serve import clips, middleware
-from linnet.serve.app import create_app
-from linnet.serve.clips import clips_folder
 from linnet.serve.events import follow
 from linnet.serve.keys import make_key
-from linnet.serve.models import Models
-from linnet.serve.queue import Queue
 from linnet.serve.responses import disposition, usable_range
 from linnet.serve.service import Credentials, Service
 from linnet.serve.wire import on_the_wire
-from test_serve import PROMPT, STILL, accepted, refused, render
-
-
-@pytest.fixture
-def service(tmp_path: Path, tiny_model: Path) -> Service:
-    clips_folder(tmp_path).mkdir()
-    models = Models("seedling", tiny_model, "cpu")
-    return Service(data=tmp_path, queue=Queue(tmp_path), models=models, reserve_bytes=0)
-
-
-@pytest.fixture
-def client(service: Service) -> Iterator[TestClient]:
-    with TestClient(
-        create_app(service), base_url="http://localhost", raise_server_exceptions=False
-    ) as client:
-        yield client
-
 
 # --- parts and conditions ---------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from linnet.plan.tiles import Span, cores, decode_sizes, needed, tiles_of, wan_d
 from linnet.runtime import transfer
 from linnet.runtime.tiles import decode_tiled, described, halves
 from live import Live
-from test_vae import SMALL, close, draw
+from tiny_models import SMALL_VAE, close, draw
 
 sides = st.integers(1, 24)
 tilings = st.builds(Tiling, rows=sides, columns=sides, chunk=st.integers(1, 4))
@@ -28,9 +28,9 @@ tilings = st.builds(Tiling, rows=sides, columns=sides, chunk=st.integers(1, 4))
 def test_tiles_decode_to_the_same(height: int, width: int, steps: int, tiling: Tiling) -> None:
     latents = draw(1, 4, steps, height, width)
     with torch.inference_mode():
-        frames = list(decode_tiled(SMALL, latents, tiling))
+        frames = list(decode_tiled(SMALL_VAE, latents, tiling))
         assert [part.shape[2] for part in frames] == [1, *[4] * (steps - 1)]
-        close(torch.cat(frames, dim=2), SMALL.decode(latents))
+        close(torch.cat(frames, dim=2), SMALL_VAE.decode(latents))
 
 
 @given(sides, sides)
@@ -43,7 +43,7 @@ def test_cores_cover_a_side_once(size: int, length: int) -> None:
 
 def test_a_seam_is_no_wider_than_the_layers_see() -> None:
     """13 pixels at the smallest level that is tiled, so 7 cells; none at the frame's border."""
-    layers = [described(layer) for layer in halves(SMALL)[1]]
+    layers = [described(layer) for layer in halves(SMALL_VAE)[1]]
     assert needed(layers, Span(20, 30), 60)[0] == Span(13, 37)
     assert needed(layers, Span(0, 30), 30)[0] == Span(0, 30)
 

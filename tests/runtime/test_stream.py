@@ -1,7 +1,6 @@
 """A transformer whose blocks pass through memory says what the resident one says, to the last bit."""
 
 import time
-from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
@@ -9,39 +8,29 @@ from typing import Literal
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
 
 from linnet.errors import WeightsError
-from linnet.models.transformer import Transformer, TransformerConfig
+from linnet.models.transformer import Transformer
 from linnet.runtime.stream import BlockStream, is_resident, stream_into
 from linnet.weights.load import load_into, matched
-from test_transformer import LATENTS, SMALL, TIMESTEP, draw, random_model
-
-CONFIG = TransformerConfig(**{**asdict(SMALL), "num_layers": 5})
-STATES = [draw(3, SMALL.text_dim)]
+from tiny_models import DEEPER, random_model, velocity
 
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "transformer.safetensors"
-    save_file({f"model.{k}": v for k, v in random_model(config=CONFIG).state_dict().items()}, path)
+    save_file({f"model.{k}": v for k, v in random_model(config=DEEPER).state_dict().items()}, path)
     return path
 
 
 def streamed(
     file: Path, held: int, source: Literal["memory", "file"] = "file", dtype: torch.dtype = torch.float32
 ) -> tuple[Transformer, BlockStream]:
-    model, headers = matched(lambda: Transformer(CONFIG), file, prefix="model.")
+    model, headers = matched(lambda: Transformer(DEEPER), file, prefix="model.")
     blocks = stream_into(
         model, headers, device="cpu", dtype=dtype, resident_blocks=held, blocks_from=source, prefix="model."
     )
     return model.eval(), blocks
-
-
-@torch.inference_mode()
-def velocity(model: Transformer, blocks: BlockStream | None = None) -> Tensor:
-    text = model.encode_text(STATES, blocks=blocks)
-    return torch.stack([model(LATENTS, TIMESTEP - i, text, blocks=blocks) for i in range(2)])
 
 
 @pytest.mark.parametrize("held", [0, 1, 3, 4, 5])
@@ -50,7 +39,7 @@ def velocity(model: Transformer, blocks: BlockStream | None = None) -> Tensor:
 def test_streamed_equals_resident(
     file: Path, held: int, source: Literal["memory", "file"], dtype: torch.dtype
 ) -> None:
-    resident = load_into(lambda: Transformer(CONFIG), file, dtype=dtype, prefix="model.").eval()
+    resident = load_into(lambda: Transformer(DEEPER), file, dtype=dtype, prefix="model.").eval()
     assert torch.equal(velocity(*streamed(file, held, source, dtype)), velocity(resident))
 
 
@@ -69,7 +58,7 @@ def test_what_is_not_resident_has_two_places(file: Path) -> None:
 
 
 def test_no_block_is_overwritten_while_it_is_in_use(file: Path) -> None:
-    expected = [block.self_attn.q.weight for block in random_model(config=CONFIG).blocks]
+    expected = [block.self_attn.q.weight for block in random_model(config=DEEPER).blocks]
     _, blocks = streamed(file, 1)
     for _ in range(2):
         for block, weight in zip(blocks, expected, strict=True):

@@ -15,7 +15,7 @@ from linnet.catalog import CATALOG, SEEDLING
 from linnet.cli import COMMANDS, app
 from linnet.errors import LinnetError
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PROMPT = "a red star spins on a blue background"
 STILL = ("--seconds", "0", "--steps", "2")  # one frame
 

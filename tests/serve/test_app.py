@@ -14,34 +14,16 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from api_client import PROMPT, STILL, accepted, refused, render
 from linnet.plan.cost_model import CostModel
 from linnet.serve import app, schemas
-from linnet.serve.app import PAGE, STREAMS, create_app
+from linnet.serve.app import PAGE, STREAMS
 from linnet.serve.clips import KINDS, clips_folder, file_of
 from linnet.serve.eta import Eta, seconds_left
 from linnet.serve.keys import make_key
 from linnet.serve.models import Models
-from linnet.serve.queue import Job, Limits, Queue, passes
+from linnet.serve.queue import Limits, passes
 from linnet.serve.service import Service
-
-PROMPT = "a red star spins on a blue background"
-STILL = {"prompt": PROMPT, "num_frames": 1, "num_inference_steps": 2}
-
-
-@pytest.fixture
-def service(tmp_path: Path, tiny_model: Path) -> Service:
-    clips_folder(tmp_path).mkdir()
-    return Service(
-        data=tmp_path, queue=Queue(tmp_path), models=Models("seedling", tiny_model, "cpu"), reserve_bytes=0
-    )
-
-
-@pytest.fixture
-def client(service: Service) -> Iterator[TestClient]:
-    with TestClient(
-        create_app(service), base_url="http://localhost", raise_server_exceptions=False
-    ) as client:
-        yield client
 
 
 def header_of_png(width: int, height: int) -> bytes:
@@ -54,31 +36,6 @@ def header_of_png(width: int, height: int) -> bytes:
 
     described = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", described) + chunk(b"IDAT", b"")
-
-
-def accepted(client: TestClient, **more: Any) -> dict[str, Any]:
-    answer = client.post("/v1/videos", json=STILL | more)
-    assert answer.status_code == 200, answer.text
-    return answer.json()
-
-
-def render(service: Service, content: bytes = b"0123456789") -> Job:
-    """What a worker does with the next job, without the pictures."""
-    job = service.queue.claim("w")
-    assert job is not None
-    for variant in KINDS:
-        file_of(service.data, job.id, variant).write_bytes(content)
-    service.queue.complete(job, size=3 * len(content), seconds={"denoise": 1.0, "decode": 0.5})
-    return job
-
-
-def refused(answer: Any, status: int, code: str, param: str | None = None) -> str:
-    """The message of an error in the envelope that clients know."""
-    assert answer.status_code == status, answer.text
-    error = answer.json()["error"]
-    assert error.keys() == {"message", "type", "param", "code"}
-    assert (error["code"], error["param"]) == (code, param)
-    return error["message"]
 
 
 # --- what cannot be done ----------------------------------------------------------------------------------------------
