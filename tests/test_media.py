@@ -6,8 +6,10 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
+import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from linnet import media
+from linnet import media, writer_thread
 from linnet.errors import InvalidInput
 from linnet.filesystem import complete
 from linnet.geometry import Size
@@ -45,6 +47,12 @@ def write(path: Path, frames: media.Frames, record: dict[str, Any] = RECORD, **s
         for start in range(0, len(frames), 4):
             writer.write(frames[start : start + 4])
     return path
+
+
+def write_all(path: Path, frames: Iterable[media.Frames]) -> None:
+    with media.open_writer(path, width=WIDTH, height=HEIGHT, fps=24, metadata={}) as writer:
+        for some in frames:
+            writer.write(some)
 
 
 def content(path: Path) -> dict[str, bytes]:
@@ -76,13 +84,11 @@ def test_a_still_is_a_clip_of_one_frame(tmp_path: Path, ending: str) -> None:
 
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_the_same_clip_gives_the_same_bytes(tmp_path: Path, ending: str) -> None:
-    frames = scene()
+    frames, other = scene(), tmp_path / f"other{ending}"
     one = write(tmp_path / f"one{ending}", frames)
-    with media.open_writer(
-        tmp_path / f"other{ending}", width=WIDTH, height=HEIGHT, fps=24, metadata=RECORD
-    ) as writer:
+    with media.open_writer(other, width=WIDTH, height=HEIGHT, fps=24, metadata=RECORD) as writer:
         writer.write(frames)  # all at once, and in another file
-    assert content(one) == content(writer.path)
+    assert content(one) == content(other)
     different = write(tmp_path / f"different{ending}", frames, RECORD | {"seed": 1})
     assert content(one) != content(different)
 
@@ -152,7 +158,8 @@ def test_odd_sizes_where_the_format_has_them(tmp_path: Path, ending: str) -> Non
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_no_frame_is_kept(tmp_path: Path, ending: str) -> None:
+def test_few_frames_are_kept(tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer_thread, "WAITING", 2)
     alive: list[weakref.ref[Any]] = []
     with media.open_writer(
         tmp_path / f"clip{ending}", width=WIDTH, height=HEIGHT, fps=24, metadata={}
@@ -162,7 +169,91 @@ def test_no_frame_is_kept(tmp_path: Path, ending: str) -> None:
             alive.append(weakref.ref(frames))
             writer.write(frames)
             del frames
-            assert sum(ref() is not None for ref in alive) <= 1
+            assert sum(ref() is not None for ref in alive) <= 3  # two wait, and one is encoded
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_the_thread_changes_no_byte(tmp_path: Path, ending: str) -> None:
+    frames, path = scene(), tmp_path / f"plain{ending}"
+    with media.open_writer(path, width=WIDTH, height=HEIGHT, fps=24, metadata=RECORD).target as writer:
+        writer.write(frames)  # the writer without a thread
+    assert content(path) == content(write(tmp_path / f"threaded{ending}", frames))
+
+
+def test_encoding_and_waiting_are_timed_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = threading.Event()
+    add = media.VideoWriter.add
+    monkeypatch.setattr(media.VideoWriter, "add", lambda *given: (slow.wait(0.02), add(*given)))
+    with media.open_writer(tmp_path / "clip.mkv", width=WIDTH, height=HEIGHT, fps=24, metadata={}) as writer:
+        writer.write(scene())
+        handed_over = writer.waited
+    assert writer.encoding >= 0.02 * COUNT
+    assert (
+        handed_over < 0.02 * COUNT <= writer.waited
+    )  # all of it at the end, when nothing was left to decode
+
+
+def failing_at(count: int, error: BaseException) -> Callable[..., None]:
+    """A writer's `add` that fails at that frame."""
+
+    def add(writer: media.Writer, frame: media.Frame) -> None:
+        if writer.count == count:
+            raise error
+
+    return add
+
+
+def test_what_fails_in_encoding_stops_whoever_decodes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(media.VideoWriter, "add", failing_at(3, full))
+    decoded = 0
+
+    def decoding() -> Iterator[media.Frames]:
+        nonlocal decoded
+        for _ in range(10**6):  # without end, if nobody hears of it
+            decoded += 1
+            yield scene(1)
+
+    with pytest.raises(InvalidInput, match="disk is full"):
+        write_all(tmp_path / "clip.mkv", decoding())
+    assert decoded < 100
+    assert list(tmp_path.iterdir()) == []
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("encoder")]
+
+
+def test_ctrl_c_while_frames_wait_and_again_while_they_are_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second one comes while the encoder is still at a frame of the file that the first one gives up."""
+    begun, go = threading.Event(), threading.Event()
+    encoded: list[int] = []
+
+    def add(writer: media.Writer, frame: media.Frame) -> None:
+        begun.set()
+        assert go.wait(10)
+        encoded.append(writer.count)
+
+    def press() -> None:
+        begun.wait(10)
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.1)
+        go.set()
+
+    monkeypatch.setattr(media.VideoWriter, "add", add)
+    presser = threading.Thread(target=press)
+
+    def decoding() -> Iterator[media.Frames]:
+        yield from np.split(scene(), COUNT)
+        presser.start()
+        presser.join()
+
+    with pytest.raises(KeyboardInterrupt):
+        write_all(tmp_path / "clip.mkv", decoding())
+    assert encoded == [0]  # those that waited are dropped
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- what cannot be written ------------------------------------------------------------------------------------
@@ -227,7 +318,7 @@ KILLED = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from linnet import media
+from linnet import media, writer_thread
 with media.open_writer(Path(sys.argv[1]), width=64, height=48, fps=24, metadata={}) as writer:
     writer.write(np.zeros((8, 48, 64, 3), np.uint8))
     print("written", flush=True)

@@ -41,6 +41,7 @@ from linnet.inputs.clips import Footage
 from linnet.inputs.folders import REQUEST as PNG_REQUEST
 from linnet.inputs.pictures import IMAGE_DESCRIPTION
 from linnet.inputs.reader import record_in
+from linnet.writer_thread import ThreadedWriter
 
 Frames = UInt8[np.ndarray, "f H W 3"]
 Frame = UInt8[np.ndarray, "H W 3"]
@@ -108,11 +109,12 @@ def ending_of(path: Path) -> str:
 
 def open_writer(
     path: Path, *, width: int, height: int, fps: int, metadata: dict[str, Any], overwrite: bool = False
-) -> "Writer":
-    """A writer for the kind of file that the path's ending names, to be used in a `with` statement."""
+) -> ThreadedWriter:
+    """A writer for the kind of file that the path's ending names, to be used in a `with` statement. It encodes in a
+    thread of its own: frames that were given to it must not be changed."""
     kinds = {".gif": GifWriter, ".webp": WebpWriter, "": PngWriter}
     kind = kinds.get(ending_of(path), VideoWriter)
-    return kind(path, Size(width, height), fps, metadata, overwrite)
+    return ThreadedWriter(kind(path, Size(width, height), fps, metadata, overwrite))
 
 
 def as_note(metadata: dict[str, Any]) -> str:
