@@ -25,7 +25,9 @@ class Clip:
     """`model_hash` is the fingerprint of the weights; `choices` is whatever the run decided by itself and
     must repeat to give the same bytes; `direction` is what it was made from beside its prompt, such as an image, if
     there was anything; `seconds` is the time each stage took and is never written into
-    the file, so that the same request gives the same bytes."""
+    the file, so that the same request gives the same bytes. Frames are encoded while others are decoded: "decode" is
+    the time that decoding took, "write" the time by which the file was complete later. `overlapped` are seconds of work
+    beside the stages: those of the "encoder"."""
 
     path: Path
     request: Request
@@ -34,6 +36,7 @@ class Clip:
     choices: dict[str, Any] = field(default_factory=dict)
     direction: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    overlapped: dict[str, float] = field(default_factory=dict)
 
     def metadata(self) -> dict[str, Any]:
         """What goes inside the file, in plain JSON values."""

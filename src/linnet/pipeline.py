@@ -32,6 +32,7 @@ from linnet.progress import Image, Progress, Watch, ignore
 from linnet.request import Request
 from linnet.runtime.attention import Work, choose, way_of
 from linnet.runtime.finite import finite_steps, is_finite, not_finite
+from linnet.runtime.pixels import arriving
 from linnet.runtime.recover import let_go, out_of_memory
 from linnet.runtime.tiles import decode_tiled
 from linnet.sampling import flow
@@ -254,17 +255,19 @@ class Pipeline(Parts):
             decode_tiled(model, z, tiling) if tiling and isinstance(model, VAE) else model.decode_stream(z)
         )
         precision = torch.autocast(self.device.type, torch.bfloat16, enabled=lower)
-        while True:
-            with (
-                torch.inference_mode(),
-                precision,
-            ):  # not across the yield, which would lend the modes to the consumer
-                frames = next(stream, None)
-            if frames is None:
-                return
-            if not is_finite(frames):
+
+        def decoded() -> Iterator[Float[Tensor, "1 3 f h w"]]:
+            while True:
+                with torch.inference_mode(), precision:  # not across the yield, which would lend them on
+                    frames = next(stream, None)
+                if frames is None:
+                    return
+                yield frames
+
+        for pixels, finite in arriving(decoded()):
+            if not finite:
                 raise not_finite("in the decode stage", self.files.autoencoder, self.files.transformer)
-            yield to_pixels(frames)
+            yield pixels
 
     def decode_loop(self, latents: Float[Tensor, "1 C T H W"], *, lower: bool = False) -> Iterator[Frames]:
         """The frames of a clip whose last latent frame meets its first: four for every latent frame.
@@ -352,8 +355,7 @@ class Pipeline(Parts):
                     direction=dict(direction or {}),
                     seconds=dict(seconds),
                 )
-                with timed(clip.seconds, "decode"):
-                    self._write(clip, latents[index : index + 1], overwrite, watch)
+                self._write(clip, latents[index : index + 1], overwrite, watch)
                 return clip
 
             clips.append(self._sparing("decode", write, watch))
@@ -429,7 +431,7 @@ class Pipeline(Parts):
         return torch.cat(found), skipped
 
     def _write(self, clip: Clip, latents: Latents, overwrite: bool, watch: Watch) -> None:
-        request = clip.request
+        request, start = clip.request, time.monotonic()
         with media.open_writer(
             clip.path,
             width=request.width,
@@ -440,6 +442,9 @@ class Pipeline(Parts):
         ) as writer:
             for frames in self._decoded(request, latents, watch):
                 writer.write(frames)
+        waited = writer.waited
+        clip.seconds.update(decode=time.monotonic() - start - waited, write=waited)
+        clip.overlapped.update(encoder=writer.encoding)
 
     def _decoded(self, request: Request, latents: Latents, watch: Watch) -> Iterator[Frames]:
         """One clip's frames, a few at a time, of which `watch` is told when they are used."""
@@ -494,12 +499,6 @@ def after(count: int, stream: Iterable[Frames]) -> Iterator[Frames]:
         kept, count = frames[count:], max(0, count - len(frames))
         if len(kept):
             yield kept
-
-
-def to_pixels(frames: Float[Tensor, "1 3 f H W"]) -> Frames:
-    """From -1..1 to 0..255, rounded."""
-    pixels = frames[0].permute(1, 2, 3, 0).float().clamp(-1, 1).add(1).mul(127.5)
-    return pixels.round().byte().contiguous().cpu().numpy()
 
 
 @contextmanager

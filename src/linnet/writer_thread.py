@@ -87,15 +87,15 @@ class ThreadedWriter:
             try:
                 while stopped is None and self._ahead:
                     self._finish_first()
-                # Nobody may close what the thread still writes to, however often Ctrl-C is pressed. Joining the thread
-                # does not tell: a join that is interrupted counts as done.
+                # Nobody may close what the thread still writes to, however often Ctrl-C is pressed. To end the thread
+                # does not tell: a wait for it that is interrupted counts as done.
                 for _, encoded in reversed(self._ahead):
                     if not encoded.cancel():
                         encoded.exception()
+                self._thread.shutdown(cancel_futures=True)
                 break
             except BaseException as failed:
                 stopped = stopped or failed
-        self._thread.shutdown(wait=False, cancel_futures=True)
         idle = time.monotonic()
         try:
             self.target.__exit__(type(stopped) if stopped else None, stopped, trace)

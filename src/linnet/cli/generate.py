@@ -318,7 +318,8 @@ def print_request(request: Request, path: Path, plan: Plan, as_json: bool) -> No
 
 def print_clip(clip: Clip, quiet: bool, as_json: bool) -> None:
     if as_json:
-        print(json.dumps({"path": str(clip.path), **clip.metadata(), "seconds": clip.seconds}))
+        times = {"seconds": clip.seconds, "overlapped": clip.overlapped}
+        print(json.dumps({"path": str(clip.path), **clip.metadata(), **times}))
         return
     if not quiet:
         request, spent = clip.request, sum(clip.seconds.values())
