@@ -27,7 +27,7 @@ from linnet.geometry import Size
 ENDINGS = [".mp4", ".webm", ".mkv", ".gif", ".webp", ""]
 EXACT = [".mkv", ".gif", ".webp", ""]  # those that take odd sizes
 RECORD = {"prompt": 'a "fox" \\ fährt\n🦊 ' * 40, "seed": 2**32 - 1, "request": {"fps": 24}}
-WIDTH, HEIGHT, COUNT = 64, 48, 12
+WIDTH, HEIGHT, COUNT = 64, 64, 12
 
 
 def scene(count: int = COUNT, width: int = WIDTH, height: int = HEIGHT) -> media.Frames:
@@ -383,8 +383,8 @@ def refusals() -> Iterator[Any]:
         return pytest.param(name, width, match, prepare, id=name)
 
     yield case("clip.avi", 64, r"\.avi.*\.mp4, \.webm, \.mkv, \.gif, \.webp.*PNG")
-    yield case("clip.mp4", 63, r'size "63x48".*even')
-    yield case("clip.webm", 63, r'size "63x48".*even')
+    yield case("clip.mp4", 63, r'size "63x64".*even')
+    yield case("clip.webm", 63, r'size "63x64".*even')
     yield case("plain/clip.mp4", 64, "Not a directory", lambda at: (at / "plain").write_text(""))
     yield case(f"{'x' * 252}.mp4", 64, "too long")
     yield case(f"none/{'x' * 252}.mp4", 64, "too long")
