@@ -32,7 +32,7 @@ def name_of(letter: str) -> str:
 
 def is_blank(text: str) -> bool:
     """Whether there is nothing to be read in the text."""
-    return not "".join(letter for letter in text if not is_unseen(letter)).strip()
+    return not any(not letter.isspace() and not is_unseen(letter) for letter in text)
 
 
 def check_seen(text: str, *, field: str = "prompt") -> None:

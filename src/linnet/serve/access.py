@@ -21,6 +21,8 @@ def credentials_of(request: Request) -> Credentials:
     scheme, _, key = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         return Credentials(key=key.strip())
+    if not request.cookies:
+        return Credentials()
     return Credentials(session=request.cookies.get(cookie_of(request)))
 
 
