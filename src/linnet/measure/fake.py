@@ -1,11 +1,13 @@
 """A graphics card that is not there: tensors with shapes but no numbers, on a device that this build of torch may not
-even have, and the bytes that a run would hold on it at its peak.
+even have, and the tensors that a run would hold on it, each from when it is made until it is gone.
 
 PyTorch's fake tensors do most of it. What they cannot do without a driver is done here: attention takes the flash
 operator's fake rather than the quadratic path that stock attention falls back to; moving between devices, indexing and
 making constants become empty tensors of the right shape. Workspaces and the driver's context are not seen.
 """
 
+import weakref
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -15,9 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.distributed._tools.mem_tracker import MemTracker
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from linnet.measure.allocator import Event, rounded
 from linnet.weights.load import product_dtypes
 
 M = TypeVar("M", bound=nn.Module)
@@ -26,12 +30,63 @@ aten = torch.ops.aten
 FLASH_WIDTH = 256  # the widest head of the flash kernels
 
 
-class Tally(MemTracker):
-    """Counts tensors alone, not by module: a module may be called as often as it likes."""
+class Ledger(TorchDispatchMode):
+    """Writes down each tensor that is made, and when it is gone: `events` of the card's, `peaks` of each device's."""
 
-    def _pre_fw_hook(self, module: nn.Module, inputs: Any) -> None: ...
+    def __init__(self) -> None:
+        super().__init__()
+        self.events: list[Event] = []
+        self.peaks: Counter[str] = Counter()
+        self._held: Counter[str] = Counter()
+        self._known: dict[int, weakref.ref[torch.UntypedStorage]] = {}
+        self._stand_in: dict[int, int] = {}  # a tensor that is still held: which copy of it is, see `repeat`
+        self._count = 0
 
-    def _post_fw_hook(self, module: nn.Module, inputs: Any, outputs: Any) -> None: ...
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, Tensor):
+                self.see(tensor)
+        return made
+
+    def see(self, tensor: Tensor) -> None:
+        kind, storage = tensor.device.type, tensor.untyped_storage()
+        place, size = storage._cdata, storage.nbytes()
+        if kind == "meta" or not size or place in self._known:
+            return
+        self._count += 1
+        key = self._count
+
+        def gone(_: object) -> None:
+            del self._known[place]
+            self._add(kind, -rounded(size), Event(self._stand_in.pop(key, key), 0))
+
+        self._known[place] = weakref.ref(storage, gone)
+        self._add(kind, rounded(size), Event(key, size))
+
+    def repeat(self, before: int, start: int, times: int) -> None:
+        """Write down again, `times` times, what happened since event `start`, as if that part of a run, which is like
+        the one since event `before`, had been run so often. What outlives one part is let go of in the next, as it was
+        in the part that ran."""
+        earlier = [event.key for event in self.events[before:start] if event.size]
+        part = self.events[start:]
+        made = [event.key for event in part if event.size]
+        assert len(earlier) == len(made), "the parts are not alike"
+        last = dict(zip(earlier, made, strict=True))  # of the part before the copy, by the keys of the first
+        for _ in range(times):
+            own = {key: self._count + number for number, key in enumerate(made, 1)}
+            self._count += len(made)
+            for key, size in part:
+                self.events.append(Event(own[key] if key in own else last.get(key, key), size))
+            last = dict(zip(earlier, own.values(), strict=True))
+        if times:
+            self._stand_in.update(zip(made, last.values(), strict=True))
+
+    def _add(self, kind: str, size: int, event: Event) -> None:
+        self._held[kind] += size
+        self.peaks[kind] = max(self.peaks[kind], self._held[kind])
+        if kind != "cpu":
+            self.events.append(event)
 
 
 class Calls(TorchFunctionMode):
@@ -113,18 +168,19 @@ def index(x: Tensor, where: Any) -> Tensor:
 
 
 class Card:
-    """A fake card, and the tally of what is on it."""
+    """A fake card, and the ledger of what is on it."""
 
     def __init__(self, device: str = "cuda") -> None:
         self.device = device
         self.mode = FakeTensorMode()
-        self.tally = Tally()
+        self.ledger = Ledger()
         self.held: list[nn.Module] = []
 
     def hold(self, module: M, dtype: torch.dtype, device: str | None = None) -> M:
         """The same, and the weights are there before the run begins."""
         self.held.append(self.fill(module, dtype, device))
-        self.tally.track_external(module)
+        for tensor in (*module.parameters(), *module.buffers()):
+            self.ledger.see(tensor)
         return module
 
     def fill(self, module: M, dtype: torch.dtype, device: str | None = None) -> M:
@@ -142,18 +198,14 @@ class Card:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        with self.mode, self.tally, Calls(), torch.inference_mode():
+        with self.mode, self.ledger, Calls(), torch.inference_mode():
             yield
 
     @property
     def peak(self) -> int:
         """The most bytes that tensors have taken on the card."""
-        return self._peaks(self.device)
+        return self.ledger.peaks[self.device]
 
     @property
     def system_peak(self) -> int:
-        return self._peaks("cpu")
-
-    def _peaks(self, kind: str) -> int:
-        peaks = self.tally.get_tracker_snapshot("peak")
-        return sum(int(sizes["Total"]) for device, sizes in peaks.items() if device.type == kind)
+        return self.ledger.peaks["cpu"]

@@ -1,14 +1,15 @@
-"""A plan put to the test without a card: each stage of a full-size run, on fake tensors, and the bytes it held.
+"""A plan put to the test without a card: each stage of a full-size run, on fake tensors, and the memory it took.
 
 What runs is the code that would run on the card; only the weights come from nowhere, and what would be fetched ahead
-in a thread is fetched in turn.
+in a thread is fetched in turn. Of the transformer's blocks, which are alike, a few run and stand for all.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
-from functools import partial
+from dataclasses import replace
+from itertools import islice
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
@@ -17,10 +18,12 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from linnet.geometry import latent_grid
+from linnet.measure.allocator import EMPTY_CACHE, MIB, Event
 from linnet.measure.fake import Card
 from linnet.models.text import T5Encoder, t5_xxl
-from linnet.models.transformer import Transformer, linum_v2
+from linnet.models.transformer import Block, TextContext, Transformer, linum_v2
 from linnet.models.vae import VAE, Past, VAEConfig
+from linnet.plan.execution import GLANCE
 from linnet.plan.explanations import Row
 from linnet.plan.plan import Plan
 from linnet.runtime import offload, stream, transfer
@@ -28,10 +31,14 @@ from linnet.runtime.tiles import decode_tiled
 from linnet.sampling.denoise import Guidance, GuidedVelocity
 
 STEADY = 4  # latent frames after which decoding holds no more than before
+RUN = 3  # blocks that run for all: the first, one to compare with, and the one that is repeated
+# Of the libraries for products, held for as long as the process lives (32 MiB for each of two on Hopper, less on other
+# cards), and an assumption of what a convolution takes for itself while it runs.
+PRODUCT_WORKSPACES, CONVOLUTION_WORKSPACE = 64 * MIB, 64 * MIB
 
 
 class Peak(NamedTuple):
-    """Bytes of tensors, on the card and in main memory; allowances are not among them."""
+    """Bytes of tensors, on the card and in main memory; allowances and workspaces are not among them."""
 
     device: int
     system: int
@@ -39,14 +46,31 @@ class Peak(NamedTuple):
 
 def simulate(plan: Plan, stage: Row) -> Peak:
     """What a stage of a Linum v2 plan for a card holds at its peak."""
-    stages: dict[Row, Callable[[Plan], Card]] = {
-        "text": text,
-        "encode": encode,
-        "denoise": denoise,
-        "decode": decode,
-    }
-    card = stages[stage](plan)
+    card = STAGES[stage](plan)
     return Peak(card.peak, card.system_peak)
+
+
+def events_of(plan: Plan) -> list[Event]:
+    """What a Linum v2 plan for a card asks of the card's allocator, one stage after another, workspaces included."""
+    found, last = [Event(1, PRODUCT_WORKSPACES)], 1
+    for stage in plan.stages:
+        if stage.stage == "decode" and not plan.transformer_stays:
+            found.append(EMPTY_CACHE)  # as the pipeline does when it drops the transformer
+        own = STAGES[stage.stage](plan).ledger.events
+        found += [Event(last + key, size) for key, size in (*own, *left(own))]
+        last += max(key for key, _ in own)
+    return found
+
+
+def left(events: Sequence[Event]) -> list[Event]:
+    """The end of what is still there."""
+    held: dict[int, Event] = {}
+    for key, size in events:
+        if size:
+            held[key] = Event(key, 0)
+        else:
+            del held[key]
+    return list(held.values())
 
 
 def text(plan: Plan) -> Card:
@@ -71,17 +95,48 @@ def denoise(plan: Plan) -> Card:
     with card.running():
         rows = torch.empty((plan.spec.max_prompt_tokens, model.config.text_dim), device=card.device)
         prompt, negative = (model.encode_text([rows], blocks=blocks) for _ in range(2))
+
+        def run(latents: Tensor, timestep: Tensor, text: TextContext) -> Tensor:
+            few = Few(card, blocks or model.blocks, model.config.num_layers)
+            some = replace(text, keys=text.keys[:RUN], values=text.values[:RUN])
+            return model(latents, timestep, some, blocks=few, token_chunk=plan.execution.token_chunk)
+
         guided = GuidedVelocity(
-            model=partial(model, blocks=blocks, token_chunk=plan.execution.token_chunk),
-            prompt=prompt,
-            negative=negative,
-            guidance=Guidance(rescale=request.apg_rescale),
+            model=run, prompt=prompt, negative=negative, guidance=Guidance(rescale=request.apg_rescale)
         )
         latents = torch.empty((plan.clips, model.config.channels, *grid), device=card.device)
         for _ in range(2):  # from the second on there is a running difference
             timestep = torch.empty(plan.clips, device=card.device)
-            latents = latents + guided(latents, timestep)
+            velocity = guided(latents, timestep)
+            clean = latents - velocity
+            latents = latents + velocity
+            del velocity
+            if plan.budget.asked:
+                preview(card, plan, clean)
     return card
+
+
+class Few:
+    """The first of a transformer's blocks, in turn; the last of them is written down as often as there are more."""
+
+    def __init__(self, card: Card, blocks: Iterable[Block], count: int) -> None:
+        self.card, self.blocks, self.count = card, blocks, count
+
+    def __iter__(self) -> Iterator[Block]:
+        events, starts = self.card.ledger.events, []
+        for block in islice(self.blocks, RUN):
+            starts.append(len(events))
+            yield block
+        before, start = starts[-2:]
+        self.card.ledger.repeat(before, start, self.count - RUN)
+
+
+def preview(card: Card, plan: Plan, clean: Tensor) -> None:
+    """The first frame of what the model expects, by an autoencoder that is there for it alone."""
+    model = card.fill(meta(lambda: VAE(VAEConfig())), getattr(torch, plan.execution.autoencoder_dtype))
+    with patch.object(transfer, "reserve", reserve):
+        for _ in decode_tiled(model, clean[:1, :, :1], GLANCE):
+            pass
 
 
 def transformer(card: Card, plan: Plan) -> tuple[Transformer, stream.BlockStream | None]:
@@ -144,6 +199,14 @@ def decode(plan: Plan) -> Card:
                 model.decode(part, past).cpu()
     del kept
     return card
+
+
+STAGES: dict[Row, Callable[[Plan], Card]] = {
+    "text": text,
+    "encode": encode,
+    "denoise": denoise,
+    "decode": decode,
+}
 
 
 def reserve(like: Tensor, device: torch.device, **settings: Any) -> Tensor:
