@@ -1,0 +1,238 @@
+"""`linnet tune`: what it keeps, what it rejects, and that it goes on where it was."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.torch import save_file
+from typer.testing import CliRunner
+
+from linnet.catalog import SEEDLING
+from linnet.cli import app
+from linnet.errors import InvalidInput
+from linnet.measure.tune.fidelity import Fidelity, compare, worst_tenth
+from linnet.measure.tune.search import Rules, Search, lower_bound, tune
+from linnet.measure.tune.trials import Candidate, Pair, Trial, Trials
+from linnet.plan import profiles
+
+BAD = Candidate(settings={"guidance": 9.0})
+PAIRS = [Pair(f"prompt {index}", index) for index in range(16)]
+
+
+class Scripted(Trials):
+    """Clips that are not made: what a candidate costs and how near it comes is written here."""
+
+    def __init__(self) -> None:
+        self.measured: list[tuple[Candidate, Pair]] = []
+
+    def exact(self, pair: Pair, *, attention: str = "") -> Any:
+        return type(
+            "Exact", (), {"seconds": 1.0, "attention": "stock", "frames": np.zeros((2, 8, 8, 3), np.uint8)}
+        )
+
+    def alike(self, one: Pair, other: Pair) -> float:
+        return 15.0
+
+    def trial(self, candidate: Candidate, pair: Pair, *, picture: bool = False) -> Trial:
+        self.measured.append((candidate, pair))
+        decided = candidate.settings
+        share = decided.get("guidance_until", 1.0) - decided.get("guidance_from", 0.0)
+        reuse = str(decided.get("reuse", "none"))
+        if reuse.startswith("0."):
+            skipped = list(range(3, 4 + round(20 * float(reuse))))
+        else:
+            skipped = [] if reuse == "none" else [int(step) for step in reuse.split(",")]
+        seconds = (1 - len(skipped) / 20) * (1 + share) / 2
+        psnr = 50 - 10 * (1 - share) - 1.2 * len(skipped) + pair.seed % 3
+        if candidate == BAD:
+            seconds, psnr = 0.05, 16.0
+        seen = Fidelity(
+            psnr=[psnr] * 4, ssim=[0.95] * 4, motion=psnr, flicker=1.0, brightness=0.0, saturation=0.0
+        )
+        return Trial(seconds=seconds, exact_seconds=1.0, latent_error=0.1, skipped=skipped, fidelity=seen)
+
+
+def search(**settings: Any) -> Search:
+    return Search(spec=SEEDLING, trials=Scripted(), search=PAIRS[:8], held_out=PAIRS[8:], **settings)
+
+
+def test_the_fastest_that_holds_is_found_and_a_bad_candidate_loses() -> None:
+    trying = search(extra=[BAD])
+    outcome = tune(trying, floor=32.0, target=2.0, seconds=60.0)
+    assert outcome.fast is not None
+    assert outcome.fast.candidate != BAD
+    assert outcome.fast.figures.faster >= 2.0
+    assert outcome.fast.bound >= 32.0
+    assert "," in outcome.fast.candidate.settings["reuse"]  # frozen to steps
+    assert next(one for one in outcome.verdicts if one.candidate == BAD).why.startswith("PSNR is 1")
+    # It left after two clips, and the clips that decide were not searched on.
+    scripted = trying.trials
+    assert isinstance(scripted, Scripted)
+    assert sum(candidate == BAD for candidate, _ in scripted.measured) <= 4
+    assert {pair for candidate, pair in scripted.measured if candidate == outcome.fast.candidate} == set(
+        PAIRS
+    )
+    if outcome.draft:
+        assert outcome.draft.figures.faster > outcome.fast.figures.faster
+
+
+def test_nothing_is_found_where_nothing_holds() -> None:
+    outcome = tune(search(), floor=60.0, target=1.0, seconds=60.0)
+    assert outcome.fast is None
+    assert "nothing that was tried keeps 60 dB" in outcome.why
+    outcome = tune(search(), floor=32.0, target=50.0, seconds=60.0)
+    assert outcome.fast is None
+    assert "under the target of 50" in outcome.why
+
+
+def test_fewer_steps_are_tried_with_consent_alone() -> None:
+    def moving(consent: bool) -> bool:
+        trying = search(consent=consent)
+        tune(trying, floor=32.0, target=1.0, seconds=60.0)
+        return any("steps" in candidate.settings for candidate, _ in trying.trials.measured)  # type: ignore[attr-defined]
+
+    assert moving(True)
+    assert not moving(False)
+
+
+def test_too_little_time_is_said_before_the_search() -> None:
+    with pytest.raises(InvalidInput, match=r"minutes .*an exact clip takes 1 s here; use at least"):
+        tune(search(), floor=32.0, target=2.0, seconds=5.0)
+
+
+def test_a_search_that_runs_out_of_time_decides_by_what_it_has() -> None:
+    now = [0.0]
+
+    def clock() -> float:
+        now[0] += 1.0
+        return now[0]
+
+    outcome = tune(search(clock=clock), floor=32.0, target=1.0, seconds=150.0)
+    assert not outcome.finished
+    assert outcome.fast is not None
+
+
+def test_what_decides_is_beyond_chance() -> None:
+    assert lower_bound([40.0] * 8) == 40.0
+    assert lower_bound([20.0, 30.0, 40.0, 40.0, 40.0]) < 40.0
+    rules = Rules(psnr=24.0, another=25.0)
+    assert rules.floor == 28.0  # nearer than another seed's clip
+
+
+def test_each_way_to_differ_is_measured() -> None:
+    rng = np.random.default_rng(0)
+    exact = rng.integers(60, 190, (6, 32, 48, 3), np.uint8)
+    same = compare(exact, exact)
+    assert min(same.psnr) == 99.0
+    assert (same.flicker, same.brightness, same.saturation) == (1.0, 0.0, 0.0)
+    brighter = compare(exact + np.uint8(20), exact)
+    assert brighter.brightness == pytest.approx(20 / 255, abs=1e-3)
+    assert brighter.motion == 99.0  # it moves as before
+    grey = compare(exact.mean(-1, keepdims=True).repeat(3, -1).astype(np.uint8), exact)
+    assert grey.saturation < -0.1
+    flickers = exact.astype(int) + np.where(np.arange(6) % 2, 30, -30)[:, None, None, None]
+    assert compare(flickers.astype(np.uint8), exact).flicker > 1.2
+    assert worst_tenth([30.0] * 19 + [10.0]) == 20.0
+
+
+# --- the command, on the tiny model -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def lively_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with a decoder that shows more of what its latents are: two seeds look unlike each other."""
+    folder = tmp_path_factory.mktemp("lively")
+    shutil.copytree(tiny_model, folder, dirs_exist_ok=True)
+    path = folder / SEEDLING.autoencoder_file
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    for name, weight in weights.items():
+        if name.startswith("decoder") and weight.dim() > 1:
+            weights[name] = 1.5 * weight
+    save_file(weights, path, metadata)
+    return folder
+
+
+def arguments(weights: Path, page: Path) -> list[str]:
+    return [
+        *("tune", "--model", "seedling", "--weights", str(weights), "--clips", "2", "--seconds", "0"),
+        *("--device", "cpu", "--threads", "1", "--target", "1.1", "--floor", "20", "--output", str(page)),
+    ]
+
+
+def test_a_killed_run_goes_on_and_generate_uses_what_it_found(
+    lively_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LINNET_CACHE", str(tmp_path / "cache"))
+    page = tmp_path / "page.html"
+    command = [sys.executable, "-m", "linnet", *arguments(lively_model, page)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    exact = tmp_path / "cache" / "tune"
+    while len(done := list(exact.rglob("exact/*.safetensors"))) < 2 and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = {path: path.stat().st_mtime_ns for path in done}
+    assert before
+    assert not page.exists()
+
+    result = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert {path: path.stat().st_mtime_ns for path in before} == before  # none was made again
+    assert found["fast"]["faster"] >= 1.1
+    assert "data:image/webp;base64,UklGR" in page.read_text()
+
+    (kept,) = profiles.kept("seedling", "fast")
+    generated = tmp_path / "a.mp4"
+    generate = [
+        "generate",
+        "a red star",
+        "--model",
+        "seedling",
+        "--weights",
+        str(lively_model),
+        "--seconds",
+        "0",
+    ]
+    where = ["--device", "cpu", "--threads", "1", "--seed", "1"]
+    run(*generate, *where, "--profile", "fast", "--output", str(generated))
+    said = json.loads(run("inspect", str(generated), "--json"))
+    assert said["choices"]["profile"] == kept.record
+    for name, value in kept.settings.items():
+        if name != "decoder_dtype":
+            assert said["request"][name] == value
+    again = tmp_path / "b.mp4"
+    run("generate", "--like", str(generated), "--weights", str(lively_model), "--output", str(again))
+    assert again.read_bytes() == generated.read_bytes()
+
+    other = replace(kept.subject, card="GeForce RTX 4060")
+    profiles.path_of("fast", kept.subject).unlink()
+    profiles.keep(replace(kept, subject=other))
+    told = CliRunner().invoke(app, [*generate, *where, "--profile", "fast", "--dry-run"])
+    assert "measured with another card (GeForce RTX 4060, and this is" in told.stderr
+
+    # Nothing that is asked for can be had now: nothing is written, and why is said.
+    words = arguments(lively_model, tmp_path / "other.html")
+    words[words.index("1.1")] = "90x"
+    refused = CliRunner().invoke(app, words)
+    assert refused.exit_code == 2
+    assert "found no profile, and wrote none: the fastest that keeps" in refused.stderr
+    assert not (tmp_path / "other.html").exists()
+    assert profiles.kept("seedling", "fast")[0].subject == other
+
+
+def run(*words: str) -> str:
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.stderr
+    return result.stdout
