@@ -116,9 +116,9 @@ class Bench:
         size = sum(path.stat().st_size for path in (self.files.transformer, self.files.autoencoder))
         start = self.wait()
         pipeline = self.open()
-        _ = pipeline.transformer, pipeline.autoencoder
+        _ = pipeline.model.transformer, pipeline.model.autoencoder
         loaded = self.wait()
-        pipeline.text_states(PROMPT, "")
+        pipeline.model.text_states(PROMPT, "")
         spoken = self.wait()
         return {
             "seconds": loaded - start,
@@ -159,8 +159,8 @@ class Bench:
         plan = self.machine(budget).plan(SizedModel.of(self.spec, self.files), self.request)
         limit_memory(self.device, (vram or 0) - allowance.device)
         pipeline = self.open(budget=budget)
-        pipeline.follow(plan)
-        pipeline.text_states(PROMPT, "")
+        pipeline.model.follow(plan)
+        pipeline.model.text_states(PROMPT, "")
         start = self.wait()
         latents = None
         for step in pipeline.sample(self.request):

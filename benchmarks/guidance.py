@@ -54,9 +54,9 @@ def whole_runs(weights: Path | None, clips: int, steps: int | None) -> list[dict
             narrow = latents(pipeline, request)
             with patch.object(denoise, "apg", wide):
                 reference = latents(pipeline, request)
-            pipeline.execution = replace(pipeline.execution, token_chunk=CHUNK)
+            pipeline.model.execution = replace(pipeline.model.execution, token_chunk=CHUNK)
             chunked = latents(pipeline, request)
-            pipeline.execution = replace(pipeline.execution, token_chunk=None)
+            pipeline.model.execution = replace(pipeline.model.execution, token_chunk=None)
             row = {
                 "dtype": dtype,
                 "seed": question.seed,

@@ -101,7 +101,7 @@ def passes(pipeline: Pipeline, profile: str) -> list[int]:
             look = "subject: a red star\nstyle: on a blue background\n"
             path.write_text(f"{look}seconds: 0.5\nprofile: {profile}\nshots:\n{shots}", "utf-8")
             ran = Counter[str]()
-            hook = pipeline.transformer.register_forward_pre_hook(partial(tally, ran))
+            hook = pipeline.model.transformer.register_forward_pre_hook(partial(tally, ran))
             render(read_storyboard(path, model="seedling"), pipeline, path.with_suffix(".mkv"))
             hook.remove()
             counts.append(ran.total())

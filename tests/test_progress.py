@@ -131,9 +131,9 @@ def test_reading_weights_and_compiling_have_stages_of_their_own(
 ) -> None:
     import linnet
 
-    monkeypatch.setattr("linnet.parts.compile_blocks", lambda blocks: None)
+    monkeypatch.setattr("linnet.loaded_model.compile_blocks", lambda blocks: None)
     pipeline = linnet.load("seedling", weights=tiny_model, device="cpu")
-    pipeline.compiled = True
+    pipeline.model.compiled = True
     told: list[Progress] = []
     request = make_request(SEEDLING, prompt="a red star", seed=1, frames=1, steps=2)
     pipeline.generate(request, tmp_path / "a.mp4", watch=told.append)

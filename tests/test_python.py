@@ -17,6 +17,7 @@ import linnet
 from linnet import Cancelled, InvalidInput, Progress
 from linnet.cli import app
 from linnet.inputs import clips
+from linnet.loaded_model import LoadedModel
 
 TINY: dict[str, Any] = {"model": "seedling", "device": "cpu", "frames": 5, "steps": 2, "seed": 1}
 PROMPT = "a red star"
@@ -204,10 +205,10 @@ def test_frames_that_nobody_wants_free_the_model(
     tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held: list[Any] = []
-    read = linnet.Pipeline.transformer.fget
+    read = LoadedModel.transformer.fget
     assert read is not None
     monkeypatch.setattr(
-        linnet.Pipeline,
+        LoadedModel,
         "transformer",
         property(lambda self: held.append(weakref.ref(read(self))) or held[-1]()),
     )

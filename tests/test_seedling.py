@@ -52,8 +52,8 @@ def test_the_same_request_gives_the_same_bytes_and_a_clip_its_own_request(
     request = make_request(SEEDLING, prompt=PROMPT, seconds=0.5, steps=2)  # a drawn seed
     first = pipeline.generate(request, tmp_path / "first.mp4")
     inside = Clip.from_metadata(first.path, media.read_metadata(first.path))
-    assert inside.request == replace(request, dtype=str(pipeline.dtype).removeprefix("torch."))
-    assert inside.model_hash == fingerprint(pipeline.files.weights)
+    assert inside.request == replace(request, dtype=str(pipeline.model.dtype).removeprefix("torch."))
+    assert inside.model_hash == fingerprint(pipeline.model.files.weights)
     again = make_request(SEEDLING, like=inside.request)
     second = linnet.load("seedling", device="cpu").generate(again, tmp_path / "second.mp4")
     assert digest(first.path) == digest(second.path)

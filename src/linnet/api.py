@@ -197,7 +197,7 @@ def _ready(
     )
     if spec.closed_vocabulary and not anyway:
         for field, text in (("prompt", requests[0].prompt), ("negative", requests[0].negative)):
-            for line in check_words(spec, ready.pipeline.tokenizer, text, field=field):
+            for line in check_words(spec, ready.pipeline.model.tokenizer, text, field=field):
                 _telling(progress)(f"note: {line}")
     for line in (*chosen.notes, *ready.notes):
         _telling(progress)(line)

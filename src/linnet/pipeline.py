@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -17,23 +17,27 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from linnet import __version__, media
+from linnet.catalog import ModelSpec
 from linnet.clip import Clip
 from linnet.errors import InvalidInput
 from linnet.filesystem import StrPath, as_path
 from linnet.geometry import FRAMES_PER_LATENT, latent_grid, latents_in, token_count
+from linnet.loaded_model import LoadedModel
 from linnet.models.attention import Attend, attend
 from linnet.models.transformer import TextContext
 from linnet.models.vae import VAE
-from linnet.parts import Parts
-from linnet.plan.execution import GLANCE, Tiling
+from linnet.plan.execution import GLANCE, ExecutionConfig, Tiling
+from linnet.plan.machine import Machine
 from linnet.plan.plan import Plan
 from linnet.plan.windows import denoised, latents_at_once, windows_of
 from linnet.progress import Image, Progress, Watch, ignore
 from linnet.request import Request
 from linnet.runtime.attention import Work, choose, way_of
+from linnet.runtime.compile import check_compiler
 from linnet.runtime.finite import finite_steps, is_finite, not_finite
+from linnet.runtime.machine import occupy, resolve_machine
 from linnet.runtime.pixels import arriving
-from linnet.runtime.recover import let_go, out_of_memory
+from linnet.runtime.recover import free_memory, out_of_memory
 from linnet.runtime.tiles import decode_tiled
 from linnet.sampling import flow
 from linnet.sampling.autoregressive import autoregressive
@@ -52,6 +56,7 @@ from linnet.sampling.local_attention import local_attention
 from linnet.sampling.solvers import MULTISTEP, SOLVERS
 from linnet.sampling.step_cache import CachedVelocity
 from linnet.sampling.windows import Windowed, free_noise
+from linnet.weights.store import ModelFiles
 
 Latents = Float[Tensor, "B C T H W"]
 Frames = UInt8[np.ndarray, "f H W 3"]
@@ -59,21 +64,102 @@ Frames = UInt8[np.ndarray, "f H W 3"]
 LOOP_LEAD = 4  # latent frames from a loop's end that its decoder sees before the first
 
 
-class Pipeline(Parts):
-    """A model that is ready to make clips: its parts, and the way through them."""
+class Denoised(NamedTuple):
+    """Clean latents, of each clip the steps (from 1) that did without the model, and the seconds of each stage."""
+
+    latents: Latents
+    skipped: list[list[int]]
+    seconds: dict[str, float]
+
+
+class Pipeline:
+    """Makes clips with a loaded model. `attention` is the way to attend that an earlier clip records; without it, the
+    fastest is chosen for each request."""
+
+    def __init__(self, model: LoadedModel, *, attention: str = "") -> None:
+        self.model = model
+        self.attention = attention
+        self.attention_used = ""  # for the last request
+        self.profile: Mapping[str, Any] | None = (
+            None  # the record of the profile that the clips are made with
+        )
+
+    @classmethod
+    def open(
+        cls,
+        spec: ModelSpec,
+        files: ModelFiles,
+        machine: Machine | None = None,
+        *,
+        cache: bool = True,
+        execution: ExecutionConfig | None = None,
+        compiled: bool = False,
+        attention: str = "",
+    ) -> Self:
+        """Read the tokenizer and the headers of the weights; `machine` None: the CPU, in float32.
+
+        `execution`: how to run, which is otherwise planned. `compiled`: compile the transformer's blocks when they
+        first run. WeightsError if the files do not hold exactly this model, known before a weight is read.
+        """
+        machine = machine or resolve_machine("cpu", dtype="float32")
+        occupy(machine)
+        if compiled:
+            check_compiler(machine.device)
+        model = LoadedModel(spec, files, machine, cache=cache, execution=execution, compiled=compiled)
+        model.check_files()
+        return cls(model, attention=attention)
+
+    @property
+    def spec(self) -> ModelSpec:
+        return self.model.spec
+
+    @property
+    def machine(self) -> Machine:
+        return self.model.machine
+
+    @property
+    def model_hash(self) -> str:
+        """A fingerprint of all weight files."""
+        return self.model.model_hash
+
+    def settled(self, request: Request) -> Request:
+        """The request as a clip records it, with nothing left for the device to decide."""
+        return self.model.settled(request)
+
+    def plan(self, request: Request, *, clips: int = 1, encoded_frames: int = 0) -> Plan:
+        """How the request will run (see `LoadedModel.plan`); InvalidInput if it does not fit."""
+        return self.model.plan(request, clips=clips, encoded_frames=encoded_frames)
+
+    def unload(self) -> None:
+        """Free the model's memory. Its weights are read again when they are needed."""
+        self.model.unload()
+
+    def choices(self) -> dict[str, Any]:
+        """What was decided here and changes a clip's bits, if only the last ones."""
+        model = self.model
+        execution = model.execution.record()
+        return {
+            "device": model.device.type,
+            "threads": torch.get_num_threads(),
+            "attention": self.attention_used,
+            **({"compiled": True} if model.compiled else {}),
+            **({"profile": dict(self.profile)} if self.profile else {}),
+            **({"knobs": execution} if execution else {}),
+            **({"shrunk": model.shrunk} if model.shrunk else {}),
+        }
 
     # --- latents --------------------------------------------------------------------------------------------------
 
-    def _attend(self, request: Request) -> Attend:
-        """How tokens attend to each other: as was asked, where this device can, else the fastest way."""
-        config = (self._transformer or self._matched_transformer()[0]).config
+    def attend(self, request: Request) -> Attend:
+        """How tokens attend to each other: as an earlier clip did, where this device can, else the fastest way."""
+        config, device = self.model.transformer_config, self.model.device
         batch = 2 if self.spec.batched_guidance else 1
         tokens = latents_at_once(request) * token_count(1, request.size)
         work = Work(batch, config.num_heads, tokens, config.dim // config.num_heads)
-        asked = way_of(self._attention_asked, work, self.device)
+        recorded = way_of(self.attention, work, device)
         # Anew for each request: what an earlier one chose must not change this one's bytes.
-        self.attention = self._attention_asked if asked else choose(work, self.device, self.dtype)
-        way = asked or way_of(self.attention, work, self.device) or attend
+        self.attention_used = self.attention if recorded else choose(work, device, self.model.dtype)
+        way = recorded or way_of(self.attention_used, work, device) or attend
         if not request.span:
             return way
         return local_attention(token_count(1, request.size), request.span // FRAMES_PER_LATENT, way=way)
@@ -84,34 +170,31 @@ class Pipeline(Parts):
         frames = windows.frames if windows else grid.frames
         together = request.window and not request.onward
         seen = min(frames, latents_in(request.window)) if together else frames
-        shape = (self.transformer.config.channels, seen, grid.height, grid.width)
+        shape = (self.model.transformer_config.channels, seen, grid.height, grid.width)
         shift = max(1, seen - request.window_overlap // FRAMES_PER_LATENT)
-        each = ((flow.noise(seed, shape, self.device), seed) for seed in seeds)
+        each = ((flow.noise(seed, shape, self.model.device), seed) for seed in seeds)
         return torch.stack([free_noise(noise, frames, shift, seed) for noise, seed in each])
 
     def contexts(self, *prompts: str, watch: Watch = ignore) -> list[TextContext]:
         """Each prompt as the transformer's blocks see it."""
-        states = self.text_states(*prompts)
+        states = self.model.text_states(*prompts)
 
         def contexts() -> list[TextContext]:
             with torch.inference_mode():
-                model = self.transformer
-                return [model.encode_text([state], blocks=self._blocks) for state in states]
+                transformer = self.model.transformer
+                return [transformer.encode_text([state], blocks=self.model.blocks) for state in states]
 
-        return self._sparing("denoise", contexts, watch)
+        return self.model.retry_on_oom("denoise", contexts, watch)
 
-    def model(self, request: Request, watch: Watch = ignore) -> Model:
+    def denoiser(self, request: Request, watch: Watch = ignore) -> Model:
         """The transformer, run as the plan says: for clips or windows of the request's length."""
-        way = self._attend(request)
+        way, model = self.attend(request), self.model
 
-        def ask(latents: Latents, timestep: Float[Tensor, "B"], text: TextContext) -> Latents:
-            model, chunk = self.transformer, self.execution.token_chunk
-            return model(latents, timestep, text, blocks=self._blocks, token_chunk=chunk, attend=way)
+        def run(latents: Latents, timestep: Float[Tensor, "B"], text: TextContext) -> Latents:
+            transformer, chunk = model.transformer, model.execution.token_chunk
+            return transformer(latents, timestep, text, blocks=model.blocks, token_chunk=chunk, attend=way)
 
-        def whole(latents: Latents, timestep: Float[Tensor, "B"], text: TextContext) -> Latents:
-            return self._sparing("denoise", partial(ask, latents, timestep, text), watch)
-
-        return whole
+        return model.retrying("denoise", run, watch)
 
     def velocity(self, request: Request, sigmas: Float[Tensor, " levels"], watch: Watch = ignore) -> Velocity:
         """What the request's prompts, guidance and reuse make of the transformer, for one run over `sigmas`."""
@@ -122,7 +205,7 @@ class Pipeline(Parts):
     ) -> Callable[[], Velocity]:
         """A new one for each run: of the whole clip, or, where windows follow each other, of one of them."""
         prompt, negative = self.contexts(request.prompt, request.negative, watch=watch)
-        model, windows = self.model(request, watch), windows_of(request)
+        model, windows = self.denoiser(request, watch), windows_of(request)
         if windows and not request.onward:
             model = Windowed(model, windows)
         batched = self.spec.batched_guidance
@@ -155,7 +238,7 @@ class Pipeline(Parts):
             ),
             batched=batched,
         )
-        cache, spared = request.step_cache, self._spared("denoise", guided, watch)
+        cache, spared = request.step_cache, self.model.retrying("denoise", guided, watch)
         if cache.skip:
             return CachedVelocity(velocity=spared, count=request.steps, skip=cache.skip)
         return (
@@ -175,19 +258,19 @@ class Pipeline(Parts):
         seeds: Sequence[int] | None = None,
         skipped: list[int] | None = None,
         watch: Watch = ignore,
-        course: Sampler = denoise,
+        sampler: Sampler = denoise,
     ) -> Iterator[Step]:
         """Denoise one clip for each seed (the request's own when None), all in one batch.
 
         A clip that is shorter than those that the model knows is the first frames of one that it does know.
         `skipped`, if given, is filled with the steps (from 0) that did without the model; `watch` hears only of what
-        the steps do not tell; `course` goes the way from noise to clip.
+        the steps do not tell; `sampler` goes the way from noise to clip.
         """
         seeds = [request.seed] if seeds is None else seeds
-        if self.machine.budget.asked:
-            self._autoencoder = None  # whatever used it so far: the plan counts it while decoding alone
+        if self.model.machine.budget.asked:
+            self.model.free_autoencoder()  # whatever used it so far: the plan counts it while decoding alone
         sigmas = flow.levels_of(request)
-        solver = self._spared("denoise", SOLVERS[request.solver], watch)
+        solver = self.model.retrying("denoise", SOLVERS[request.solver], watch)
         whole, shown = denoised(self.spec, request), latents_in(request.frames)
         fresh, windows = self.velocities(whole, sigmas, watch), windows_of(whole)
         noise = self.noise(whole, seeds)
@@ -198,12 +281,12 @@ class Pipeline(Parts):
             return runs[-1]
 
         if windows and request.onward:
-            held = held_by(course)
+            held = kept_by(sampler)
             kept: dict[str, Any] = {"given": held.frames, "turns": held.turns, "seed": request.seed}
             steps = autoregressive(run, noise, sigmas, solver, windows, **kept)
         else:
-            steps = course(run(), noise, sigmas, solver)
-        for step in finite_steps(steps, self.files.transformer):
+            steps = sampler(run(), noise, sigmas, solver)
+        for step in finite_steps(steps, self.model.files.transformer):
             yield replace(step, latents=step.latents[:, :, :shown], clean=step.clean[:, :, :shown])
         if skipped is not None:
             own = (
@@ -223,38 +306,42 @@ class Pipeline(Parts):
         `frames` gives them anew for each try: memory may run out here, too.
         """
 
+        model = self.model
+
         def encode() -> Float[Tensor, "1 C T h w"]:
-            self._make_room()
-            model = self.autoencoder
-            self.told(Progress("encode", 0, 1))
+            model.make_room_for_autoencoder()
+            autoencoder = model.autoencoder
+            model.on_load(Progress("encode", 0, 1))
             pixels = (
-                torch.tensor(frame, device=self.device).permute(2, 0, 1)[None, :, None].float() / 127.5 - 1
+                torch.tensor(frame, device=model.device).permute(2, 0, 1)[None, :, None].float() / 127.5 - 1
                 for frame in frames()
             )
             with torch.inference_mode():
-                latents = torch.cat(list(model.encode_stream(pixels)), 2).float()
+                latents = torch.cat(list(autoencoder.encode_stream(pixels)), 2).float()
                 if not is_finite(latents):
-                    raise not_finite("in encoding the given frames", self.files.autoencoder)
-                self.told(Progress("encode", 1, 1))
-                return self.latent_space.enter(latents)
+                    raise not_finite("in encoding the given frames", model.files.autoencoder)
+                model.on_load(Progress("encode", 1, 1))
+                return model.latent_space.enter(latents)
 
-        return self._sparing("decode", encode, watch)  # the stage that the autoencoder belongs to
+        return model.retry_on_oom("decode", encode, watch)  # the stage that the autoencoder belongs to
 
     def decode(self, latents: Float[Tensor, "1 C T H W"], *, lower: bool = False) -> Iterator[Frames]:
         """One clip's frames, a few at a time; the whole video never exists at once. `lower`: convolved in bfloat16."""
-        self._make_room()
-        yield from self._frames(latents, self.execution.tiling, lower=lower)
+        self.model.make_room_for_autoencoder()
+        yield from self._frames(latents, self.model.execution.tiling, lower=lower)
 
     def _frames(
         self, latents: Float[Tensor, "1 C T H W"], tiling: Tiling | None, *, lower: bool = False
     ) -> Iterator[Frames]:
         with torch.inference_mode():
-            z = self.latent_space.leave(latents)
-        model = self.autoencoder
+            z = self.model.latent_space.leave(latents)
+        autoencoder, files = self.model.autoencoder, self.model.files
         stream = (
-            decode_tiled(model, z, tiling) if tiling and isinstance(model, VAE) else model.decode_stream(z)
+            decode_tiled(autoencoder, z, tiling)
+            if tiling and isinstance(autoencoder, VAE)
+            else autoencoder.decode_stream(z)
         )
-        precision = torch.autocast(self.device.type, torch.bfloat16, enabled=lower)
+        precision = torch.autocast(self.model.device.type, torch.bfloat16, enabled=lower)
 
         def decoded() -> Iterator[Float[Tensor, "1 3 f h w"]]:
             while True:
@@ -266,7 +353,7 @@ class Pipeline(Parts):
 
         for pixels, finite in arriving(decoded()):
             if not finite:
-                raise not_finite("in the decode stage", self.files.autoencoder, self.files.transformer)
+                raise not_finite("in the decode stage", files.autoencoder, files.transformer)
             yield pixels
 
     def decode_loop(self, latents: Float[Tensor, "1 C T H W"], *, lower: bool = False) -> Iterator[Frames]:
@@ -287,19 +374,19 @@ class Pipeline(Parts):
         *,
         overwrite: bool = False,
         watch: Watch = ignore,
-        course: Sampler = denoise,
+        sampler: Sampler = denoise,
         direction: Mapping[str, Any] | None = None,
     ) -> Clip:
         """Make the request's clip at `output`, which appears there when it is complete.
 
-        Another `course` than plain denoising is said in `direction`, for the clip's record (see direct.samplers).
+        Another `sampler` than plain denoising is said in `direction`, for the clip's record (see direct.samplers).
         """
         (clip,) = self.generate_batch(
             request,
             {request.seed: output},
             overwrite=overwrite,
             watch=watch,
-            course=course,
+            sampler=sampler,
             direction=direction,
         )
         return clip
@@ -311,14 +398,14 @@ class Pipeline(Parts):
         *,
         overwrite: bool = False,
         watch: Watch = ignore,
-        course: Sampler = denoise,
+        sampler: Sampler = denoise,
         direction: Mapping[str, Any] | None = None,
     ) -> list[Clip]:
         """One clip for each seed of `outputs`, denoised together: faster than one by one where they are small."""
         for path in outputs.values():
             media.check_target(as_path(path, "output"), size=request.size, overwrite=overwrite)
         plan = self.plan(request, clips=len(outputs))
-        return self.run(plan, outputs, overwrite=overwrite, watch=watch, course=course, direction=direction)
+        return self.run(plan, outputs, overwrite=overwrite, watch=watch, sampler=sampler, direction=direction)
 
     def run(
         self,
@@ -327,7 +414,7 @@ class Pipeline(Parts):
         *,
         overwrite: bool = False,
         watch: Watch = ignore,
-        course: Sampler = denoise,
+        sampler: Sampler = denoise,
         direction: Mapping[str, Any] | None = None,
     ) -> list[Clip]:
         """Make the clips of a plan, one for each seed of `outputs`, in the way that it says."""
@@ -335,94 +422,99 @@ class Pipeline(Parts):
         paths = {seed: as_path(path, "output") for seed, path in outputs.items()}
         for path in paths.values():
             media.check_target(path, size=request.size, overwrite=overwrite)
-        seconds: dict[str, float] = {}
-        latents, skipped = self._latents(plan, list(paths), seconds, watch, course)
-
+        made = self.latents(plan, seeds=list(paths), sampler=sampler, watch=watch)
         clips = []
         for index, (seed, path) in enumerate(paths.items()):
-            own = replace(request, seed=seed)
-
-            def write(own: Request = own, path: Path = path, index: int = index) -> Clip:
-                clip = Clip(
-                    path=path,
-                    request=own,
-                    model_hash=self.model_hash,
-                    version=__version__,
-                    choices={
-                        **self.choices(),
-                        **({} if request.reuse == "none" else {"reused": skipped[index]}),
-                    },
-                    direction=dict(direction or {}),
-                    seconds=dict(seconds),
-                )
-                self._write(clip, latents[index : index + 1], overwrite, watch)
-                return clip
-
-            clips.append(self._sparing("decode", write, watch))
+            own, latents = replace(request, seed=seed), made.latents[index : index + 1]
+            clip = self.record(path, own, direction=direction, seconds=made.seconds)
+            if request.reuse != "none":
+                clip.choices["reused"] = made.skipped[index]
+            frames = partial(self.decoded, own, latents, watch)
+            clips.append(self.save(clip, frames, overwrite=overwrite, watch=watch))
         return clips
 
     def frames(
-        self, plan: Plan, *, watch: Watch = ignore, course: Sampler = denoise
+        self, plan: Plan, *, watch: Watch = ignore, sampler: Sampler = denoise
     ) -> Generator[Image, None, None]:
         """The frames of a plan's clip, one by one as they are decoded; no file is written. Nothing runs before the
         first is asked for."""
-        request, given = plan.request, 0
-        latents, _ = self._latents(plan, [request.seed], {}, watch, course)
+        given = 0
+        made = self.latents(plan, sampler=sampler, watch=watch)
         stream: Iterator[Frames] | None = None
 
         def following() -> Frames | None:
             """The next ones. If memory runs out, decoding begins again by a smaller plan, after those `given`."""
             nonlocal stream
-            stream = after(given, self._decoded(request, latents, watch)) if stream is None else stream
+            stream = (
+                after(given, self.decoded(plan.request, made.latents, watch)) if stream is None else stream
+            )
             try:
                 return next(stream, None)
             except BaseException:
                 stream = None
                 raise
 
-        while (frames := self._sparing("decode", following, watch)) is not None:
+        while (frames := self.model.retry_on_oom("decode", following, watch)) is not None:
             given += len(frames)
             yield from frames
 
-    def _latents(
-        self, plan: Plan, seeds: Sequence[int], seconds: dict[str, float], watch: Watch, course: Sampler
-    ) -> tuple[Latents, list[list[int]]]:
-        """The way of a plan up to each seed's clean latents, and the steps (from 1) of it that did without the model.
-        `seconds` is filled with the time of each stage."""
-        request = plan.request
-        self.told = watch
-        self.follow(plan)
+    def latents(
+        self,
+        plan: Plan,
+        *,
+        seeds: Sequence[int] | None = None,
+        sampler: Sampler = denoise,
+        steps: Callable[[], Iterator[Step]] | None = None,
+        prompts: Sequence[str] = (),
+        watch: Watch = ignore,
+    ) -> Denoised:
+        """Follow a plan up to the clean latents: of one clip for each seed (the request's own when None), which
+        `sampler` takes from noise to clip; or those that `steps` lead to, which see `prompts` too."""
+        model, request, seconds = self.model, plan.request, dict[str, float]()
+        model.on_load = watch
+        model.follow(plan)
+        prompts = (request.prompt, request.negative, *prompts)
         with timed(seconds, "text"):
             watch(Progress("text", 0, 1))
-            prompts = request.prompt, request.negative
-            self._sparing("text", lambda: self.text_states(*prompts, watch=watch), watch)
+            model.retry_on_oom("text", lambda: model.text_states(*prompts, watch=watch), watch)
             watch(Progress("text", 1, 1))
+
+        def sample(group: Sequence[int], skipped: list[int]) -> Iterator[Step]:
+            return steps() if steps else self.sample(request, group, skipped, watch, sampler)
+
         with timed(seconds, "denoise"):
-            return self._denoise(request, seeds, watch, course)
+            latents, skipped = self._denoise(request, sample, seeds or [request.seed], watch)
+        return Denoised(latents, skipped, seconds)
 
     def _denoise(
-        self, request: Request, seeds: Sequence[int], watch: Watch, course: Sampler = denoise
+        self,
+        request: Request,
+        sample: Callable[[Sequence[int], list[int]], Iterator[Step]],
+        seeds: Sequence[int],
+        watch: Watch,
     ) -> tuple[Latents, list[list[int]]]:
         """Each seed's clean latents, and the steps (from 1) of it that did without the model."""
         # Clips that decide for themselves which steps to leave out go one by one: none decides for its neighbours.
         groups = [[seed] for seed in seeds] if request.step_cache.adaptive else [list(seeds)]
-        total, found, skipped = request.steps * len(groups), [], []
-        if self.machine.budget.asked:
-            self._autoencoder = None  # as in `sample`
-        self._sparing("denoise", lambda: self.transformer, watch)  # before denoising is said to have begun
+        total, found, skipped, model = request.steps * len(groups), [], [], self.model
+        if model.machine.budget.asked:
+            model.free_autoencoder()  # as in `sample`
+        model.retry_on_oom(
+            "denoise", lambda: model.transformer, watch
+        )  # before denoising is said to have begun
         watch(Progress("denoise", 0, total))
         shape = request.size, request.window or request.frames, len(groups[0])
-        compiles = self.compiled and shape not in self._compiled_for
+        compiles = model.compiled and shape not in model.compiled_shapes
         if compiles:
             watch(Progress("compile", 0, 1))
         for number, group in enumerate(groups):
             left_out: list[int] = []
             latents = None
-            for step in self.sample(request, group, left_out, watch, course):
+            for step in sample(group, left_out):
                 latents = step.latents
                 if compiles:
                     compiles = False
-                    self._compiled_for.add(shape)
+                    model.compiled_shapes.add(shape)
                     watch(Progress("compile", 1, 1))
                 self.tell(step, watch, before=number * step.count, count=len(groups) * step.count)
             assert latents is not None  # a request has at least one step
@@ -430,33 +522,95 @@ class Pipeline(Parts):
             skipped += [[step + 1 for step in left_out]] * len(group)
         return torch.cat(found), skipped
 
-    def _write(self, clip: Clip, latents: Latents, overwrite: bool, watch: Watch) -> None:
-        request, start = clip.request, time.monotonic()
-        with media.open_writer(
-            clip.path,
-            width=request.width,
-            height=request.height,
-            fps=request.fps,
-            metadata=clip.metadata(),
-            overwrite=overwrite,
-        ) as writer:
-            for frames in self._decoded(request, latents, watch):
-                writer.write(frames)
-        waited = writer.waited
-        clip.seconds.update(decode=time.monotonic() - start - waited, write=waited)
-        clip.overlapped.update(encoder=writer.encoding)
+    def record(
+        self,
+        path: Path,
+        request: Request,
+        *,
+        direction: Mapping[str, Any] | None = None,
+        seconds: Mapping[str, float],
+        version: str = __version__,
+    ) -> Clip:
+        """That of a clip which is about to be saved."""
+        return Clip(
+            path=path,
+            request=request,
+            model_hash=self.model_hash,
+            version=version,
+            direction=dict(direction or {}),
+            seconds=dict(seconds),
+        )
 
-    def _decoded(self, request: Request, latents: Latents, watch: Watch) -> Iterator[Frames]:
-        """One clip's frames, a few at a time, of which `watch` is told when they are used."""
-        self._make_room()
-        _ = self.autoencoder  # which is read before decoding is said to have begun
-        done = 0
-        watch(Progress("decode", done, request.frames))
+    def save(
+        self, clip: Clip, frames: Callable[[], Iterable[Frames]], *, overwrite: bool, watch: Watch
+    ) -> Clip:
+        """Write a clip's file with its whole record (see `write`)."""
+
+        start = time.monotonic()
+        writer = self.write(
+            clip.path,
+            clip.request,
+            frames,
+            lambda: self.complete(clip).metadata(),
+            overwrite=overwrite,
+            watch=watch,
+        )
+        clip.seconds.update(decode=time.monotonic() - start - writer.waited, write=writer.waited)
+        clip.overlapped.update(encoder=writer.encoding)
+        return self.complete(clip)
+
+    def complete(self, clip: Clip) -> Clip:
+        """With what was decided here, the clip's own choices after it."""
+        return replace(clip, choices={**self.choices(), **clip.choices})
+
+    def write(
+        self,
+        path: Path,
+        request: Request,
+        frames: Callable[[], Iterable[Frames]],
+        metadata: Callable[[], dict[str, Any]],
+        *,
+        overwrite: bool,
+        watch: Watch,
+    ) -> media.ThreadedWriter:
+        """Encode frames of the request's size into a file, which appears at `path` when it is complete. If memory runs
+        out, both functions are called again, for a new file by a smaller plan. The writer knows how long it took."""
+
+        def attempt() -> media.ThreadedWriter:
+            with media.open_writer(
+                path,
+                width=request.width,
+                height=request.height,
+                fps=request.fps,
+                metadata=metadata(),
+                overwrite=overwrite,
+            ) as writer:
+                for batch in frames():
+                    writer.write(batch)
+            return writer
+
+        return self.model.retry_on_oom("decode", attempt, watch)
+
+    def decoded(
+        self,
+        request: Request,
+        latents: Latents,
+        watch: Watch = ignore,
+        *,
+        skip: int = 0,
+        total: int | None = None,
+    ) -> Iterator[Frames]:
+        """One clip's frames after the first `skip`, a few at a time, of which `watch` is told when they are used.
+        `total` counts the frames of the latents, where they are not the request's alone."""
+        self.model.make_room_for_autoencoder()
+        _ = self.model.autoencoder  # which is read before decoding is said to have begun
+        done, count = 0, (total or request.frames) - skip
+        watch(Progress("decode", done, count))
         decode = self.decode_loop if request.loop else self.decode
-        for frames in decode(latents, lower=request.decoder_dtype == "bfloat16"):
+        for frames in after(skip, decode(latents, lower=request.decoder_dtype == "bfloat16")):
             yield frames
             done += len(frames)
-            watch(Progress("decode", done, request.frames))
+            watch(Progress("decode", done, count))
 
     def tell(self, step: Step, watch: Watch, *, before: int = 0, count: int | None = None) -> None:
         """That one more step is done, of `count`, and what it looks like, unless memory has no room for a picture."""
@@ -468,26 +622,26 @@ class Pipeline(Parts):
             if not out_of_memory(error):
                 raise
         # Here, since the error held all that the picture had made.
-        self._autoencoder = None
-        let_go(self.device)
+        self.model.free_autoencoder()
+        free_memory(self.model.device)
         watch(Progress("denoise", done, count))
 
     def preview(self, step: Step) -> Image:
         """The first frame of what the model expects at this step."""
         first = step.clean[:1, :, :1]
-        if not self.machine.budget.asked:
-            return next(self._frames(first, self.execution.tiling))[0]
+        if not self.model.machine.budget.asked:
+            return next(self._frames(first, self.model.execution.tiling))[0]
         try:
             return next(self._frames(first, GLANCE))[0]
         finally:
-            self._autoencoder = None  # for which the plan has no room beside a step
+            self.model.free_autoencoder()  # for which the plan has no room beside a step
 
 
-def held_by(course: Sampler) -> KeptFrames:
-    """What windows that follow each other have to keep of a course's; InvalidInput if it is of another kind."""
-    if isinstance(course, KeptFrames):
-        return course
-    if course is denoise:
+def kept_by(sampler: Sampler) -> KeptFrames:
+    """What windows that follow each other have to keep of a sampler's; InvalidInput if it is of another kind."""
+    if isinstance(sampler, KeptFrames):
+        return sampler
+    if sampler is denoise:
         return KeptFrames(frames={}, seed=0)
     problem = "is a way to make a clip from noise, not from another clip"
     raise InvalidInput("onward", "true", problem, "make its windows together")

@@ -113,7 +113,7 @@ class Prepared:
         way = self.beginning.way(self.pipeline, plan.request, watch, plan=plan)
         for line in way.notes:
             tell(line)
-        yield from self.pipeline.frames(way.plan, watch=watch, course=way.course)
+        yield from self.pipeline.frames(way.plan, watch=watch, sampler=way.sampler)
 
 
 def prepare(

@@ -194,7 +194,7 @@ def test_the_first_frame_is_the_images(pipeline: Pipeline, tmp_path: Path) -> No
     Image.fromarray(render(SCENE, 1)[0]).save(tmp_path / "first.png")
     request = make_request(SEEDLING, prompt=PROMPT, frames=13, steps=4, seed=1)
     way = Conditions(image=tmp_path / "first.png").way(pipeline, request)
-    *_, last = pipeline.sample(request, course=way.course)
+    *_, last = pipeline.sample(request, sampler=way.sampler)
     known = pipeline.encode_frames(lambda: [read_image(tmp_path / "first.png", SIZE)])
     alone = next(pipeline.decode(known))[0].astype(int)
     assert np.abs(next(pipeline.decode(last.latents))[0] - alone).max() <= 1
@@ -205,7 +205,7 @@ def test_a_short_clip_ends_with_its_last_image(pipeline: Pipeline, tmp_path: Pat
     Image.fromarray(render(SCENE, 1)[0]).save(tmp_path / "last.png")
     request = make_request(SEEDLING, prompt=PROMPT, frames=13, steps=2, seed=1)
     way = Conditions(last_image=tmp_path / "last.png").way(pipeline, request)
-    *_, last = pipeline.sample(request, course=way.course)
+    *_, last = pipeline.sample(request, sampler=way.sampler)
     picture = read_image(tmp_path / "last.png", SIZE)
     known = pipeline.encode_frames(lambda: still(picture))
     torch.testing.assert_close(last.latents[:, :, -1], known[:, :, -1], rtol=1e-4, atol=1e-4)
@@ -301,8 +301,8 @@ def test_a_video_sets_out_in_its_own_colours_where_asked(drawn: Path, pipeline: 
     ways: tuple[tuple[Colours, bool], ...] = (("clip", True), ("prompt", False))
     for colours, kept in ways:
         way = Conditions(video=drawn, colours=colours).way(pipeline, request)
-        assert isinstance(way.course, Renoised)
-        assert torch.equal(way.course.clip, own) == kept
+        assert isinstance(way.sampler, Renoised)
+        assert torch.equal(way.sampler.clip, own) == kept
         assert way.direction["colours"] == colours
 
 

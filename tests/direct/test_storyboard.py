@@ -59,7 +59,7 @@ def pipeline(tiny_model: Path) -> Pipeline:
 def passes(pipeline: Pipeline) -> Iterator[list[int]]:
     """One entry for each time that the transformer runs."""
     seen: list[int] = []
-    hook = pipeline.transformer.register_forward_pre_hook(lambda model, given: seen.append(1))
+    hook = pipeline.model.transformer.register_forward_pre_hook(lambda model, given: seen.append(1))
     yield seen
     hook.remove()
 
@@ -297,7 +297,7 @@ def test_one_text_blended_with_itself_is_that_text(tiny_model: Path) -> None:
     x, t = torch.randn(1, 16, 3, 4, 4), torch.tensor([500.0])
     with torch.inference_mode():
         said, other_said, twice, nearly = (
-            pipeline.transformer(x, t, text)
+            pipeline.model.transformer(x, t, text)
             for text in (one, other, one.blend(one, 0.3), one.blend(other, 1 - 1e-6))
         )
     assert torch.allclose(twice, said, atol=1e-5)

@@ -67,14 +67,14 @@ def test_blocks_are_compiled_wherever_they_are(
 ) -> None:
     compiled: list[object] = []
     used: list[object] = []
-    monkeypatch.setattr("linnet.parts.check_compiler", lambda device: None)
+    monkeypatch.setattr("linnet.pipeline.check_compiler", lambda device: None)
 
     def compile_blocks(blocks: Iterable[Block]) -> None:
         for block in blocks:
             compiled.append(block)
             block.register_forward_pre_hook(lambda block, given: used.append(block))
 
-    monkeypatch.setattr("linnet.parts.compile_blocks", compile_blocks)
+    monkeypatch.setattr("linnet.loaded_model.compile_blocks", compile_blocks)
     files = resolve(SEEDLING, weights=tiny_model)
     pipeline = Pipeline.open(SEEDLING, files, execution=ExecutionConfig(resident_blocks=held), compiled=True)
     assert pipeline.generate(REQUEST, tmp_path / "a.mp4").choices["compiled"] is True
@@ -89,7 +89,7 @@ def test_a_format_that_a_device_lacks_is_refused_before_a_weight_is_read(
 
     files = resolve(SEEDLING, weights=tiny_model)
     monkeypatch.setattr("linnet.runtime.device.torch.ones", no_float8)
-    monkeypatch.setattr("linnet.parts.fill", None)
+    monkeypatch.setattr("linnet.loaded_model.fill", None)
     with pytest.raises(InvalidInput, match=r'^format "float8": is not one that cpu has; use int8, or'):
         Pipeline.open(SEEDLING, files, execution=ExecutionConfig(transformer_format="float8"))
 
@@ -116,10 +116,10 @@ def test_more_clips_than_the_first_keep_the_budget(
             SEEDLING, files, replace(machine, budget=Budget(system=budget, asked=frozenset({"ram"})))
         )
         pipeline.generate(REQUEST, tmp_path / f"{budget}.mp4")
-        loaded, execution = pipeline.transformer, pipeline.execution
-        pipeline.follow(pipeline.plan(request, clips=many))
-        assert (pipeline.transformer is loaded) is (pipeline.execution == execution) is enough
-        pipeline.follow(pipeline.plan(request))
-        assert pipeline.execution == execution  # the slower way was for that one alone
+        loaded, execution = pipeline.model.transformer, pipeline.model.execution
+        pipeline.model.follow(pipeline.plan(request, clips=many))
+        assert (pipeline.model.transformer is loaded) is (pipeline.model.execution == execution) is enough
+        pipeline.model.follow(pipeline.plan(request))
+        assert pipeline.model.execution == execution  # the slower way was for that one alone
     with pytest.raises(InvalidInput, match=r"^ram "):
         pipeline.plan(request, clips=many**2)

@@ -30,7 +30,7 @@ class Seen:
         def running(pipeline: Pipeline, plan: Plan, *given: Any, **more: Any) -> Any:
             self.run.append(plan)
             clips = run(pipeline, plan, *given, **more)
-            assert pipeline._following is plan  # and nothing else took its place meanwhile
+            assert pipeline.model.following is plan  # and nothing else took its place meanwhile
             return clips
 
         patch.setattr(machine, "choose", chosen)

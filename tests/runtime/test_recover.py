@@ -159,14 +159,14 @@ def test_under_a_budget_what_a_plan_does_not_count_is_not_there(
 
     def watch(progress: Progress) -> None:
         if progress.stage == "decode":
-            beside.append(pipeline._transformer is not None)
+            beside.append(pipeline.model.has_transformer)
         if progress.preview:
             progress.preview()
-            beside.append(pipeline._autoencoder is not None)
-            assert pipeline._transformer is not None
+            beside.append(pipeline.model.has_autoencoder)
+            assert pipeline.model.has_transformer
 
-    original = pipeline.follow
-    monkeypatch.setattr(pipeline, "follow", follow)
+    original = pipeline.model.follow
+    monkeypatch.setattr(pipeline.model, "follow", follow)
     for name in ("b", "c"):  # the second one reads it again
         clip = pipeline.generate(REQUEST, tmp_path / f"{name}.mp4", watch=watch)
         assert clip.path.read_bytes() == whole
@@ -179,20 +179,20 @@ def test_an_edit_whose_clip_is_encoded_without_memory_has_another_try(
     source = open_source(drawn(tmp_path / "a.mp4"), REQUEST.size, REQUEST.fps)
     pipeline = Pipeline.open(SEEDLING, resolve(SEEDLING, weights=tiny_model))
     request = pipeline.settled(REQUEST)
-    expected = cast(Edited, edit(pipeline, request, source, REQUEST.prompt).course)
+    expected = cast(Edited, edit(pipeline, request, source, REQUEST.prompt).sampler)
     pipeline = Pipeline.open(SEEDLING, resolve(SEEDLING, weights=tiny_model))
     original, loaded = TAE.encode_stream, []
 
     def encode_stream(model: TAE, chunks: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
-        loaded.append(pipeline._transformer is not None)
+        loaded.append(pipeline.model.has_transformer)
         for number, latents in enumerate(original(model, chunks)):
             if len(loaded) == 1 and number == 1:  # in the middle of the clip, whose frames are read again
                 raise FULL
             yield latents
 
     monkeypatch.setattr(TAE, "encode_stream", encode_stream)
-    course = cast(Edited, edit(pipeline, request, source, REQUEST.prompt).course)
-    assert torch.equal(course.clip, expected.clip)
+    sampler = cast(Edited, edit(pipeline, request, source, REQUEST.prompt).sampler)
+    assert torch.equal(sampler.clip, expected.clip)
     assert loaded == [False, False]  # no transformer takes the memory meanwhile
 
 

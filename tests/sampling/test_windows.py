@@ -209,10 +209,10 @@ def test_only_windows_in_a_row_go_onward() -> None:
 def test_a_clip_made_from_another_has_its_windows_together(tiny_model) -> None:
     pipeline = linnet.load("seedling", weights=tiny_model, device="cpu")
     request = make_request(SEEDLING, prompt="a red star", frames=133, steps=2, seed=1)
-    course = Renoised(clip=torch.zeros(1, 16, 34, 9, 16), strength=0.5)
+    sampler = Renoised(clip=torch.zeros(1, 16, 34, 9, 16), strength=0.5)
     with pytest.raises(InvalidInput, match="together"):
-        next(pipeline.sample(request, course=course))
-    *_, last = pipeline.sample(replace(request, onward=False), course=course)
+        next(pipeline.sample(request, sampler=sampler))
+    *_, last = pipeline.sample(replace(request, onward=False), sampler=sampler)
     assert last.latents.shape[2] == 34
 
 

@@ -89,12 +89,12 @@ def adherence(
     subject = {
         "model": spec.name,
         "weights": pipeline.model_hash,
-        "device": pipeline.device.type,
-        "dtype": str(pipeline.dtype).removeprefix("torch."),
+        "device": pipeline.model.device.type,
+        "dtype": str(pipeline.model.dtype).removeprefix("torch."),
         "request": {name: value for name, value in usual.items() if name not in ("prompt", "seed", "dtype")},
     }
     if not quiet:
-        note(f"{format_count(n, 'clip')} of {spec.name} on {pipeline.device}, kept in {folder}")
+        note(f"{format_count(n, 'clip')} of {spec.name} on {pipeline.model.device}, kept in {folder}")
 
     def make(question: Question, path: Path) -> None:
         request = make_request(spec, prompt=question.prompt, seed=question.seed, **settings)
@@ -170,7 +170,7 @@ def continuity(
     pipeline = load(spec.name, weights=weights, device=device, threads=threads)
     folder = output or Path(f"continuity-{spec.name}")
     sampling = {name: value for name, value in usual.items() if name not in ("prompt", "seed", "dtype")}
-    subject = {"model": spec.name, "weights": pipeline.model_hash, "device": pipeline.device.type}
+    subject = {"model": spec.name, "weights": pipeline.model_hash, "device": pipeline.model.device.type}
     claim(folder, {"subject": subject, "request": sampling})
     names = [name for name in measuring.TRIALS if not only or name in only]
     try:

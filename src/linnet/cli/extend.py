@@ -125,10 +125,11 @@ def extend(
     request = make_request(spec, **settings, seed=usual.seed, frames=frames)
     place = Place(weights, device, threads, vram, ram)
     pipeline = opened(spec, {"prompt": request.prompt}, place, anyway=anyway, quiet=quiet)
+    plan = pipeline.plan(request, encoded_frames=seen)
     run(
         pipeline,
         lambda watch: extending.extend(
-            pipeline, request, file, output, overwrite=overwrite, watch=watch, **how
+            pipeline, plan, source, output, overwrite=overwrite, reencode=reencode, watch=watch
         ),
         output,
         request=request,

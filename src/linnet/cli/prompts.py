@@ -21,7 +21,7 @@ def check_prompts(
         left_open: list[str] = []
         if pipeline.spec.closed_vocabulary and not anyway:
             try:
-                left_open = check_words(pipeline.spec, pipeline.tokenizer, prompt, field=field)
+                left_open = check_words(pipeline.spec, pipeline.model.tokenizer, prompt, field=field)
             except InvalidInput as error:
                 remedy = f"{error.remedy}, or add --anyway"
                 raise InvalidInput(field, prompt, error.problem, remedy) from None
@@ -33,6 +33,6 @@ def check_prompts(
 
 def warn_of_cut(pipeline: "Pipeline", prompt: str, name: str = "prompt", *, place: str = "") -> None:
     """Say what of a prompt the model does not see."""
-    if cut := pipeline.encode(prompt).cut:
+    if cut := pipeline.model.encode(prompt).cut:
         limit = pipeline.spec.max_prompt_tokens
         note(f"warning: {place}the {name} has over {limit} tokens; the model does not see: {cut}")

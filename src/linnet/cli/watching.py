@@ -40,7 +40,7 @@ def telling(
         unit, planned = UNITS.get(stage, ""), (expected or {}).get(stage)
         show(name, "", progress.done, progress.total, unit=unit, expected=planned)
 
-    pipeline.told = watch
+    pipeline.model.on_load = watch
     return watch
 
 

@@ -48,7 +48,7 @@ class Conditioning(NamedTuple):
     """The plan to follow, how to go, what to write of it into the clip, and what to tell the person."""
 
     plan: Plan
-    course: Sampler
+    sampler: Sampler
     direction: dict[str, Any]
     notes: tuple[str, ...]
 
@@ -61,7 +61,7 @@ class Conditioning(NamedTuple):
             {self.plan.request.seed: output},
             overwrite=overwrite,
             watch=watch,
-            course=self.course,
+            sampler=self.sampler,
             direction=self.direction,
         )
         return clip
@@ -161,7 +161,7 @@ class Conditions:
         and may raise."""
         self.check(request, tick)
         plan = plan or pipeline.plan(request, encoded_frames=self.encoded_frames(request))
-        pipeline.follow(plan)
+        pipeline.model.follow(plan)
         go = self.along if self.video else self.between
         return go(pipeline, plan, watch, tick)
 
@@ -244,10 +244,10 @@ def drafted(pipeline: Pipeline, request: Request, clip: Latents, watch: Watch) -
     watch(
         Progress("denoise", 0, DRAFT_STEPS, note="looking for the colours that the prompt makes of the video")
     )
-    course = Edited(
+    sampler = Edited(
         clip=clip, source=nothing, strength=DRAFT_STRENGTH, seed=request.seed, plain=(nothing, words)
     )
-    *_, last = pipeline.sample(brief, course=course)
+    *_, last = pipeline.sample(brief, sampler=sampler)
     return last.latents
 
 

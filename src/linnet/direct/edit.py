@@ -31,7 +31,7 @@ def edit(
     check_strength(strength)
     check_whole(request, "an edit")
     plan = pipeline.plan(request, encoded_frames=request.frames)
-    pipeline.follow(plan)
+    pipeline.model.follow(plan)
     request = plan.request
     sigmas = flow.levels_of(request)
     followed = request.guidance / 3 if guidance is None else guidance
@@ -43,7 +43,7 @@ def edit(
         unguided = replace(request, guidance=no_guidance(request.guidance_method))
         before = pipeline.velocity(replace(unguided, prompt=shown), sigmas)
         plain = before, pipeline.velocity(unguided, sigmas)
-    course = Edited(
+    sampler = Edited(
         clip=latents,
         source=velocity,
         strength=strength,
@@ -56,7 +56,7 @@ def edit(
         "strength": strength,
         "from_guidance": followed,
     } | ({"everywhere": True} if everywhere else {})
-    return Conditioning(plan, course, direction, source.notes)
+    return Conditioning(plan, sampler, direction, source.notes)
 
 
 def refine(pipeline: Pipeline, request: Request, source: Source, *, strength: float) -> Conditioning:
@@ -64,7 +64,7 @@ def refine(pipeline: Pipeline, request: Request, source: Source, *, strength: fl
     check_strength(strength)
     check_whole(request, "a draft to refine")
     plan = pipeline.plan(request, encoded_frames=request.frames)
-    pipeline.follow(plan)
+    pipeline.model.follow(plan)
     request = plan.request
     latents = pipeline.encode_frames(lambda: islice(source.frames(), request.frames))
     direction = {"refines": fingerprint(source.path), "strength": strength}

@@ -5,7 +5,8 @@ finishes; the frames after them are what is added.
 """
 
 import tempfile
-from collections.abc import Iterator
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from linnet import media
-from linnet.clip import GENERATED
+from linnet.clip import Clip
 from linnet.direct.conditions import check_whole, fingerprint
 from linnet.direct.footage import Fit, Source, on_the_grid, open_source
 from linnet.errors import InvalidInput
@@ -24,7 +25,8 @@ from linnet.inputs.clips import kind_of
 from linnet.inputs.reader import Tick, nothing
 from linnet.inputs.refusals import REENCODE
 from linnet.pipeline import Pipeline
-from linnet.progress import Progress, Watch, ignore
+from linnet.plan.plan import Plan
+from linnet.progress import Watch, ignore
 from linnet.request import Request
 from linnet.sampling.keep_frames import KeptFrames
 
@@ -99,79 +101,48 @@ def seen_of(source: Source) -> int:
 
 def extend(
     pipeline: Pipeline,
-    request: Request,
-    path: Path,
+    plan: Plan,
+    source: Source,
     output: Path,
     *,
     overwrite: bool = False,
     reencode: bool = False,
-    fit: Fit | None = None,
     watch: Watch = ignore,
-) -> None:
-    """Write `path`'s clip to `output` with frames after its last.
+) -> Clip:
+    """Write the source's clip to `output` with frames after its last.
 
-    `request.frames` counts the frames that the model sees of the old clip (`seen_of`) and the new ones. Packets are
+    The plan's request counts the frames that the model sees of the old clip (`seen_of`) and the new ones. Packets are
     copied; with `reencode` all frames are encoded, at the model's size and pace, and there is no sound.
     """
+    request = plan.request
     check_whole(request, "a clip to extend")
-    request = pipeline.settled(request)
     check_output(output, request, overwrite=overwrite, reencode=reencode)
-    source = open_old(path, request, reencode=reencode, fit=fit)
     seen = seen_of(source)
-    pipeline.follow(pipeline.plan(request, encoded_frames=seen))
+    pipeline.model.on_load = watch
+    pipeline.model.follow(plan)
     known = pipeline.encode_frames(lambda: source.frames(len(source.order) - seen), watch)
-    course = KeptFrames(frames=dict(enumerate(known.unbind(2))), seed=request.seed)
-    latents = None
-    watch(Progress("denoise", 0, request.steps))
-    for step in pipeline.sample(request, course=course):
-        latents = step.latents
-        pipeline.tell(step, watch)
-    assert latents is not None  # a request has at least one step
-    new = later(pipeline.decode(latents, lower=request.decoder_dtype == "bfloat16"), seen)
-    record = {
-        "linnet": (reader.read_metadata(path) or {}).get("linnet", ""),
-        "generated": GENERATED,
-        "model": request.model,
-        "weights": pipeline.model_hash,
-        "request": request.to_json(),
-        "choices": pipeline.choices(),
-        "direction": {"extends": fingerprint(path), "kept": len(source.order), "seen": seen}
+    sampler = KeptFrames(frames=dict(enumerate(known.unbind(2))), seed=request.seed)
+    made = pipeline.latents(plan, sampler=sampler, watch=watch)
+    clip = pipeline.record(
+        output,
+        request,
+        direction={"extends": fingerprint(source.path), "kept": len(source.order), "seen": seen}
         | ({"reencoded": True} if reencode else {}),
-    }
+        seconds=made.seconds,
+        version=(reader.read_metadata(source.path) or {}).get("linnet", ""),
+    )
+    new = partial(pipeline.decoded, request, made.latents, watch, skip=seen)
     if reencode:
-        with media.open_writer(
-            output,
-            width=request.width,
-            height=request.height,
-            fps=request.fps,
-            metadata=record,
-            overwrite=overwrite,
-        ) as writer:
-            for frame in source.frames():
-                writer.write(frame[None])
-            for frames in new:
-                writer.write(frames)
-                watch(Progress("decode", writer.count - len(source.order), request.frames - seen))
-        return
+        frames = lambda: chain((frame[None] for frame in source.frames()), new())  # noqa: E731
+        return pipeline.save(clip, frames, overwrite=overwrite, watch=watch)
     tail = temporary_name(output).with_suffix(".mp4")
     try:
-        with media.open_writer(
-            tail, width=request.width, height=request.height, fps=request.fps, metadata={}, overwrite=True
-        ) as writer:
-            for frames in new:
-                writer.write(frames)
-                watch(Progress("decode", writer.count, request.frames - seen))
-        join(path, tail, output, metadata=record, overwrite=overwrite)
+        pipeline.write(tail, request, new, dict, overwrite=True, watch=watch)
+        clip = pipeline.complete(clip)
+        join(source.path, tail, output, metadata=clip.metadata(), overwrite=overwrite)
     finally:
         tail.unlink(missing_ok=True)
-
-
-def later(frames: Iterator[Frames], skip: int) -> Iterator[Frames]:
-    """All but the first `skip`."""
-    for chunk in frames:
-        kept, skip = chunk[skip:], max(0, skip - len(chunk))
-        if len(kept):
-            yield kept
+    return clip
 
 
 def join(first: Path, second: Path, output: Path, *, metadata: dict[str, Any], overwrite: bool) -> None:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from linnet.filesystem import check_folder, make_folder, sweep
 from linnet.geometry import format_seconds
 from linnet.pipeline import Pipeline
 from linnet.plan.windows import denoised
-from linnet.progress import Progress, Watch, ignore
+from linnet.progress import Watch, ignore
 from linnet.request import Request
 from linnet.sampling.denoise import Sampler, denoise
 from linnet.sampling.keep_frames import KeptFrames
@@ -81,7 +82,7 @@ def takes_of(board: Storyboard, pipeline: Pipeline, folder: Path) -> list[Take]:
         made_by: dict[str, Any] = {
             "method": METHOD if any(map(changed, requests)) else BEFORE,
             "weights": pipeline.model_hash,
-            "device": pipeline.device.type,
+            "device": pipeline.model.device.type,
             "requests": [request.to_json() for request in requests],
             "overlaps": overlaps,
         }
@@ -157,25 +158,20 @@ def make(board: Storyboard, pipeline: Pipeline, take: Take, watch: Watch) -> Non
     request = requests[0]
     longest = max(requests, key=lambda request: request.frames)
     encoded = len(take.held) if take.continues else 0
-    pipeline.follow(pipeline.plan(longest, encoded_frames=encoded))
-    course = continuing(pipeline, take.continues, take.held, request.seed) if take.continues else denoise
-    latents = None
-    watch(Progress("denoise", 0, request.steps))
-    for step in sample(pipeline, requests, [shot.overlap for shot in shots[1:]], course):
-        latents = step.latents
-        pipeline.tell(step, watch)
-    assert latents is not None  # a request has at least one step
-    with media.open_writer(
-        take.path,
-        width=request.width,
-        height=request.height,
-        fps=request.fps,
-        metadata={"linnet": __version__, "generated": GENERATED, "take": take.made_by},
-        overwrite=True,
-    ) as writer:
-        for part in pipeline.decode(latents, lower=request.decoder_dtype == "bfloat16"):
-            writer.write(part)
-            watch(Progress("decode", writer.count, take.frames))
+    plan = pipeline.plan(longest, encoded_frames=encoded)
+    pipeline.model.on_load = watch
+    pipeline.model.follow(plan)
+    sampler = continuing(pipeline, take.continues, take.held, request.seed) if take.continues else denoise
+    overlaps = [shot.overlap for shot in shots[1:]]
+    made = pipeline.latents(
+        plan,
+        steps=partial(sample, pipeline, requests, overlaps, sampler, watch),
+        prompts=[text for one in requests for text in (one.prompt, one.negative)],
+        watch=watch,
+    )
+    metadata = {"linnet": __version__, "generated": GENERATED, "take": take.made_by}
+    frames = partial(pipeline.decoded, request, made.latents, watch, total=take.frames)
+    pipeline.write(take.path, request, frames, lambda: metadata, overwrite=True, watch=watch)
 
 
 def continuing(pipeline: Pipeline, source: Take, frames: range, seed: int) -> Sampler:

@@ -18,6 +18,7 @@ from linnet.geometry import latents_in
 from linnet.models.transformer import TextContext
 from linnet.pipeline import Pipeline
 from linnet.plan.windows import Windows, windows_of
+from linnet.progress import Watch, ignore
 from linnet.request import Request
 from linnet.runtime.finite import finite_steps
 from linnet.sampling import flow
@@ -27,30 +28,35 @@ from linnet.sampling.windows import Windowed
 
 
 def sample(
-    pipeline: Pipeline, requests: Sequence[Request], overlaps: Sequence[int], course: Sampler = denoise
+    pipeline: Pipeline,
+    requests: Sequence[Request],
+    overlaps: Sequence[int],
+    sampler: Sampler = denoise,
+    watch: Watch = ignore,
 ) -> Iterator[Step]:
     """Denoise shots of which each shares `overlaps[i]` frames, 4k + 1, with the next; the requests differ in prompts,
-    seed and length alone. `course` goes the way from noise to clip."""
+    seed and length alone. `sampler` goes the way from noise to clip."""
     request = requests[0]
     if len(requests) == 1:
-        yield from pipeline.sample(request, course=course)
+        yield from pipeline.sample(request, watch=watch, sampler=sampler)
         return
     shared = [latents_in(overlap) for overlap in overlaps]
     sigmas = flow.levels_of(request)
     scenes = scenes_of([places_of(one) for one in requests], shared)
-    prompts = pipeline.contexts(*(one.prompt for one in requests))
-    negatives = pipeline.contexts(*(one.negative for one in requests))
+    prompts = pipeline.contexts(*(one.prompt for one in requests), watch=watch)
+    negatives = pipeline.contexts(*(one.negative for one in requests), watch=watch)
     velocity = pipeline.steered(
         request,
         sigmas,
-        Scenes(pipeline.model(max(requests, key=lambda one: one.frames)), scenes),
+        Scenes(pipeline.denoiser(max(requests, key=lambda one: one.frames), watch), scenes),
         texts_of(scenes, prompts),
         texts_of(scenes, negatives),
         batched=False,
+        watch=watch,
     )
     noise = joined_noise([pipeline.noise(one, [one.seed]) for one in requests], shared)
     yield from finite_steps(
-        course(velocity, noise, sigmas, SOLVERS[request.solver]), pipeline.files.transformer
+        sampler(velocity, noise, sigmas, SOLVERS[request.solver]), pipeline.model.files.transformer
     )
 
 

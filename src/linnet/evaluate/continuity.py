@@ -239,11 +239,12 @@ def borders_of(request: Request) -> list[int]:
 
 
 def try_extend(bench: Bench, trial: Trial) -> tuple[Values, Values]:
-    usual = bench.request(trial, frames=SHORT)
-    seen = seen_of(open_old(trial.drawn, usual))
+    source = open_old(trial.drawn, bench.request(trial, frames=SHORT))
+    seen = seen_of(source)
     request, path = bench.request(trial, frames=seen + ADDED), trial.folder / "extended.mp4"
     if not path.exists():
-        extend(bench.pipeline, request, trial.drawn, path)
+        plan = bench.pipeline.plan(request, encoded_frames=seen)
+        extend(bench.pipeline, plan, source, path)
     last = trial.folder / "last.png"
     Image.fromarray(read(trial.drawn)[-1]).save(last)
     from_last = bench.request(trial, frames=ADDED + 1)

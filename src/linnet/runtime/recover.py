@@ -20,7 +20,7 @@ def is_gone(error: BaseException) -> bool:
     return isinstance(error, torch.AcceleratorError) and not out_of_memory(error)
 
 
-def let_go(device: torch.device) -> None:
+def free_memory(device: torch.device) -> None:
     """Give memory that nothing uses back to the device."""
     gc.collect()
     if device.type in ("cuda", "mps"):

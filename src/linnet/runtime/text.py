@@ -62,8 +62,8 @@ class TextStates:
     def small(self) -> bool:
         return self.bytes <= SMALL_TEXT
 
-    def let_go(self) -> None:
-        """Of the encoder, which streams from now on unless it is small. What it has said stays."""
+    def free(self) -> None:
+        """Drop the encoder, which streams from its file from now on, unless it is small. The known states stay."""
         self._resident, self.held = None, False
         self.__dict__.pop("matched", None)  # it was filled in place
 

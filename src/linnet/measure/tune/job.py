@@ -63,7 +63,7 @@ def prepare(
     pipeline.plan(request)  # TooLarge, before anything is made
     if spec.closed_vocabulary:
         for text in texts or ():
-            check_words(spec, pipeline.tokenizer, text, field="prompts")
+            check_words(spec, pipeline.model.tokenizer, text, field="prompts")
     subject = subject_of(spec, files, machine.device, machine.settle(request))
     folder = profiles.own_folder() / "tune" / f"{spec.name}-{subject.key}"
     return Job(

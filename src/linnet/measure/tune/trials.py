@@ -233,8 +233,8 @@ class Trials:
         settings: dict[str, Any] = {"prompt": pair.prompt, "seed": pair.seed, **candidate.settings}
         request = pipeline.settled(make_request(pipeline.spec, like=self.request, **settings))
         self._warm_up(pipeline, request)
-        pipeline.follow(pipeline.plan(request))
-        pipeline.text_states(request.prompt, request.negative)  # the same for all, so it is not timed
+        pipeline.model.follow(pipeline.plan(request))
+        pipeline.model.text_states(request.prompt, request.negative)  # the same for all, so it is not timed
         clock = clock_of(pipeline)
         start, skipped = clock(), list[int]()
         latents = None
@@ -253,7 +253,7 @@ class Trials:
             return
         # Half of it guided: both kinds of step are seen.
         short = replace(request, steps=WARM_UP, reuse="none", guidance_from=0.0, guidance_until=1 / WARM_UP)
-        pipeline.follow(pipeline.plan(short))
+        pipeline.model.follow(pipeline.plan(short))
         for step in pipeline.sample(short):
             if step.index == WARM_UP - 1:
                 for _ in pipeline.decode(step.latents, lower=request.decoder_dtype == "bfloat16"):
@@ -264,11 +264,11 @@ class Trials:
 def clock_of(pipeline: Pipeline) -> Callable[[], float]:
     """On a CPU its own seconds of work, which other programs do not change; on a card those of the clock, once it has
     done all that it was given."""
-    if pipeline.device.type == "cpu":
+    if pipeline.model.device.type == "cpu":
         return lambda: time.process_time() / pipeline.machine.threads
 
     def now() -> float:
-        getattr(torch, pipeline.device.type).synchronize()
+        getattr(torch, pipeline.model.device.type).synchronize()
         return time.perf_counter()
 
     return now

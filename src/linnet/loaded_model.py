@@ -1,12 +1,12 @@
-"""A model's parts: read from disk when they are first needed, placed as a plan says, dropped when memory runs out.
+"""A model in memory: read from disk when it is first needed, placed as a plan says, freed when memory runs out.
 
 Axes: M the text encoder's width.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property, partial
-from typing import Any, Self, TypeVar
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
@@ -17,7 +17,7 @@ from linnet.errors import DeviceLost, InvalidInput, one_line
 from linnet.models.latents import LatentSpace, linum_v2_latents
 from linnet.models.tae import TAE, TAEConfig
 from linnet.models.text import Encoded, Tokenizer
-from linnet.models.transformer import Transformer
+from linnet.models.transformer import Transformer, TransformerConfig
 from linnet.models.vae import VAE, VAEConfig
 from linnet.plan.budget import Budget
 from linnet.plan.candidates import first_fitting, smaller
@@ -29,10 +29,10 @@ from linnet.plan.predict import predict
 from linnet.plan.workload import SizedModel
 from linnet.progress import Progress, Watch, ignore
 from linnet.request import Request
-from linnet.runtime.compile import check_compiler, compile_blocks
+from linnet.runtime.compile import compile_blocks
 from linnet.runtime.device import check_format
-from linnet.runtime.machine import occupy, resolve_machine, with_free_memory
-from linnet.runtime.recover import is_gone, let_go, out_of_memory
+from linnet.runtime.machine import with_free_memory
+from linnet.runtime.recover import free_memory, is_gone, out_of_memory
 from linnet.runtime.stream import BlockStream, stream_into, transformer_of
 from linnet.runtime.text import TextStates
 from linnet.weights.config import config_as
@@ -51,11 +51,13 @@ from linnet.weights.store import ModelFiles
 T = TypeVar("T")
 
 
-class Parts:
-    """Tokenizer, text encoder, transformer and autoencoder of one model, on one device.
+class LoadedModel:
+    """Tokenizer, text encoder, transformer and autoencoder of one model, on one device, and the plan that they follow.
 
-    A large text encoder streams through memory unless there is plenty. What it says of a prompt is kept, also on disk
-    if `cache` allows, so a prompt is encoded once.
+    A large text encoder streams through memory unless there is plenty. Its states of a prompt are kept, also on disk
+    if `cache` allows, so a prompt is encoded once. `execution` is how to run, where that is not left to the planner.
+    `compiled` compiles the transformer's blocks when they are read. `on_load` is called with the progress of weights
+    that are read, and of frames that are encoded.
     """
 
     def __init__(
@@ -66,23 +68,19 @@ class Parts:
         *,
         cache: bool = True,
         execution: ExecutionConfig | None = None,
+        compiled: bool = False,
     ) -> None:
         self.spec, self.files, self.machine = spec, files, machine
         self.device, self.dtype = torch.device(machine.device), getattr(torch, machine.dtype)
         self.execution = execution or ExecutionConfig()
-        self.compiled, self.attention, self._attention_asked = False, "", ""
-        self._asked = execution.fixed() if execution else NOTHING_FIXED
-        self._following: Plan | None = (
-            None  # what runs: the plan that was given, or less where that was too much
-        )
+        self.compiled = compiled
+        self.compiled_shapes: set[tuple[object, ...]] = set()  # the first step of each shape compiles, too
+        self.on_load: Watch = ignore
+        self.following: Plan | None = None  # the plan that was given, or a smaller one since memory ran out
+        self.shrunk: Stage | None = None  # the stage in which memory ran out under the plan that was given
         self._given: Plan | None = None
-        self._reduced: FixedExecution | None = None  # by which it goes on since memory ran out
-        self._shrunk: Stage | None = None
-        self._compiled_for: set[tuple[object, ...]] = set()  # the first step of each shape compiles, too
-        self.profile: Mapping[str, Any] | None = (
-            None  # what the clips say of the profile that they are made with
-        )
-        self.told: Watch = ignore  # hears of weights that are read, whoever first needs them
+        self._fixed = execution.fixed() if execution else NOTHING_FIXED
+        self._reduced: FixedExecution | None = None  # what all plans keep to since memory ran out
         self.tokenizer = Tokenizer.open(files.tokenizer)
         self.text = TextStates(
             files.text_encoder,
@@ -92,43 +90,19 @@ class Parts:
             format=self.execution.text_format,
             loading=partial(self._reading, "text encoder"),
         )
+        self.blocks: BlockStream | None = None  # brings those of the transformer's blocks that are elsewhere
         self._transformer: Transformer | None = None
-        self._blocks: BlockStream | None = None
         self._autoencoder: VAE | TAE | None = None
         self._space: LatentSpace | None = None
         self._hash = ""
 
-    @classmethod
-    def open(
-        cls,
-        spec: ModelSpec,
-        files: ModelFiles,
-        machine: Machine | None = None,
-        *,
-        cache: bool = True,
-        execution: ExecutionConfig | None = None,
-        compiled: bool = False,
-        attention: str = "",
-    ) -> Self:
-        """Read the tokenizer and the headers of the weights; `machine` None: the CPU, in float32.
-
-        `execution`: how to run, which is otherwise planned. `compiled`: fuse the transformer's
-        blocks when they first run. `attention`: the way to attend that an earlier clip tells, otherwise the fastest.
-        WeightsError if the files do not hold exactly this model, known before a weight is read.
-        """
-        machine = machine or resolve_machine("cpu", dtype="float32")
-        occupy(machine)
-        pipeline = cls(spec, files, machine, cache=cache, execution=execution)
-        if compiled:
-            check_compiler(machine.device)
-            pipeline.compiled = True
-        pipeline._attention_asked = attention
-        for headers in (pipeline.text.matched[1], pipeline._matched_transformer()[1]):
-            check_format(stored_format(headers), pipeline.device)
-        for asked in (pipeline.execution.transformer_format, pipeline.execution.text_format):
-            check_format(asked, pipeline.device)
-        matched(pipeline._autoencoder_model, files.autoencoder)
-        return pipeline
+    def check_files(self) -> None:
+        """WeightsError if the files do not hold exactly this model; reads their headers alone."""
+        for headers in (self.text.matched[1], self._matched_transformer()[1]):
+            check_format(stored_format(headers), self.device)
+        for format in (self.execution.transformer_format, self.execution.text_format):
+            check_format(format, self.device)
+        matched(self._new_autoencoder, self.files.autoencoder)
 
     @property
     def model_hash(self) -> str:
@@ -137,7 +111,7 @@ class Parts:
         return self._hash
 
     def _reading(self, part: str, done: int, total: int) -> None:
-        self.told(Progress("load", done, total, part=part))
+        self.on_load(Progress("load", done, total, part=part))
 
     # --- text ---------------------------------------------------------------------------------------------------------
 
@@ -149,6 +123,10 @@ class Parts:
         """The text encoder's states of the real tokens of each prompt."""
         tokens = [self.encode(prompt).ids for prompt in prompts]
         return self.text.of(tokens, lambda done, total: watch(Progress("text", done, total)))
+
+    def free_text_encoder(self) -> None:
+        """It streams from its file from now on, unless it is small. The states that are known stay."""
+        self.text.free()
 
     # --- transformer --------------------------------------------------------------------------------------------------
 
@@ -162,8 +140,18 @@ class Parts:
         )
 
     @property
+    def transformer_config(self) -> TransformerConfig:
+        """Reads no weights."""
+        return (self._transformer or self._matched_transformer()[0]).config
+
+    @property
+    def has_transformer(self) -> bool:
+        """Whether its weights are in memory."""
+        return self._transformer is not None
+
+    @property
     def transformer(self) -> Transformer:
-        """Where `execution.resident_blocks` is set, some of its blocks are elsewhere: `_blocks` brings them."""
+        """Where `execution.resident_blocks` is set, some of its blocks are elsewhere: `blocks` brings them."""
         if self._transformer is None:
             watch = partial(self._reading, "transformer")
             watch(0, 1)
@@ -178,7 +166,7 @@ class Parts:
                     watch=watch,
                 )
             else:
-                self._blocks = stream_into(
+                self.blocks = stream_into(
                     model,
                     headers,
                     device=self.device,
@@ -189,26 +177,34 @@ class Parts:
                     watch=watch,
                 )
             if self.compiled:
-                compile_blocks(self._blocks.real if self._blocks else model.blocks)
+                compile_blocks(self.blocks.real if self.blocks else model.blocks)
             self._transformer = model.eval()
         return self._transformer
 
+    def free_transformer(self) -> None:
+        if self._transformer is not None:
+            self._transformer = self.blocks = None
+            free_memory(self.device)
+
     # --- autoencoder --------------------------------------------------------------------------------------------------
 
-    def _autoencoder_model(self) -> VAE | TAE:
+    def _new_autoencoder(self) -> VAE | TAE:
         file = self.files.autoencoder
         if self.spec.autoencoder == "wan":
             return VAE(config_as(VAEConfig, file) or VAEConfig())
         return TAE(config_as(TAEConfig, file) or TAEConfig())
 
     @property
+    def has_autoencoder(self) -> bool:
+        """Whether its weights are in memory."""
+        return self._autoencoder is not None
+
+    @property
     def autoencoder(self) -> VAE | TAE:
         if self._autoencoder is None:
             self._reading("autoencoder", 0, 1)
             dtype = getattr(torch, self.execution.autoencoder_dtype)
-            model = load_into(
-                self._autoencoder_model, self.files.autoencoder, device=self.device, dtype=dtype
-            )
+            model = load_into(self._new_autoencoder, self.files.autoencoder, device=self.device, dtype=dtype)
             self._autoencoder = model.eval()
             self._reading("autoencoder", 1, 1)
         return self._autoencoder
@@ -220,6 +216,10 @@ class Parts:
             stored = read_latent_scale(self.files.transformer)
             self._space = LatentSpace(*stored) if stored else linum_v2_latents()
         return self._space
+
+    def free_autoencoder(self) -> None:
+        """Its memory can be used again, and is given back to the device with the next `unload`."""
+        self._autoencoder = None
 
     # --- where everything goes ----------------------------------------------------------------------------------------
 
@@ -248,11 +248,11 @@ class Parts:
             if found := first_fitting(workload, machine.costs(workload), self._reduced):
                 return found
         return machine.plan(
-            self.sized, request, clips=clips, encoded_frames=encoded_frames, fixed=self._asked
+            self.sized, request, clips=clips, encoded_frames=encoded_frames, fixed=self._fixed
         )
 
     def _plan_as_loaded(self, request: Request, clips: int, encoded_frames: int) -> Plan:
-        budget = self._following.budget if self._following else Budget()
+        budget = self.following.budget if self.following else Budget()
         machine = replace(self.machine, budget=budget)
         workload = machine.workload(self.sized, request, clips=clips, encoded_frames=encoded_frames)
         return predict(workload, self.execution, text_resident=self.text.held, costs=machine.costs(workload))
@@ -264,7 +264,7 @@ class Parts:
         """
         if plan is self._given:
             return
-        self._given, self._shrunk = plan, None
+        self._given, self.shrunk = plan, None
         if self._reduced:
             plan = first_fitting(plan.workload, fixed=self._reduced) or plan
         self._run_by(plan)
@@ -273,31 +273,17 @@ class Parts:
         if plan.execution != self.execution:
             self.unload()
         if not plan.text_resident:
-            self.text.let_go()
-        self._following, self.execution, self.text.held = plan, plan.execution, plan.text_resident
+            self.text.free()
+        self.following, self.execution, self.text.held = plan, plan.execution, plan.text_resident
 
-    def choices(self) -> dict[str, Any]:
-        """What was decided here and changes a clip's bits, if only the last ones."""
-        execution = self.execution.record()
-        return {
-            "device": self.device.type,
-            "threads": torch.get_num_threads(),
-            "attention": self.attention,
-            **({"compiled": True} if self.compiled else {}),
-            **({"profile": dict(self.profile)} if self.profile else {}),
-            **({"knobs": execution} if execution else {}),
-            **({"shrunk": self._shrunk} if self._shrunk else {}),
-        }
-
-    def _make_room(self) -> None:
-        """For the autoencoder, where the plan has no room for it beside the transformer."""
-        if self._following and not self._following.transformer_stays and self._transformer is not None:
-            self._transformer = self._blocks = None
-            let_go(self.device)
+    def make_room_for_autoencoder(self) -> None:
+        """Where the plan has none for it beside the transformer."""
+        if self.following and not self.following.transformer_stays:
+            self.free_transformer()
 
     # --- when memory runs out all the same ----------------------------------------------------------------------------
 
-    def _sparing(self, stage: Stage, run: Callable[[], T], watch: Watch) -> T:
+    def retry_on_oom(self, stage: Stage, run: Callable[[], T], watch: Watch) -> T:
         """`run()`, and once more by a smaller plan if memory runs out in it. What was done before is kept."""
         while True:
             try:
@@ -308,19 +294,19 @@ class Parts:
                     raise DeviceLost(
                         f"{self.device} stopped working in the {stage} stage ({one_line(error)}); {remedy}"
                     ) from error
-                if self._following is None or not out_of_memory(error):
+                if self.following is None or not out_of_memory(error):
                     raise
-                if self._shrunk:
+                if self.shrunk:
                     problem = f"ran out of memory in the {stage} stage, with less in it than before, too"
                     remedy = "close other programs, or make a shorter or smaller clip"
                     raise InvalidInput("device", self.device, problem, remedy) from error
             # Here, since the error held all that the failed try had made.
-            self._shrunk = stage
-            self._shrink(self._following, stage, watch)
+            self.shrunk = stage
+            self._shrink(self.following, stage, watch)
 
-    def _spared(self, stage: Stage, run: Callable[..., T], watch: Watch) -> Callable[..., T]:
+    def retrying(self, stage: Stage, run: Callable[..., T], watch: Watch) -> Callable[..., T]:
         """`run`, each call of which has another try."""
-        return lambda *given: self._sparing(stage, partial(run, *given), watch)
+        return lambda *given: self.retry_on_oom(stage, partial(run, *given), watch)
 
     def _shrink(self, plan: Plan, stage: Stage, watch: Watch) -> None:
         """Unload, and go on by a plan that takes less in this stage."""
@@ -332,7 +318,7 @@ class Parts:
 
     def unload(self) -> None:
         """Drop all that can be read again, and give its memory back."""
-        self._transformer = self._blocks = self._autoencoder = None
-        self._compiled_for.clear()
-        self.text.let_go()
-        let_go(self.device)
+        self._transformer = self.blocks = self._autoencoder = None
+        self.compiled_shapes.clear()
+        self.text.free()
+        free_memory(self.device)
