@@ -5,7 +5,7 @@ from typing import Any
 from fastapi.testclient import TestClient
 
 from linnet.serve.clips import KINDS, file_of
-from linnet.serve.queue import Job
+from linnet.serve.jobs import Job
 from linnet.serve.service import Service
 
 PROMPT = "a red star spins on a blue background"

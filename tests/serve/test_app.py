@@ -16,13 +16,14 @@ from PIL import Image
 
 from api_client import PROMPT, STILL, accepted, refused, render
 from linnet.plan.cost_model import CostModel
-from linnet.serve import app, schemas
+from linnet.serve import acceptance, schemas
 from linnet.serve.app import PAGE, STREAMS
 from linnet.serve.clips import KINDS, clips_folder, file_of
 from linnet.serve.eta import Eta, seconds_left
+from linnet.serve.jobs import Limits
 from linnet.serve.keys import make_key
 from linnet.serve.models import Models
-from linnet.serve.queue import Limits, passes
+from linnet.serve.pace import passes
 from linnet.serve.service import Service
 
 
@@ -132,7 +133,7 @@ def test_an_address_of_an_image_is_fetched_where_that_is_allowed(
     answer = client.post("/v1/videos", json=STILL | named)
     refused(answer, 400, "invalid_value", "input_reference")
     assert "is not a public address" in answer.json()["error"]["message"]
-    monkeypatch.setattr(app, "fetch", lambda address: header_of_png(128, 72))
+    monkeypatch.setattr(acceptance, "fetch", lambda address: header_of_png(128, 72))
     job = accepted(client, **named)["id"]
     image = service.queue.given(job)
     assert image is not None

@@ -22,9 +22,10 @@ from linnet.request import make_request
 from linnet.serve import lock as locks
 from linnet.serve.backup import backup
 from linnet.serve.clips import KINDS, clips_folder, file_of, make_folder, remove_half_written, tidy
+from linnet.serve.jobs import InputReference
 from linnet.serve.keys import find_owner, make_key
 from linnet.serve.lock import is_used, lock
-from linnet.serve.queue import InputReference, Queue
+from linnet.serve.queue import Queue
 from linnet.serve.recover import adopt, check_present, recover
 from linnet.serve.server import open_queue
 

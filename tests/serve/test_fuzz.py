@@ -20,8 +20,9 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 from linnet.catalog import SEEDLING
 from linnet.serve.app import create_app
 from linnet.serve.clips import clips_folder
+from linnet.serve.jobs import Limits, NotThis
 from linnet.serve.models import Models
-from linnet.serve.queue import Limits, NotThis, Queue
+from linnet.serve.queue import Queue
 from linnet.serve.service import Service
 
 CASES = int(os.environ.get("FUZZ", "6"))

@@ -20,9 +20,10 @@ from linnet.media import read_frames, read_metadata
 from linnet.plan.passes import DRAFT_STEPS, DRAWS
 from linnet.request import make_request
 from linnet.sampling import flow, keep_frames
-from linnet.serve import queue, uploads
+from linnet.serve import pace, uploads
 from linnet.serve.clips import clips_folder, file_of
-from linnet.serve.queue import InputReference, Job, passes
+from linnet.serve.jobs import InputReference, Job
+from linnet.serve.pace import passes
 from linnet.serve.render import RenderSettings
 from linnet.serve.service import Service
 from linnet.serve.uploads import check_clip, is_clip
@@ -225,7 +226,7 @@ def test_the_plan_counts_what_is_encoded_and_the_steps_that_are_left(service: Se
     ]
     assert pixels == [0, 1, 9]
     assert [passes(request, given) for given in (None, InputReference(b""), followed)] == [40, 58, 52]
-    assert (queue.early, TURNS) == (keep_frames.early, 2)
+    assert (pace.early, TURNS) == (keep_frames.early, 2)
     for strength in (0.01, 0.25, 0.33, 1.0):
         left = len(levels_left(flow.sigmas(request.steps, request.shift), strength)) - 1
         draft = 2 * DRAWS + 3 * DRAFT_STEPS  # where the prompt disagrees, then an edit from no words

@@ -15,7 +15,8 @@ from linnet.request import Request, make_request
 from linnet.serve import supervisor
 from linnet.serve.clips import clips_folder
 from linnet.serve.clock import Awake
-from linnet.serve.queue import TRIES, InputReference, Queue
+from linnet.serve.jobs import InputReference
+from linnet.serve.queue import TRIES, Queue
 from linnet.serve.render import Renderer, RenderSettings, Report
 from linnet.serve.supervisor import Patience, ProcessSupervisor, Signs, Supervisor
 from linnet.serve.worker import Worker, WorkerSettings

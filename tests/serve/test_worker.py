@@ -14,7 +14,8 @@ from linnet.media import VideoWriter, probe
 from linnet.pipeline import Pipeline
 from linnet.request import Request, make_request
 from linnet.serve.clips import clips_folder, file_of, without_folders
-from linnet.serve.queue import Job, Queue
+from linnet.serve.jobs import Job
+from linnet.serve.queue import Queue
 from linnet.serve.render import RenderSettings
 from linnet.serve.supervisor import Patience, ProcessSupervisor
 from linnet.serve.worker import Worker, WorkerSettings, cause

@@ -105,7 +105,7 @@ def serve(
     from linnet.weights.store import default_model
 
     try:
-        from linnet.serve.queue import Limits
+        from linnet.serve.jobs import Limits
         from linnet.serve.server import Settings
         from linnet.serve.server import serve as run
         from linnet.serve.supervisor import Patience

@@ -4,7 +4,8 @@ from typing import Annotated
 
 from fastapi import Depends, Request, Response
 
-from linnet.serve.queue import SESSION_SECONDS, Job
+from linnet.serve.jobs import Job
+from linnet.serve.keys import SESSION_SECONDS
 from linnet.serve.schemas import Refused
 from linnet.serve.service import Credentials, Service
 

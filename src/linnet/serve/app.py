@@ -4,12 +4,9 @@ Nothing here renders, and no path on the disk comes from a client: a job's files
 gave it.
 """
 
-import hashlib
-import json
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -22,25 +19,21 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from linnet import __version__
 from linnet.clip import default_name
-from linnet.errors import InvalidInput
-from linnet.geometry import format_seconds
-from linnet.request import Request as ClipRequest
 from linnet.serve import schemas
+from linnet.serve.acceptance import accept, check, plan_of
 from linnet.serve.access import Own, Owner, cookie_of, credentials_of, hand_out, take_back
-from linnet.serve.bodies import given_of, read_body
+from linnet.serve.bodies import read_body
 from linnet.serve.clips import file_of, remove_files
 from linnet.serve.description import BINARY, LINKS, body_of, errors, openapi
 from linnet.serve.events import Events, follow
 from linnet.serve.failures import add_error_handlers
-from linnet.serve.fetch import fetch
+from linnet.serve.jobs import Job
 from linnet.serve.keys import end_session, make_session
 from linnet.serve.metrics import Metrics
 from linnet.serve.middleware import Middleware
-from linnet.serve.queue import InputReference, Job
 from linnet.serve.responses import ClipFile
 from linnet.serve.schemas import Refused
 from linnet.serve.service import Service
-from linnet.wording import format_duration
 
 STREAMS = 64  # that a key may follow at a time; a browser opens six
 POLL_HINT = "500"  # milliseconds, for clients that poll
@@ -74,53 +67,6 @@ def create_app(service: Service) -> FastAPI:
     def shown(job: Job) -> schemas.Video:
         return schemas.video(job, begins=service.queue.begins(job.id), keep_seconds=service.keep_seconds)
 
-    def checked(
-        asked: schemas.VideoRequest, source: Job | None = None
-    ) -> tuple[ClipRequest, InputReference | None]:
-        """The request and what its clip begins from: what was sent, or what that of its source began from."""
-        request = service.models.request(asked, source.request if source else None)
-        longest = service.longest_seconds
-        if longest is not None and request.seconds > longest:
-            problem = f"this server makes clips of up to {format_duration(longest)}"
-            raise InvalidInput("seconds", request.seconds, problem, "ask for less")
-        content = asked.content(fetch if service.fetches else None)
-        sent = given_of(asked, content, request.size)
-        given = sent or (service.queue.given(source.id) if source else None)
-        if given is not None and not given.content:
-            problem = f"the {given.kind} that it was to begin from is not kept, since it failed; ask for a new video"
-            raise Refused(409, f"{given.kind}_gone", problem)
-        if given is not None and given.kind == "video":
-            request = replace(request, onward=False)  # its windows are made together, as the clip is followed
-        service.models.check_memory(request, given)
-        service.check_time(request, given)
-        return request, given
-
-    def accept(
-        asked: schemas.VideoRequest, owner: str, repeat_key: str | None, source: Job | None = None
-    ) -> Job:
-        sent = hashlib.sha256(asked._file or b"").hexdigest()  # what lies elsewhere is known by its address
-        said = json.dumps(
-            [asked.model_dump(exclude_none=True), source.id if source else None, sent], sort_keys=True
-        )
-        digest = hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()
-        # What was accepted before is so still, even if it would not be now.
-        if repeat_key is not None and (before := service.queue.repeated(owner, repeat_key, digest)):
-            return before
-        if service.draining:
-            raise Refused(503, "draining", "the server is about to stop", headers={"Retry-After": "30"})
-        request, given = checked(asked, source)
-        service.check_room()
-        return service.queue.add(
-            request,
-            owner=owner,
-            limits=service.limits,
-            remixed_from=source.id if source else None,
-            repeat_key=repeat_key,
-            digest=digest,
-            notice=service.notices,
-            given=given,
-        )
-
     # --- the Videos format ----------------------------------------------------------------------------------------
 
     @app.post(
@@ -134,7 +80,7 @@ def create_app(service: Service) -> FastAPI:
     ) -> schemas.Video:
         """Ask for a video; it waits its turn."""
         asked = await read_body(request, schemas.VideoRequest)
-        job = await run_in_threadpool(accept, asked, owner, repeat_key)
+        job = await run_in_threadpool(accept, service, asked, owner, repeat_key)
         response.headers["openai-poll-after-ms"] = POLL_HINT
         return shown(job)
 
@@ -212,7 +158,7 @@ def create_app(service: Service) -> FastAPI:
         """The same settings, seed and beginning with another prompt."""
         asked = await read_body(request, schemas.RemixRequest)
         wanted = schemas.VideoRequest(prompt=asked.prompt)
-        return shown(await run_in_threadpool(accept, wanted, owner, repeat_key, job))
+        return shown(await run_in_threadpool(accept, service, wanted, owner, repeat_key, job))
 
     # --- linnet's own ---------------------------------------------------------------------------------------------
 
@@ -257,7 +203,7 @@ def create_app(service: Service) -> FastAPI:
     async def plan(request: Request, owner: Owner) -> schemas.Plan:
         """What a request would take, without asking for it."""
         asked = await read_body(request, schemas.VideoRequest)
-        wanted, given = await run_in_threadpool(checked, asked)
+        wanted, given = await run_in_threadpool(check, service, asked)
         return await run_in_threadpool(plan_of, service, wanted, given)
 
     @app.get("/v1/models", operation_id="listModels", responses=errors(401))
@@ -323,21 +269,4 @@ def add_page(app: FastAPI, address: str, name: str, kind: str) -> None:
         address,
         lambda: Response(text, media_type=kind, headers={"Cache-Control": "no-cache"}),
         include_in_schema=False,
-    )
-
-
-def plan_of(service: Service, request: ClipRequest, given: InputReference | None) -> schemas.Plan:
-    plan = service.models.plan(request, given)
-    took, measured = service.seconds_of(request, given)
-    return schemas.Plan(
-        model=request.model,
-        size=str(request.size),
-        seconds=format_seconds(request.seconds),
-        num_frames=request.frames,
-        memory_bytes=plan.peak_bytes,
-        memory_free_bytes=service.models.free(),
-        seconds_needed=None if took is None else round(took, 2),
-        seconds_allowed=service.job_seconds,
-        measured=measured,
-        jobs_waiting=service.queue.unfinished(),
     )

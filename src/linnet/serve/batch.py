@@ -24,7 +24,8 @@ from linnet.media import read_metadata
 from linnet.records import read_object, read_object_or_nothing, read_text
 from linnet.request import Request, make_request
 from linnet.serve.clips import file_of, put, remove_files, tidy
-from linnet.serve.queue import Job, Limits, Queue
+from linnet.serve.jobs import Job, Limits
+from linnet.serve.queue import Queue
 from linnet.serve.supervisor import Member
 from linnet.serve.worker_pool import WorkerPool
 from linnet.weights.store import ModelFiles

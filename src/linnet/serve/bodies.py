@@ -10,7 +10,7 @@ from linnet.direct.footage import check_fit
 from linnet.errors import InvalidInput
 from linnet.geometry import Size
 from linnet.serve import schemas
-from linnet.serve.queue import InputReference
+from linnet.serve.jobs import InputReference
 from linnet.serve.schemas import Refused
 from linnet.serve.uploads import is_clip
 
@@ -76,7 +76,9 @@ def refusal_of(found: Any) -> Refused:
     return Refused(400, "invalid_request", message, param=place[:100] or None)
 
 
-def given_of(asked: schemas.VideoRequest, content: bytes | None, size: Size) -> InputReference | None:
+def input_reference_of(
+    asked: schemas.VideoRequest, content: bytes | None, size: Size
+) -> InputReference | None:
     """What was sent, as far as it is looked at here: an image's header, and no more of a clip than tells that it is
     one. InvalidInput for what cannot be used, or for settings of what was not sent."""
     clip = content is not None and is_clip(content)

@@ -319,3 +319,11 @@ def migrate(connection: sqlite3.Connection, path: Path) -> None:
             connection.execute(f"PRAGMA user_version = {version + 1}")
     if version > len(MIGRATIONS):
         raise InvalidInput("data", path, "was written by a later linnet", "update linnet")
+
+
+def count(db: sqlite3.Connection, name: str, label: str, amount: float = 1) -> float:
+    """Add to one of the sums that /metrics shows; the sum after that."""
+    return db.execute(
+        "INSERT INTO sums VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET value = value + excluded.value RETURNING value",
+        (name, label, amount),
+    ).fetchone()["value"]

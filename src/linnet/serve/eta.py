@@ -5,7 +5,8 @@ import time
 from typing import NamedTuple
 
 from linnet.request import Request
-from linnet.serve.queue import InputReference, Job, Queue
+from linnet.serve.jobs import InputReference, Job
+from linnet.serve.queue import Queue
 
 FRESH = 1.0  # seconds that what was reckoned once is good for all who ask
 

@@ -12,7 +12,7 @@ from fastapi.responses import StreamingResponse
 
 from linnet.serve import schemas
 from linnet.serve.eta import seconds_left
-from linnet.serve.queue import Job
+from linnet.serve.jobs import Job
 from linnet.serve.service import Credentials, Service
 
 POLL = 0.2  # seconds between two looks at a job whose events are streamed

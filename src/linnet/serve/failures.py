@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect
 from linnet.errors import InvalidInput
 from linnet.serve.bodies import refusal_of
 from linnet.serve.clips import is_full
-from linnet.serve.queue import KeyReused, QueueFull
+from linnet.serve.jobs import KeyReused, QueueFull
 from linnet.serve.schemas import Refused
 from linnet.serve.wire import on_the_wire, wire_name
 

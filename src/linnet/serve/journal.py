@@ -6,7 +6,8 @@ import threading
 import time
 
 from linnet.serve.clips import said
-from linnet.serve.queue import Job, Queue
+from linnet.serve.jobs import Job
+from linnet.serve.queue import Queue
 
 log = logging.getLogger("linnet.serve")
 

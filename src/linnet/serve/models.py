@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from linnet.catalog import CATALOG, ModelSpec, find
 from linnet.errors import InvalidInput
 from linnet.request import Request, make_request
-from linnet.serve.queue import InputReference
+from linnet.serve.jobs import InputReference
 from linnet.serve.schemas import VideoRequest
 from linnet.weights.store import ModelFiles, locate, resolve
 

@@ -12,88 +12,21 @@ import secrets
 import shutil
 import sqlite3
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-from linnet.errors import LinnetError
-from linnet.plan.passes import DRAFT_STEPS, DRAFT_STRENGTH, DRAWS, early, forwards, left
 from linnet.request import Request
-from linnet.serve.database import Database, surely
-
-Status = Literal["queued", "in_progress", "completed", "failed"]
+from linnet.serve.database import count, surely
+from linnet.serve.heartbeats import Heartbeats
+from linnet.serve.jobs import InputReference, Job, KeyReused, Limits, NotThis, QueueFull, as_job, request_of
+from linnet.serve.keys import KeyTable
+from linnet.serve.pace import PaceTable, passes
 
 ROOM = 16 * 2**20  # bytes that must be free before a job is begun
 TRIES = 3  # of a job whose worker dies
-LATELY = 10.0  # seconds since a worker's last sign of life, for which it counts as there
-SESSIONS = 50  # of one key
-SESSION_SECONDS = 30 * 86400.0  # that a session lasts
-LATER = ("decode", "finish")  # the stages behind denoising, in their order
 
 
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """`done` of `total` parts of `stage`; `code` and `message` say why it failed; `bytes` of its files. `claimed`,
-    `stage_started` and `reported` are on the steady clock; `ending` counts the jobs that ended before it, and it."""
-
-    number: int
-    id: str
-    owner: str
-    status: Status
-    request: Request
-    remixed_from: str | None
-    created: float
-    started: float | None
-    ended: float | None
-    tries: int
-    worker: str | None
-    code: str | None
-    message: str | None
-    stage: str | None
-    stage_started: float | None
-    reported: float | None
-    done: int
-    total: int
-    bytes: int
-    claimed: float | None = None
-    ending: int | None = None
-
-
-class InputReference(NamedTuple):
-    """An image to begin from, or a clip to follow in the last `strength` of the steps, which an image has none of.
-    `fit`: how one of another shape is brought to the clip's; None: not at all."""
-
-    content: bytes
-    fit: Literal["crop", "pad"] | None = None
-    strength: float | None = None
-
-    @property
-    def kind(self) -> Literal["image", "video"]:
-        return "image" if self.strength is None else "video"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """How many jobs may wait or run: all together, and of one owner."""
-
-    jobs: int = 1000
-    jobs_per_owner: int = 100
-
-
-class QueueFull(LinnetError):
-    """One of the limits is reached."""
-
-
-class KeyReused(LinnetError):
-    """The idempotency key was used before, for another request."""
-
-
-class NotThis(LinnetError):
-    """The job is no longer the worker's: it was cancelled, deleted, or given back."""
-
-
-class Queue(Database):
-    """The jobs in the folder's file."""
+class Queue(Heartbeats, PaceTable, KeyTable):
+    """The jobs in the folder's file; beside them what its other tables hold."""
 
     def _jobs(self, query: str, *values: Any) -> list[Job]:
         return [as_job(row) for row in self._rows(f"SELECT * FROM jobs {query}", *values)]
@@ -350,27 +283,7 @@ class Queue(Database):
             count(db, "steps", request.model, request.steps)
             for stage, spent in seconds.items():
                 count(db, "stage_seconds", stage, spent)
-            self._note_pace(db, request, passes(request, self.begins(job.id)), seconds)
-
-    def note_first_pace(self, request: Request, seconds: dict[str, float]) -> None:
-        """What a clip took that nobody asked for, if it is the first of its model."""
-        with self._writing() as db:
-            if not db.execute("SELECT 1 FROM paces WHERE model = ?", (request.model,)).fetchone():
-                self._note_pace(db, request, passes(request), seconds)
-
-    def _note_pace(
-        self, db: sqlite3.Connection, request: Request, through: int, seconds: dict[str, float]
-    ) -> None:
-        denoise = seconds.get("denoise", 0.0)
-        db.execute(
-            "INSERT OR REPLACE INTO paces VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                *(request.model, request.width, request.height, request.frames),
-                *(request.steps, through, denoise / through),
-                *(sum(seconds.values()) - denoise, self.clock.wall()),
-                *(seconds.get(stage) for stage in LATER),
-            ),
-        )
+            self.note_pace(db, request, passes(request, self.begins(job.id)), seconds)
 
     @surely
     def fail(self, job: Job, code: str, message: str) -> None:
@@ -422,59 +335,6 @@ class Queue(Database):
         """When a job ends that does so now, the number of its end, and when that is on the steady clock."""
         return self.clock.wall(), int(count(db, "endings", "")), self.clock.steady()
 
-    # --- workers --------------------------------------------------------------------------------------------------
-
-    @surely
-    def beat(
-        self,
-        worker: str,
-        *,
-        ready: bool,
-        memory: int,
-        reserved: int | None = None,
-        busy: float | None = None,
-    ) -> None:
-        """The worker is alive; `ready` when its model is loaded; `memory` in bytes, and `reserved` of its card, if it
-        has one; `busy`: when it last got on with what it is at."""
-        with self._writing() as db:
-            db.execute(
-                "INSERT INTO workers (name, beat, ready, memory, reserved, busy) VALUES (?, ?, ?, ?, ?, ?) "
-                "ON CONFLICT DO UPDATE SET beat = excluded.beat, ready = excluded.ready, "
-                "memory = excluded.memory, reserved = excluded.reserved, busy = excluded.busy",
-                (worker, self.clock.steady(), int(ready), memory, reserved, busy),
-            )
-
-    @surely
-    def last_words(self, worker: str, words: str) -> None:
-        """What a worker dies of, for whoever looks after it."""
-        with self._writing() as db:
-            db.execute(
-                "INSERT INTO workers (name, beat, ready, words) VALUES (?, ?, 0, ?) "
-                "ON CONFLICT DO UPDATE SET words = excluded.words",
-                (worker, self.clock.steady(), words),
-            )
-
-    def workers(self) -> dict[str, dict[str, Any]]:
-        """Last beat, readiness, memory, last progress and last words of each, by name."""
-        return {row["name"]: dict(row) for row in self._rows("SELECT * FROM workers")}
-
-    def ready_workers(self) -> int:
-        """Those whose model is loaded and who gave a sign of life lately."""
-        since = self.clock.steady() - LATELY
-        return self._rows("SELECT COUNT(*) AS count FROM workers WHERE ready AND beat > ?", since)[0]["count"]
-
-    def steps_per_second(self) -> dict[str, float]:
-        """Of the jobs that are denoised now, by model."""
-        rows = self._rows(
-            "SELECT request, done / (reported - stage_started) AS pace FROM jobs "
-            "WHERE status = 'in_progress' AND stage = 'denoise' AND done > 0 AND reported > stage_started"
-        )
-        paces: dict[str, float] = {}
-        for row in rows:
-            model = json.loads(row["request"])["model"]
-            paces[model] = paces.get(model, 0.0) + row["pace"]
-        return paces
-
     # --- telling --------------------------------------------------------------------------------------------------
 
     def due_notices(self) -> list[tuple[Job, int]]:
@@ -524,40 +384,6 @@ class Queue(Database):
             "sums": {(row["name"], row["label"]): row["value"] for row in sums},
         }
 
-    def speed(self, request: Request, given: InputReference | None = None) -> tuple[float, bool] | None:
-        """Seconds that a clip like this one takes here, and whether just such a one was made; else it is
-        reckoned from the last of the same model, in proportion to pixels, frames and passes. None before the first."""
-        through = passes(request, given)
-        if (found := self._last_like(request, through)) is None:
-            return None
-        last, scale = found
-        same = last["alike"] and (last["steps"], last["passes"]) == (request.steps, through)
-        return scale * (last["pass"] * through + last["rest"]), bool(same)
-
-    def speed_behind(self, request: Request, stage: str, given: InputReference | None = None) -> float | None:
-        """Seconds that the stages behind this one take here, reckoned as in `speed`; None before the first."""
-        through = passes(request, given)
-        if (found := self._last_like(request, through)) is None:
-            return None
-        last, scale = found
-        took = [last[later] for later in LATER[LATER.index(stage) + 1 if stage in LATER else 0 :]]
-        if stage == "text":
-            took.append(last["pass"] * through)
-        return None if None in took else scale * sum(took)
-
-    def _last_like(self, request: Request, through: int) -> tuple[sqlite3.Row, float] | None:
-        """The last clip of this size and way, or else of this size, or else of its model, and how much larger this one
-        is."""
-        rows = self._rows(
-            "SELECT *, width = ? AND height = ? AND frames = ? AS alike FROM paces WHERE model = ? "
-            "ORDER BY alike DESC, alike AND steps = ? AND passes = ? DESC, at DESC LIMIT 1",
-            *(request.width, request.height, request.frames, request.model, request.steps, through),
-        )
-        if not rows:
-            return None
-        last = rows[0]
-        return last, request.size.pixels * request.frames / (last["width"] * last["height"] * last["frames"])
-
     def endings(self) -> int:
         """How many jobs have ended, ever."""
         rows = self._rows("SELECT value FROM sums WHERE name = 'endings'")
@@ -590,93 +416,8 @@ class Queue(Database):
     def ids(self) -> set[str]:
         return {row["id"] for row in self._rows("SELECT id FROM jobs")}
 
-    # --- keys -----------------------------------------------------------------------------------------------------
-
-    def add_key(self, key: str, name: str, digest: bytes) -> None:
-        with self._writing() as db:
-            db.execute("INSERT INTO keys VALUES (?, ?, ?, ?, NULL)", (key, name, digest, self.clock.wall()))
-
-    def restore_key(self, *key: Any) -> None:
-        """Id, name, hash, when it was made and when revoked, as another database had them."""
-        with self._writing() as db:
-            db.execute("INSERT OR IGNORE INTO keys VALUES (?, ?, ?, ?, ?)", key)
-
-    def keyless(self) -> int:
-        """How many jobs were made without a key."""
-        return self._rows("SELECT COUNT(*) AS count FROM jobs WHERE owner = ''")[0]["count"]
-
-    def adopt(self, key: str, *, of: str = "") -> int:
-        """Give the jobs `of` another key, or those made without one, to this key, a new one; how many."""
-        with self._writing() as db:
-            db.execute("UPDATE OR REPLACE repeats SET owner = ? WHERE owner = ?", (key, of))
-            return db.execute("UPDATE jobs SET owner = ? WHERE owner = ?", (key, of)).rowcount
-
-    def add_session(self, digest: bytes, key: str) -> None:
-        """Begun with that key. A key has the SESSIONS newest ones."""
-        with self._writing() as db:
-            db.execute("INSERT INTO sessions VALUES (?, ?, ?)", (digest, key, self.clock.wall()))
-            db.execute(
-                "DELETE FROM sessions WHERE key = ? AND rowid <= "
-                "(SELECT rowid FROM sessions WHERE key = ? ORDER BY rowid DESC LIMIT 1 OFFSET ?)",
-                (key, key, SESSIONS),
-            )
-
-    def session_owner(self, digest: bytes) -> str | None:
-        """The key that it was begun with, while that is valid and the session not over."""
-        rows = self._rows(
-            "SELECT key FROM sessions JOIN keys ON keys.id = key "
-            "WHERE sessions.hash = ? AND revoked IS NULL AND begun > ?",
-            *(digest, self.clock.wall() - SESSION_SECONDS),
-        )
-        return rows[0]["key"] if rows else None
-
-    def end_session(self, digest: bytes) -> None:
-        with self._writing() as db:
-            db.execute("DELETE FROM sessions WHERE hash = ?", (digest,))
-
-    def all_keys(self) -> list[dict[str, Any]]:
-        """All that were ever made; `revoked` is a time or None."""
-        return [dict(row) for row in self._rows("SELECT * FROM keys ORDER BY created")]
-
-    @surely
-    def revoke_key(self, key: str) -> bool:
-        with self._writing() as db:
-            query = "UPDATE keys SET revoked = ? WHERE id = ? AND revoked IS NULL"
-            return bool(db.execute(query, (self.clock.wall(), key)).rowcount)
-
-
-def as_job(row: sqlite3.Row | dict[str, Any]) -> Job:
-    return Job(**{**dict(row), "request": request_of(row["request"])})
-
-
-@lru_cache(maxsize=4096)
-def request_of(record: str) -> Request:
-    """A job's request from its row. Clients ask for the same jobs again and again; checking one takes 0.3 ms."""
-    return Request.from_json(json.loads(record))
-
-
-def passes(request: Request, given: InputReference | None = None) -> int:
-    """Through the model, in all steps: what the time of a clip goes by."""
-    each = forwards(request)
-    if given is None:
-        return sum(each)
-    if given.strength is not None:
-        draft = forwards(replace(request, steps=DRAFT_STEPS))[-left(DRAFT_STRENGTH, DRAFT_STEPS) :]
-        looks = 2 * DRAWS + sum(draft) + len(draft)  # where, and then with the prompt and without
-        return looks + sum(each[-left(given.strength, request.steps) :])
-    twice = each[1 : early(request.steps)]  # see KeptFrames
-    return sum(each) + sum(twice)
-
 
 def drop_pictures(db: sqlite3.Connection, job: str) -> None:
     """Of a job that failed: its preview, and the content of what it was to begin from."""
     db.execute("DELETE FROM previews WHERE job = ?", (job,))
     db.execute("UPDATE images SET content = x'' WHERE job = ?", (job,))
-
-
-def count(db: sqlite3.Connection, name: str, label: str, amount: float = 1) -> float:
-    """The sum after that."""
-    return db.execute(
-        "INSERT INTO sums VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET value = value + excluded.value RETURNING value",
-        (name, label, amount),
-    ).fetchone()["value"]

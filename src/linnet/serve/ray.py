@@ -22,7 +22,8 @@ from linnet.errors import InvalidInput, one_line
 from linnet.request import Request
 from linnet.serve.clips import file_of, files_bytes, forget, put, remove_files, told
 from linnet.serve.clock import Awake
-from linnet.serve.queue import InputReference, Job, NotThis, Queue
+from linnet.serve.jobs import InputReference, Job, NotThis
+from linnet.serve.queue import Queue
 from linnet.serve.render import Renderer, RenderSettings
 from linnet.serve.supervisor import LOOK, Member, Patience, Signs, Supervisor
 from linnet.serve.worker import BEAT, IDLE, cause, reserved_bytes, resident_bytes

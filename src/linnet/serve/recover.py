@@ -21,7 +21,8 @@ from linnet.errors import InvalidInput
 from linnet.filesystem import flush_folder, take, writing
 from linnet.inputs.reader import read_metadata
 from linnet.serve.clips import clips_folder, file_of, files_bytes, strangers
-from linnet.serve.queue import InputReference, Queue
+from linnet.serve.jobs import InputReference
+from linnet.serve.queue import Queue
 
 BESIDE = ("", "-wal", "-shm")  # the files that SQLite keeps for a database, by what follows its name
 STRENGTH = 0.6  # of a clip that was followed, where its record does not tell

@@ -22,7 +22,7 @@ from linnet.media import plainly, probe, read_frames
 from linnet.pipeline import Pipeline, timed
 from linnet.progress import BEFORE, Progress
 from linnet.request import Request, check_dtype, make_request
-from linnet.serve.queue import InputReference
+from linnet.serve.jobs import InputReference
 from linnet.serve.uploads import check_clip
 
 Frame = UInt8[np.ndarray, "H W 3"]

@@ -1,8 +1,11 @@
 """Files of clips, as HTTP has it: parts of them, conditions, and the name under which a client keeps one."""
 
 import re
-from collections.abc import Callable
-from contextlib import suppress
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ from starlette.datastructures import Headers
 
 from linnet.serve.schemas import Refused
 
+RECENTLY = 60.0  # seconds: a player asks for one piece after the other
 MOST_RANGES = 32  # of one request; a client that asks for more gets the whole file
 RANGE = re.compile(r"(?=.*[0-9])([0-9]{0,30})-([0-9]{0,30})")
 
@@ -103,3 +107,41 @@ def disposition(name: str) -> str:
     """Under which name a client keeps it: for old clients in ASCII alone, and as it is (RFC 6266)."""
     plain = re.sub(r"[^\w.-]", "_", name, flags=re.ASCII)
     return f'inline; filename="{plain}"' + (f"; filename*=UTF-8''{quote(name)}" if plain != name else "")
+
+
+class OpenFiles:
+    """Which jobs' files are being sent, by any thread, or were a moment ago: those are not removed to make room."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._now: Counter[str] = Counter()
+        self._last: dict[str, float] = {}
+        self._leaving: set[str] = set()
+
+    def begin(self, job: str) -> bool:
+        """Before its files are looked at; False if they are being removed."""
+        with self._lock:
+            if job not in self._leaving:
+                self._now[job] += 1
+            return job not in self._leaving
+
+    def end(self, job: str) -> None:
+        """All was sent, or nobody listens any more."""
+        with self._lock:
+            self._now -= Counter([job])  # which keeps no zeros
+            self._last[job] = time.monotonic()
+
+    @contextmanager
+    def keep_out(self, job: str) -> Iterator[bool]:
+        """Whether nobody reads it, or did so recently; then nobody can begin to meanwhile."""
+        with self._lock:
+            past = time.monotonic() - RECENTLY
+            self._last = {read: last for read, last in self._last.items() if last > past}
+            free = job not in self._last and job not in self._now
+            if free:
+                self._leaving.add(job)
+        try:
+            yield free
+        finally:
+            with self._lock:
+                self._leaving.discard(job)

@@ -16,7 +16,7 @@ from linnet.errors import InvalidInput
 from linnet.geometry import Size, format_seconds, seconds_of
 from linnet.inputs.reader import content_size
 from linnet.request import LONGEST_SECONDS, RANGES, Request, profile_settings
-from linnet.serve.queue import InputReference, Job, Status
+from linnet.serve.jobs import InputReference, Job, Status
 
 IMAGES = ("PNG", "JPEG", "WEBP")
 MOST_PIXELS = 40_000_000  # of an image that somebody sent

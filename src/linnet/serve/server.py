@@ -29,10 +29,11 @@ from linnet.serve.app import create_app
 from linnet.serve.clips import clips_folder, said, strangers, tidy
 from linnet.serve.connections import ConnectionLimits, Connections, most_connections
 from linnet.serve.database import explained
+from linnet.serve.jobs import Limits
 from linnet.serve.journal import Journal
 from linnet.serve.lock import is_open_to_others, lock
 from linnet.serve.models import Models
-from linnet.serve.queue import Limits, Queue
+from linnet.serve.queue import Queue
 from linnet.serve.recover import Recovered, adopt, check_present, recover
 from linnet.serve.reserve import Reserve
 from linnet.serve.service import Service

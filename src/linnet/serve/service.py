@@ -13,11 +13,12 @@ from linnet.serve.clips import remove_files
 from linnet.serve.connections import ConnectionLimits, Connections
 from linnet.serve.eta import EtaEstimator
 from linnet.serve.expiry import Expiry
+from linnet.serve.jobs import InputReference, Limits
 from linnet.serve.journal import Journal
 from linnet.serve.keys import find_owner, find_session
 from linnet.serve.models import Models
-from linnet.serve.open_files import OpenFiles
-from linnet.serve.queue import InputReference, Limits, Queue
+from linnet.serve.queue import Queue
+from linnet.serve.responses import OpenFiles
 from linnet.serve.schemas import Refused
 from linnet.wording import format_duration
 

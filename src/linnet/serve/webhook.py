@@ -24,7 +24,8 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 from linnet.errors import InvalidInput
 from linnet.filesystem import complete
 from linnet.serve.clips import said
-from linnet.serve.queue import Job, Queue
+from linnet.serve.jobs import Job
+from linnet.serve.queue import Queue
 
 log = logging.getLogger("linnet.serve")
 

@@ -19,7 +19,8 @@ from typing import Any
 
 from linnet.errors import InvalidInput, one_line
 from linnet.serve.clips import file_of, files_bytes, forget, is_full, make_folder, put, remove_files, told
-from linnet.serve.queue import Job, NotThis, Queue
+from linnet.serve.jobs import Job, NotThis
+from linnet.serve.queue import Queue
 from linnet.serve.render import Renderer, RenderSettings
 
 BEAT = 1.0  # seconds between two signs of life
