@@ -9,6 +9,7 @@ import typer
 
 from linnet.catalog import CATALOG, find
 from linnet.cli import Group, fail
+from linnet.cli.evaluate_theatre import theatre
 from linnet.cli.options import (
     Device,
     GuidanceScale,
@@ -31,6 +32,9 @@ from linnet.wording import choices, format_count, format_number, in_a_row
 app = typer.Typer(cls=Group, add_completion=False, rich_markup_mode=None)
 
 VERBS = {"generate": "generating", "draw": "drawing what was asked"}
+
+
+app.command()(theatre)
 
 
 def kinds() -> list[str]:

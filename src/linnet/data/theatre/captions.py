@@ -109,11 +109,13 @@ EMPTY_WORDS = (  # of what a person might say and nothing shows
 EMPTY = 0.12  # share of the captions with such a word
 
 
-def caption(scene: Scene, rng: random.Random, *, still: bool = False) -> str:
-    """One of a scene's many captions; `still` is for a single frame, in which no motion can be seen."""
+def caption(scene: Scene, rng: random.Random, *, still: bool = False, full: bool = False) -> str:
+    """One of a scene's many captions; `still` is for a single frame, in which no motion can be seen; `full` always says
+    where it is."""
     many = scene.count > 1
     who = subject(scene, rng)
-    where = whereabouts(scene, rng) if rng.random() < NAMED or scene.backdrop == "plain" else ""
+    placed = full or scene.backdrop == "plain" or rng.random() < NAMED
+    where = whereabouts(scene, rng) if placed else ""
     does, doing = ("", "") if still else motion(scene, rng, many)
     other = companion(scene, rng)
     extras = [

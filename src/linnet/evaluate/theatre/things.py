@@ -1,0 +1,194 @@
+"""Where a thing is in the frames of a clip, and whether another thing is not more like what is there.
+
+Axes: N templates, F frames, h w rows and columns that are read, S a sprite's side.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from linnet.data.theatre import HEIGHT, WIDTH
+from linnet.data.theatre.render import Scenery
+from linnet.data.theatre.scene import SIZES, Scene
+from linnet.data.theatre.stage import INDEX, TREE, TREE_SIZE
+from linnet.data.theatre.things import THINGS, TINTS
+from linnet.evaluate.theatre.correlation import (
+    BORDER_X,
+    BORDER_Y,
+    Frames,
+    Kernels,
+    about,
+    everywhere,
+    transformed,
+)
+from linnet.evaluate.theatre.places import SCALE
+
+STEPS = (0.4, 0.48, 0.57, 0.69, 0.83, 1.0, 1.2, 1.44, 1.73)  # of a thing's own size: shrunk to grown
+SAME_SIZE = STEPS[2:8]  # of what neither grows nor shrinks, in a camera that zooms
+FINER = (0.92, 1.09)  # between two steps
+SEEN = 0.50  # a score from which on there is a sprite
+SURE = 0.80  # a score from which on it is the sprite asked for, and not a smeared one
+LIKER = 0.02  # by how much another thing may be more like what is there
+ABOUT = (0.85, 1.0, 1.17)  # of its side: sizes in which another thing may be there
+REACH, STRIDE = 4, 2  # read pixels to each side that another thing may be away
+ANGLES = tuple(math.pi / 4 * n for n in range(1, 8))
+SMALLEST = 6  # read pixels
+
+
+@dataclass(frozen=True)
+class Template:
+    thing: str
+    tint: str = ""
+    flipped: bool = False
+    angle: float = 0.0
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """A sprite in a frame: its middle and side in pixels, and how much of what is there it explains."""
+
+    template: Template
+    side: float
+    x: float
+    y: float
+    score: float
+
+    @property
+    def inside(self) -> float:
+        """The share of it that is inside the frame."""
+        shares = (
+            (min(middle + self.side / 2, length) - max(middle - self.side / 2, 0)) / self.side
+            for middle, length in ((self.x, WIDTH), (self.y, HEIGHT))
+        )
+        return math.prod(max(0.0, share) for share in shares)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One of the things that were asked for, its side in pixels, and whether it may grow or shrink."""
+
+    thing: str
+    tint: str
+    side: float
+    grows: bool = False
+
+    @property
+    def sides(self) -> list[float]:
+        return [step * self.side for step in (STEPS if self.grows else SAME_SIZE)]
+
+
+def wanted(scene: Scene) -> list[Wanted]:
+    """Every thing of a scene, the one that moves first."""
+    thing = THINGS[scene.thing]
+    own = Wanted(scene.thing, scene.tint, thing.size * SIZES[scene.size], "grows" in thing.motions)
+    others = [Wanted(scene.other, "", THINGS[scene.other].size)] if scene.other else []
+    return [own] * scene.count + others
+
+
+class SpriteReader:
+    def __init__(self, scenery: Scenery, names: Sequence[str] = tuple(THINGS)) -> None:
+        self.sprites, self.names = scenery.sprites[:, 0], names
+        self.device = scenery.sprites.device
+        self.pictures = functools.lru_cache(24)(self._pictures)
+        self.kernels = functools.lru_cache(64)(self._kernels)
+
+    def _pictures(self, templates: tuple[Template, ...], side: int) -> Float[Tensor, "N 4 S S"]:
+        return torch.cat([self.picture(template, side) for template in templates])
+
+    def _kernels(self, templates: tuple[Template, ...], side: int, size: tuple[int, int]) -> Kernels:
+        return transformed(self.pictures(templates, side), size)
+
+    def picture(self, template: Template, side: int) -> Float[Tensor, "1 4 S S"]:
+        sprite = self.sprites[INDEX[template.thing]][None]
+        if template.tint:
+            sprite = tinted(sprite, TINTS[template.tint])
+        sprite = sprite.flip(-1) if template.flipped else sprite
+        if template.angle:
+            cos, sin = math.cos(template.angle), math.sin(template.angle)
+            turn = torch.tensor([[[cos, sin, 0.0], [-sin, cos, 0.0]]], device=self.device)
+            sprite = F.grid_sample(
+                sprite, F.affine_grid(turn, list(sprite.shape), align_corners=False), align_corners=False
+            )
+        return F.interpolate(sprite, (side, side), mode="area")
+
+    def best(self, found: Frames, templates: Sequence[Template], sides: Sequence[float]) -> list[Sighting]:
+        """In each frame, the best of the templates."""
+        best: list[Sighting | None] = [None] * len(found)
+        for side in dict.fromkeys(max(SMALLEST, round(full / SCALE)) for full in sides):
+            if side > min(found.size):
+                continue
+            of = self.kernels(tuple(templates), side, found.size)
+            table = everywhere(found, of, side)  # N F rows columns
+            columns = table.shape[3]
+            peaks, at = table.transpose(0, 1).flatten(1).max(1)
+            for frame, (peak, place) in enumerate(zip(peaks.tolist(), at.tolist(), strict=True)):
+                earlier = best[frame]
+                if earlier is None or peak > earlier.score:
+                    number, place = divmod(place, table.shape[2] * columns)
+                    row, column = divmod(place, columns)
+                    x, y = column - BORDER_X + side / 2, row - BORDER_Y + side / 2
+                    best[frame] = Sighting(templates[number], SCALE * side, SCALE * x, SCALE * y, peak)
+        return [sight for sight in best if sight is not None]
+
+    def track(self, found: Frames, asked: Wanted, *, turns: bool = False) -> list[Sighting]:
+        """Where a thing is in each frame; where it is not, the score says so. `turns`: also on its side."""
+        sights = self.best(found, upright(asked), asked.sides)
+        if turns:
+            turned = [Template(asked.thing, asked.tint, False, angle) for angle in ANGLES]
+            others = self.best(found, turned, [step * asked.side for step in STEPS[4:7]])
+            sights = [max(pair, key=lambda sight: sight.score) for pair in zip(sights, others, strict=True)]
+        for number, sight in enumerate(sights):
+            if sight.score > SEEN - 0.2:
+                (finer,) = self.best(
+                    found.frame(number),
+                    [sight.template],
+                    [part * sight.side for part in FINER],
+                )
+                sights[number] = max(sight, finer, key=lambda one: one.score)
+        return sights
+
+    def likeness(self, found: Frames, sight: Sighting) -> list[tuple[float, Template]]:
+        """How well each thing explains what is about a sighting in a single frame, best first: each under its own tints
+        and from both sides."""
+        thing = THINGS[sight.template.thing]
+        tints = ("", *TINTS) if thing.tinted else ("",)
+        same = [replace(sight.template, tint=tint) for tint in tints]
+        others = [
+            Template(name, "", flipped)
+            for name in self.names
+            if name != sight.template.thing
+            for flipped in ((False, True) if THINGS[name].faces else (False,))
+        ]
+        best: dict[Template, float] = {}
+        for part in ABOUT:
+            side = max(SMALLEST, round(part * sight.side / SCALE))
+            left = round(sight.x / SCALE - side / 2) + BORDER_X
+            top = round(sight.y / SCALE - side / 2) + BORDER_Y
+            for group in (tuple(same), tuple(others)):
+                table = about(found, self.pictures(group, side), left, top, REACH, STRIDE).amax(1)
+                for template, score in zip(group, table.tolist(), strict=True):
+                    best[template] = max(best.get(template, -1.0), score)
+        return sorted(((score, template) for template, score in best.items()), key=lambda pair: -pair[0])
+
+
+def upright(asked: Wanted) -> list[Template]:
+    flips = (False, True) if THINGS[asked.thing].faces else (False,)
+    return [Template(asked.thing, asked.tint, flipped) for flipped in flips]
+
+
+def tinted(sprite: Float[Tensor, "1 4 S S"], tint: tuple[int, int, int]) -> Float[Tensor, "1 4 S S"]:
+    """As `render.costume` does it."""
+    colour = sprite[:, :3]
+    bright, dark = colour.amax(1, keepdim=True), colour.amin(1, keepdim=True)
+    vivid = ((bright - dark) / bright.clamp(min=1e-4) * 1.25).clamp(max=1)
+    paint = torch.tensor(tint, device=sprite.device)[None, :, None, None] / 255
+    return torch.cat((torch.lerp(colour, paint * bright, vivid), sprite[:, 3:]), 1)
+
+
+TREE_WANTED = Wanted(TREE, "", TREE_SIZE)
