@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from linnet.catalog import CATALOG, SEEDLING, ModelSpec
 from linnet.cli.plan import app, show_plan
+from linnet.cli.terminal import format_bytes
 from linnet.errors import InvalidInput, WeightsError
 from linnet.measure.rate_measurement import line
 from linnet.measure.simulate import simulate
@@ -531,6 +532,30 @@ def test_the_command_says_what_memory_costs_and_what_is_not_counted(
     assert plan.slower is not None
     assert f"{100 * plan.slower:.0f} % slower than with all in memory" in shown
     assert plan.to_json()["slower"] == plan.slower
+
+
+def test_a_plan_says_what_is_made_in_which_windows_and_that_it_fits() -> None:
+    words = (
+        "--model",
+        "linum-v2-360p",
+        "--device",
+        "cuda",
+        "--vram",
+        "8GB",
+        "--ram",
+        "16GB",
+        "--seconds",
+        "12",
+    )
+    status, text = plan(*words)
+    assert status == 0
+    taken = json.loads(plan(*words, "--json")[1])
+    made, windows, fits, *_ = text.splitlines()
+    assert made == "linum-v2-360p: 12 s of 640x360 (289 frames), 50 steps, on cuda in bfloat16."
+    assert windows == f"It is made in {taken['windows']} windows of 121 frames, one after the other."
+    device, system = (format_bytes(taken[f"peak_{name}_bytes"]) for name in ("device", "system"))
+    limits = "8.0 GB that are allowed on cuda", "16 GB that are allowed in main memory"
+    assert fits == f"It fits: {device} of the {limits[0]} and {system} of the {limits[1]}."
 
 
 @pytest.mark.parametrize("driver", [False, True])
