@@ -56,7 +56,7 @@ def plan_for(name: str, seconds: float, vram: str, ram: str) -> Plan:
     spec = CATALOG[name]
     request = make_request(spec, prompt="any", seconds=seconds, seed=0, dtype="bfloat16")
     budget = Budget(
-        device=parse_bytes("vram", vram), system=parse_bytes("ram", ram), asked=frozenset({"vram", "ram"})
+        device=parse_bytes("vram", vram), system=parse_bytes("ram", ram), limited=frozenset({"vram", "ram"})
     )
     machine = Machine(device="cuda", dtype="bfloat16", threads=1, budget=budget)
     return machine.plan(SizedModel(spec=spec, shape=LINUM_V2), request)

@@ -36,8 +36,8 @@ class ModelSpec:
     they are named, and the model goes on with the rest, if that names something to draw.
     `warm_up`: the model is so small that a worker makes a frame before its first job.
     `examples` are prompts that it draws well.
-    A clip over `max_frames` is made in windows of `window` frames that share `overlap`: `onward`, each from the one
-    before it (see sampling.autoregressive), or all together (see sampling.windows).
+    A clip over `max_frames` is made in windows of `window` frames that share `overlap`: each from the one before it
+    (`autoregressive_windows`, see sampling.autoregressive), or all jointly (see sampling.windows).
     `shortest_lengths` rise: the lengths in frames at which a short clip is made. It is the first frames of the least of
     them that is no shorter than it (see `denoised_frames`).
     `momentum_steps`: with fewer, each of them guided, APG's momentum is at its limit from the first on, whatever the
@@ -58,7 +58,7 @@ class ModelSpec:
     default_frames: int
     window: int
     overlap: int
-    onward: bool = True
+    autoregressive_windows: bool = True
     fps: int = FPS
     steps: int
     guidance: float

@@ -93,12 +93,12 @@ def run_tae(file: Recording) -> Iterator[tuple[str, Tensor]]:
 
 
 def run_apg(file: Recording) -> Iterator[tuple[str, Tensor]]:
-    c, running = file.config, None
+    c, momentum_buffer = file.config, None
     for step in range(c["steps"]):
-        guided, running = apg(
+        guided, momentum_buffer = apg(
             file[f"input.{step}.cond"],
             file[f"input.{step}.uncond"],
-            running,
+            momentum_buffer,
             scale=c["guidance_scale"],
             momentum=c["momentum"],
             eta=c["eta"],

@@ -33,7 +33,7 @@ class InvalidInput(LinnetError):
 
 def with_fields(text: str, write: Callable[[str, str], str]) -> str:
     """A message's text with its fields as an interface writes them: `write` is given the name, and the value or ""."""
-    return FIELD.sub(lambda found: write(found[1], found[2] or ""), text)
+    return FIELD.sub(lambda match: write(match[1], match[2] or ""), text)
 
 
 class WeightsError(InvalidInput):

@@ -132,18 +132,18 @@ def check_folder(folder: Path, *, path: Path | None = None, field: str = "output
     not there yet the nearest above it is tried. The message names `path`, which is to be written there."""
     named = path or folder
     with writing(named, field):
-        place = nearest_folder(folder / "x")
-        if not place.is_dir():
+        nearest = nearest_folder(folder / "x")
+        if not nearest.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-        remove(create(place / named.name))
-        if hasattr(os, "statvfs") and (room := os.statvfs(place)).f_blocks and not room.f_bavail:
+        remove(create(nearest / named.name))
+        if hasattr(os, "statvfs") and (room := os.statvfs(nearest)).f_blocks and not room.f_bavail:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def nearest_folder(path: Path) -> Path:
     """The closest place above the path that is there."""
     parents = path.absolute().parents
-    return next((place for place in parents if os.path.lexists(place)), parents[-1])
+    return next((parent for parent in parents if os.path.lexists(parent)), parents[-1])
 
 
 def make_folder(folder: Path, *, field: str = "output") -> None:
@@ -166,8 +166,8 @@ def temporary_name(path: Path) -> Path:
 def writer_of(part: Path) -> tuple[str, int] | None:
     """How the name begins that a file of `temporary_name` was to have, and the process that writes it; None for any
     other file."""
-    found = PART.fullmatch(part.name)
-    return (found[1], int(found[2])) if found else None
+    match = PART.fullmatch(part.name)
+    return (match[1], int(match[2])) if match else None
 
 
 def create(path: Path) -> Path:
@@ -226,10 +226,10 @@ def system_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        found = None if isinstance(error, OSError) else re.search(r"\(os error (\d+)\)", str(error))
-        if found is None:
+        match = None if isinstance(error, OSError) else re.search(r"\(os error (\d+)\)", str(error))
+        if match is None:
             raise
-        raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
+        raise OSError(int(match[1]), os.strerror(int(match[1]))) from error
 
 
 def write_text(path: Path, text: str, *, field: str = "output") -> None:

@@ -21,8 +21,8 @@ def is_unseen(letter: str) -> bool:
 
 def unseen(text: str) -> list[str]:
     """Each letter without a shape, once, by number and name: "U+200B (zero width space)"."""
-    found = dict.fromkeys(letter for letter in text if is_unseen(letter))
-    return [f"U+{ord(letter):04X}{name_of(letter)}" for letter in found]
+    letters = dict.fromkeys(letter for letter in text if is_unseen(letter))
+    return [f"U+{ord(letter):04X}{name_of(letter)}" for letter in letters]
 
 
 def name_of(letter: str) -> str:
@@ -38,6 +38,6 @@ def is_blank(text: str) -> bool:
 def check_seen(text: str, *, field: str = "prompt") -> None:
     """InvalidInput that names the letters which nobody sees. Some scripts and emoji need them: ask this only of text
     that is compared word by word."""
-    if found := unseen(text):
-        problem = f"has letters that nobody sees: {', '.join(found)}"
+    if letters := unseen(text):
+        problem = f"has letters that nobody sees: {', '.join(letters)}"
         raise InvalidInput(field, text, problem, "remove them, or type it again")

@@ -225,7 +225,7 @@ class LoadedModel:
 
     def settled(self, request: Request) -> Request:
         """The request as a clip records it, with nothing left for the device to decide."""
-        return self.machine.settle(replace(request, dtype=self.machine.dtype))
+        return self.machine.prepare(replace(request, dtype=self.machine.dtype))
 
     @cached_property
     def sized(self) -> SizedModel:
@@ -240,7 +240,7 @@ class LoadedModel:
         the memory that is free it is no part.
         """
         request = self.settled(request)
-        if self._transformer is not None and not self.machine.budget.asked:
+        if self._transformer is not None and not self.machine.budget.limited:
             return self._plan_as_loaded(request, clips, encoded_frames)
         machine = with_free_memory(self.machine)
         if self._reduced:
@@ -255,7 +255,9 @@ class LoadedModel:
         budget = self.following.budget if self.following else Budget()
         machine = replace(self.machine, budget=budget)
         workload = machine.workload(self.sized, request, clips=clips, encoded_frames=encoded_frames)
-        return predict(workload, self.execution, text_resident=self.text.held, costs=machine.costs(workload))
+        return predict(
+            workload, self.execution, text_resident=self.text.keep_resident, costs=machine.costs(workload)
+        )
 
     def follow(self, plan: Plan) -> None:
         """Run by this plan from now on; what is loaded is dropped where it asks for another way.
@@ -274,7 +276,7 @@ class LoadedModel:
             self.unload()
         if not plan.text_resident:
             self.text.free()
-        self.following, self.execution, self.text.held = plan, plan.execution, plan.text_resident
+        self.following, self.execution, self.text.keep_resident = plan, plan.execution, plan.text_resident
 
     def make_room_for_autoencoder(self) -> None:
         """Where the plan has none for it beside the transformer."""

@@ -120,7 +120,7 @@ def open_writer(
 def as_note(metadata: dict[str, Any]) -> str:
     """The record of a clip as its file carries it; a byte of a file's name that is not UTF-8 is escaped."""
     text = json.dumps(metadata, sort_keys=True, ensure_ascii=False)
-    return SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 class Writer(ABC):

@@ -26,7 +26,7 @@ from linnet.loaded_model import LoadedModel
 from linnet.models.attention import Attend, attend
 from linnet.models.transformer import TextContext
 from linnet.models.vae import VAE
-from linnet.plan.execution import GLANCE, ExecutionConfig, Tiling
+from linnet.plan.execution import PREVIEW_TILING, ExecutionConfig, Tiling
 from linnet.plan.machine import Machine
 from linnet.plan.plan import Plan
 from linnet.plan.windows import denoised, latents_at_once, windows_of
@@ -162,7 +162,7 @@ class Pipeline:
         way = recorded or way_of(self.attention_used, work, device) or attend
         if not request.span:
             return way
-        return local_attention(token_count(1, request.size), request.span // FRAMES_PER_LATENT, way=way)
+        return local_attention(token_count(1, request.size), request.span // FRAMES_PER_LATENT, inner=way)
 
     def noise(self, request: Request, seeds: Sequence[int]) -> Latents:
         """Each seed's own noise, whatever its neighbours."""
@@ -267,7 +267,7 @@ class Pipeline:
         the steps do not tell; `sampler` goes the way from noise to clip.
         """
         seeds = [request.seed] if seeds is None else seeds
-        if self.model.machine.budget.asked:
+        if self.model.machine.budget.limited:
             self.model.free_autoencoder()  # whatever used it so far: the plan counts it while decoding alone
         sigmas = flow.levels_of(request)
         solver = self.model.retrying("denoise", SOLVERS[request.solver], watch)
@@ -282,12 +282,16 @@ class Pipeline:
 
         if windows and request.onward:
             held = kept_by(sampler)
-            kept: dict[str, Any] = {"given": held.frames, "turns": held.turns, "seed": request.seed}
+            kept: dict[str, Any] = {
+                "given": held.frames,
+                "resampling_steps": held.resampling_steps,
+                "seed": request.seed,
+            }
             steps = autoregressive(run, noise, sigmas, solver, windows, **kept)
         else:
             steps = sampler(run(), noise, sigmas, solver)
         for step in finite_steps(steps, self.model.files.transformer):
-            yield replace(step, latents=step.latents[:, :, :shown], clean=step.clean[:, :, :shown])
+            yield replace(step, latents=step.latents[:, :, :shown], denoised=step.denoised[:, :, :shown])
         if skipped is not None:
             own = (
                 (number * request.steps, run)
@@ -497,7 +501,7 @@ class Pipeline:
         # Clips that decide for themselves which steps to leave out go one by one: none decides for its neighbours.
         groups = [[seed] for seed in seeds] if request.step_cache.adaptive else [list(seeds)]
         total, found, skipped, model = request.steps * len(groups), [], [], self.model
-        if model.machine.budget.asked:
+        if model.machine.budget.limited:
             model.free_autoencoder()  # as in `sample`
         model.retry_on_oom(
             "denoise", lambda: model.transformer, watch
@@ -628,11 +632,11 @@ class Pipeline:
 
     def preview(self, step: Step) -> Image:
         """The first frame of what the model expects at this step."""
-        first = step.clean[:1, :, :1]
-        if not self.model.machine.budget.asked:
+        first = step.denoised[:1, :, :1]
+        if not self.model.machine.budget.limited:
             return next(self._frames(first, self.model.execution.tiling))[0]
         try:
-            return next(self._frames(first, GLANCE))[0]
+            return next(self._frames(first, PREVIEW_TILING))[0]
         finally:
             self.model.free_autoencoder()  # for which the plan has no room beside a step
 

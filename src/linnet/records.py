@@ -22,18 +22,18 @@ WIDE = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, codecs.BO
 def read_json(text: str, *, field: str, value: object = None, remedy: str = "write it as JSON") -> Any:
     """The JSON value of the text; InvalidInput for the field, with `value` or else the text itself."""
     try:
-        found = json.loads(
+        record = json.loads(
             text.removeprefix("\ufeff"),
             object_pairs_hook=once_each,
             parse_int=whole_number,
         )
-        check_depth(found)
+        check_depth(record)
     except RecursionError:
         problem = "is nested too deeply"
     except ValueError as error:
         problem = f"is not JSON ({error})" if isinstance(error, json.JSONDecodeError) else str(error)
     else:
-        return found
+        return record
     raise InvalidInput(field, text if value is None else value, problem, remedy)
 
 
@@ -41,10 +41,10 @@ def read_object(
     text: str, *, field: str, value: object = None, remedy: str = "write it as JSON"
 ) -> dict[str, Any]:
     """As `read_json`, of a JSON object: {...}."""
-    found = read_json(text, field=field, value=value, remedy=remedy)
-    if not isinstance(found, dict):
+    record = read_json(text, field=field, value=value, remedy=remedy)
+    if not isinstance(record, dict):
         raise InvalidInput(field, text if value is None else value, "is not a JSON object", remedy)
-    return found
+    return record
 
 
 def read_object_or_nothing(text: str) -> dict[str, Any]:
@@ -78,14 +78,14 @@ def decoded(content: bytes, field: str, path: Path) -> str:
 
 
 def once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    record = dict(pairs)
+    if len(record) < len(pairs):
         names = [name for name, _ in pairs]
         raise ValueError(f'has "{next(name for name in names if names.count(name) > 1)}" twice')
     for name, value in pairs:
         if not all(map(is_number_of_json, value if isinstance(value, list) else [value])):
             raise ValueError(f'has a number in "{name}" that is not finite, or too large')
-    return found
+    return record
 
 
 def is_number_of_json(value: Any) -> bool:

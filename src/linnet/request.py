@@ -248,7 +248,9 @@ def make_request(
     elif window is not None and window_overlap is None and (like is None or window != like.window):
         all_settings["window_overlap"] = usual_overlap(spec, window)
     if onward is None and (changed or window is not None or span is not None or loop):
-        all_settings["onward"] = bool(all_settings.get("window")) and spec.onward and not all_settings["loop"]
+        all_settings["onward"] = (
+            bool(all_settings.get("window")) and spec.autoregressive_windows and not all_settings["loop"]
+        )
     request = Request(**check_fields({"window": 0, "window_overlap": 0, "onward": False} | all_settings))
     spec.check_size(request.size)
     check_length(spec, request.frames, "frames", request.frames)
@@ -305,7 +307,7 @@ def check_windows(spec: ModelSpec, request: Request) -> None:
         problem = "is of a clip that the model sees at once, not of one in windows"
         raise InvalidInput("span", span, problem, "leave out the windows, the loop or the span")
     if request.onward:
-        check_onward(request)
+        check_autoregressive(request)
     if not window:
         if overlap:
             raise InvalidInput(
@@ -326,7 +328,7 @@ def check_windows(spec: ModelSpec, request: Request) -> None:
         )
 
 
-def check_onward(request: Request) -> None:
+def check_autoregressive(request: Request) -> None:
     if not request.window:
         raise InvalidInput(
             "onward", "true", "is of windows, of which there are none", "give `window`, or leave it out"

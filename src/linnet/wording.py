@@ -14,9 +14,9 @@ def format_number(value: float) -> str:
     return f"{value:.10f}".rstrip("0").rstrip(".") if abs(value) >= 1e-10 else f"{value:g}"
 
 
-def format_count(count: int, one: str, many: str = "") -> str:
+def format_count(count: int, singular: str, many: str = "") -> str:
     """1 thread, 2 threads, 12,000 clips; `many` where an s is not enough."""
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
+    return f"{count:,} {singular if count == 1 else many or singular + 's'}"
 
 
 def format_bytes(count: float) -> str:

@@ -34,7 +34,7 @@ from linnet.pipeline import Pipeline
 from linnet.request import make_request
 from linnet.sampling.denoise import denoise
 from linnet.sampling.flow import TIMESTEPS, sigmas
-from linnet.sampling.keep_frames import VEIL, KeptFrames, noisier
+from linnet.sampling.keep_frames import CONDITIONING_NOISE, KeptFrames, noisier
 from linnet.sampling.solvers import SOLVERS, euler
 
 SCENE = Scene(shape="star", colour="red", size="large", background="blue", motion="left", x=96, y=36)
@@ -107,9 +107,9 @@ def test_what_is_held_is_half_as_noisy_as_the_rest_when_the_model_sees_it() -> N
         return swirl(latents, timestep)
 
     shown = torch.zeros(1, 4, 30, 30)
-    list(KeptFrames(frames={0: shown}, seed=1, turns=3)(model, noise, sigmas(6, 3.0), euler))
+    list(KeptFrames(frames={0: shown}, seed=1, resampling_steps=3)(model, noise, sigmas(6, 3.0), euler))
     assert len(seen) > 6
-    assert all(spread == pytest.approx(VEIL * level, rel=0.1) for level, spread in seen)
+    assert all(spread == pytest.approx(CONDITIONING_NOISE * level, rel=0.1) for level, spread in seen)
 
 
 def test_noise_that_comes_back_has_the_level_of_where_it_came_from() -> None:

@@ -385,7 +385,7 @@ def test_the_command_prints_a_table_or_one_json_line(tmp_path: Path, monkeypatch
         path.name for path in (tmp_path / "here").iterdir() if path.suffix in (".json", ".png")
     } - {"settings.json"}
     record = json.loads(line.stdout)
-    wanted = [question.asked for question in questions(4, held_out=True)]
+    wanted = [question.wanted for question in questions(4, held_out=True)]
     assert record["shape"]["right"] == sum(sight.shape == "star" for sight in wanted)
     assert record["background"]["right"] == sum(sight.background == "black" for sight in wanted)
     assert record["shape"]["ceiling"] == 1

@@ -28,7 +28,7 @@ def test_nothing_crosses_inside_a_forward_pass(chunk: int | None, monkeypatch: p
     with torch.device("meta"):
         model = Transformer(SMALL)
     card.hold(model, torch.bfloat16)
-    with card.running():
+    with card.recording():
         text = model.encode_text([torch.empty((3, SMALL.text_dim), device=card.device)])
         latents = torch.empty((1, SMALL.channels, 3, 4, 6), device=card.device)
         timestep = torch.empty(1, device=card.device)

@@ -113,7 +113,7 @@ def test_more_clips_than_the_first_keep_the_budget(
     need = predict(workload, ExecutionConfig(), text_resident=True).peak_system_bytes
     for budget, enough in ((need, True), (need - 1, False)):
         pipeline = Pipeline.open(
-            SEEDLING, files, replace(machine, budget=Budget(system=budget, asked=frozenset({"ram"})))
+            SEEDLING, files, replace(machine, budget=Budget(system=budget, limited=frozenset({"ram"})))
         )
         pipeline.generate(REQUEST, tmp_path / f"{budget}.mp4")
         loaded, execution = pipeline.model.transformer, pipeline.model.execution

@@ -188,7 +188,7 @@ def test_a_request_that_just_fits_is_let_through(files: ModelFiles) -> None:
 def test_a_refusal_names_a_budget_that_is_enough(device: str, option: str, clips: int) -> None:
     request = make_request(LINUM, prompt="a fox", seconds=5, dtype="float32")
     asked = frozenset({option})
-    small = Budget(device=GB, system=None if device == "cuda" else GB, asked=asked)
+    small = Budget(device=GB, system=None if device == "cuda" else GB, limited=asked)
     with pytest.raises(
         InvalidInput, match=rf'^{option} "1.0 GB": is too little: the \w+ stage of '
     ) as refused:
@@ -197,7 +197,7 @@ def test_a_refusal_names_a_budget_that_is_enough(device: str, option: str, clips
     assert found
     enough = parse_bytes(option, found[1])
     for size, fits in ((enough, True), (enough - GB // 5, False)):
-        budget = Budget(device=size, system=None if device == "cuda" else size, asked=asked)
+        budget = Budget(device=size, system=None if device == "cuda" else size, limited=asked)
         if fits:
             make_plan(LINUM, LINUM_V2, request, device=device, budget=budget, clips=clips)
         else:
@@ -212,7 +212,7 @@ def test_what_a_refusal_of_two_budgets_names_is_enough(vram: int, ram: int, aske
     large = CATALOG["linum-v2-720p"]
     way: dict[str, Any] = {"device": "cuda"}
     request = make_request(large, prompt="a fox", seconds=5, dtype="bfloat16")
-    budget = Budget(device=vram * GB, system=ram * GB, asked=frozenset(asked))
+    budget = Budget(device=vram * GB, system=ram * GB, limited=frozenset(asked))
     with pytest.raises(TooLarge) as refused:
         make_plan(large, LINUM_V2, request, budget=budget, **way)
     text, least = str(refused.value), refused.value.least
@@ -261,12 +261,12 @@ def test_the_transformer_goes_before_blocks_stream_or_frames_are_cut_where_a_bud
     found = make_plan(LINUM, LINUM_V2, request, budget=free, **way)
     assert found.transformer_stays
     assert found.execution.tiling
-    asked = make_plan(LINUM, LINUM_V2, request, budget=replace(free, asked=frozenset({"vram"})), **way)
+    asked = make_plan(LINUM, LINUM_V2, request, budget=replace(free, limited=frozenset({"vram"})), **way)
     assert not asked.transformer_stays
     assert (asked.execution.resident_blocks, asked.execution.tiling) == (None, None)
     assert "dropped before" in [choice.value for choice in asked.stages[2].choices]
     roomy = make_plan(
-        LINUM, LINUM_V2, request, budget=Budget(device=80 * GB, asked=frozenset({"vram"})), **way
+        LINUM, LINUM_V2, request, budget=Budget(device=80 * GB, limited=frozenset({"vram"})), **way
     )
     assert roomy.transformer_stays
 
@@ -274,7 +274,7 @@ def test_the_transformer_goes_before_blocks_stream_or_frames_are_cut_where_a_bud
 def test_frames_that_are_given_must_fit_too() -> None:
     large, asked = CATALOG["linum-v2-720p"], frozenset({"vram"})
     request = make_request(large, prompt="a fox", seconds=2, dtype="bfloat16")
-    way: dict[str, Any] = {"device": "cuda", "budget": Budget(device=7 * GB, asked=asked)}
+    way: dict[str, Any] = {"device": "cuda", "budget": Budget(device=7 * GB, limited=asked)}
     assert make_plan(large, LINUM_V2, request, encoded_frames=1, **way).fits()
     assert make_plan(large, LINUM_V2, request, **way).stages[-1].stage == "decode"
     with pytest.raises(
@@ -332,14 +332,14 @@ def test_what_is_no_amount_of_memory_is_refused(text: str) -> None:
 def test_a_cpu_has_no_vram() -> None:
     with pytest.raises(InvalidInput, match=r'^vram "8.0 GB": .*; give main memory'):
         budget_of("cpu", vram=8 * GB)
-    assert budget_of("cpu", ram=GB) == Budget(system=GB, asked=frozenset({"ram"}))
+    assert budget_of("cpu", ram=GB) == Budget(system=GB, limited=frozenset({"ram"}))
 
 
 @pytest.mark.parametrize(("encoded_frames", "decoder"), [(1, "float32"), (13, "bfloat16")])
 def test_a_plan_predicts_what_encoding_holds(encoded_frames: int, decoder: Dtype) -> None:
     request = make_request(LINUM, prompt="a fox", seconds=2, dtype="bfloat16")
     budget, fixed = (
-        Budget(device=6 * GB, asked=frozenset({"vram"})),
+        Budget(device=6 * GB, limited=frozenset({"vram"})),
         FixedExecution(autoencoder_dtype=decoder),
     )
     plan = make_plan(

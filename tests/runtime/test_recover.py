@@ -150,7 +150,7 @@ def test_under_a_budget_what_a_plan_does_not_count_is_not_there(
     pipeline = Pipeline.open(
         SEEDLING,
         files,
-        replace(resolve_machine("cpu", dtype="float32"), budget=Budget(asked=frozenset({"ram"}))),
+        replace(resolve_machine("cpu", dtype="float32"), budget=Budget(limited=frozenset({"ram"}))),
     )
     beside: list[bool] = []
 

@@ -135,7 +135,7 @@ def test_denoising_a_straight_flow_arrives() -> None:
     assert torch.is_grad_enabled()
     torch.testing.assert_close(steps[-1].latents, data, rtol=1e-5, atol=1e-5)
     for step in steps:
-        torch.testing.assert_close(step.clean, data, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(step.denoised, data, rtol=1e-5, atol=1e-5)
     assert [(s.index, s.count) for s in steps] == [(0, 4), (1, 4), (2, 4), (3, 4)]
     assert [s.sigma for s in steps] == levels[1:].tolist()
     torch.testing.assert_close(torch.stack(seen), (1000 * levels[:-1, None]).expand(-1, 2))

@@ -135,7 +135,7 @@ def test_guidance_acts_within_its_interval_and_its_momentum_rests_outside() -> N
     noise = torch.ones(SHAPE)
     running = []
     for _ in denoise(velocity, noise, levels):
-        running.append(velocity.running)
+        running.append(velocity.momentum_buffer)
     guided = [timestep for timestep, negative in calls if negative]
     assert guided == [float(TIMESTEPS * level) for level in levels[3:7]]
     assert running[2] is None

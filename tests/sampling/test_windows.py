@@ -21,7 +21,7 @@ from linnet.request import make_request
 from linnet.sampling.autoregressive import autoregressive
 from linnet.sampling.denoise import Velocity
 from linnet.sampling.flow import sigmas
-from linnet.sampling.keep_frames import VEIL
+from linnet.sampling.keep_frames import CONDITIONING_NOISE
 from linnet.sampling.local_attention import local_attention
 from linnet.sampling.solvers import euler
 from linnet.sampling.windows import Windowed, free_noise, shares_of
@@ -72,7 +72,7 @@ def test_a_short_clip_is_the_first_frames_of_one_that_the_model_knows(tiny_model
         *_, last = pipeline.sample(
             make_request(SEEDLING, prompt="a red star", frames=frames, steps=2, seed=1)
         )
-        assert last.clean.shape == last.latents.shape
+        assert last.denoised.shape == last.latents.shape
         return last.latents
 
     known = latents(25)
@@ -158,7 +158,9 @@ def test_each_window_goes_on_from_the_frames_it_shares_with_the_last() -> None:
         known = {0} if number == 0 else set(range(windows.places[number - 1][-1] + 1))
         known |= {windows.frames - 1}
         for index, frame in enumerate(place):
-            level = (1 - VEIL * levels[0]) * shown[:, :, frame] + VEIL * levels[0] * noise[:, :, frame]
+            level = (1 - CONDITIONING_NOISE * levels[0]) * shown[:, :, frame] + CONDITIONING_NOISE * levels[
+                0
+            ] * noise[:, :, frame]
             assert torch.allclose(
                 seen[0][:, :, index], level if frame in known else noise[:, :, frame], atol=1e-5
             )
@@ -180,7 +182,9 @@ def test_only_windows_with_a_frame_of_their_own_take_turns() -> None:
         return velocity
 
     given = {0: torch.randn(1, 4, 2, 2)}
-    steps = list(autoregressive(fresh, noise, levels, euler, windows, given=given, seed=0, turns=3))
+    steps = list(
+        autoregressive(fresh, noise, levels, euler, windows, given=given, seed=0, resampling_steps=3)
+    )
     assert [step.index for step in steps] == list(range(18))
     assert asked == [6 + 2 * 2, 6, 6]  # the second and the third step of the early half again, twice
 

@@ -14,7 +14,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from linnet.catalog import SEEDLING
-from linnet.direct.conditions import TURNS
+from linnet.direct.conditions import RESAMPLING_STEPS
 from linnet.direct.samplers import levels_left
 from linnet.media import read_frames, read_metadata
 from linnet.plan.passes import DRAFT_STEPS, DRAWS
@@ -226,7 +226,7 @@ def test_the_plan_counts_what_is_encoded_and_the_steps_that_are_left(service: Se
     ]
     assert pixels == [0, 1, 9]
     assert [passes(request, given) for given in (None, InputReference(b""), followed)] == [40, 58, 52]
-    assert (pace.early, TURNS) == (keep_frames.early, 2)
+    assert (pace.early, RESAMPLING_STEPS) == (keep_frames.early, 2)
     for strength in (0.01, 0.25, 0.33, 1.0):
         left = len(levels_left(flow.sigmas(request.steps, request.shift), strength)) - 1
         draft = 2 * DRAWS + 3 * DRAFT_STEPS  # where the prompt disagrees, then an edit from no words

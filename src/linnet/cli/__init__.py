@@ -126,15 +126,15 @@ def as_option(field: str, value: str) -> str:
 
 def usage_problem(error: Any, first: str) -> str:
     """What was typed wrong, and the remedy; `first` is the first word after `linnet`."""
-    place = (
+    command = (
         error.ctx.command_path if error.ctx else " ".join(["linnet", *([first] if first in COMMANDS else [])])
     )
     wrong = getattr(error, "option_name", None)
     if "such option" not in error.format_message() or wrong is None:
-        return f"{one_line(error.format_message()).rstrip('.')}; see `{place} --help`"
+        return f"{one_line(error.format_message()).rstrip('.')}; see `{command} --help`"
     known = [name for option in error.ctx.command.params for name in (*option.opts, *option.secondary_opts)]
     near = suggestion(wrong, [name for name in (*known, "--help") if name.startswith("--")])
-    return str(InvalidInput("option", wrong, "there is no such option", f"{near}see `{place} --help`"))
+    return str(InvalidInput("option", wrong, "there is no such option", f"{near}see `{command} --help`"))
 
 
 def suggestion(typed: str, known: Sequence[str]) -> str:

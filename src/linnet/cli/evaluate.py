@@ -118,8 +118,8 @@ def adherence(
             )
     except KeyboardInterrupt:
         fail(f"stopped; the clips in {folder} are kept, and the same command goes on", 130)
-    asked = "held-out" if held_out else "trained"
-    title = f"{spec.name}: {format_count(n, 'clip')} of {format_seconds(seconds)} s, {asked} combinations"
+    split = "held-out" if held_out else "trained"
+    title = f"{spec.name}: {format_count(n, 'clip')} of {format_seconds(seconds)} s, {split} combinations"
     written = report.write_report(examination, folder, title=title)
     if as_json:
         print(json.dumps({"output": str(folder), "clips": n, **examination.summary()}))
@@ -179,7 +179,7 @@ def continuity(
     names = [name for name in measuring.TRIALS if not only or name in only]
     try:
         with bars(quiet=quiet or as_json) as show:
-            found = measuring.examine(
+            result = measuring.examine(
                 measuring.Bench(pipeline=pipeline, settings=settings),
                 folder=folder,
                 n=n,
@@ -188,9 +188,9 @@ def continuity(
             )
     except KeyboardInterrupt:
         fail(f"stopped; the clips in {folder} are kept, and the same command goes on", 130)
-    rows = [asdict(row) for row in found.rows]
+    rows = [asdict(row) for row in result.rows]
     report = {"subject": subject, "request": sampling, "n": n, "rows": rows}
-    write_text(folder / "report.json", json.dumps({**report, "trials": found.trials}, indent=1))
+    write_text(folder / "report.json", json.dumps({**report, "trials": result.trials}, indent=1))
     if as_json:
         print(json.dumps({"output": str(folder), **report}))
         return
@@ -205,7 +205,7 @@ def continuity(
                 row.naive_way,
                 str(row.trials),
             )
-            for row in found.rows
+            for row in result.rows
         ],
     )
 

@@ -102,8 +102,8 @@ def theatre(
         subject = {
             "model": THEATRE.name,
             "weights": pipeline.model_hash,
-            "device": pipeline.device.type,
-            "dtype": str(pipeline.dtype).removeprefix("torch."),
+            "device": pipeline.model.device.type,
+            "dtype": str(pipeline.model.dtype).removeprefix("torch."),
             "request": {name: v for name, v in usual.items() if name not in ("prompt", "seed", "dtype")},
         }
 

@@ -269,7 +269,7 @@ def generate(
             expected = {stage.stage: stage.seconds for stage in each.stages}
             with (
                 bars(quiet=quiet or as_json) as show,
-                previewing(telling(show, pipeline, place=place, expected=expected), sheet) as watch,
+                previewing(telling(show, pipeline, prefix=place, expected=expected), sheet) as watch,
             ):
                 clip = ready.generate(each, path, overwrite=overwrite, watch=watch, tell=tell)
             made.append(clip)

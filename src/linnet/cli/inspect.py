@@ -23,11 +23,11 @@ def inspect(
     from linnet.clip import Clip
     from linnet.inputs.reader import read_metadata
 
-    found = read_metadata(file)
-    if found and isinstance(found.get("shots"), list):
-        show_film(file, found, as_json)
+    metadata = read_metadata(file)
+    if metadata and isinstance(metadata.get("shots"), list):
+        show_film(file, metadata, as_json)
         return
-    clip = Clip.from_metadata(file, found)
+    clip = Clip.from_metadata(file, metadata)
     record = clip.metadata()
     if as_json:
         print(json.dumps({"path": str(file)} | record))

@@ -42,16 +42,16 @@ def models(
     if model is not None:
         show_model(availability(find(model)), as_json)
         return
-    found = [availability(spec) for spec in CATALOG.values()]
+    states = [availability(spec) for spec in CATALOG.values()]
     if as_json:
-        for here in found:
+        for here in states:
             print(json.dumps(record(here)))
         return
     print_table(
         ("model", "makes", "size", "licence", "on this machine"),
         [
             (here.spec.name, here.spec.title, size_of(here), here.spec.licence, place_of(here))
-            for here in found
+            for here in states
         ],
     )
 

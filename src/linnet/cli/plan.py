@@ -94,16 +94,16 @@ def plan(
             with bars(quiet=False) as show:
                 measure_machine(machine, sized, files, lambda what: show("measure", what, 0, 1))
                 show("measure", "", 1, 1)
-        found = machine.plan(sized, request)
+        plan = machine.plan(sized, request)
     except InvalidInput as error:
         if as_json:
             print(json.dumps({"fits": False, "problem": with_options(error), **nearest(error)}))
             fail(f"error: {with_options(error)}", 2)
         raise
     if as_json:
-        print(json.dumps(found.to_json()))
+        print(json.dumps(plan.to_json()))
     else:
-        show_plan(found)
+        show_plan(plan)
 
 
 def check_measurable(machine: Machine) -> None:
@@ -168,7 +168,7 @@ def summary(plan: Plan) -> Iterator[str]:
     places = {"vram": f"on {plan.device}", "ram": "in main memory"}
     parts = []
     for name, limit in plan.budget.limits.items():
-        source = "allowed" if name in plan.budget.asked else "free"
+        source = "allowed" if name in plan.budget.limited else "free"
         parts.append(
             f"{format_bytes(plan.peaks[name])} of the {format_bytes(limit)} that are {source} {places[name]}"
         )

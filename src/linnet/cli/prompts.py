@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def check_prompts(
-    pipeline: "Pipeline", prompts: Mapping[str, str], *, anyway: bool, quiet: bool, place: str = ""
+    pipeline: "Pipeline", prompts: Mapping[str, str], *, anyway: bool, quiet: bool, prefix: str = ""
 ) -> None:
     """Refuse prompts that the model cannot draw, each named as the person gave it, unless `anyway`; say what they leave
     open and what the model does not see."""
@@ -26,13 +26,13 @@ def check_prompts(
                 remedy = f"{error.remedy}, or add --anyway"
                 raise InvalidInput(field, prompt, error.problem, remedy) from None
         for line in () if quiet else left_open:
-            note(f"note: {place}{line}")
+            note(f"note: {prefix}{line}")
         if not quiet and field != "negative":
-            warn_of_cut(pipeline, prompt, field, place=place)
+            warn_of_cut(pipeline, prompt, field, prefix=prefix)
 
 
-def warn_of_cut(pipeline: "Pipeline", prompt: str, name: str = "prompt", *, place: str = "") -> None:
+def warn_of_cut(pipeline: "Pipeline", prompt: str, name: str = "prompt", *, prefix: str = "") -> None:
     """Say what of a prompt the model does not see."""
     if cut := pipeline.model.encode(prompt).cut:
         limit = pipeline.spec.max_prompt_tokens
-        note(f"warning: {place}the {name} has over {limit} tokens; the model does not see: {cut}")
+        note(f"warning: {prefix}the {name} has over {limit} tokens; the model does not see: {cut}")

@@ -172,10 +172,10 @@ def recover(
     if not data.is_dir():
         raise InvalidInput("data", data, "is not a folder", "name the --data of `linnet serve`")
     with lock(data):
-        found = rebuild(data)
-    note(f"clips that have jobs again: {found.clips}; keys: {found.keys}")
-    if found.left:
-        note(f"files that are left as they were, since they hold no clip of linnet's: {len(found.left)}")
-    if found.aside is not None:
-        note(f"the damaged database is {found.aside}")
+        recovered = rebuild(data)
+    note(f"clips that have jobs again: {recovered.clips}; keys: {recovered.keys}")
+    if recovered.left:
+        note(f"files that are left as they were, since they hold no clip of linnet's: {len(recovered.left)}")
+    if recovered.aside is not None:
+        note(f"the damaged database is {recovered.aside}")
     print(data)

@@ -72,7 +72,7 @@ class Stage:
         share = min(AHEAD, self.in_step(now) / max(self.pace * self.at_once, 1e-9))
         return min(self.done + share * self.at_once, self.total)
 
-    def place(self) -> str:
+    def position(self) -> str:
         """step 3 of 20; 1.2 GB of 10 GB; the words that were given, where parts have no name."""
         if self.unit == "B":
             here = f"{format_bytes(self.done)} of {format_bytes(self.total)}"
@@ -96,8 +96,8 @@ class Stage:
 
     def line(self, now: float) -> str:
         """All of it on one line, for where there is no terminal."""
-        place = self.place()
-        if not place and self.total > 1:
-            place = f"{100 * self.done / self.total:.0f} %"
-        words = [place, self.times(now, " so far"), self.rest(now)]
+        position = self.position()
+        if not position and self.total > 1:
+            position = f"{100 * self.done / self.total:.0f} %"
+        words = [position, self.times(now, " so far"), self.rest(now)]
         return f"{self.name}: {', '.join(word for word in words if word)}"

@@ -175,5 +175,5 @@ def opened(
     for shot, section in zip(board.shots, board.sections, strict=True):
         prompts = {"prompt": shot.request.prompt, "negative": shot.request.negative}
         with section.placed():
-            check_prompts(pipeline, prompts, anyway=anyway, quiet=quiet, place=f"{file}:{section.line}: ")
+            check_prompts(pipeline, prompts, anyway=anyway, quiet=quiet, prefix=f"{file}:{section.line}: ")
     return board, pipeline

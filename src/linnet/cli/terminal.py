@@ -145,7 +145,10 @@ def table(stages: Any, width: int) -> Any:
         reached = stage.reached(now)
         bar = ProgressBar(total=stage.total, completed=reached or 0.0, pulse=reached is None and not ended)
         share = "" if reached is None else f"{100 * reached / stage.total:.0f} %" if stage.total else ""
-        words = [stage.words if ended else stage.place(), stage.times(stage.marks[-1][0] if ended else now)]
+        words = [
+            stage.words if ended else stage.position(),
+            stage.times(stage.marks[-1][0] if ended else now),
+        ]
         grid.add_row(
             Text(stage.name),
             bar,

@@ -27,16 +27,16 @@ PREVIEWS = 8  # a clip
 
 
 def telling(
-    show: Show, pipeline: "Pipeline", *, place: str = "", expected: Mapping[str, float | None] | None = None
+    show: Show, pipeline: "Pipeline", *, prefix: str = "", expected: Mapping[str, float | None] | None = None
 ) -> "Watch":
-    """A `watch` that moves the bars. `place` stands before each stage's name; `expected` are the planned seconds."""
+    """A `watch` that moves the bars. `prefix` stands before each stage's name; `expected` are the planned seconds."""
 
     def watch(progress: "Progress") -> None:
         if progress.note:
             note(progress.note)
             return
         stage = progress.stage
-        name = f"{place}{STAGES[stage]}{f' {progress.part}' if progress.part else ''}"
+        name = f"{prefix}{STAGES[stage]}{f' {progress.part}' if progress.part else ''}"
         unit, planned = UNITS.get(stage, ""), (expected or {}).get(stage)
         show(name, "", progress.done, progress.total, unit=unit, expected=planned)
 

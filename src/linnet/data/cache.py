@@ -108,9 +108,9 @@ def _encode_shard(
         pixels = torch.from_numpy(render(scene, frames, start=begins(seed, index, scene))).to(device)
         video = pixels.permute(0, 3, 1, 2)[None].float() / 255
         with torch.inference_mode(), torch.autocast(device, torch.bfloat16):
-            found = autoencoder.encode(video, lead=3)[0].transpose(0, 1)
+            encoded = autoencoder.encode(video, lead=3)[0].transpose(0, 1)
         scenes.append(scene)
-        latents.append(found.to("cpu", torch.float16).contiguous())
+        latents.append(encoded.to("cpu", torch.float16).contiguous())
         watch(index + 1, total)
     metadata = origin | {"scenes": json.dumps([asdict(scene) for scene in scenes])}
     with complete(path) as part, system_errors():

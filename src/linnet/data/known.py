@@ -88,18 +88,20 @@ def check_words(
 def meant(unknown: Iterable[str]) -> str:
     """Which known words are near the unknown ones, as a question."""
     known = [*SHAPES, *COLOURS, *BACKGROUNDS, *SIZES, *WORDS, "background", "middle", "top", "bottom"]
-    near = [(word, found) for word in unknown if (found := nearest(word, known))]
+    near = [(word, nearby) for word in unknown if (nearby := nearest(word, known))]
     if len(near) == 1:
         return f" (did you mean {near[0][1]}?)"
-    return f" (did you mean {', '.join(f'{found} for {word}' for word, found in near)}?)" if near else ""
+    return f" (did you mean {', '.join(f'{nearby} for {word}' for word, nearby in near)}?)" if near else ""
 
 
 def read_prompt(text: str) -> Mentioned:
     """What a prompt names; its words are known."""
-    said = " ".join(re.findall(r"\w+", text.lower()))
-    said = re.sub(r"\b(bounc|hop)(\w+) up and down\b", r"\1\2", said)  # as everybody says it
-    backgrounds = [word for found in BACKGROUND.finditer(said) for word in (found[1] or found[2]).split()]
-    rest = BACKGROUND.sub("", said)
+    normalised = " ".join(re.findall(r"\w+", text.lower()))
+    normalised = re.sub(r"\b(bounc|hop)(\w+) up and down\b", r"\1\2", normalised)  # as everybody says it
+    backgrounds = [
+        word for match in BACKGROUND.finditer(normalised) for word in (match[1] or match[2]).split()
+    ]
+    rest = BACKGROUND.sub("", normalised)
     places = PLACE.findall(rest)
     rest = PLACE.sub("", rest)
     words = rest.split()

@@ -221,8 +221,8 @@ Points = Sequence[tuple[float, float]]
 
 def _ring(count: int, *radii: float) -> Points:
     """Corners at equal angles, the first on top, their radii taken in turn."""
-    turns = [(2 * math.pi * i / count, radii[i % len(radii)]) for i in range(count)]
-    return [(r * math.sin(a), -r * math.cos(a)) for a, r in turns]
+    corners = [(2 * math.pi * i / count, radii[i % len(radii)]) for i in range(count)]
+    return [(r * math.sin(a), -r * math.cos(a)) for a, r in corners]
 
 
 def _heart() -> Points:
@@ -376,7 +376,7 @@ def caption(scene: Scene, rng: random.Random, *, full: bool = True, still: bool 
         key: "an" if word[0] in "aeiou" else "a"
         for key, word in {"a": size, "b": scene.background, "c": scene.colour, "s": scene.shape}.items()
     }
-    said = rng.choice(templates).format(
+    words = rng.choice(templates).format(
         size=size,
         colour=scene.colour,
         shape=scene.shape,
@@ -385,7 +385,7 @@ def caption(scene: Scene, rng: random.Random, *, full: bool = True, still: bool 
         doing=doing,
         **article,
     )
-    return f"{said}{rng.choice((',', ''))} {scene.place}" if scene.place else said
+    return f"{words}{rng.choice((',', ''))} {scene.place}" if scene.place else words
 
 
 def vocabulary() -> list[str]:

@@ -30,7 +30,9 @@ STRENGTH = 0.6
 STILL = (
     13  # frames for which a last image is held before it is encoded, so that its latent frame knows no motion
 )
-TURNS = 2  # an image is one frame of many: the early steps are taken twice, so that the others come into line with it
+RESAMPLING_STEPS = (
+    2  # an image is one frame of many: early steps are taken twice, so that the others come to fit it
+)
 FILES = ("image", "last_image", "video")
 OF_VIDEO = ("strength", "colours")
 ALL_COLOURS = (
@@ -182,7 +184,10 @@ class Conditions:
         if self.last_image and request.window and not request.onward:
             notes.append("the windows are made together, so that all of them lead to the last image")
         return Conditioning(
-            plan, KeptFrames(frames=held, seed=request.seed, turns=TURNS), direction, tuple(notes)
+            plan,
+            KeptFrames(frames=held, seed=request.seed, resampling_steps=RESAMPLING_STEPS),
+            direction,
+            tuple(notes),
         )
 
     def along(self, pipeline: Pipeline, plan: Plan, watch: Watch, tick: Tick) -> Conditioning:

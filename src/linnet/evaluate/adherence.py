@@ -40,7 +40,7 @@ class Question:
     scene: Scene
 
     @property
-    def asked(self) -> Sight:
+    def wanted(self) -> Sight:
         return Sight(**{name: getattr(self.scene, name) for name in ATTRIBUTES})
 
 
@@ -55,8 +55,8 @@ class Answer:
     def right(self, attribute: str) -> bool:
         """Whether this attribute, or every one for ALL, is what was asked for."""
         if attribute == ALL:
-            return self.seen == self.question.asked
-        return getattr(self.seen, attribute) == getattr(self.question.asked, attribute)
+            return self.seen == self.question.wanted
+        return getattr(self.seen, attribute) == getattr(self.question.wanted, attribute)
 
 
 @dataclass(frozen=True)
@@ -96,10 +96,10 @@ class Examination:
 
     def confusion(self, attribute: str) -> dict[str, dict[str, int]]:
         """How often each word (or "none") was seen, for each that was asked for: counts[asked][seen]."""
-        counts = {asked: dict.fromkeys((*WORDS[attribute], "none"), 0) for asked in WORDS[attribute]}
+        counts = {wanted: dict.fromkeys((*WORDS[attribute], "none"), 0) for wanted in WORDS[attribute]}
         for answer in self.answers:
-            asked, seen = (getattr(sight, attribute) for sight in (answer.question.asked, answer.seen))
-            counts[asked][seen or "none"] += 1
+            wanted, seen = (getattr(sight, attribute) for sight in (answer.question.wanted, answer.seen))
+            counts[wanted][seen or "none"] += 1
         return counts
 
     def summary(self) -> dict[str, dict[str, Any]]:
@@ -127,7 +127,7 @@ class Examination:
                     "prompt": answer.question.prompt,
                     "seed": answer.question.seed,
                     "clip": f"{answer.path.parent.name}/{answer.path.name}",
-                    "asked": asdict(answer.question.asked),
+                    "asked": asdict(answer.question.wanted),
                     "seen": asdict(answer.seen),
                 }
                 for answer in self.answers
@@ -155,13 +155,13 @@ def questions(n: int, *, held_out: bool, seed: int = SEED) -> list[Question]:
 
     Their (shape, colour, motion) is one of those kept out of training when `held_out`, else one of the rest.
     """
-    asked = []
+    drawn = []
     for index in range(n):
         rng = random.Random(f"adherence {seed} {index}")
         scene = synthetic.sample_scene(rng, triples=HELD_OUT if held_out else TRAINED)
         prompt = synthetic.caption(scene, rng)
-        asked.append(Question(index=index, prompt=prompt, seed=rng.randrange(SEEDS), scene=scene))
-    return asked
+        drawn.append(Question(index=index, prompt=prompt, seed=rng.randrange(SEEDS), scene=scene))
+    return drawn
 
 
 def examine(
@@ -186,13 +186,13 @@ def examine(
     frames = frames_for(seconds)
     settings = {"seed": seed, "held_out": held_out, "seconds": seconds, "subject": dict(subject or {})}
     claim(folder, settings)
-    asked = questions(n, held_out=held_out, seed=seed)
+    exam = questions(n, held_out=held_out, seed=seed)
 
     def answer(stage: str, room: str, make: Make) -> list[Answer]:
         (folder / room).mkdir(exist_ok=True)
         watch(stage, 0, n)
         answers = []
-        for question in asked:
+        for question in exam:
             path = folder / room / f"{question.index:04}.mp4"
             if not path.exists():
                 make(question, path)

@@ -159,14 +159,14 @@ class Bench:
         trial: Trial,
         name: str,
         request: Request,
-        way: Callable[[], Conditioning] | None = None,
+        conditioning: Callable[[], Conditioning] | None = None,
         *,
         ending: str = ".mp4",
     ) -> Clip:
         path = trial.folder / f"{name}{ending}"
         if not path.exists():
-            if way:
-                way().generate(self.pipeline, path)
+            if conditioning:
+                conditioning().generate(self.pipeline, path)
             else:
                 self.pipeline.generate(request, path)
         return read(path)
@@ -211,12 +211,14 @@ def long_values(clip: Clip, scene: Scene, borders: Sequence[int]) -> Values:
     starts = range(0, len(clip) - FPS + 1, FPS)
     seconds, right = [], True
     for start in starts:
-        part, way = clip[start : start + FPS], places[start : start + FPS]
-        seen, found = parse(part), way[~np.isnan(way[:, 0])]
+        part, path = clip[start : start + FPS], places[start : start + FPS]
+        seen, seen_places = parse(part), path[~np.isnan(path[:, 0])]
         if (seen.shape, seen.colour) != (scene.shape, scene.colour):
             told = parse(synthetic.render(scene, FPS, start=start))
             right &= seen.shape in (scene.shape, told.shape) and seen.colour in (scene.colour, told.colour)
-        x, y = np.round(np.median(found, axis=0) % FRAME, 1).tolist() if len(found) else (None, None)
+        x, y = (
+            np.round(np.median(seen_places, axis=0) % FRAME, 1).tolist() if len(seen_places) else (None, None)
+        )
         behind = np.round(backdrop(part).mean(0), 1).tolist()
         seconds.append({"shape": seen.shape, "colour": seen.colour, "x": x, "y": y, "backdrop": behind})
     values: Values = {
@@ -234,7 +236,7 @@ def long_values(clip: Clip, scene: Scene, borders: Sequence[int]) -> Values:
 def borders_of(request: Request) -> list[int]:
     """The frames at which a window of the request begins or ends."""
     windows = windows_of(request)
-    ends = {end for place in windows.places for end in (place[0], place[-1] + 1)} if windows else set()
+    ends = {end for window in windows.places for end in (window[0], window[-1] + 1)} if windows else set()
     return sorted(4 * (end - 1) + 1 for end in ends if 0 < end < latents_in(request.frames))
 
 
@@ -269,8 +271,8 @@ def try_image(bench: Bench, trial: Trial) -> tuple[Values, Values]:
 
     def values(clip: Clip) -> Values:
         whole, end = parse(clip), parse(clip[-FPS:])
-        asked = trial.scene.shape, trial.scene.colour
-        kept = all((sight.shape, sight.colour) == asked for sight in (whole, end))
+        expected = trial.scene.shape, trial.scene.colour
+        kept = all((sight.shape, sight.colour) == expected for sight in (whole, end))
         motion = float(whole.motion == trial.scene.motion)
         return {"psnr": psnr(clip[0], image), "kept": float(kept), "motion": motion}
 
@@ -375,9 +377,9 @@ def trials_of(name: str, folder: Path, n: int, seed: int = SEED) -> list[Trial]:
     for index in range(n):
         rng = random.Random(f"continuity {seed} {name in MOVING} {index}")
         scene = synthetic.sample_scene(rng, triples=MOVERS if name in MOVING else TRAINED)
-        place = folder / f"{'moving' if name in MOVING else 'any'}-{index:03}"
-        place.mkdir(parents=True, exist_ok=True)
-        made.append(Trial(scene=scene, seed=rng.randrange(SEEDS), folder=place))
+        target = folder / f"{'moving' if name in MOVING else 'any'}-{index:03}"
+        target.mkdir(parents=True, exist_ok=True)
+        made.append(Trial(scene=scene, seed=rng.randrange(SEEDS), folder=target))
     return made
 
 

@@ -68,9 +68,9 @@ def path_of(clip: Clip) -> Float[np.ndarray, "T 2"]:
     return places
 
 
-def apart(one: Float[np.ndarray, "T 2"], other: Float[np.ndarray, "T 2"]) -> float:
+def apart(first: Float[np.ndarray, "T 2"], second: Float[np.ndarray, "T 2"]) -> float:
     """Pixels, around the frame's edges, that two paths keep within in 95 % of the frames; FAR where one is lost."""
-    x, y = (one - other).T
+    x, y = (first - second).T
     away = np.hypot(wrapped(x, synthetic.WIDTH), wrapped(y, synthetic.HEIGHT))
     return float(np.quantile(np.nan_to_num(away, nan=FAR), 0.95))
 
@@ -80,10 +80,10 @@ def strays(places: Float[np.ndarray, "T 2"], velocity: tuple[float, float]) -> b
 
     So a clip that is frozen from some moment on strays, and one that begins again and again.
     """
-    found, frames = ~np.isnan(places[:, 0]), np.arange(len(places))
-    if sliding_window_view(found, FPS).mean(1).min() < 0.5:
+    visible, frames = ~np.isnan(places[:, 0]), np.arange(len(places))
+    if sliding_window_view(visible, FPS).mean(1).min() < 0.5:
         return True
-    filled = np.stack([np.interp(frames, frames[found], axis[found]) for axis in places.T], 1)
+    filled = np.stack([np.interp(frames, frames[visible], axis[visible]) for axis in places.T], 1)
     # The median of five frames passes over one that is misread, and keeps a jump as it is.
     steady = np.median(sliding_window_view(np.pad(filled, ((2, 2), (0, 0)), "edge"), 5, axis=0), axis=-1)
     ahead = (steady[FPS:] - steady[:-FPS]) @ velocity / np.square(velocity).sum()
@@ -107,5 +107,5 @@ def seam(change: Float[np.ndarray, "t"], borders: Sequence[int]) -> float:
     if not inside:
         return math.nan
     some = (np.arange(len(zones)) + 0.5) * len(inside) / len(zones)
-    elsewhere = max(change[inside[int(place)] :][:SEAM].max() for place in some)
+    elsewhere = max(change[inside[int(zone_start)] :][:SEAM].max() for zone_start in some)
     return float(max(change[zone].max() for zone in zones) / max(elsewhere, 1e-6))

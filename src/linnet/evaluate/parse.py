@@ -154,9 +154,9 @@ def name_colour(
     paint: Float[np.ndarray, "3"], solid: Float[np.ndarray, "P 3"], behind: Float[np.ndarray, "P 3"]
 ) -> str | None:
     """The paint's name, if the object is plain: nearly all of it on the way from the empty scene to the paint."""
-    way = paint - behind
-    share = ((solid - behind) * way).sum(1) / np.maximum((way**2).sum(1), 1)
-    aside = np.linalg.norm(solid - behind - share[:, None] * way, axis=1)
+    difference = paint - behind
+    share = ((solid - behind) * difference).sum(1) / np.maximum((difference**2).sum(1), 1)
+    aside = np.linalg.norm(solid - behind - share[:, None] * difference, axis=1)
     plain = (aside < MOST_COLOUR_ERROR).mean() >= LEAST_PLAIN
     return nearest(paint, world.COLOURS, MOST_COLOUR_ERROR) if plain else None
 
@@ -173,9 +173,9 @@ def cover(
     clip: Float[np.ndarray, "T H W 3"], empty: Float[np.ndarray, "H 3"], paint: Float[np.ndarray, "3"]
 ) -> Float[np.ndarray, "T H W"]:
     """How much of each pixel the object covers, 0..1: how far it is on the way from empty to painted."""
-    way = paint - empty
-    share = np.einsum("thwc,hc->thw", clip - empty[:, None], way)
-    share /= np.maximum((way**2).sum(-1), 1)[:, None]
+    difference = paint - empty
+    share = np.einsum("thwc,hc->thw", clip - empty[:, None], difference)
+    share /= np.maximum((difference**2).sum(-1), 1)[:, None]
     # Steeper about one half: faint noise counts for nothing, and areas stay as they are.
     return np.clip((share - 0.2) / 0.6, 0, 1)
 
@@ -246,8 +246,8 @@ def templates(side: int) -> Float[np.ndarray, "KSA GG"]:
     synthetic dataset is a disc: it is there lest a round blob be taken for a square.
     """
     x, y = np.meshgrid(axis() * side, axis() * side)
-    turns = [2 * math.pi * i / ANGLES for i in range(ANGLES)]
-    drawn = [world.coverage(shape, x, y, side, turn) for shape in world.SHAPES for turn in turns]
+    angles = [2 * math.pi * i / ANGLES for i in range(ANGLES)]
+    drawn = [world.coverage(shape, x, y, side, turn) for shape in world.SHAPES for turn in angles]
     disc = np.clip(0.5 + side / math.sqrt(math.pi) - np.hypot(x, y), 0, 1)
     sharp = np.stack(drawn + [disc] * ANGLES)
     return np.concatenate([sharp, blunt(sharp, side)]).reshape(-1, GRID * GRID)
@@ -370,9 +370,9 @@ def bouncing(seconds: Float[np.ndarray, "T"], y: Float[np.ndarray, "T"]) -> tupl
     for period, phase in product(HOP_PERIODS, HOP_PHASES):
         hops = -np.abs(np.sin(np.pi * (seconds / period + phase)))
         terms = np.stack([np.ones_like(seconds), seconds, hops], 1)
-        found = np.linalg.lstsq(terms, y, rcond=None)[0]
-        error = float(np.square(terms @ found - y).sum())
-        best = min(best, (error, float(found[2]), float(found[1])))
+        solution = np.linalg.lstsq(terms, y, rcond=None)[0]
+        error = float(np.square(terms @ solution - y).sum())
+        best = min(best, (error, float(solution[2]), float(solution[1])))
     return best[1:]
 
 
@@ -380,7 +380,7 @@ def turning(seconds: Float[np.ndarray, "T"], likeness: Float[np.ndarray, "T S A"
     """Radians a second: the steady turn under which the likeliest shape fits best; 0 if none helps."""
     shape = likeness[:, :-1].max(2).mean(0).argmax()
     starts = np.arange(ANGLES)[:, None]
-    turns = np.rint(TURN_RATES[:, None, None] * seconds * ANGLES / (2 * math.pi) + starts).astype(int)
-    scores = likeness[np.arange(len(seconds)), shape, turns % ANGLES].mean(2).max(1)
+    rotations = np.rint(TURN_RATES[:, None, None] * seconds * ANGLES / (2 * math.pi) + starts).astype(int)
+    scores = likeness[np.arange(len(seconds)), shape, rotations % ANGLES].mean(2).max(1)
     at_rest = scores[len(scores) // 2]
     return float(TURN_RATES[scores.argmax()]) if scores.max() > at_rest + LEAST_GAIN else 0.0

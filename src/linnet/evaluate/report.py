@@ -83,8 +83,8 @@ def draw_sheet(answers: Sequence[Answer], title: str, subtitle: str) -> Image.Im
     for number, answer in enumerate(answers):
         line, column = divmod(number, COLUMNS)
         x, y = MARGIN + column * (cell_width + MARGIN), HEAD_HEIGHT + line * cell_height
-        for place, frame in enumerate(pick_frames(answer.path)):
-            left = x + place * (FRAME[0] + GAP)
+        for column_in_row, frame in enumerate(pick_frames(answer.path)):
+            left = x + column_in_row * (FRAME[0] + GAP)
             sheet.paste(frame, (left, y))
             pen.rectangle((left, y, left + FRAME[0] - 1, y + FRAME[1] - 1), outline=FRAME_EDGE)
         pen.text((x, y + FRAME[1] + 6), answer.question.prompt, INK, font(14))
@@ -96,7 +96,7 @@ def pick_frames(path: Path) -> list[Image.Image]:
     """The frames at MOMENTS."""
     frames = list(media.read_frames(path))
     places = (round(moment * (len(frames) - 1)) for moment in MOMENTS)
-    return [Image.fromarray(frames[place]).resize(FRAME, Image.Resampling.LANCZOS) for place in places]
+    return [Image.fromarray(frames[index]).resize(FRAME, Image.Resampling.LANCZOS) for index in places]
 
 
 def write_verdict(pen: ImageDraw.ImageDraw, x: float, y: float, answer: Answer) -> None:
@@ -104,7 +104,7 @@ def write_verdict(pen: ImageDraw.ImageDraw, x: float, y: float, answer: Answer) 
     for attribute in ATTRIBUTES:
         right = answer.right(attribute)
         seen = getattr(answer.seen, attribute) or f"no {attribute}"
-        word = seen if right else f"{seen} (not {getattr(answer.question.asked, attribute)})"
+        word = seen if right else f"{seen} (not {getattr(answer.question.wanted, attribute)})"
         pen.text((x, y), word, RIGHT if right else WRONG, font(13))
         x += pen.textlength(word, font(13)) + 14
 
@@ -133,16 +133,16 @@ def draw_confusion(examination: Examination) -> Image.Image:
 
 
 def draw_matrix(title: str, counts: Mapping[str, Mapping[str, int]]) -> Image.Image:
-    asked, seen = list(counts), list(next(iter(counts.values())))
-    image = Image.new("RGB", (LABEL + CELL * len(seen), TOP + CELL * len(asked)), PAPER)
+    expected, seen = list(counts), list(next(iter(counts.values())))
+    image = Image.new("RGB", (LABEL + CELL * len(seen), TOP + CELL * len(expected)), PAPER)
     pen = ImageDraw.Draw(image)
     pen.text((0, 0), title, INK, font(18))
     pen.text((0, TOP - 20), "asked \\ seen", FAINT, font(12))
     for column, word in enumerate(seen):
         label = Image.new("RGB", (TOP - 26, 18), PAPER)
-        ImageDraw.Draw(label).text((0, 2), word, INK if word in asked else FAINT, font(13))
+        ImageDraw.Draw(label).text((0, 2), word, INK if word in expected else FAINT, font(13))
         image.paste(label.rotate(90, expand=True), (LABEL + column * CELL + 8, 22))
-    for row, word in enumerate(asked):
+    for row, word in enumerate(expected):
         y = TOP + row * CELL
         pen.text((LABEL - 8, y + CELL / 2), word, INK, font(13), anchor="rm")
         whole = sum(counts[word].values()) or 1

@@ -37,25 +37,27 @@ def limit() -> None:
             resource.setrlimit(kind, (least, least))
 
 
-def answers(asked: dict[str, Any]) -> Iterator[tuple[dict[str, Any], bytes | None]]:
-    path = Path(asked["path"])
-    what = asked["what"]
+def answers(question: dict[str, Any]) -> Iterator[tuple[dict[str, Any], bytes | None]]:
+    path = Path(question["path"])
+    what = question["what"]
     if what in ("content_size", "picture", "picture_size", "metadata", "probe", "scan", "frames"):
         from PIL import PngImagePlugin
 
         PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY = MOST_TEXT, MOST_TEXT
-        yield from looked_at(what, path, asked)
+        yield from looked_at(what, path, question)
     else:
         from linnet.inputs import joint
 
-        yield joint.answer(what, path, asked), None
+        yield joint.answer(what, path, question), None
 
 
-def looked_at(what: str, path: Path, asked: dict[str, Any]) -> Iterator[tuple[dict[str, Any], bytes | None]]:
+def looked_at(
+    what: str, path: Path, question: dict[str, Any]
+) -> Iterator[tuple[dict[str, Any], bytes | None]]:
     from linnet.inputs import clips, pictures
 
     if what == "content_size":
-        with pictures.opened(io.BytesIO(sys.stdin.buffer.read()), asked["formats"]) as image:
+        with pictures.opened(io.BytesIO(sys.stdin.buffer.read()), question["formats"]) as image:
             yield {"size": pictures.upright_size(image)}, None
     elif what == "picture_size":
         yield {"size": pictures.size_of(path)}, None
@@ -70,12 +72,12 @@ def looked_at(what: str, path: Path, asked: dict[str, Any]) -> Iterator[tuple[di
     elif what == "metadata":
         yield {"text": clips.note_in(path)}, None
     elif what == "probe":
-        found = clips.probe(path)
-        yield {"size": found.size, "frames": found.frames, "fps": found.fps}, None
+        facts = clips.probe(path)
+        yield {"size": facts.size, "frames": facts.frames, "fps": facts.fps}, None
     elif what == "scan":
-        yield clips.scan(path, clips.Limits(**asked["limits"])).to_json(), None
+        yield clips.scan(path, clips.Limits(**question["limits"])).to_json(), None
     else:
-        wanted = iter(asked["wanted"])
+        wanted = iter(question["wanted"])
         number = next(wanted, None)
         for index, frame in enumerate(clips.frames(path)):
             if number is None:
@@ -106,13 +108,13 @@ def main() -> None:
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a library prints is no answer
     length = int.from_bytes(sys.stdin.buffer.read(4), "big")
-    asked = json.loads(sys.stdin.buffer.read(length))
+    question = json.loads(sys.stdin.buffer.read(length))
     from linnet.errors import InvalidInput
     from linnet.inputs.refusals import refusal
 
-    path = Path(asked["path"])
+    path = Path(question["path"])
     try:
-        for answer, data in answers(asked):
+        for answer, data in answers(question):
             send(out, answer, data)
     except BrokenPipeError:  # nobody wants the rest
         os._exit(0)

@@ -48,9 +48,13 @@ class Scan:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, found: Mapping[str, Any]) -> Self:
-        lists = {"size": Size(*found["size"]), "times": tuple(found["times"]), "notes": tuple(found["notes"])}
-        return cls(**{**found, **lists})
+    def from_json(cls, record: Mapping[str, Any]) -> Self:
+        lists = {
+            "size": Size(*record["size"]),
+            "times": tuple(record["times"]),
+            "notes": tuple(record["notes"]),
+        }
+        return cls(**{**record, **lists})
 
 
 @dataclass(frozen=True, kw_only=True)

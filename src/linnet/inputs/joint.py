@@ -17,14 +17,14 @@ from linnet.inputs import videos
 from linnet.inputs.refusals import REENCODE, legibly, unwritable
 
 
-def answer(what: str, path: Path, asked: dict[str, Any]) -> dict[str, Any]:
+def answer(what: str, path: Path, question: dict[str, Any]) -> dict[str, Any]:
     """Of `reader.ask`: what a stream is, whether a sample of ours can follow it, or the joined file."""
     if what == "stream":
         return stream_in(path)
     if what == "joint":
-        joint_of(path, Path(asked["second"]))
+        joint_of(path, Path(question["second"]))
     elif what == "join":
-        join(path, Path(asked["second"]), asked)
+        join(path, Path(question["second"]), question)
     else:
         raise ValueError(what)
     return {}
@@ -68,15 +68,15 @@ def joint_of(first: Path, second: Path) -> Fraction:
         return ends
 
 
-def join(first: Path, second: Path, asked: dict[str, Any]) -> None:
+def join(first: Path, second: Path, question: dict[str, Any]) -> None:
     """The packets of both in the .mp4 `part`, none of them encoded again; the sound, if any, is the first one's."""
-    begins, output = joint_of(first, second), Path(asked["output"])
+    begins, output = joint_of(first, second), Path(question["output"])
     with legibly(first), videos.opened(first) as old, videos.opened(second) as new:
         before, after = clip_of(old, first), clip_of(new, second)
         kept = [before, *old.streams.audio]  # a player misses nothing else
         with written(output):
-            container = av.open(asked["part"], "w", format="mp4", options=asked["options"])
-        container.metadata["comment"] = asked["note"]
+            container = av.open(question["part"], "w", format="mp4", options=question["options"])
+        container.metadata["comment"] = question["note"]
         copies = {stream.index: container.add_stream_from_template(stream) for stream in kept}
         for packet in packets(old, kept, Fraction(0)):
             packet.stream = copies[packet.stream.index]

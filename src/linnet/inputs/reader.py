@@ -138,7 +138,7 @@ def ask(
     what: str, path: Path, tick: Tick, content: bytes = b"", **more: Any
 ) -> Generator[Answer, None, None]:
     """The child's answers. InvalidInput where it refuses the file, or comes to one of its limits."""
-    asked = json.dumps({"what": what, "path": str(path.absolute()), **more}).encode()
+    question = json.dumps({"what": what, "path": str(path.absolute()), **more}).encode()
     child = subprocess.Popen(
         [sys.executable, "-P", "-m", "linnet.inputs.child"],
         stdin=subprocess.PIPE,
@@ -152,7 +152,7 @@ def ask(
         assert child.stdout
         pipe = Pipe(child.stdout, path, tick)
         with child.stdin:
-            left = memoryview(len(asked).to_bytes(4, "big") + asked + content)
+            left = memoryview(len(question).to_bytes(4, "big") + question + content)
             while left:  # a pipe may take less than it is given
                 left = left[child.stdin.write(left) :]
         while True:
@@ -176,7 +176,7 @@ def ask(
 
 def surroundings() -> Mapping[str, str]:
     """The same packages as here, never the current folder; and no threads or memory pools that nothing here needs."""
-    packages = os.pathsep.join(place for place in sys.path if place)
+    packages = os.pathsep.join(folder for folder in sys.path if folder)
     return {
         "PYTHONPATH": packages,
         "OPENBLAS_NUM_THREADS": "1",
@@ -188,8 +188,8 @@ def surroundings() -> Mapping[str, str]:
 def as_here(refused: Sequence[str], path: Path) -> InvalidInput:
     """The child knows the path as an absolute one; the person gave another."""
     field, value, problem, remedy = refused
-    said, whole = Path(value), path.absolute()
-    here = path / said.relative_to(whole) if said.is_relative_to(whole) else said
+    refused_path, whole = Path(value), path.absolute()
+    here = path / refused_path.relative_to(whole) if refused_path.is_relative_to(whole) else refused_path
     return InvalidInput(field, here, problem, remedy)
 
 
@@ -201,12 +201,12 @@ def ended(child: subprocess.Popen[bytes], path: Path) -> Exception:
     if code < 0:
         problem = f"breaks the program that reads it ({signal.Signals(-code).name})"
         return InvalidInput("file", path, problem, "save it anew with another program")
-    said = (child.stderr.read() if child.stderr else b"").decode(errors="replace").strip()
-    if "MemoryError" in said:
+    stderr = (child.stderr.read() if child.stderr else b"").decode(errors="replace").strip()
+    if "MemoryError" in stderr:
         return InvalidInput(
             "file", path, f"takes over {MEMORY / 1e9} GB to read", "make it smaller or shorter"
         )
-    return RuntimeError(f"the process that reads files ended with {code}: {said[-300:]}")
+    return RuntimeError(f"the process that reads files ended with {code}: {stderr[-300:]}")
 
 
 class Pipe:

@@ -47,7 +47,7 @@ def doctor() -> dict[str, Any]:
             for name in names
         ],
         "cache": cache_facts(hub_cache()),
-        "models": [found for spec in CATALOG.values() if (found := fits(spec, machine))],
+        "models": [row for spec in CATALOG.values() if (row := fits(spec, machine))],
     }
 
 

@@ -51,17 +51,17 @@ class Ledger(TorchDispatchMode):
 
     def see(self, tensor: Tensor) -> None:
         kind, storage = tensor.device.type, tensor.untyped_storage()
-        place, size = storage._cdata, storage.nbytes()
-        if kind == "meta" or not size or place in self._known:
+        address, size = storage._cdata, storage.nbytes()
+        if kind == "meta" or not size or address in self._known:
             return
         self._count += 1
         key = self._count
 
         def gone(_: object) -> None:
-            del self._known[place]
+            del self._known[address]
             self._add(kind, -rounded(size), Event(self._stand_in.pop(key, key), 0))
 
-        self._known[place] = weakref.ref(storage, gone)
+        self._known[address] = weakref.ref(storage, gone)
         self._add(kind, rounded(size), Event(key, size))
 
     def repeat(self, before: int, start: int, times: int) -> None:
@@ -149,9 +149,9 @@ def index(x: Tensor, where: Any) -> Tensor:
     """x[where], view by view."""
     keys = list(where) if isinstance(where, tuple) else [where]
     if Ellipsis in [key for key in keys if not isinstance(key, Tensor)]:
-        place = next(i for i, key in enumerate(keys) if key is Ellipsis)
+        index = next(i for i, key in enumerate(keys) if key is Ellipsis)
         named = sum(key is not None for key in keys) - 1
-        keys[place : place + 1] = [slice(None)] * (x.dim() - named)
+        keys[index : index + 1] = [slice(None)] * (x.dim() - named)
     axis = 0
     for key in keys:
         if key is None:
@@ -174,11 +174,11 @@ class Card:
         self.device = device
         self.mode = FakeTensorMode()
         self.ledger = Ledger()
-        self.held: list[nn.Module] = []
+        self.modules: list[nn.Module] = []
 
     def hold(self, module: M, dtype: torch.dtype, device: str | None = None) -> M:
         """The same, and the weights are there before the run begins."""
-        self.held.append(self.fill(module, dtype, device))
+        self.modules.append(self.fill(module, dtype, device))
         for tensor in (*module.parameters(), *module.buffers()):
             self.ledger.see(tensor)
         return module
@@ -197,7 +197,7 @@ class Card:
         return module
 
     @contextmanager
-    def running(self) -> Iterator[None]:
+    def recording(self) -> Iterator[None]:
         with self.mode, self.ledger, Calls(), torch.inference_mode():
             yield
 

@@ -119,7 +119,7 @@ def in_turns(runs: Mapping[K, Callable[[], float]]) -> dict[K, float]:
         for name, run in runs.items():
             if not times[name] or sum(times[name]) < ENOUGH:
                 times[name].append(run())
-    return {name: min(found[1:] or found) for name, found in times.items()}
+    return {name: min(seconds[1:] or seconds) for name, seconds in times.items()}
 
 
 def clocked(run: Callable[[], object], device: str) -> float:
@@ -187,8 +187,8 @@ def pass_seconds(
         latents = torch.randn(clips, config.channels, 1, 8, tokens // clips // 2, device=home)
         timestep = torch.full((clips,), 500.0, device=home)
         work = Work(clips, config.num_heads, tokens // clips, config.dim // config.num_heads)
-        way = way_of(choose(work, home, dtype), work, home) or attend
-        whole = partial(model, latents, timestep, text, attend=way)
+        backend = way_of(choose(work, home, dtype), work, home) or attend
+        whole = partial(model, latents, timestep, text, attend=backend)
         runs["whole", tokens] = partial(clocked, whole, device)
         around = partial(model, latents, timestep, none)
         runs["around", tokens] = partial(clocked, lambda run=around: run(blocks=iter(())), device)
@@ -224,7 +224,7 @@ def decode_rates(spec: ModelSpec, device: str, config: Any) -> tuple[float, floa
         decoder, sides = VAE(VAEConfig()).eval().to(device), SIDES[:2]
     else:
         decoder, sides = TAE(TAEConfig.from_json(config) if config else TAEConfig()).eval().to(device), SIDES
-    found = in_turns(
+    times = in_turns(
         {
             (lower, side): partial(frame_seconds, decoder, side, lower, device)
             for side in sides
@@ -233,7 +233,7 @@ def decode_rates(spec: ModelSpec, device: str, config: Any) -> tuple[float, floa
     )
     cells, rates = [side**2 for side in sides], []
     for lower in (False, True):
-        seconds = [found[lower, side] for side in sides]
+        seconds = [times[lower, side] for side in sides]
         rates += line(cells, seconds, seconds)
     return tuple(rates)  # type: ignore[return-value]
 

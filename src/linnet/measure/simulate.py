@@ -23,7 +23,7 @@ from linnet.measure.fake import Card
 from linnet.models.text import T5Encoder, t5_xxl
 from linnet.models.transformer import Block, TextContext, Transformer, linum_v2
 from linnet.models.vae import VAE, Past, VAEConfig
-from linnet.plan.execution import GLANCE
+from linnet.plan.execution import PREVIEW_TILING
 from linnet.plan.explanations import Row
 from linnet.plan.plan import Plan
 from linnet.runtime import offload, stream, transfer
@@ -52,31 +52,31 @@ def simulate(plan: Plan, stage: Row) -> Peak:
 
 def events_of(plan: Plan) -> list[Event]:
     """What a Linum v2 plan for a card asks of the card's allocator, one stage after another, workspaces included."""
-    found, last = [Event(1, PRODUCT_WORKSPACES)], 1
+    events, last = [Event(1, PRODUCT_WORKSPACES)], 1
     for stage in plan.stages:
         if stage.stage == "decode" and not plan.transformer_stays:
-            found.append(EMPTY_CACHE)  # as the pipeline does when it drops the transformer
+            events.append(EMPTY_CACHE)  # as the pipeline does when it drops the transformer
         own = STAGES[stage.stage](plan).ledger.events
-        found += [Event(last + key, size) for key, size in (*own, *left(own))]
+        events += [Event(last + key, size) for key, size in (*own, *left(own))]
         last += max(key for key, _ in own)
-    return found
+    return events
 
 
 def left(events: Sequence[Event]) -> list[Event]:
     """The end of what is still there."""
-    held: dict[int, Event] = {}
+    live: dict[int, Event] = {}
     for key, size in events:
         if size:
-            held[key] = Event(key, 0)
+            live[key] = Event(key, 0)
         else:
-            del held[key]
-    return list(held.values())
+            del live[key]
+    return list(live.values())
 
 
 def text(plan: Plan) -> Card:
     card, dtype = Card(), dtype_of(plan)
     encoder = meta(lambda: T5Encoder(t5_xxl()))
-    with card.running():
+    with card.recording():
         ids = torch.empty((1, plan.spec.max_prompt_tokens), dtype=torch.int64, device=card.device)
         if plan.text_resident:
             card.hold(encoder, dtype)
@@ -92,7 +92,7 @@ def denoise(plan: Plan) -> Card:
     grid = latent_grid(request.frames, request.size)
     beside(card, plan)
     model, blocks = transformer(card, plan)
-    with card.running():
+    with card.recording():
         rows = torch.empty((plan.spec.max_prompt_tokens, model.config.text_dim), device=card.device)
         prompt, negative = (model.encode_text([rows], blocks=blocks) for _ in range(2))
 
@@ -108,11 +108,11 @@ def denoise(plan: Plan) -> Card:
         for _ in range(2):  # from the second on there is a running difference
             timestep = torch.empty(plan.clips, device=card.device)
             velocity = guided(latents, timestep)
-            clean = latents - velocity
+            denoised = latents - velocity
             latents = latents + velocity
             del velocity
-            if plan.budget.asked:
-                preview(card, plan, clean)
+            if plan.budget.limited:
+                preview(card, plan, denoised)
     return card
 
 
@@ -131,11 +131,11 @@ class Few:
         self.card.ledger.repeat(before, start, self.count - RUN)
 
 
-def preview(card: Card, plan: Plan, clean: Tensor) -> None:
+def preview(card: Card, plan: Plan, denoised: Tensor) -> None:
     """The first frame of what the model expects, by an autoencoder that is there for it alone."""
     model = card.fill(meta(lambda: VAE(VAEConfig())), getattr(torch, plan.execution.autoencoder_dtype))
     with patch.object(transfer, "reserve", reserve):
-        for _ in decode_tiled(model, clean[:1, :, :1], GLANCE):
+        for _ in decode_tiled(model, denoised[:1, :, :1], PREVIEW_TILING):
             pass
 
 
@@ -165,7 +165,7 @@ def nothing(index: int) -> tuple[()]:
 def encode(plan: Plan) -> Card:
     card, (width, height) = Card(), plan.request.size
     kept, model = autoencoder(card, plan)
-    with card.running():
+    with card.recording():
         steady = min(plan.workload.encoded_frames, 4 * STEADY + 1)
         for latents in model.encode_stream(
             torch.empty((1, 3, 1, height, width), device=card.device) for _ in range(steady)
@@ -186,7 +186,7 @@ def decode(plan: Plan) -> Card:
     card, request, tiling = Card(), plan.request, plan.execution.tiling
     frames, *sides = latent_grid(request.frames, request.size)
     kept, model = autoencoder(card, plan)
-    with card.running():
+    with card.recording():
         latents = torch.empty((1, model.config.z_dim, frames, *sides), device=card.device)
         if tiling:
             steady = latents.narrow(2, 0, min(tiling.chunk + 1, frames))

@@ -190,8 +190,8 @@ def _run(
     batch = clip.shape[0]
     # Channels last: CPUs with bfloat16 tiles and GPUs convolve several times faster so.
     x = clip.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-    for place, layer in _cheapest_first(layers):
-        x = layer(x, _past(x, batch, place, memory)) if isinstance(layer, MemoryBlock) else layer(x)
+    for index, layer in _cheapest_first(layers):
+        x = layer(x, _past(x, batch, index, memory)) if isinstance(layer, MemoryBlock) else layer(x)
     return x.unflatten(0, (batch, -1))
 
 
@@ -207,12 +207,12 @@ def _cheapest_first(layers: nn.Sequential) -> list[tuple[int, nn.Module]]:
     return order
 
 
-def _past(x: Images, batch: int, place: int, memory: Memory) -> Images:
+def _past(x: Images, batch: int, index: int, memory: Memory) -> Images:
     """Every frame's predecessor; the first one's comes from the stream's memory, which is moved on."""
     frames = x.unflatten(0, (batch, -1))
     before = torch.empty_like(x)  # keeps the memory format
     earlier = before.unflatten(0, (batch, -1))
     earlier[:, 1:] = frames[:, :-1]
-    earlier[:, 0] = memory.past.get(place, 0)
-    memory.past[place] = frames[:, -1]
+    earlier[:, 0] = memory.past.get(index, 0)
+    memory.past[index] = frames[:, -1]
     return before

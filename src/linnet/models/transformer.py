@@ -222,11 +222,11 @@ class Block(nn.Module):
         nor all that attention makes ever exist. The first norm is computed twice.
         """
         parts = x.split(chunk, dim=1)
-        turns = [Rotary(*pair) for pair in zip(*(table.split(chunk) for table in rotary), strict=True)]
+        rotations = [Rotary(*pair) for pair in zip(*(table.split(chunk) for table in rotary), strict=True)]
         places = zip(room.key.split(chunk, dim=1), room.value.split(chunk, dim=1), strict=True)
-        for part, turn, (keys, values) in zip(parts, turns, places, strict=True):
+        for part, turn, (keys, values) in zip(parts, rotations, places, strict=True):
             self.fill(keys, values, part, time, turn)
-        for part, turn in zip(parts, turns, strict=True):
+        for part, turn in zip(parts, rotations, strict=True):
             self.advance(part, time, turn, room, key, value, bias, attend)
 
     def fill(
@@ -234,12 +234,12 @@ class Block(nn.Module):
     ) -> None:
         """Write a chunk's keys and values where all of them stand."""
         shift, scale, *_ = self.steering(time)
-        for place, own in zip(
+        for buffer, own in zip(
             (keys, values),
             self.self_attn.keys_values(modulate(self.norm1(x), scale, shift), rotary),
             strict=True,
         ):
-            place.copy_(own)
+            buffer.copy_(own)
 
     def advance(
         self,

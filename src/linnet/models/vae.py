@@ -295,14 +295,14 @@ def spare_first(
 
 def regroup(chunks: Iterable[Float[Tensor, "B 3 _ H W"]]) -> Iterator[Float[Tensor, "B 3 F H W"]]:
     """The same frames as 1, then 4 at a time. InvalidInput at their end if they do not come out even."""
-    held: Tensor | None = None
+    buffer: Tensor | None = None
     total, wanted = 0, 1
     for chunk in chunks:
         total += chunk.shape[2]
-        held = chunk if held is None else torch.cat([held, chunk], dim=2)
-        while held.shape[2] >= wanted:
-            yield held[:, :, :wanted]
-            held, wanted = held[:, :, wanted:], FRAMES_PER_LATENT
+        buffer = chunk if buffer is None else torch.cat([buffer, chunk], dim=2)
+        while buffer.shape[2] >= wanted:
+            yield buffer[:, :, :wanted]
+            buffer, wanted = buffer[:, :, wanted:], FRAMES_PER_LATENT
     if total % FRAMES_PER_LATENT != 1:
         raise off_grid(total, f"{FRAMES_PER_LATENT}n + 1")
 

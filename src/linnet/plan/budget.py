@@ -27,11 +27,11 @@ ALLOWANCES = {
 @dataclass(frozen=True, kw_only=True)
 class Budget:
     """Bytes that may be used of a card's memory and of main memory; None: no limit known. On a CPU the second alone
-    counts. `asked` names those of "vram" and "ram" that a person set; the others are what is free."""
+    counts. `limited` names those of "vram" and "ram" that a person set; the others are what is free."""
 
     device: int | None = None
     system: int | None = None
-    asked: frozenset[str] = frozenset()
+    limited: frozenset[str] = frozenset()
 
     @property
     def limits(self) -> dict[str, int]:
@@ -44,7 +44,7 @@ def share_of(budget: Budget, share: float) -> Budget:
     """As much as `share` of what is free, and all of what a person allotted."""
 
     def part(name: str, size: int | None) -> int | None:
-        return size if size is None or name in budget.asked else int(share * size)
+        return size if size is None or name in budget.limited else int(share * size)
 
     return replace(budget, device=part("vram", budget.device), system=part("ram", budget.system))
 

@@ -54,7 +54,7 @@ def free_candidates(workload: Workload) -> Iterator[ExecutionConfig]:
 def must_stay(budget: Budget) -> bool:
     """Whether the transformer has to stay while the autoencoder works: only a budget that a person set is worth that
     the next clip reads it again."""
-    return not budget.asked
+    return not budget.limited
 
 
 def first_fitting(
@@ -76,10 +76,10 @@ def first_fitting(
         plan = staying if staying.fits() else plan
         if small:
             return plan
-        held = predict(
+        resident = predict(
             workload, execution, text_resident=True, transformer_stays=plan.transformer_stays, costs=costs
         )
-        return held if held.fits(share_of(workload.budget, HELD_TEXT[workload.on_cpu])) else plan
+        return resident if resident.fits(share_of(workload.budget, HELD_TEXT[workload.on_cpu])) else plan
     return None
 
 
@@ -97,14 +97,14 @@ def smaller(plan: Plan, stage: Stage) -> Plan:
     said, or the one that takes least. Weights are stored as they were."""
 
     def taken(plan: Plan) -> int:
-        (found,) = (found for found in plan.stages if found.stage == stage)
+        (named,) = (named for named in plan.stages if named.stage == stage)
         if plan.workload.on_cpu:
-            return found.system_bytes - plan.allowance.system
-        return found.device_bytes - plan.allowance.device
+            return named.system_bytes - plan.allowance.system
+        return named.device_bytes - plan.allowance.device
 
     kept = FixedExecution(
         transformer_format=plan.execution.transformer_format, text_format=plan.execution.text_format
     )
     plans = frugal(plan.workload, kept)
-    enough = (found for found in plans if found.fits() and taken(found) <= LESS * taken(plan))
+    enough = (candidate for candidate in plans if candidate.fits() and taken(candidate) <= LESS * taken(plan))
     return next(enough, None) or min(plans, key=taken)

@@ -49,8 +49,8 @@ def too_large(workload: Workload, fixed: FixedExecution = NOTHING_FIXED) -> TooL
     plans = frugal(workload, fixed)
     least = min(plans, key=lambda plan: excess(plan, budget))
     lacking = [name for name, limit in budget.limits.items() if least.peaks[name] > limit]
-    asked = [name for name in lacking if name in budget.asked]
-    short = (asked or lacking)[0]
+    limited = [name for name in lacking if name in budget.limited]
+    short = (limited or lacking)[0]
     stage = max(least.stages, key=lambda stage: stage.device_bytes if short == "vram" else stage.system_bytes)
     many = f"{workload.clips} clips like " if workload.clips > 1 else ""
     clip = f"{many}a {format_seconds(request.seconds)} s {request.size} clip in {request.dtype}"
@@ -63,22 +63,22 @@ def too_large(workload: Workload, fixed: FixedExecution = NOTHING_FIXED) -> TooL
         takes += "".join(f" beside {gigabytes(size)} {places[name]}" for name, size in others.items())
     change = nearest(workload, fixed)
     have = gigabytes(budget.limits[short])
-    if asked:
-        more = " ".join(f"`{name}={gigabytes(least.peaks[name]).replace(' ', '')}`" for name in asked)
+    if limited:
+        more = " ".join(f"`{name}={gigabytes(least.peaks[name]).replace(' ', '')}`" for name in limited)
         free = [
-            f" with {gigabytes(least.peaks[name])} {places[name]}" for name in lacking if name not in asked
+            f" with {gigabytes(least.peaks[name])} {places[name]}" for name in lacking if name not in limited
         ]
         words = f"use {more}{''.join(free)}" + (f", or {change}" if change else "")
-        found = TooLarge(short, have, f"is too little: {takes}", words)
+        error = TooLarge(short, have, f"is too little: {takes}", words)
     else:
         close = "close other programs"
         if workload.spec is not SEEDLING:
             close += ", or use `model=seedling`"
         where = device if short == "vram" else "cpu"
         words = f"use {change}" if change else close
-        found = TooLarge("memory", have, f"is free on {where}, and {takes}", words)
-    found.least = least
-    return found
+        error = TooLarge("memory", have, f"is free on {where}, and {takes}", words)
+    error.least = least
+    return error
 
 
 def excess(plan: Plan, budget: Budget) -> tuple[int, float]:
@@ -101,15 +101,15 @@ def nearest(workload: Workload, fixed: FixedExecution = NOTHING_FIXED) -> str | 
         smaller.append(("`dtype=bfloat16`", replace(request, dtype="bfloat16")))
     for fewer in dict.fromkeys((clips, 1)):
         for words, changed in smaller:
-            said = [word for word in (words, "one seed at a time" if fewer < clips else "") if word]
-            if said and fits(replace(workload, clips=fewer, request=changed)):
-                return " and ".join(said)
+            remedies = [word for word in (words, "one seed at a time" if fewer < clips else "") if word]
+            if remedies and fits(replace(workload, clips=fewer, request=changed)):
+                return " and ".join(remedies)
     for words, changed in smaller:
         for frames in range(request.frames - FRAMES_PER_LATENT, spec.min_frames - 1, -FRAMES_PER_LATENT):
             if fits(single.asking(replace(changed, frames=frames))):
                 shorter = f"`seconds={format_seconds(seconds_of(frames, spec.fps))}`"
-                one = "one seed at a time" if clips > 1 else ""
-                return " and ".join(word for word in (words, shorter, one) if word)
+                fewer_seeds = "one seed at a time" if clips > 1 else ""
+                return " and ".join(word for word in (words, shorter, fewer_seeds) if word)
     for other in CATALOG.values():
         if other.family == spec.family and other.sizes[0].pixels < request.size.pixels:
             width, height = other.sizes[0]

@@ -47,20 +47,20 @@ class CostModel:
 
     def of(self, workload: Workload, execution: ExecutionConfig) -> dict[Row, float]:
         """Seconds by stage, of the stages of which they are known."""
-        found: dict[Row, float | None] = {
+        seconds_by_stage: dict[Row, float | None] = {
             "text": self._text(workload),
             "denoise": self._denoise(workload, execution),
             "decode": workload.clips * self._decode(workload, execution),
         }
-        return {stage: seconds for stage, seconds in found.items() if seconds is not None}
+        return {stage: seconds for stage, seconds in seconds_by_stage.items() if seconds is not None}
 
     def slower(self, workload: Workload, execution: ExecutionConfig) -> float | None:
         """By which share a clip takes longer than if all weights and frames were held in memory."""
         known = self.of(workload, execution)
         if "denoise" not in known:
             return None
-        held = replace(execution, resident_blocks=None, tiling=None)
-        ideal = self.of(workload, held) | {"text": self.prompt or 0.0}
+        unlimited = replace(execution, resident_blocks=None, tiling=None)
+        ideal = self.of(workload, unlimited) | {"text": self.prompt or 0.0}
         return sum(known.values()) / sum(ideal.values()) - 1
 
     def _text(self, workload: Workload) -> float | None:

@@ -32,7 +32,7 @@ class Tiling:
                 raise InvalidInput(f"tiling's {name}", value, "is not a positive number", "use 1 or more")
 
 
-GLANCE = Tiling(rows=15, columns=20, chunk=1)  # for a preview where there is a budget
+PREVIEW_TILING = Tiling(rows=15, columns=20, chunk=1)  # for a preview where there is a budget
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,10 +80,12 @@ class ExecutionConfig:
     def record(self) -> dict[str, Any]:
         """Of the deciding ones those that are not as usual, in plain JSON values: what a clip says of them."""
         usual = ExecutionConfig()
-        found = {
+        changed = {
             name: getattr(self, name) for name in DECIDING if getattr(self, name) != getattr(usual, name)
         }
-        return {name: asdict(value) if isinstance(value, Tiling) else value for name, value in found.items()}
+        return {
+            name: asdict(value) if isinstance(value, Tiling) else value for name, value in changed.items()
+        }
 
 
 class FixedExecution(TypedDict, total=False):

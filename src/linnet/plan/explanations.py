@@ -38,11 +38,11 @@ def choices(
     if stage == "encode":
         yield Choice("frames", "whole frames, four at a time", "they fit, whatever the clip's length")
         return
-    asked = request.dtype if request.decoder_dtype == "auto" else request.decoder_dtype
+    dtype = request.dtype if request.decoder_dtype == "auto" else request.decoder_dtype
     if execution.autoencoder_dtype == "bfloat16":
         reason = "float32 does not fit; it can be seen: pixels differ by about one part in 256"
         yield Choice("dtype", "bfloat16", reason)
-    elif asked == "bfloat16":
+    elif dtype == "bfloat16":
         yield Choice("dtype", "bfloat16", "of convolutions, as the request says; weights are float32")
     else:
         yield Choice("dtype", "float32", "as trained; it fits")

@@ -58,9 +58,9 @@ def cgroup_folders(controller: str, proc: Path = PROC, cgroups: Path = CGROUPS) 
         if controllers and controller not in controllers.split(","):
             continue
         root = cgroups / controllers if controllers else cgroups
-        place = root / inside.lstrip("/")
+        path = root / inside.lstrip("/")
         # In a container the path may be the host's, of which only the root is visible here.
-        for folder in (place, *place.parents):
+        for folder in (path, *path.parents):
             if folder.is_dir():
                 yield folder
             if folder == root:

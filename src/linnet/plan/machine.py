@@ -25,7 +25,7 @@ class Machine:
     budget: Budget
     title: str | None = None
 
-    def settle(self, request: Request) -> Request:
+    def prepare(self, request: Request) -> Request:
         """The request with nothing left for the device to decide."""
         dtype = self.dtype if request.dtype == "auto" else request.dtype
         decoder = dtype if request.decoder_dtype == "auto" else request.decoder_dtype
@@ -36,7 +36,7 @@ class Machine:
     ) -> Workload:
         return Workload(
             model=model,
-            request=self.settle(request),
+            request=self.prepare(request),
             device=self.device,
             budget=self.budget,
             clips=clips,

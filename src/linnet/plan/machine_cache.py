@@ -14,26 +14,26 @@ from linnet.records import read_object_or_nothing
 
 def recall(name: str, key: str, folder: Path | None = None) -> Any:
     """What was kept under the key in the file of that name; None if nothing was, or the file is spoilt."""
-    place = place_of(name, folder)
-    return read(place).get(key) if place else None
+    path = place_of(name, folder)
+    return read(path).get(key) if path else None
 
 
 def keep(name: str, key: str, value: Any, folder: Path | None = None) -> None:
     """Keep a JSON value, if the disk lets it."""
-    place = place_of(name, folder)
-    if place is None:
+    path = place_of(name, folder)
+    if path is None:
         return
     with suppress(OSError):
-        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle, part = mkstemp(dir=place.parent, suffix=".part")
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle, part = mkstemp(dir=path.parent, suffix=".part")
         with os.fdopen(handle, "w") as file:
-            json.dump({**read(place), key: value}, file, indent=1)
-        Path(part).replace(place)
+            json.dump({**read(path), key: value}, file, indent=1)
+        Path(part).replace(path)
 
 
-def read(place: Path) -> Mapping[str, Any]:
+def read(path: Path) -> Mapping[str, Any]:
     try:
-        return read_object_or_nothing(place.read_text("utf-8"))
+        return read_object_or_nothing(path.read_text("utf-8"))
     except (OSError, ValueError):
         return {}
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from linnet.errors import WeightsError
 from linnet.geometry import Grid
-from linnet.plan.execution import GLANCE, ExecutionConfig, Tiling
+from linnet.plan.execution import PREVIEW_TILING, ExecutionConfig, Tiling
 from linnet.plan.tiles import DecodeSizes, decode_sizes, wan_decoder
 from linnet.weights.files import Header, read_header, shards
 from linnet.weights.names import FLOAT32_PARTS, NOT_WEIGHTS, TRANSFORMER_PREFIX
@@ -81,14 +81,14 @@ def shape_of(files: ModelFiles) -> Shape:
         header, f"{TRANSFORMER_PREFIX}blocks.0.ffn.0.weight", "a video transformer of linnet's"
     )
     text = [read_header(path) for path in shards(files.text_encoder)]
-    first = [(one, name) for one in text for name in one.tensors if ".block.0." in name]
+    first = [(shard, name) for shard in text for name in shard.tensors if ".block.0." in name]
     kind = "a text encoder of linnet's"
     inner = [
-        sides(one, name, kind)
-        for one, name in first
+        sides(shard, name, kind)
+        for shard, name in first
         if "wi" in name.split(".")[-2] and name.endswith(".weight")
     ]
-    biases = [sides(one, name, kind) for one, name in first if "relative_attention_bias" in name]
+    biases = [sides(shard, name, kind) for shard, name in first if "relative_attention_bias" in name]
     return Shape(
         text=count(text),
         text_block=largest_block(text),
@@ -108,8 +108,8 @@ def sides(header: Header, name: str, kind: str) -> tuple[int, int]:
     """(Rows, columns) of a matrix."""
     entry = header.tensors.get(name)
     if entry is None or len(entry.shape) != 2:
-        found = f"has the shape {list(entry.shape)} and is no matrix" if entry else "is missing"
-        problem = f"is not {kind}: {name} {found}"
+        state = f"has the shape {list(entry.shape)} and is no matrix" if entry else "is missing"
+        problem = f"is not {kind}: {name} {state}"
         raise WeightsError("weights", header.path, problem, "use the files of the chosen model")
     rows, columns = entry.shape
     return rows, columns
@@ -117,7 +117,7 @@ def sides(header: Header, name: str, kind: str) -> tuple[int, int]:
 
 def largest_block(headers: Sequence[Header]) -> Parameters:
     """Of a text encoder: what is in memory of it at a time while it streams."""
-    numbers = {found[1] for header in headers for name in header.tensors if (found := TEXT_BLOCK.match(name))}
+    numbers = {match[1] for header in headers for name in header.tensors if (match := TEXT_BLOCK.match(name))}
     blocks = (count(headers, f"encoder.block.{number}.") for number in numbers)
     return max(blocks, default=Parameters(0, 0))
 
@@ -235,18 +235,18 @@ def decode_working(kind: str, execution: ExecutionConfig, grid: Grid) -> tuple[i
     item = BYTES[execution.autoencoder_dtype]
     latents = (4 + item) * CHANNELS * grid.frames * cells
     if execution.tiling:
-        found = sizes(
+        tiled_sizes = sizes(
             grid.height, grid.width, execution.tiling, item, min(grid.frames, execution.tiling.chunk + 1)
         )
-        return found.peak + latents, found.parked
+        return tiled_sizes.peak + latents, tiled_sizes.parked
     past = 2 * PAST_CHANNELS * item * cells  # two frames of each
     # Four frames of 96 channels: a residual block's input, and two and a half of what its convolution sees.
     return latents + past + 5 * 4 * 96 * item * 64 * cells, 0
 
 
-def glance_working(kind: str, execution: ExecutionConfig, grid: Grid) -> int:
+def preview_working(kind: str, execution: ExecutionConfig, grid: Grid) -> int:
     """What a preview takes beside the weights."""
-    tiled = replace(execution, tiling=GLANCE if kind == "wan" else None)
+    tiled = replace(execution, tiling=PREVIEW_TILING if kind == "wan" else None)
     return decode_working(kind, tiled, grid._replace(frames=1))[0]
 
 

@@ -10,7 +10,7 @@ from linnet.plan.memory import (
     decode_working,
     denoise_working,
     encode_working,
-    glance_working,
+    preview_working,
     text_weights,
     text_working,
     transformer_weights,
@@ -82,8 +82,8 @@ def memory_of(
     )
     decoder, parked = decode_working(spec.autoencoder, execution, grid)
     autoencoder = sum(shape.autoencoder) * BYTES[execution.autoencoder_dtype]
-    budgeted = bool(workload.budget.asked)
-    preview = autoencoder + glance_working(spec.autoencoder, execution, grid) if budgeted else 0
+    budgeted = bool(workload.budget.limited)
+    preview = autoencoder + preview_working(spec.autoencoder, execution, grid) if budgeted else 0
     beside, behind = (kept + stay, waiting) if transformer_stays else (kept, 0)
     working: dict[Row, int] = {
         "text": encoder + text_working(shape, dtype, execution, spec.max_prompt_tokens),

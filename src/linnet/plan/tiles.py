@@ -93,23 +93,23 @@ def cores(size: int, length: int) -> list[Span]:
 def needed(layers: Sequence[Layer], core: Span, size: int) -> tuple[Span, ...]:
     """Of a side of `size` cells: what each layer must be given so that the pixels of `core` are right, and those."""
     factor = math.prod(layer.scale for layer in layers)
-    size, span = factor * size, Span(factor * core.start, factor * core.stop)
-    spans = [span]
+    size, range_seen = factor * size, Span(factor * core.start, factor * core.stop)
+    spans = [range_seen]
     for layer in reversed(layers):
         reach, step = layer.sees, layer.scale
         size //= step
-        start, stop = (span.start - reach) // step, -(-(span.stop + reach) // step)
-        span = Span(max(0, start), min(size, stop))
-        spans.append(span)
+        start, stop = (range_seen.start - reach) // step, -(-(range_seen.stop + reach) // step)
+        range_seen = Span(max(0, start), min(size, stop))
+        spans.append(range_seen)
     return tuple(reversed(spans))
 
 
 class DecodeSizes(NamedTuple):
     """Bytes of a tiled decode, weights and latents apart. `parked`: the pasts of all tiles and the frames of a chunk,
-    where they wait; `held`: the largest past at work; `peak`: the most on the device, that past among it."""
+    where they wait; `resident`: the largest past at work; `peak`: the most on the device, that past among it."""
 
     parked: int
-    held: int
+    resident: int
     peak: int
 
 
@@ -131,7 +131,7 @@ def decode_sizes(
     whole, tiled = layers
     chunk = min(tiling.chunk, steps or tiling.chunk)
     frame = Span(0, height), Span(0, width)
-    everything = Tile(*(tuple(span for _ in range(len(whole) + 1)) for span in frame))
+    everything = Tile(*(tuple(axis for _ in range(len(whole) + 1)) for axis in frame))
     tiles = tiles_of(tiled, height, width, tiling)
     small = chunk * height * width * tiled[0].width
     common = past_size(whole, everything)
@@ -142,7 +142,7 @@ def decode_sizes(
     frames = FRAMES_PER_LATENT * chunk * height * width * PIXELS_PER_LATENT**2 * 3
     return DecodeSizes(
         parked=batch * item * (later + frames),
-        held=batch * item * max(common, *pasts),
+        resident=batch * item * max(common, *pasts),
         peak=batch * item * (small + max(peaks)),
     )
 
@@ -154,8 +154,8 @@ def tiling_work(
     whole, tiled = layers
     frame = Tiling(rows=height, columns=width)
     before, plain, cut = (
-        sum(work(part, tile) for tile in tiles_of(part, height, width, way))
-        for part, way in ((whole, frame), (tiled, frame), (tiled, tiling))
+        sum(work(part, tile) for tile in tiles_of(part, height, width, tiling_of_part))
+        for part, tiling_of_part in ((whole, frame), (tiled, frame), (tiled, tiling))
     )
     return (before + cut) / (before + plain)
 

@@ -54,12 +54,12 @@ def through(backend: SDPBackend, query: Tensor, key: Tensor, value: Tensor) -> T
 
 def candidates(device: torch.device, work: Work) -> Mapping[str, Attend]:
     """By name; whether the device can, only trying tells."""
-    found: dict[str, Attend] = {STOCK: attend}
+    backends: dict[str, Attend] = {STOCK: attend}
     if device.type == "cuda":
-        found |= {name: partial(through, backend) for name, backend in BACKENDS.items()}
+        backends |= {name: partial(through, backend) for name, backend in BACKENDS.items()}
     if device.type == "cpu" and 4 * work.batch * work.heads * work.tokens**2 <= PLAIN_BYTES:
-        found["plain"] = attend_plainly
-    return found
+        backends["plain"] = attend_plainly
+    return backends
 
 
 def choose(work: Work, device: torch.device, dtype: torch.dtype) -> str:
@@ -70,11 +70,11 @@ def choose(work: Work, device: torch.device, dtype: torch.dtype) -> str:
         return STOCK
     facts = (title(str(device)), circumstances(), str(dtype), f"{torch.get_num_threads()} threads")
     key = ", ".join([*facts, "x".join(map(str, kind))])
-    found = machine_cache.recall("attention", key)
-    if found not in ways:
-        found = fastest(ways, kind, device, dtype)
-        machine_cache.keep("attention", key, found)
-    return found
+    chosen = machine_cache.recall("attention", key)
+    if chosen not in ways:
+        chosen = fastest(ways, kind, device, dtype)
+        machine_cache.keep("attention", key, chosen)
+    return chosen
 
 
 def fastest(ways: Mapping[str, Attend], work: Work, device: torch.device, dtype: torch.dtype) -> str:
@@ -85,10 +85,10 @@ def fastest(ways: Mapping[str, Attend], work: Work, device: torch.device, dtype:
     times: dict[str, float] = {}
     with torch.inference_mode():
         for turn in range(ROUNDS + 1):  # the first does not count: libraries warm up in it
-            for name, way in ways.items():
+            for name, attend in ways.items():
                 if times.get(name, 0.0) > ENOUGH:
                     continue
-                seconds = timed(lambda way=way: way(query, key, value), device)
+                seconds = timed(lambda attend=attend: attend(query, key, value), device)
                 if turn or seconds == NEVER:
                     times[name] = min(seconds, times.get(name, NEVER))
     best = min(times, key=lambda name: times[name])

@@ -51,8 +51,8 @@ class Compiled:
         self.text = [(list(parameters).index(name), axis) for name, axis in TEXT if name in parameters]
 
     def __call__(self, *given: Any) -> Any:
-        for place, axis in self.text:
-            torch._dynamo.mark_dynamic(given[place], axis)
+        for index, axis in self.text:
+            torch._dynamo.mark_dynamic(given[index], axis)
         try:
             return self.run(*given)
         except self.too_many:

@@ -50,8 +50,8 @@ def circumstances() -> str:
     """What times depend on beside the device's name: torch's version and which of a CPU's instructions it finds. Names
     such as "Intel Xeon" are shared by machines with and without those for matrices."""
     features = getattr(torch.cpu, "get_capabilities", dict)()
-    found = [name for name in ("avx512_bf16", "amx_bf16", "sve_bf16") if features.get(name) is True]
-    return ", ".join([f"torch {torch.__version__}", torch.backends.cpu.get_cpu_capability(), *found])
+    present = [name for name in ("avx512_bf16", "amx_bf16", "sve_bf16") if features.get(name) is True]
+    return ", ".join([f"torch {torch.__version__}", torch.backends.cpu.get_cpu_capability(), *present])
 
 
 def check_format(format: Format | None, device: torch.device) -> None:
@@ -90,11 +90,11 @@ def bfloat16_pays(cpu: str) -> bool:
     With AVX-512's alone some take half of float32's time, and others twice as long, so it is tried once and remembered.
     """
     key = f"{cpu}, {torch.__version__}"
-    found = machine_cache.recall("bfloat16", key)
-    if not isinstance(found, bool):
-        found = seconds_of_product(torch.bfloat16) < seconds_of_product(torch.float32)
-        machine_cache.keep("bfloat16", key, found)
-    return found
+    faster = machine_cache.recall("bfloat16", key)
+    if not isinstance(faster, bool):
+        faster = seconds_of_product(torch.bfloat16) < seconds_of_product(torch.float32)
+        machine_cache.keep("bfloat16", key, faster)
+    return faster
 
 
 def seconds_of_product(dtype: torch.dtype) -> float:
@@ -123,11 +123,11 @@ def check_there(device: str, *, vram: int | None, ram: int | None) -> None:
     there = {"ram": installed_memory()}
     if vram is not None and device.startswith("cuda"):
         there["vram"] = torch.cuda.get_device_properties(card_number(device)).total_memory
-    for field, asked in (("vram", vram), ("ram", ram)):
+    for field, size in (("vram", vram), ("ram", ram)):
         most = there.get(field)
-        if asked is not None and most is not None and asked > most:
+        if size is not None and most is not None and size > most:
             problem = f"is more than there is, {format_bytes(most)}"
-            raise InvalidInput(field, format_bytes(asked), problem, "use less, or leave it out")
+            raise InvalidInput(field, format_bytes(size), problem, "use less, or leave it out")
 
 
 def card_number(device: str) -> int:

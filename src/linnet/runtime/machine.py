@@ -76,7 +76,7 @@ def refuse_early(
 
 def with_free_memory(machine: Machine) -> Machine:
     """With what is free now, where nobody has said what may be used."""
-    if machine.budget.asked:
+    if machine.budget.limited:
         return machine
     return replace(machine, budget=budget_of(machine.device))
 
@@ -90,7 +90,7 @@ def occupy(machine: Machine) -> None:
     torch.set_num_threads(machine.threads)
     if machine.title is None:
         return  # it is not here
-    if "vram" in machine.budget.asked and machine.budget.device is not None:
+    if "vram" in machine.budget.limited and machine.budget.device is not None:
         limit_memory(machine.device, machine.budget.device - ALLOWANCES[kind_of(machine.device)].device)
 
 
@@ -120,7 +120,7 @@ def card_is_here(name: str) -> bool:
 
 def budget_of(device: str, *, vram: int | None = None, ram: int | None = None) -> Budget:
     """What a person allows, in bytes, and for the rest what is free now; a card that is not here must be described."""
-    asked = frozenset(name for name, size in (("vram", vram), ("ram", ram)) if size is not None)
+    limited = frozenset(name for name, size in (("vram", vram), ("ram", ram)) if size is not None)
     system = host_memory() if ram is None else ram
     if kind_of(device) == "cpu":
         if vram is not None:
@@ -130,7 +130,7 @@ def budget_of(device: str, *, vram: int | None = None, ram: int | None = None) -
                 "is the memory of a card, and cpu is none",
                 "give main memory, or a card as the device",
             )
-        return Budget(system=system, asked=asked)
+        return Budget(system=system, limited=limited)
     if vram is None:
         problem = f"is not given, and there is no {device} here whose memory could be asked for"
         unknown = InvalidInput("vram", "", problem, "say how much the card has, such as 8GB")
@@ -142,4 +142,4 @@ def budget_of(device: str, *, vram: int | None = None, ram: int | None = None) -
             vram = available_memory(resolve_device(device))
         except InvalidInput:
             raise unknown from None
-    return Budget(device=vram, system=system, asked=asked)
+    return Budget(device=vram, system=system, limited=limited)

@@ -81,27 +81,27 @@ class RingShare:
         return self.shares[self.rank]
 
     def attend(self, query: Heads, key: Heads, value: Heads) -> Heads:
-        held, found = torch.stack((key, value)), None
+        pair, merged = torch.stack((key, value)), None
         for turn in range(len(self.shares)):
-            coming, transfers = self._pass_on(held, turn)
-            part = look(query, *held)
-            found = merge(found, part) if found else part
+            coming, transfers = self._pass_on(pair, turn)
+            part = look(query, *pair)
+            merged = merge(merged, part) if merged else part
             for transfer in transfers:
                 transfer.wait()
-            held = coming
-        assert found is not None
-        return found.mixed.to(value.dtype)
+            pair = coming
+        assert merged is not None
+        return merged.mixed.to(value.dtype)
 
-    def _pass_on(self, held: Pair, turn: int) -> tuple[Pair, list[dist.Work]]:
+    def _pass_on(self, pair: Pair, turn: int) -> tuple[Pair, list[dist.Work]]:
         """Send what is held to the next process; what the one before holds will be there when the transfers are."""
         size = len(self.shares)
         if turn == size - 1:  # everyone's has been everywhere
-            return held, []
+            return pair, []
         origin = self.shares[(self.rank - turn - 1) % size]
-        coming = held.new_empty((*held.shape[:3], origin.stop - origin.start, held.shape[4]))
+        coming = pair.new_empty((*pair.shape[:3], origin.stop - origin.start, pair.shape[4]))
         transfers = dist.batch_isend_irecv(
             [
-                dist.P2POp(dist.isend, held, group=self.group, group_peer=(self.rank + 1) % size),
+                dist.P2POp(dist.isend, pair, group=self.group, group_peer=(self.rank + 1) % size),
                 dist.P2POp(dist.irecv, coming, group=self.group, group_peer=(self.rank - 1) % size),
             ]
         )
@@ -128,9 +128,9 @@ class SplitGuidance(GuidedVelocity):
     def _in_turn(self, latents: Latents, timestep: Float[Tensor, "B"]) -> tuple[Latents, Latents]:
         text = (self.prompt, self.negative)[dist.get_rank(self.pair)]
         velocity = self.model(latents, timestep, text).contiguous()
-        cond, null = torch.empty_like(velocity), torch.empty_like(velocity)
-        dist.all_gather([cond, null], velocity, group=self.pair)
-        return cond, null
+        cond, uncond = torch.empty_like(velocity), torch.empty_like(velocity)
+        dist.all_gather([cond, uncond], velocity, group=self.pair)
+        return cond, uncond
 
 
 def shared_velocity(
@@ -158,7 +158,7 @@ def shared_velocity(
     half = size // 2
     # Every process has to take part in the making of every group, its own or not.
     rings: list[Any] = [dist.new_group(range(half)), dist.new_group(range(half, size))]
-    pairs: list[Any] = [dist.new_group([place, place + half]) for place in range(half)]
+    pairs: list[Any] = [dist.new_group([rank_in_half, rank_in_half + half]) for rank_in_half in range(half)]
     shared = partial(model.forward, share=Ring(rings[rank // half])) if half > 1 else model
     return SplitGuidance(
         model=shared, prompt=prompt, negative=negative, guidance=guidance, pair=pairs[rank % half]

@@ -55,8 +55,8 @@ def start_copy(frames: Float[Tensor, "1 3 f H W"]) -> Copy:
         return Copy(pixels.cpu(), finite.cpu(), None)
     # Page-locked, without which a copy keeps the host waiting.
     places = tuple(torch.empty(x.shape, dtype=x.dtype, pin_memory=True) for x in (pixels, finite))
-    for place, x in zip(places, (pixels, finite), strict=True):
-        place.copy_(x, non_blocking=True)
+    for buffer, x in zip(places, (pixels, finite), strict=True):
+        buffer.copy_(x, non_blocking=True)
     return Copy(places[0], places[1], torch.cuda.current_stream(frames.device).record_event())
 
 

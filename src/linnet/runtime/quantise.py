@@ -91,7 +91,7 @@ def check_space(files: ModelFiles, folder: Path, format: Format) -> None:
 def copy_rest(source: Path, target: Path, done: set[Path]) -> None:
     """A file, or what is in a folder, but those that are `done`."""
     for file in files_under(source):
-        place = target / file.name if source.is_dir() else target
+        output = target / file.name if source.is_dir() else target
         if file not in done:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, place)
+            output.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, output)

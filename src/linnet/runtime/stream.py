@@ -34,9 +34,9 @@ def transformer_of(file: Path) -> Transformer:
     return Transformer(config_as(TransformerConfig, file) or linum_v2())
 
 
-def is_resident(i: int, held: int, count: int) -> bool:
+def is_resident(i: int, resident: int, count: int) -> bool:
     """Whether block `i` is among the `held` of `count` that stay: spread evenly, so that each copy has most time."""
-    return (i + 1) * held // count > i * held // count
+    return (i + 1) * resident // count > i * resident // count
 
 
 def stream_into(
@@ -64,19 +64,19 @@ def stream_into(
             kind = torch.float32 if name in FLOAT32_PARTS else dtype
             fill(part, headers, device=device, dtype=kind, prefix=f"{prefix}{name}.")
     for i, block in enumerate(model.blocks):
-        place = f"{prefix}blocks.{i}."
+        prefix_of_block = f"{prefix}blocks.{i}."
         if is_resident(i, resident_blocks, count):
-            fill(block, headers, device=device, dtype=dtype, prefix=place)
+            fill(block, headers, device=device, dtype=dtype, prefix=prefix_of_block)
         elif blocks_from == "memory":
-            state = fill(block, headers, dtype=dtype, prefix=place).state_dict()
+            state = fill(block, headers, dtype=dtype, prefix=prefix_of_block).state_dict()
             waiting[i] = {name: locked(tensor, device) for name, tensor in state.items()}
             block.to("meta")
         watch(i + 1, count)
 
     def from_file(i: int) -> Iterator[tuple[str, Tensor]]:
-        place = f"{prefix}blocks.{i}."
-        for name, tensor in read(headers, {place + name for name in model.blocks[i].state_dict()}):
-            yield name.removeprefix(place), tensor
+        prefix_of_block = f"{prefix}blocks.{i}."
+        for name, tensor in read(headers, {prefix_of_block + name for name in model.blocks[i].state_dict()}):
+            yield name.removeprefix(prefix_of_block), tensor
 
     def from_memory(i: int) -> Iterable[tuple[str, Tensor]]:
         return waiting[i].items()
@@ -89,9 +89,9 @@ def locked(x: Tensor, device: torch.device) -> Tensor:
     """In system memory from which `device` copies fast."""
     if device.type != "cuda":
         return x
-    place = transfer.reserve(x, torch.device("cpu"), beside=device)
-    transfer.copy(place, x)
-    return place
+    buffer = transfer.reserve(x, torch.device("cpu"), beside=device)
+    transfer.copy(buffer, x)
+    return buffer
 
 
 class BlockStream:

@@ -44,7 +44,7 @@ class TextStates:
     ) -> None:
         self.files, self.device, self.dtype, self.cache = files, device, dtype, cache
         self.format: Format | None = format
-        self.held, self.loading = False, loading
+        self.keep_resident, self.loading = False, loading
         self._known: dict[tuple[int, ...], States] = {}
         self._resident: T5Encoder | None = None
 
@@ -64,7 +64,7 @@ class TextStates:
 
     def free(self) -> None:
         """Drop the encoder, which streams from its file from now on, unless it is small. The known states stay."""
-        self._resident, self.held = None, False
+        self._resident, self.keep_resident = None, False
         self.__dict__.pop("matched", None)  # it was filled in place
 
     def of(
@@ -96,28 +96,28 @@ class TextStates:
         if self.small or not self.cache or folder is None:
             return None
         # The last bits depend on these, and the same request shall give the same bytes.
-        way = [
+        key = [
             self.device.type,
             self.dtype,
             *([self.format] if self.format else []),
             torch.get_num_threads(),
             torch.__version__,
         ]
-        maker = " ".join(map(str, [fingerprint(shards(self.files)), *way]))
+        maker = " ".join(map(str, [fingerprint(shards(self.files)), *key]))
         return TextCache(folder=folder / "text", maker=maker)
 
     def _encode(
         self, prompts: Sequence[Int[Tensor, "1 _"]], watch: Callable[[int, int], object]
     ) -> list[Float[Tensor, "1 _ M"]]:
         encoder, headers = self.matched
-        if not (self._resident or self.small or self.held):
+        if not (self._resident or self.small or self.keep_resident):
             return encode_streamed(
                 encoder, headers, prompts, device=self.device, dtype=self.dtype, watch=watch
             )
         if self._resident is None:
             self.loading(0, 1)
-            way = {"device": self.device, "dtype": self.dtype, "watch": self.loading}
-            self._resident = fill(encoder, headers, **way).eval()
+            options = {"device": self.device, "dtype": self.dtype, "watch": self.loading}
+            self._resident = fill(encoder, headers, **options).eval()
         with torch.inference_mode():
             return [self._resident(ids, torch.ones_like(ids)) for ids in prompts]
 

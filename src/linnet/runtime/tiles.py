@@ -43,9 +43,9 @@ class Waiting:
 
     def rest(self, past: Past) -> None:
         for conv, tail in past.tails.items():
-            place = self.tails.get(conv)
+            buffer = self.tails.get(conv)
             self.tails[conv] = (
-                transfer.park(tail, self.parked, place if isinstance(place, Tensor) else None)
+                transfer.park(tail, self.parked, buffer if isinstance(buffer, Tensor) else None)
                 if isinstance(tail, Tensor)
                 else tail
             )

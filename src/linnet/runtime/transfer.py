@@ -19,16 +19,16 @@ def move(x: Shaped[Tensor, "..."], device: torch.device) -> Shaped[Tensor, "..."
 
 
 def park(
-    x: Shaped[Tensor, "..."], device: torch.device, place: Tensor | None = None
+    x: Shaped[Tensor, "..."], device: torch.device, buffer: Tensor | None = None
 ) -> Shaped[Tensor, "..."]:
     """`x` where it can wait for `move`, in the memory of `place` (an earlier result, of its shape) if there is one;
     itself if it is there."""
     if x.device == device:
         return x
-    if place is None:
-        place = reserve(x, device, beside=x.device)
-    copy(place, x)
-    return place
+    if buffer is None:
+        buffer = reserve(x, device, beside=x.device)
+    copy(buffer, x)
+    return buffer
 
 
 def copy(target: Shaped[Tensor, "..."], source: Shaped[Tensor, "..."]) -> None:
@@ -45,10 +45,10 @@ def reserve(
     If that is a GPU, system memory is page-locked, without which copies are slow. Torch's own allocator of such memory
     rounds sizes up to powers of two, so ordinary memory is locked instead; if the system refuses, it stays ordinary.
     """
-    place = torch.empty_like(like, device=device)
-    if device.type == "cpu" and beside.type == "cuda" and place.nbytes:
-        storage = place.untyped_storage()
+    buffer = torch.empty_like(like, device=device)
+    if device.type == "cpu" and beside.type == "cuda" and buffer.nbytes:
+        storage = buffer.untyped_storage()
         cudart: Any = torch.cuda.cudart()
         if int(cudart.cudaHostRegister(storage.data_ptr(), storage.nbytes(), 0)) == 0:
             weakref.finalize(storage, cudart.cudaHostUnregister, storage.data_ptr())
-    return place
+    return buffer

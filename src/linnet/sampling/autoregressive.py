@@ -28,24 +28,26 @@ def autoregressive(
     *,
     given: Mapping[int, Float[Tensor, "B C H W"]],
     seed: int,
-    turns: int = 1,
+    resampling_steps: int = 1,
 ) -> Iterator[Step]:
-    """Denoise each window down to its clean frames, the next one with those of them held that it begins with.
+    """Denoise each window to its end; the next one keeps those of its frames that it begins with.
 
     `fresh` gives each run its own velocity, for clips of a window's length: guidance remembers. `given` are frames of
-    the whole clip that are kept from the outset, as in `KeptFrames`; a window with one of them takes `turns`. Steps
-    count on through all windows; their `latents` are the whole clip's, noise where no window has been yet, and `clean`
-    is of the window at work.
+    the whole clip that are kept from the outset, as in `KeptFrames`; a window with one of them takes
+    `resampling_steps`. Steps count on through all windows; their `latents` are the whole clip's, noise where no window
+    has been yet, and `denoised` is of the window at work.
     """
     whole, done, total = noise.float().clone(), 0, len(windows.places) * (len(sigmas) - 1)
     given = {frame % windows.frames: shown for frame, shown in given.items()}
-    for number, place in enumerate(windows.places):
-        shared = {index: whole[:, :, frame] for index, frame in enumerate(place) if frame < done}
-        own = {index: given[frame] for index, frame in enumerate(place) if frame in given and frame >= done}
-        held = KeptFrames(frames=shared | own, seed=seed + number, turns=turns if own else 1)
-        course: Sampler = held if held.frames else denoise
-        at = torch.tensor(place, device=whole.device)
-        for step in course(fresh(), noise.index_select(2, at), sigmas, solver):
+    for number, window in enumerate(windows.places):
+        shared = {index: whole[:, :, frame] for index, frame in enumerate(window) if frame < done}
+        own = {index: given[frame] for index, frame in enumerate(window) if frame in given and frame >= done}
+        kept = KeptFrames(
+            frames=shared | own, seed=seed + number, resampling_steps=resampling_steps if own else 1
+        )
+        sampler: Sampler = kept if kept.frames else denoise
+        at = torch.tensor(window, device=whole.device)
+        for step in sampler(fresh(), noise.index_select(2, at), sigmas, solver):
             whole = whole.index_copy(2, at, step.latents)
             yield replace(step, index=number * step.count + step.index, count=total, latents=whole)
-        done = place[-1] + 1
+        done = window[-1] + 1

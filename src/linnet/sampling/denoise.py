@@ -29,7 +29,7 @@ Sampler = Callable[[Velocity, Latents, Float[Tensor, " levels"], Solver], Iterat
 class Step:
     """Step `index` (from 0) of `count` is done; `latents` are left at noise level `sigma`.
 
-    `clean` is where the flow points from here, the data that the model expects: what a preview shows. It may be of a
+    `denoised` is where the flow points from here, the data that the model expects: what a preview shows. It may be of a
     part of the clip, the one at work.
     """
 
@@ -37,7 +37,7 @@ class Step:
     count: int
     sigma: float
     latents: Latents
-    clean: Float[Tensor, "B C t H W"]
+    denoised: Float[Tensor, "B C t H W"]
 
 
 def denoise(
@@ -52,9 +52,9 @@ def denoise(
         timestep = (TIMESTEPS * sigma).expand(len(latents)).to(latents.device)
         with torch.no_grad():
             direction = velocity(latents, timestep).float()
-        clean = latents - sigma * direction
+        denoised = latents - sigma * direction
         latents, history = solver(latents, direction, sigmas, index, history)
-        yield Step(index, count, float(sigmas[index + 1]), latents, clean)
+        yield Step(index, count, float(sigmas[index + 1]), latents, denoised)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,21 +111,21 @@ class GuidedVelocity:
     negative: TextContext
     guidance: Guidance
     batched: bool = False
-    running: Latents | None = None
+    momentum_buffer: Latents | None = None
     _both: TextContext | None = None
 
     def __call__(self, latents: Latents, timestep: Float[Tensor, "B"]) -> Latents:
         if not self.guidance.acts(timestep):
             return self.model(latents, timestep, self.prompt)
-        cond, null = (
+        cond, uncond = (
             self._in_one_batch(latents, timestep) if self.batched else self._in_turn(latents, timestep)
         )
         g = self.guidance
         if g.method == "cfg":
-            return cfg(cond, null, g.scale)
-        before = steady_state(cond - null, g.momentum) if g.steady else self.running
-        guided, self.running = apg(
-            cond, null, before, scale=g.scale, momentum=g.momentum, eta=g.eta, rescale=g.rescale
+            return cfg(cond, uncond, g.scale)
+        before = steady_state(cond - uncond, g.momentum) if g.steady else self.momentum_buffer
+        guided, self.momentum_buffer = apg(
+            cond, uncond, before, scale=g.scale, momentum=g.momentum, eta=g.eta, rescale=g.rescale
         )
         return guided
 
@@ -137,5 +137,5 @@ class GuidedVelocity:
             texts = (self.prompt, self.negative)
             prompt, negative = (text.repeat(len(latents) // len(text.bias)) for text in texts)
             self._both = prompt.join(negative)
-        cond, null = self.model(latents.repeat(2, 1, 1, 1, 1), timestep.repeat(2), self._both).chunk(2)
-        return cond, null
+        cond, uncond = self.model(latents.repeat(2, 1, 1, 1, 1), timestep.repeat(2), self._both).chunk(2)
+        return cond, uncond

@@ -12,15 +12,15 @@ Velocity = Float[Tensor, "B C T H W"]
 SMALLEST = 1e-24  # squared length below which a velocity has no direction
 
 
-def cfg(cond: Velocity, null: Velocity, scale: float) -> Velocity:
+def cfg(cond: Velocity, uncond: Velocity, scale: float) -> Velocity:
     """Ho & Salimans, arXiv 2207.12598. A scale of 1 gives `cond`."""
-    return torch.lerp(null, cond, scale)
+    return torch.lerp(uncond, cond, scale)
 
 
 def apg(
     cond: Velocity,
-    null: Velocity,
-    running: Velocity | None,
+    uncond: Velocity,
+    momentum_buffer: Velocity | None,
     *,
     scale: float,
     momentum: float,
@@ -34,14 +34,14 @@ def apg(
     along `cond`, the part that oversaturates; a negative `momentum` damps what repeats. The first step's
     `running` is None. Computed in the tensors' dtype: float32 is enough (benchmarks/guidance.py).
     """
-    running = cond - null if running is None else cond - null + momentum * running
-    difference = running
+    momentum_buffer = cond - uncond if momentum_buffer is None else cond - uncond + momentum * momentum_buffer
+    difference = momentum_buffer
     if rescale > 0:
         norm = difference.square().sum((1, 3, 4), keepdim=True).sqrt()
         difference = difference * (rescale / norm).clamp(max=1)
     parallel = dot(difference, cond) / dot(cond, cond).clamp(min=SMALLEST) * cond
     orthogonal = difference - parallel
-    return cond + scale * (orthogonal + eta * parallel), running
+    return cond + scale * (orthogonal + eta * parallel), momentum_buffer
 
 
 def steady_state(difference: Velocity, momentum: float) -> Velocity:

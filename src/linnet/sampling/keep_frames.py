@@ -17,7 +17,7 @@ from linnet.sampling.solvers import Solver
 
 Levels = Float[Tensor, " levels"]
 
-VEIL = 0.5  # of the noise, over what is held
+CONDITIONING_NOISE = 0.5  # of the noise, over what is held
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,51 +26,53 @@ class KeptFrames:
 
     Of these the flow is known, straight from their noise to what they show, so the last step arrives at them exactly.
     Under as much noise as all the rest they would say little in the first steps, in which is decided where things are:
-    the model sees them under `veil` of it. (With a seedling that had seen no such clip in training, what moved went on
-    from where it was, within 6 pixels, in 83 of 100 clips after half of it, and in 50 after all of it. The one that
-    ships has seen them under any share.)
-    In the early steps, where the rest takes its form, each step is taken `turns` times, between which the noise comes
-    back (RePaint, arXiv 2201.09865, for flows). `seed` is of that noise.
+    the model sees them under `conditioning_noise` of it. (With a seedling that had seen no such clip in training, what
+    moved went on from where it was, within 6 pixels, in 83 of 100 clips after half of it, and in 50 after all of it.
+    The one that ships has seen them under any share.)
+    In the early steps, where the rest takes its form, each step is taken `resampling_steps` times, between which the
+    noise comes back (RePaint, arXiv 2201.09865, for flows). `seed` is of that noise.
     """
 
     frames: Mapping[int, Float[Tensor, "B C H W"]]
     seed: int
-    turns: int = 1
-    veil: float = VEIL
+    resampling_steps: int = 1
+    conditioning_noise: float = CONDITIONING_NOISE
 
     def __call__(self, velocity: Velocity, noise: Latents, sigmas: Levels, solver: Solver) -> Iterator[Step]:
         count = len(sigmas) - 1
-        first = early(count) if self.turns > 1 else 0
+        first = early(count) if self.resampling_steps > 1 else 0
         fresh = torch.Generator(noise.device).manual_seed(self.seed)
-        held, x = self.holding(velocity), noise.float()
+        constrained, x = self.holding(velocity), noise.float()
         for index in range(first):
             here = sigmas[index : index + 2]
-            step = next(denoise(held, x, here))
-            for _ in range(self.turns - 1 if index else 0):  # back to pure noise would be to another clip
+            step = next(denoise(constrained, x, here))
+            for _ in range(
+                self.resampling_steps - 1 if index else 0
+            ):  # back to pure noise would be to another clip
                 x = noisier(step.latents, float(here[1]), float(here[0]), fresh)
-                step = next(denoise(held, x, here))
+                step = next(denoise(constrained, x, here))
             x = step.latents
             yield replace(step, index=index, count=count)
-        for step in denoise(held, x, sigmas[first:], solver):
+        for step in denoise(constrained, x, sigmas[first:], solver):
             yield replace(step, index=first + step.index, count=count)
 
     def holding(self, velocity: Velocity) -> Velocity:
         """The same velocity, but for the frames that are held."""
 
-        def held(latents: Latents, timestep: Float[Tensor, "B"]) -> Latents:
+        def constrained(latents: Latents, timestep: Float[Tensor, "B"]) -> Latents:
             sigma, seen = (timestep / TIMESTEPS).view(-1, 1, 1, 1), latents.clone()
             known = {
                 frame: (latents[:, :, frame] - shown.to(latents)) / sigma
                 for frame, shown in self.frames.items()
             }
             for frame, straight in known.items():
-                seen[:, :, frame] -= (1 - self.veil) * sigma * straight
+                seen[:, :, frame] -= (1 - self.conditioning_noise) * sigma * straight
             direction = velocity(seen, timestep).clone()
             for frame, straight in known.items():
                 direction[:, :, frame] = straight
             return direction
 
-        return held
+        return constrained
 
 
 def noisier(x: Latents, low: float, high: float, generator: torch.Generator) -> Latents:

@@ -15,7 +15,7 @@ from linnet.models.attention import Attend, Heads, attend
 FAR = 0.0  # how much a token outside of the span counts
 
 
-def local_attention(tokens: int, span: int, *, way: Attend = attend, far: float = FAR) -> Attend:
+def local_attention(tokens: int, reach: int, *, inner: Attend = attend, far: float = FAR) -> Attend:
     """A way to attend in which tokens more than `span` latent frames apart count `far` of what they would.
 
     `tokens` of them make a latent frame. The queries of one frame go at a time, so that nothing of size L x L is ever
@@ -25,10 +25,10 @@ def local_attention(tokens: int, span: int, *, way: Attend = attend, far: float 
     def near(query: Heads, key: Heads, value: Heads) -> Heads:
         length, mixed = key.shape[2], torch.empty_like(query)
         for start in range(0, query.shape[2], tokens):
-            first, last = max(0, start - span * tokens), min(length, start + (span + 1) * tokens)
+            first, last = max(0, start - reach * tokens), min(length, start + (reach + 1) * tokens)
             rows = query[:, :, start : start + tokens]
             if far == 0.0 or last - first == length:
-                own = way(rows, key[:, :, first:last], value[:, :, first:last])
+                own = inner(rows, key[:, :, first:last], value[:, :, first:last])
             else:
                 bias = rows.new_full((len(rows), 1, 1, length), math.log(far))
                 bias[..., first:last] = 0

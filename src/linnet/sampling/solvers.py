@@ -24,7 +24,7 @@ Levels = Float[Tensor, " levels"]  # on the CPU
 class History(NamedTuple):
     """`clean`: the data expected at the last two steps, the newer first; `origin`: where the last step set out."""
 
-    clean: tuple[Latents, ...] = ()
+    denoised: tuple[Latents, ...] = ()
     origin: Latents | None = None
 
 
@@ -49,8 +49,8 @@ def dpm2m(
     x: Latents, velocity: Latents, levels: Levels, index: int, history: History
 ) -> tuple[Latents, History]:
     """DPM-Solver++(2M), second order (Lu et al., arXiv 2211.01095), in the form for flows."""
-    clean = x - levels[index] * velocity
-    return towards(predicted(clean, levels, index, history), x, levels, index), History((clean,))
+    denoised = x - levels[index] * velocity
+    return towards(predicted(denoised, levels, index, history), x, levels, index), History((denoised,))
 
 
 def unipc(
@@ -61,11 +61,11 @@ def unipc(
     The predictor is DPM-Solver++(2M)'s. The corrector then takes the step that led to `x` again, now that the model
     has spoken there, at no further call of the model.
     """
-    clean = x - levels[index] * velocity
+    denoised = x - levels[index] * velocity
     if history.origin is not None:
-        x = towards(corrected(clean, levels, index, history), history.origin, levels, index - 1)
-    target = predicted(clean, levels, index, history)
-    return towards(target, x, levels, index), History((clean, *history.clean[:1]), x)
+        x = towards(corrected(denoised, levels, index, history), history.origin, levels, index - 1)
+    target = predicted(denoised, levels, index, history)
+    return towards(target, x, levels, index), History((denoised, *history.denoised[:1]), x)
 
 
 SOLVERS: dict[str, Solver] = {"euler": euler, "dpm++": dpm2m, "unipc": unipc}
@@ -77,28 +77,28 @@ def towards(target: Latents, x: Latents, levels: Levels, index: int) -> Latents:
     return torch.lerp(target, x, float(levels[index + 1]) / float(levels[index]))
 
 
-def predicted(clean: Latents, levels: Levels, index: int, history: History) -> Latents:
+def predicted(denoised: Latents, levels: Levels, index: int, history: History) -> Latents:
     """The target that continues the last change of `clean` to the middle of the coming step."""
-    if not history.clean or levels[index + 1] == 0:  # nothing to go by, or a step without a middle
-        return clean
+    if not history.denoised or levels[index + 1] == 0:  # nothing to go by, or a step without a middle
+        return denoised
     ratio = min(LONGEST, stride(levels, index) / stride(levels, index - 1))
-    return clean + 0.5 * ratio * (clean - history.clean[0])
+    return denoised + 0.5 * ratio * (denoised - history.denoised[0])
 
 
-def corrected(clean: Latents, levels: Levels, index: int, history: History) -> Latents:
+def corrected(denoised: Latents, levels: Levels, index: int, history: History) -> Latents:
     """The target that the last step ought to have had, given the `clean` to which it led."""
-    before = history.clean[0]
-    change = clean - before
-    if len(history.clean) == 1:
+    before = history.denoised[0]
+    change = denoised - before
+    if len(history.denoised) == 1:
         return before + 0.5 * change
     h = stride(levels, index - 1)
-    place = -stride(levels, index - 2) / h  # of the step before, in units of this one
+    earlier = -stride(levels, index - 2) / h  # of the step before, in units of this one
     # What the exponential weight over the step asks of the changes: to first and to second order.
     weight = -1 / math.expm1(-h)
     first = weight - 1 / h
     second = weight - 2 * first / h
-    older = (second - first) / (place - 1)
-    return before + (older / place) * (history.clean[1] - before) + (first - older) * change
+    older = (second - first) / (earlier - 1)
+    return before + (older / earlier) * (history.denoised[1] - before) + (first - older) * change
 
 
 def stride(levels: Levels, index: int) -> float:

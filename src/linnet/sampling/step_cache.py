@@ -72,5 +72,5 @@ class CachedVelocity:
 def continued(seen: tuple[Evaluation, ...], timestep: Float[Tensor, "B"]) -> Latents:
     """The velocity at `timestep` on the straight line through the last two (TaylorSeer, arXiv 2503.06923, order 1)."""
     new, old = seen
-    way = (timestep - new.timestep) / (new.timestep - old.timestep)
-    return new.velocity + way.view(-1, 1, 1, 1, 1) * (new.velocity - old.velocity)
+    distance = (timestep - new.timestep) / (new.timestep - old.timestep)
+    return new.velocity + distance.view(-1, 1, 1, 1, 1) * (new.velocity - old.velocity)

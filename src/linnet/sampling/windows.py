@@ -23,11 +23,11 @@ def shares_of(windows: Windows) -> list[Float[Tensor, " t"]]:
 
     A window's share falls evenly from its middle to its ends, where it knows least of what is beside it.
     """
-    raw = [hill(len(place)) for place in windows.places]
+    raw = [hill(len(window)) for window in windows.places]
     total = torch.zeros(windows.frames)
-    for place, weight in zip(windows.places, raw, strict=True):
-        total.index_add_(0, torch.tensor(place), weight)
-    return [weight / total[list(place)] for place, weight in zip(windows.places, raw, strict=True)]
+    for window, weight in zip(windows.places, raw, strict=True):
+        total.index_add_(0, torch.tensor(window), weight)
+    return [weight / total[list(window)] for window, weight in zip(windows.places, raw, strict=True)]
 
 
 def hill(length: int) -> Float[Tensor, " t"]:
@@ -46,8 +46,8 @@ class Windowed:
     def __call__(self, latents: Latents, timestep: Float[Tensor, "B"], text: TextContext) -> Latents:
         turned = self.turned(timestep)
         clip, total = latents.roll(-turned, 2) if turned else latents, torch.zeros_like(latents)
-        for number, (place, weight) in enumerate(zip(self.windows.places, self.weights, strict=True)):
-            frames: Int[Tensor, " t"] = torch.tensor(place, device=latents.device)
+        for number, (window, weight) in enumerate(zip(self.windows.places, self.weights, strict=True)):
+            frames: Int[Tensor, " t"] = torch.tensor(window, device=latents.device)
             velocity = self.model(clip.index_select(2, frames), timestep, self.text_of(number, text))
             total.index_add_(2, frames, velocity * weight.to(latents.device)[:, None, None])
         return total.roll(turned, 2) if turned else total

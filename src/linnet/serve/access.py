@@ -33,15 +33,15 @@ def credentials_of(request: Request) -> Credentials:
 async def owner_of(request: Request) -> str:
     """Whose jobs the request may see."""
     service: Service = request.app.state.service
-    found = service.owner(credentials_of(request))
-    if found is None:
+    owner = service.owner(credentials_of(request))
+    if owner is None:
         raise Refused(
             401,
             "invalid_api_key",
             "this server asks for a key: send `Authorization: Bearer KEY`",
             headers={"WWW-Authenticate": "Bearer"},
         )
-    return found
+    return owner
 
 
 Owner = Annotated[str, Depends(owner_of)]

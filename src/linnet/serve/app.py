@@ -79,8 +79,8 @@ def create_app(service: Service) -> FastAPI:
         request: Request, response: Response, owner: Owner, repeat_key: RepeatKey = None
     ) -> schemas.Video:
         """Ask for a video; it waits its turn."""
-        asked = await read_body(request, schemas.VideoRequest)
-        job = await run_in_threadpool(accept, service, asked, owner, repeat_key)
+        body = await read_body(request, schemas.VideoRequest)
+        job = await run_in_threadpool(accept, service, body, owner, repeat_key)
         response.headers["openai-poll-after-ms"] = POLL_HINT
         return shown(job)
 
@@ -156,8 +156,8 @@ def create_app(service: Service) -> FastAPI:
     )
     async def remix(request: Request, job: Own, owner: Owner, repeat_key: RepeatKey = None) -> schemas.Video:
         """The same settings, seed and beginning with another prompt."""
-        asked = await read_body(request, schemas.RemixRequest)
-        wanted = schemas.VideoRequest(prompt=asked.prompt)
+        body = await read_body(request, schemas.RemixRequest)
+        wanted = schemas.VideoRequest(prompt=body.prompt)
         return shown(await run_in_threadpool(accept, service, wanted, owner, repeat_key, job))
 
     # --- linnet's own ---------------------------------------------------------------------------------------------
@@ -202,8 +202,8 @@ def create_app(service: Service) -> FastAPI:
     )
     async def plan(request: Request, owner: Owner) -> schemas.Plan:
         """What a request would take, without asking for it."""
-        asked = await read_body(request, schemas.VideoRequest)
-        wanted, given = await run_in_threadpool(check, service, asked)
+        body = await read_body(request, schemas.VideoRequest)
+        wanted, given = await run_in_threadpool(check, service, body)
         return await run_in_threadpool(plan_of, service, wanted, given)
 
     @app.get("/v1/models", operation_id="listModels", responses=errors(401))

@@ -82,19 +82,19 @@ def read_lines(file: Path, spec: ModelSpec, files: ModelFiles, *, anyway: bool =
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
-        place = f"line {number} of {file.name}"
+        where = f"line {number} of {file.name}"
         try:
-            settings = settings_in(line.strip(), place)
+            settings = settings_in(line.strip(), where)
             request = make_request(spec, **settings)
             check("prompt", request.prompt)
             check("negative", request.negative)
         except InvalidInput as error:
-            field = error.field if error.field.startswith(place) else f"{place}: {error.field}"
+            field = error.field if error.field.startswith(where) else f"{where}: {error.field}"
             errors.append(InvalidInput(field, error.value, error.problem, error.remedy))
             continue
-        said = json.dumps([spec.name, settings], sort_keys=True)
-        seen[said] += 1  # the same line again is another clip
-        key = hashlib.sha256(f"{seen[said]} {said}".encode()).hexdigest()
+        fields = json.dumps([spec.name, settings], sort_keys=True)
+        seen[fields] += 1  # the same line again is another clip
+        key = hashlib.sha256(f"{seen[fields]} {fields}".encode()).hexdigest()
         lines.append(Line(number=number, key=key, settings=settings))
     if errors:
         raise errors[0] if len(errors) == 1 else BadLines(file, errors)
@@ -103,13 +103,13 @@ def read_lines(file: Path, spec: ModelSpec, files: ModelFiles, *, anyway: bool =
     return lines
 
 
-def settings_in(line: str, place: str) -> dict[str, Any]:
+def settings_in(line: str, field: str) -> dict[str, Any]:
     if not line.startswith("{"):
         return {"prompt": line}
-    settings = read_object(line, field=place, remedy='write {"prompt": "..."}')
+    settings = read_object(line, field=field, remedy='write {"prompt": "..."}')
     for name in settings:
         if name not in FIELDS:
-            raise InvalidInput(place, name, "is not known", choices(name, FIELDS))
+            raise InvalidInput(field, name, "is not known", choices(name, FIELDS))
     return settings
 
 
@@ -131,8 +131,8 @@ def free(path: Path, request: Request) -> bool:
     if not os.path.lexists(path):
         return True
     with suppress(InvalidInput):
-        found = Clip.from_metadata(path, read_metadata(path)).request
-        return all(getattr(found, name) == getattr(request, name) for name in SAME)
+        made_from = Clip.from_metadata(path, read_metadata(path)).request
+        return all(getattr(made_from, name) == getattr(request, name) for name in SAME)
     return False
 
 
@@ -167,22 +167,22 @@ class Batch:
         resumed = made = len(self.records.keys() & wanted)
         failed = 0
         todo = [line for line in self.lines if line.key not in self.records]
-        asked: dict[str, Line] = {}
+        submitted: dict[str, Line] = {}
         for member in self.members if todo else ():
             member.start()
         show(Count(made=made, failed=failed, total=len(self.lines), resumed=resumed), ())
-        while todo or asked:
+        while todo or submitted:
             doing: list[str] = []
-            while todo and len(asked) < WAITING:
+            while todo and len(submitted) < WAITING:
                 line = todo.pop(0)
-                asked[self.ask(line).id] = line
-            for job in [found for one in asked if (found := self.queue.get(one))]:
+                submitted[self.ask(line).id] = line
+            for job in [job_found for id in submitted if (job_found := self.queue.get(id))]:
                 if job.status in ("completed", "failed"):
-                    self.settle(asked.pop(job.id), job)
+                    self.finish(submitted.pop(job.id), job)
                     made, failed = made + (job.status == "completed"), failed + (job.status == "failed")
                 elif job.status == "in_progress":
                     where = f" {job.done} of {job.total}" if (job.total or 0) > 1 else ""
-                    doing.append(f"line {asked[job.id].number}: {job.stage}{where}")
+                    doing.append(f"line {submitted[job.id].number}: {job.stage}{where}")
             show(Count(made=made, failed=failed, total=len(self.lines), resumed=resumed), doing)
             time.sleep(LOOK)
         return Count(made=made, failed=failed, total=len(self.lines), resumed=resumed)
@@ -202,9 +202,9 @@ class Batch:
         """The clip's name, beside that of any other file there: only one of this very request gives way."""
         name = Path(f"{line.number:06d}-{default_name(job.request)}")
         names = (name if number == 1 else name.with_stem(f"{name.stem}-{number}") for number in count(1))
-        return next(path for one in names if free(path := self.out / one, job.request))
+        return next(path for candidate in names if free(path := self.out / candidate, job.request))
 
-    def settle(self, line: Line, job: Job) -> None:
+    def finish(self, line: Line, job: Job) -> None:
         """Give the clip its name, then the line its place in the manifest."""
         record: dict[str, Any] = {"line": line.number, "key": line.key, "status": job.status}
         if job.status == "completed":

@@ -40,13 +40,13 @@ async def read_body(request: Request, kind: type[Body]) -> Body:
             for name in files.keys() - ({"input_reference"} if kind is schemas.VideoRequest else set()):
                 raise Refused(400, "invalid_request", f"{name[:100]} is no file", param=name[:100])
             fields = nested({name: value for name, value in form.items() if name not in files})
-            if isinstance(said := fields.get("image_reference"), str):  # as JSON, in vLLM-Omni's forms
-                fields["image_reference"] = schemas.Reference.model_validate_json(said)
-            asked = kind.model_validate(fields)
-            if isinstance(asked, schemas.VideoRequest):
+            if isinstance(reference := fields.get("image_reference"), str):  # as JSON, in vLLM-Omni's forms
+                fields["image_reference"] = schemas.Reference.model_validate_json(reference)
+            body = kind.model_validate(fields)
+            if isinstance(body, schemas.VideoRequest):
                 for file in files.values():
-                    asked._file = await file.read()
-            return asked
+                    body._file = await file.read()
+            return body
     except ValidationError as error:
         raise refusal_of(error.errors()) from None
     except UnicodeError:  # which charset a form has is the client's own choice
@@ -56,47 +56,47 @@ async def read_body(request: Request, kind: type[Body]) -> Body:
 
 def nested(fields: dict[str, Any]) -> dict[str, Any]:
     """`a[b]` is how a form says the field b of a."""
-    found: dict[str, Any] = {}
+    fields_by_name: dict[str, Any] = {}
     for name, value in fields.items():
         outer, bracket, inner = name.partition("[")
-        within = found.setdefault(outer, {}) if bracket and inner.endswith("]") else None
+        within = fields_by_name.setdefault(outer, {}) if bracket and inner.endswith("]") else None
         if isinstance(within, dict):
             within[inner[:-1]] = value
         else:
-            found[name] = value
-    return found
+            fields_by_name[name] = value
+    return fields_by_name
 
 
-def refusal_of(found: Any) -> Refused:
+def refusal_of(problems: Any) -> Refused:
     """The first thing that is wrong."""
-    first = found[0]
-    place = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "header", "path"))
+    first = problems[0]
+    field = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "header", "path"))
     words = first["msg"][:1].lower() + first["msg"][1:]
-    message = f"{place[:100]}: {words[:300]}" if place else words[:300]
-    return Refused(400, "invalid_request", message, param=place[:100] or None)
+    message = f"{field[:100]}: {words[:300]}" if field else words[:300]
+    return Refused(400, "invalid_request", message, param=field[:100] or None)
 
 
 def input_reference_of(
-    asked: schemas.VideoRequest, content: bytes | None, size: Size
+    body: schemas.VideoRequest, content: bytes | None, size: Size
 ) -> InputReference | None:
     """What was sent, as far as it is looked at here: an image's header, and no more of a clip than tells that it is
     one. InvalidInput for what cannot be used, or for settings of what was not sent."""
     clip = content is not None and is_clip(content)
-    if asked.strength is not None and not clip:
+    if body.strength is not None and not clip:
         remedy = "send one as input_reference, or leave it out"
         raise InvalidInput(
-            "strength", asked.strength, "is of a clip that is followed, and there is none", remedy
+            "strength", body.strength, "is of a clip that is followed, and there is none", remedy
         )
     if content is None:
-        if asked.fit:
+        if body.fit:
             problem = "is of an image or a clip, and there is none"
-            raise InvalidInput("fit", asked.fit, problem, "leave it out")
+            raise InvalidInput("fit", body.fit, problem, "leave it out")
         return None
     if clip:
         from linnet.direct.conditions import STRENGTH  # which imports torch
         from linnet.direct.samplers import check_strength
 
-        strength = STRENGTH if asked.strength is None else check_strength(asked.strength)
-        return InputReference(content, asked.fit, strength)
-    check_fit(schemas.look_at(content), size, asked.fit, field="input_reference", value="image")
-    return InputReference(content, asked.fit)
+        strength = STRENGTH if body.strength is None else check_strength(body.strength)
+        return InputReference(content, body.fit, strength)
+    check_fit(schemas.look_at(content), size, body.fit, field="input_reference", value="image")
+    return InputReference(content, body.fit)

@@ -64,8 +64,8 @@ def strangers(data: Path, jobs: set[str]) -> list[Path]:
     """Files under names of linnet's that belong to none of these jobs."""
     if not clips_folder(data).is_dir():
         return []
-    found = ((path, FILE.fullmatch(path.name)) for path in sorted(clips_folder(data).iterdir()))
-    return [path for path, match in found if match and match[1] not in jobs]
+    matches = ((path, FILE.fullmatch(path.name)) for path in sorted(clips_folder(data).iterdir()))
+    return [path for path, match in matches if match and match[1] not in jobs]
 
 
 def forget(data: Path, queue: Queue, job: str) -> None:
@@ -99,7 +99,7 @@ def without_folders(words: str) -> str:
     return re.sub(r"(?<![\w.:/])/(?:[^\s/:;,()\"']+/)*([^\s/:;,()\"']+)/?", r"\1", words)
 
 
-def said(log: logging.Logger, words: str, error: Exception) -> None:
+def log_error(log: logging.Logger, words: str, error: Exception) -> None:
     """A full disk is one line of the log; what nobody foresaw comes with its stack trace."""
     if is_full(error):
         log.error("%s: the disk is full", words)

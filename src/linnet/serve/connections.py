@@ -173,8 +173,8 @@ class Connections:
         if len(self.open) <= self.limits.most:
             return
         waiting = [
-            (min(other.waits), min(other.waits.values()), place, other)
-            for place, other in enumerate(self.open)
+            (min(other.waits), min(other.waits.values()), index, other)
+            for index, other in enumerate(self.open)
             if other.waits and other is not connection
         ]
         self.closed["room"] += 1

@@ -201,8 +201,8 @@ class Database:
 
     def check(self) -> list[str]:
         """What SQLite finds wrong with the file; nothing, one hopes."""
-        found = [row[0] for row in self._rows("PRAGMA integrity_check")]
-        return [line for line in found if line != "ok"] + [
+        problems = [row[0] for row in self._rows("PRAGMA integrity_check")]
+        return [line for line in problems if line != "ok"] + [
             f"{row[0]} refers to nothing" for row in self._rows("PRAGMA foreign_key_check")
         ]
 
@@ -219,9 +219,9 @@ class Database:
     def refuse_damage(self) -> None:
         """InvalidInput if a page of it cannot be read, or does not fit the others."""
         with explained(self.path):
-            found = self._rows("PRAGMA quick_check(1)")[0][0]
-        if found != "ok":
-            raise damaged(self.path, found)
+            verdict = self._rows("PRAGMA quick_check(1)")[0][0]
+        if verdict != "ok":
+            raise damaged(self.path, verdict)
 
     def shrink(self) -> None:
         """Give room that deleted jobs had back to the disk, once it is worth it. A file of before this was done is

@@ -48,7 +48,7 @@ def body_of(kind: type[BaseModel]) -> dict[str, Any]:
 def plain(schema: dict[str, Any]) -> dict[str, Any]:
     """Without null, which a form cannot say: there, a field is left out."""
     return (
-        schema | {"anyOf": [one for one in schema["anyOf"] if one != {"type": "null"}]}
+        schema | {"anyOf": [kind for kind in schema["anyOf"] if kind != {"type": "null"}]}
         if "anyOf" in schema
         else schema
     )

@@ -40,21 +40,21 @@ class EtaEstimator:
         took: dict[tuple[Request, InputReference | None], float | None] = {}
         ready = self.queue.ready_workers()
         ahead = total([seconds_left(self.queue, job) for job in self.queue.running()])
-        found: dict[str, Eta] = {}
+        etas: dict[str, Eta] = {}
         for position, (job, request, given) in enumerate(self.queue.line(), 1):
             if (wanted := (request, given)) not in took:
                 speed = self.queue.speed(request, given)
                 took[wanted] = speed[0] if speed else None
             own = took[wanted]
             known = None if ahead is None or own is None else round(ahead / max(ready, 1) + own, 1)
-            found[job] = Eta(position, known, ready > 0)
+            etas[job] = Eta(position, known, ready > 0)
             ahead = total([ahead, own])
-        return found
+        return etas
 
 
 def total(seconds: list[float | None]) -> float | None:
     """None if one of them is unknown."""
-    known = [one for one in seconds if one is not None]
+    known = [value for value in seconds if value is not None]
     return sum(known) if len(known) == len(seconds) else None
 
 

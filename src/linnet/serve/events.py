@@ -39,10 +39,10 @@ async def follow(
     service: Service, job: Job, asks: Credentials, shown: Callable[[Job], schemas.Video]
 ) -> AsyncIterator[str]:
     """A job's events, from how it stands now, while what the client came with is good for it."""
-    said, spoke, seen, asked = "", time.monotonic(), 0, time.monotonic()
+    last_line, spoke, seen, checked = "", time.monotonic(), 0, time.monotonic()
     while not service.stopping:
-        if time.monotonic() - asked > ASK_AGAIN:
-            asked = time.monotonic()
+        if time.monotonic() - checked > ASK_AGAIN:
+            checked = time.monotonic()
             if await run_in_threadpool(service.owner, asks) != job.owner:
                 return
         now = await run_in_threadpool(service.queue.get, job.id)
@@ -68,8 +68,8 @@ async def follow(
             "done": now.done,
             "total": now.total,
         }
-        if (line := json.dumps(record)) != said:
-            said, spoke = line, time.monotonic()
+        if (line := json.dumps(record)) != last_line:
+            last_line, spoke = line, time.monotonic()
             left = prospect.seconds if prospect else await run_in_threadpool(seconds_left, service.queue, now)
             yield event("progress", record | {"seconds_left": left})
         elif time.monotonic() - spoke > QUIET:

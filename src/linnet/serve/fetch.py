@@ -78,10 +78,10 @@ def fetch(url: str) -> bytes:
 
 def public_address(host: str, port: int) -> str:
     """One of those that the name stands for, if all of them are public; Unfit otherwise."""
-    found = addresses(host, port)
-    if not all(map(is_public, found)):
+    public = addresses(host, port)
+    if not all(map(is_public, public)):
         raise Unfit("is not a public address")
-    return found[0]
+    return public[0]
 
 
 def addresses(host: str, port: int) -> list[str]:
@@ -89,20 +89,20 @@ def addresses(host: str, port: int) -> list[str]:
 
     The system's resolver takes the time it takes: a thread of its own waits for it, and is left to it when it is late.
     """
-    found: list[str] = []
+    public: list[str] = []
 
     def look_up() -> None:
         with suppress(OSError, ValueError):  # ValueError: a name that cannot be one
-            found.extend(str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+            public.extend(str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
 
     looking = threading.Thread(target=look_up, daemon=True)
     looking.start()
     looking.join(PATIENCE)
     if looking.is_alive():
         raise Unfit(f"has a name that is looked up for over {format_duration(PATIENCE)}")
-    if not found:
+    if not public:
         raise Unfit("cannot be fetched: its name is not known")
-    return found
+    return public
 
 
 def is_public(address: str) -> bool:

@@ -5,7 +5,7 @@ import logging
 import threading
 import time
 
-from linnet.serve.clips import said
+from linnet.serve.clips import log_error
 from linnet.serve.jobs import Job
 from linnet.serve.queue import Queue
 
@@ -27,7 +27,7 @@ class Journal(threading.Thread):
             try:
                 self.look()
             except Exception as error:  # the queue cannot be read just now
-                said(log, "could not look for jobs that ended", error)
+                log_error(log, "could not look for jobs that ended", error)
             time.sleep(LOOK)
 
     def look(self) -> None:

@@ -82,12 +82,12 @@ def digest(key: str) -> bytes:
 
 def find_owner(table: KeyTable, key: str) -> str | None:
     """The id of the key, None if it is not one or no longer; the time it takes does not tell how close it was."""
-    given, found = digest(key), None
+    given, owner = digest(key), None
     for known in table.all_keys():
         same = hmac.compare_digest(given, known["hash"])
         if same and known["revoked"] is None:
-            found = known["id"]
-    return found
+            owner = known["id"]
+    return owner
 
 
 def make_session(table: KeyTable, key: str) -> str | None:

@@ -33,8 +33,8 @@ class Metrics:
         }
         for name, (words, label) in names.items():
             sums = CounterMetricFamily(f"linnet_{name}", words, labels=[label])
-            for (one, value), amount in facts["sums"].items():
-                if one == name:
+            for (counter, value), amount in facts["sums"].items():
+                if counter == name:
                     sums.add_metric([value], amount)
             yield sums
         pace = GaugeMetricFamily(

@@ -44,7 +44,7 @@ class Middleware:
 
     def __init__(self, app: Any, service: Service) -> None:
         self.app, self.service = app, service
-        self.held = 0  # bytes of all bodies that are being read or answered
+        self.buffered = 0  # bytes of all bodies that are being read or answered
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -64,10 +64,10 @@ class Middleware:
                 return {"type": "http.disconnect"}
             message = await receive()
             size = len(message.get("body", b""))
-            taken, self.held = taken + size, self.held + size
+            taken, self.buffered = taken + size, self.buffered + size
             if taken > most:
                 raise too_large(most)
-            if self.held > MOST_HELD:
+            if self.buffered > MOST_HELD:
                 raise Refused(503, "busy", "too much is being sent; ask again in a moment", headers=SOON)
             return message
 
@@ -103,7 +103,7 @@ class Middleware:
             response = JSONResponse(error.body(), error.status, headers=error.headers)
             await response(scope, receive, marked)
         finally:
-            self.held -= taken
+            self.buffered -= taken
 
     def most(self, path: str) -> int:
         """Bytes of a body: few where anybody may send one."""
@@ -119,11 +119,11 @@ class Middleware:
         if length.isdecimal() and int(length) > most:
             raise too_large(most)
         host = headers.get(b"host", "")
-        if not (found := HOST.fullmatch(host)) or int(found["port"] or 0) > 65535:
+        if not (match := HOST.fullmatch(host)) or int(match["port"] or 0) > 65535:
             problem = "is not a name with or without a port" if host else "is missing or empty"
             raise Refused(400, "invalid_host", f"the header Host {problem}")
         known = LOCAL_NAMES | {self.service.host.lower(), self.service.name}
-        if (self.service.local or self.service.name) and found["name"].strip("[]").lower() not in known:
+        if (self.service.local or self.service.name) and match["name"].strip("[]").lower() not in known:
             raise Refused(
                 403, "wrong_host", f"this server answers to {self.service.name or 'localhost'} alone"
             )

@@ -56,24 +56,24 @@ class Models:
             raise InvalidInput("model", name, "is not on this server", remedy)
         return find(name)
 
-    def request(self, asked: VideoRequest, like: Request | None = None) -> Request:
+    def request(self, body: VideoRequest, like: Request | None = None) -> Request:
         """What was asked for, checked; InvalidInput for what no model here can do."""
-        spec = self.spec(asked.model or (like.model if like else None))
-        if asked.fps not in (None, spec.fps):
+        spec = self.spec(body.model or (like.model if like else None))
+        if body.fps not in (None, spec.fps):
             raise InvalidInput(
-                "fps", asked.fps, f"{spec.name} makes {spec.fps} frames a second", "leave it out"
+                "fps", body.fps, f"{spec.name} makes {spec.fps} frames a second", "leave it out"
             )
         request = make_request(
             spec,
-            prompt=asked.prompt,
-            negative=asked.negative_prompt,
-            seconds=None if asked.seconds is None else seconds(asked.seconds),
-            frames=asked.num_frames,
-            size=asked.dimensions(),
-            seed=asked.seed,
-            steps=asked.num_inference_steps,
-            guidance=asked.guidance_scale,
-            profile=asked.profile,
+            prompt=body.prompt,
+            negative=body.negative_prompt,
+            seconds=None if body.seconds is None else seconds(body.seconds),
+            frames=body.num_frames,
+            size=body.dimensions(),
+            seed=body.seed,
+            steps=body.num_inference_steps,
+            guidance=body.guidance_scale,
+            profile=body.profile,
             like=like,
         )
         if spec.closed_vocabulary:
@@ -115,9 +115,9 @@ class Models:
         from linnet.runtime.device import available_memory, resolve_device
 
         device = resolve_device(self.device)
-        asked = self.ram if device == "cpu" else self.vram
-        if asked is not None or self.elsewhere:
-            return asked
+        limit = self.ram if device == "cpu" else self.vram
+        if limit is not None or self.elsewhere:
+            return limit
         return available_memory(device)
 
     def check_memory(self, request: Request, given: InputReference | None = None) -> None:

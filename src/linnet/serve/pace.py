@@ -38,18 +38,18 @@ class PaceTable(Database):
         """Seconds that a clip like this one takes here, and whether just such a one was made; else it is
         reckoned from the last of the same model, in proportion to pixels, frames and passes. None before the first."""
         through = passes(request, given)
-        if (found := self._last_like(request, through)) is None:
+        if (like := self._last_like(request, through)) is None:
             return None
-        last, scale = found
+        last, scale = like
         same = last["alike"] and (last["steps"], last["passes"]) == (request.steps, through)
         return scale * (last["pass"] * through + last["rest"]), bool(same)
 
     def speed_behind(self, request: Request, stage: str, given: InputReference | None = None) -> float | None:
         """Seconds that the stages behind this one take here, reckoned as in `speed`; None before the first."""
         through = passes(request, given)
-        if (found := self._last_like(request, through)) is None:
+        if (like := self._last_like(request, through)) is None:
             return None
-        last, scale = found
+        last, scale = like
         took = [last[later] for later in LATER[LATER.index(stage) + 1 if stage in LATER else 0 :]]
         if stage == "text":
             took.append(last["pass"] * through)

@@ -51,8 +51,8 @@ class Queue(Heartbeats, PaceTable, KeyTable):
         request of another `digest`.
         """
         with self._writing() as db:
-            if repeat_key is not None and (found := self.repeated(owner, repeat_key, digest)):
-                return found
+            if repeat_key is not None and (job_before := self.repeated(owner, repeat_key, digest)):
+                return job_before
             if self.unfinished() >= limits.jobs:
                 raise QueueFull(f"the queue is full ({limits.jobs} jobs); try again later")
             if self.unfinished(owner) >= limits.jobs_per_owner:
@@ -81,14 +81,14 @@ class Queue(Heartbeats, PaceTable, KeyTable):
 
     def repeated(self, owner: str, key: str, digest: str) -> Job | None:
         """The job that this idempotency key stands for; KeyReused if that is of a request of another `digest`."""
-        found = self._rows(
+        rows = self._rows(
             "SELECT jobs.*, digest FROM repeats JOIN jobs ON jobs.id = job WHERE repeats.owner = ? AND key = ?",
             owner,
             key,
         )
-        if not found:
+        if not rows:
             return None
-        record = dict(found[0])
+        record = dict(rows[0])
         if record.pop("digest") != digest:
             raise KeyReused("this Idempotency-Key was used for another request; use a new key")
         return as_job(record)
@@ -101,8 +101,8 @@ class Queue(Heartbeats, PaceTable, KeyTable):
 
     def get(self, job: str, *, owner: str | None = None) -> Job | None:
         """The job of that id, if it is `owner`'s (anybody's when None)."""
-        found = self._jobs("WHERE id = ?", job)
-        return found[0] if found and owner in (None, found[0].owner) else None
+        jobs = self._jobs("WHERE id = ?", job)
+        return jobs[0] if jobs and owner in (None, jobs[0].owner) else None
 
     def page(
         self, *, owner: str, after: int | None = None, limit: int = 20, order: Literal["asc", "desc"] = "desc"

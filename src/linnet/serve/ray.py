@@ -121,7 +121,7 @@ class ActorSupervisor(Supervisor):
         self, slot: Slot, settings: RenderSettings, data: Path, queue: Queue, patience: Patience
     ) -> None:
         super().__init__(data, queue, patience)
-        self.place, self.slot, self.settings = f"node {slot.node[:8]}", slot, settings
+        self.runs_on, self.slot, self.settings = f"node {slot.node[:8]}", slot, settings
 
     def supervise(self, name: str) -> str | None:
         hand: Any = None
@@ -145,7 +145,7 @@ class ActorSupervisor(Supervisor):
         """Keep it at work; what is wrong with it, or None if it was asked to go."""
         task, job = hand.warm.remote(), None
         awake = Awake(self.queue.clock)
-        signs, asked, last = Signs(self.patience, awake), None, Look(memory=0)
+        signs, stopping, last = Signs(self.patience, awake), None, Look(memory=0)
         ready, beat = False, 0.0
         answered, busy = None, awake()
         while True:
@@ -177,8 +177,8 @@ class ActorSupervisor(Supervisor):
                     self.deliver(job, result)
                 job = None
             if self.leave.is_set():
-                asked = awake() if asked is None else asked
-                if task is None or self.hurry.is_set() or awake() - asked > self.patience.grace:
+                stopping = awake() if stopping is None else stopping
+                if task is None or self.hurry.is_set() or awake() - stopping > self.patience.grace:
                     return None
             elif task is None:
                 job, last = self.queue.claim(name), Look(memory=0)

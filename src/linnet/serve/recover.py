@@ -74,12 +74,12 @@ def recover(data: Path) -> Recovered:
         queue = Queue(Path(folder))
         for key in salvage.keys:
             queue.restore_key(*key)
-        found = adopt(data, queue, salvage)
+        recovered = adopt(data, queue, salvage)
         queue.close()
         aside = move_aside(path)
         take(queue.path, path)
         flush_folder(data)
-    return Recovered(clips=found.clips, keys=len(salvage.keys), left=found.left, aside=aside)
+    return Recovered(clips=recovered.clips, keys=len(salvage.keys), left=recovered.left, aside=aside)
 
 
 def is_sound(data: Path) -> bool:

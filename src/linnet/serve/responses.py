@@ -37,17 +37,17 @@ class ClipFile(FileResponse):
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         try:
-            asked = Headers(scope=scope)
-            if (status := self.condition(asked)) == 412:
+            headers = Headers(scope=scope)
+            if (status := self.condition(headers)) == 412:
                 raise Refused(412, "changed", "the file is not, or no longer, the one that is asked for")
             if status == 304:
                 same = {name: self.headers[name] for name in ("etag", "last-modified", "cache-control")}
                 await Response(status_code=304, headers=same)(scope, receive, send)
                 return
             size = int(self.headers["content-length"])
-            part = usable_range(asked.get("range", ""), size)
+            part = usable_range(headers.get("range", ""), size)
             here = (self.headers["etag"], self.headers["last-modified"])
-            if part == "" and asked.get("if-range", here[0]) in here:
+            if part == "" and headers.get("if-range", here[0]) in here:
                 limit = {"Content-Range": f"bytes */{size}"}
                 raise Refused(416, "no_such_range", "it has no such part", param="Range", headers=limit)
             others = [(name, value) for name, value in scope["headers"] if name != b"range"]
@@ -56,19 +56,19 @@ class ClipFile(FileResponse):
         finally:
             self.over()
 
-    def condition(self, asked: Headers) -> int:
+    def condition(self, headers: Headers) -> int:
         """200 where the file is to be sent; 304 where the client has it; 412 where it asks for another."""
         etag, date = self.headers["etag"], self.headers["last-modified"]
-        if "if-match" in asked:
-            if asked["if-match"].strip() != "*" and etag not in tags(asked.getlist("if-match")):
+        if "if-match" in headers:
+            if headers["if-match"].strip() != "*" and etag not in tags(headers.getlist("if-match")):
                 return 412
-        elif "if-unmodified-since" in asked and is_later(date, asked["if-unmodified-since"]):
+        elif "if-unmodified-since" in headers and is_later(date, headers["if-unmodified-since"]):
             return 412
-        if "if-none-match" in asked:
-            given = asked.getlist("if-none-match")
+        if "if-none-match" in headers:
+            given = headers.getlist("if-none-match")
             same = etag in {tag.removeprefix("W/") for tag in tags(given)} or "*" in tags(given)
             return 304 if same else 200
-        since = asked.get("if-modified-since", "")
+        since = headers.get("if-modified-since", "")
         return 304 if is_later(date, since) is False else 200
 
 
@@ -76,10 +76,10 @@ def usable_range(given: str, size: int) -> str | None:
     """The parts that the file has, as a Range header; empty if it has none of them. None where the header does not
     count, since its unit is another or it is no range: then all is sent."""
     unit, _, rest = given.partition("=")
-    parts = [part for one in rest.split(",") if (part := one.strip(" \t"))]
+    parts = [part for text in rest.split(",") if (part := text.strip(" \t"))]
     if unit.strip().lower() != "bytes" or not 0 < len(parts) <= MOST_RANGES:
         return None
-    found: list[str] = []
+    usable: list[str] = []
     for part in parts:
         if not (positions := RANGE.fullmatch(part)):
             return None
@@ -87,8 +87,8 @@ def usable_range(given: str, size: int) -> str | None:
         if first is not None and last is not None and last < first:
             return None
         if first < size if first is not None else last:
-            found.append(part)
-    return "bytes=" * bool(found) + ",".join(found)
+            usable.append(part)
+    return "bytes=" * bool(usable) + ",".join(usable)
 
 
 def tags(given: list[str]) -> set[str]:

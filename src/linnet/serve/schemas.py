@@ -85,15 +85,19 @@ class VideoRequest(Strict):
         """Its size, whichever way it was given."""
         if self.width is None and self.height is None:
             return self.size
-        said = f"{self.width or ''}x{self.height or ''}"
-        if self.size not in (None, said):
+        size = f"{self.width or ''}x{self.height or ''}"
+        if self.size not in (None, size):
             remedy = "give size, or width and height"
-            raise InvalidInput("size", self.size, f"is not {said}, which is asked for, too", remedy)
-        return said
+            raise InvalidInput("size", self.size, f"is not {size}, which is asked for, too", remedy)
+        return size
 
     def content(self, fetch: Callable[[str], bytes] | None = None) -> bytes | None:
         """What it is to begin from, still in its file's form and not looked at; `fetch` gets it where it is far."""
-        given = [one for one in (self._file, self.input_reference, self.image_reference) if one is not None]
+        given = [
+            reference
+            for reference in (self._file, self.input_reference, self.image_reference)
+            if reference is not None
+        ]
         if len(given) > 1:
             raise InvalidInput("input_reference", "image", "is given twice", "send one image or clip")
         if not given:

@@ -26,7 +26,7 @@ import uvicorn
 
 from linnet.errors import InvalidInput
 from linnet.serve.app import create_app
-from linnet.serve.clips import clips_folder, said, strangers, tidy
+from linnet.serve.clips import clips_folder, log_error, strangers, tidy
 from linnet.serve.connections import ConnectionLimits, Connections, most_connections
 from linnet.serve.database import explained
 from linnet.serve.jobs import Limits
@@ -82,14 +82,14 @@ def serve(settings: Settings) -> None:
             remedy = f"make a key with `linnet keys add NAME --data {settings.data}`, or listen on 127.0.0.1"
             field, value = ("name", name) if name else ("host", settings.host)
             raise InvalidInput(field, value, "can be reached by others, and there is no key", remedy)
-        sockets = [doors.enter_context(one) for one in listening(settings.host, settings.port)]
+        sockets = [doors.enter_context(listener) for listener in listening(settings.host, settings.port)]
         pool = settings.pool
         pool.check_budget()
         budget: dict[str, int | None] = (
             {} if pool.ray else {"vram": pool.vram, "ram": pool.ram}
         )  # a node's is not this machine's
-        way = {"threads": pool.threads, "elsewhere": pool.ray is not None}
-        models = Models(pool.model, pool.weights, pool.devices[0], **budget, **way)
+        others = {"threads": pool.threads, "elsewhere": pool.ray is not None}
+        models = Models(pool.model, pool.weights, pool.devices[0], **budget, **others)
         queue.recover()
         tidy(settings.data, queue)
         if settings.webhook is not None:
@@ -154,7 +154,7 @@ class Server(uvicorn.Server):
                 self.service.queue.shrink()
                 self.service.queue.reserve.keep()
             except Exception as error:
-                said(log, "could not make room", error)
+                log_error(log, "could not make room", error)
             time.sleep(TIDY)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -201,9 +201,11 @@ def open_queue(data: Path, *, adopting: bool) -> Queue:
     return queue
 
 
-def tell(found: Recovered, data: Path) -> None:
-    if found.clips or found.left:
-        log.warning("%d clips of %s have jobs again; %d files were left", found.clips, data, len(found.left))
+def tell(recovered: Recovered, data: Path) -> None:
+    if recovered.clips or recovered.left:
+        log.warning(
+            "%d clips of %s have jobs again; %d files were left", recovered.clips, data, len(recovered.left)
+        )
 
 
 def plain_name(name: str) -> str:
@@ -218,17 +220,17 @@ def listening(host: str, port: int) -> list[socket.socket]:
     """At every address of the host that this machine has; InvalidInput if there is none, or it is taken."""
     sockets: list[socket.socket] = []
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        for family, *_, address in found:
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, *_, address in addresses:
             try:
                 sockets.append(socket.create_server(address[:2], family=family))
             except OSError as error:
                 absent = error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)  # IPv6, say
-                if not absent or (address == found[-1][4] and not sockets):
+                if not absent or (address == addresses[-1][4] and not sockets):
                     raise
     except (OSError, UnicodeError) as error:
-        for one in sockets:
-            one.close()
+        for opened in sockets:
+            opened.close()
         if isinstance(error, socket.gaierror | UnicodeError):
             raise InvalidInput("host", host, "is not known here", "give an address of this machine") from None
         problem = f"cannot be had at {host}: {os.strerror(error.errno or 0).lower()}"

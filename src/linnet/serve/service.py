@@ -68,17 +68,17 @@ class Service:
     def owner(self, given: Credentials) -> str | None:
         """Whose the key is, or the session; None is nobody. While no key is valid, and listening is local, everybody is
         the one owner "", whatever they come with: some clients must send some key."""
-        found = find_owner(self.queue, given.key) if given.key else None
-        if found is None and given.session:
-            found = find_session(self.queue, given.session)
-        if found is None and self.local and all(known["revoked"] for known in self.queue.all_keys()):
+        owner = find_owner(self.queue, given.key) if given.key else None
+        if owner is None and given.session:
+            owner = find_session(self.queue, given.session)
+        if owner is None and self.local and all(known["revoked"] for known in self.queue.all_keys()):
             return ""
-        return found
+        return owner
 
     def seconds_of(self, request: Request, given: InputReference | None) -> tuple[float | None, bool]:
         """What a clip takes here, None where that is unknown, and whether just such a one was made."""
-        if found := self.queue.speed(request, given):
-            return found
+        if pace := self.queue.speed(request, given):
+            return pace
         # What was measured without a clip is of all steps.
         return None if given else self.models.plan(request).seconds, False
 

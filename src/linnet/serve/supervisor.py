@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from linnet.serve.clips import remove_half_written, said, without_folders
+from linnet.serve.clips import log_error, remove_half_written, without_folders
 from linnet.serve.clock import Awake
 from linnet.serve.queue import Queue
 from linnet.serve.render import RenderSettings
@@ -52,7 +52,7 @@ class Member(threading.Thread):
 class Supervisor(Member):
     """Keeps one worker at work."""
 
-    place: str
+    runs_on: str
 
     def run(self) -> None:
         pause = WEARY[0]
@@ -63,12 +63,12 @@ class Supervisor(Member):
             except (
                 Exception
             ) as error:  # a full disk, or no process to be had: what ends a worker, never its supervisor
-                said(log, f"could not look after the worker for {self.place}", error)
+                log_error(log, f"could not look after the worker for {self.runs_on}", error)
                 reason = f"could not be looked after, {cause(error)}"
             self.put_back(name, reason)
             if reason is None:
                 return
-            log.warning("the worker for %s %s; starting another", self.place, reason)
+            log.warning("the worker for %s %s; starting another", self.runs_on, reason)
             pause = WEARY[0] if time.monotonic() - begun > YOUNG else min(2 * pause, WEARY[1])
             self.leave.wait(pause)
 
@@ -84,7 +84,7 @@ class Supervisor(Member):
                 return
             except Exception as error:  # a full disk: nothing else to do until there is room
                 if not failed:
-                    said(log, "could not put back a job; trying again", error)
+                    log_error(log, "could not put back a job; trying again", error)
                 failed = True
                 if self.hurry.wait(AGAIN):  # the next start does
                     return
@@ -120,7 +120,7 @@ class ProcessSupervisor(Supervisor):
 
     def __init__(self, settings: RenderSettings, data: Path, queue: Queue, patience: Patience) -> None:
         super().__init__(data, queue, patience)
-        self.place = settings.device
+        self.runs_on = settings.device
         self.settings = WorkerSettings(data=str(data.absolute()), **asdict(settings))
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -141,23 +141,23 @@ class ProcessSupervisor(Supervisor):
     def watch(self, process: subprocess.Popen[bytes], name: str) -> str | None:
         """Until it has ended, or should; why, as `supervise` has it."""
         awake = Awake(self.queue.clock)
-        signs, asked = Signs(self.patience, awake), None
+        signs, stopping = Signs(self.patience, awake), None
         reason = None
         while (status := process.poll()) is None:
-            if self.leave.is_set() and asked is None:
-                asked = awake()
+            if self.leave.is_set() and stopping is None:
+                stopping = awake()
                 with suppress(OSError):
                     assert process.stdin is not None
                     process.stdin.write(b"leave\n")
                     process.stdin.flush()
-            late = asked is not None and awake() - asked > self.patience.grace
-            if asked is None:
+            late = stopping is not None and awake() - stopping > self.patience.grace
+            if stopping is None:
                 worker = self.queue.workers().get(name) or {}
                 reason = signs.trouble(worker.get("beat"), worker.get("busy"))
             if late or self.hurry.is_set() or reason:
                 break
             time.sleep(LOOK)
-        if asked is not None or self.hurry.is_set():
+        if stopping is not None or self.hurry.is_set():
             return None
         words = (self.queue.workers().get(name) or {}).get("words")
         return reason or (f"failed, {words}" if words else died(status or 0))

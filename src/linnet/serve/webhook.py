@@ -23,7 +23,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from linnet.errors import InvalidInput
 from linnet.filesystem import complete
-from linnet.serve.clips import said
+from linnet.serve.clips import log_error
 from linnet.serve.jobs import Job
 from linnet.serve.queue import Queue
 
@@ -86,7 +86,7 @@ class Teller(threading.Thread):
                 for job, tries in self.queue.due_notices():
                     self.tell(job, tries)
             except Exception as error:
-                said(log, "could not tell of a job's end", error)
+                log_error(log, "could not tell of a job's end", error)
 
     def tell(self, job: Job, tries: int) -> None:
         body = json.dumps(

@@ -164,9 +164,9 @@ class FlowTask:
         ids, lengths = (x.to(device) for x in self.tokenize(batch.captions))
         noise = torch.randn(data.shape, generator=generator, device=device)
         sigma = self.sigmas(step, len(data), generator)
-        veil = torch.rand(len(data), generator=generator, device=device)
+        noise_level = torch.rand(len(data), generator=generator, device=device)
         context = self.model.context(ids, lengths)
-        error = squared_error(self.model.transformer, context, data, noise, sigma, known, veil).mean(
+        error = squared_error(self.model.transformer, context, data, noise, sigma, known, noise_level).mean(
             (1, 3, 4)
         )
         return error[~known].mean(), {"frames": float(data.shape[2])}
@@ -191,13 +191,13 @@ class FlowTask:
         clips = min(clips, len(self.cache))
         apart = self.goes_on(step)
         share = self.config.onward if apart and frames == max(lengths) else 0.0
-        onward = sum(rng.random() < share for _ in range(clips))
-        chosen = self.choose(step, rng, onward, later=True)
-        chosen += self.choose(step, rng, clips - onward, later=not apart)
+        continued = sum(rng.random() < share for _ in range(clips))
+        chosen = self.choose(step, rng, continued, later=True)
+        chosen += self.choose(step, rng, clips - continued, later=not apart)
         captions = [self.caption(index, rng, still=frames == 1) for index in chosen]
         begun = [
-            self.anywhere(rng, clip, frames) if place < onward else (0, 0)
-            for place, clip in enumerate(chosen)
+            self.anywhere(rng, clip, frames) if index < continued else (0, 0)
+            for index, clip in enumerate(chosen)
         ]
         latents = torch.stack(
             [self.cut(clip, start, frames) for clip, (start, _) in zip(chosen, begun, strict=True)]

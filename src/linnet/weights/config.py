@@ -36,7 +36,7 @@ def as_config(kind: type[C], config: Mapping[str, Any], path: Path) -> C:
 def fits_field(value: Any, kind: Any) -> bool:
     """Whether a value of JSON can be that of a shape's field: counts are above zero and not without end."""
     if isinstance(value, list):
-        return all(fits_field(one, int) for one in value) and "tuple" in str(kind).lower()
+        return all(fits_field(item, int) for item in value) and "tuple" in str(kind).lower()
     if kind is bool or isinstance(value, bool):
         return kind is bool and isinstance(value, bool)
     if kind is int:

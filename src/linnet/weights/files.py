@@ -132,9 +132,9 @@ def open_weights(path: Path) -> BinaryIO:
         file = path.open("rb")
         start = file.read(START)
     file.seek(0)
-    if found := other_format(start) or (PICKLE if path.suffix.lower() in PICKLE_SUFFIXES else None):
+    if format := other_format(start) or (PICKLE if path.suffix.lower() in PICKLE_SUFFIXES else None):
         file.close()
-        raise WeightsError("weights", path, *found)
+        raise WeightsError("weights", path, *format)
     return file
 
 
@@ -148,9 +148,9 @@ def other_format(start: bytes) -> tuple[str, str] | None:
     if start.startswith(b"PK") and b"data.pkl" in start:  # as torch.save writes it
         return PICKLE
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    for magic, found in STARTS.items():
+    for magic, problem in STARTS.items():
         if start.startswith(magic) or (magic[:1] in b"<{" and text.startswith(magic)):
-            return found
+            return problem
     return ("is a tar archive", ARCHIVE) if start[TAR] == b"ustar" else None
 
 

@@ -105,8 +105,8 @@ def read_latent_scale(path: Path) -> tuple[Float[Tensor, " C"], Float[Tensor, " 
         return None
     scale_and_bias = {name: header.tensors[name] for name in (LATENT_SCALE, LATENT_BIAS)}
     check_dtypes(header, scale_and_bias)
-    found = {name: tensor.float() for name, tensor in read([header], scale_and_bias)}
-    return found[LATENT_SCALE], found[LATENT_BIAS]
+    tensors = {name: tensor.float() for name, tensor in read([header], scale_and_bias)}
+    return tensors[LATENT_SCALE], tensors[LATENT_BIAS]
 
 
 def matched(
@@ -142,13 +142,13 @@ def matched(
 
 def stored_format(headers: Sequence[Header]) -> Format | None:
     """The 8-bit format in which files say that they hold the weights of the blocks; None if they say nothing."""
-    said = {header.metadata.get(QUANTISATION) for header in headers}
-    if said == {None} or not said:
+    formats = {header.metadata.get(QUANTISATION) for header in headers}
+    if formats == {None} or not formats:
         return None
     for format in STORED:
-        if said == {format}:
+        if formats == {format}:
             return format
-    problem = f"says {', '.join(sorted(map(str, said)))} of how its weights are stored"
+    problem = f"says {', '.join(sorted(map(str, formats)))} of how its weights are stored"
     raise WeightsError("weights", headers[0].path, problem, f"linnet knows {' and '.join(STORED)}")
 
 
@@ -158,13 +158,13 @@ def as_list(files: Path | Sequence[Path]) -> Sequence[Path]:
 
 def check(wanted: dict[str, Tensor], headers: Sequence[Header], ignore: frozenset[str]) -> None:
     """Refuse files whose tensors are not exactly the wanted ones."""
-    found: dict[str, Path] = {}
+    sources: dict[str, Path] = {}
     for header in headers:
         for name, entry in header.tensors.items():
-            if name in found:
-                problem = f'holds tensor "{name}", which {found[name].name} holds too'
+            if name in sources:
+                problem = f'holds tensor "{name}", which {sources[name].name} holds too'
                 raise WeightsError("weights", header.path, problem, "remove one of the two files")
-            found[name] = header.path
+            sources[name] = header.path
             if name in ignore and name not in wanted:
                 continue
             if name not in wanted:
@@ -178,9 +178,9 @@ def check(wanted: dict[str, Tensor], headers: Sequence[Header], ignore: frozense
                 raise WeightsError("weights", header.path, problem, "make the file again: linnet quantize")
         whole = {name for name in wanted if wanted[name].dtype not in EIGHT_BITS}
         check_dtypes(header, {name: entry for name, entry in header.tensors.items() if name in whole})
-    if missing := [name for name in wanted if name not in found]:
-        place = headers[0].path if len(headers) == 1 else headers[0].path.parent
-        raise stranger(place, "lacks", missing)
+    if missing := [name for name in wanted if name not in sources]:
+        path = headers[0].path if len(headers) == 1 else headers[0].path.parent
+        raise stranger(path, "lacks", missing)
 
 
 def check_dtypes(header: Header, entries: dict[str, Entry]) -> None:

@@ -30,9 +30,9 @@ def quantise_files(
     WeightsError if the files are not that model's, or are in 8 bits already.
     """
     headers = [read_header(path) for path in shards(files)]
-    if said := stored_format(headers):
+    if stored := stored_format(headers):
         remedy = "start from the files as published"
-        raise WeightsError("weights", files, f"holds {said} weights already", remedy)
+        raise WeightsError("weights", files, f"holds {stored} weights already", remedy)
     module, headers = matched(build, files, prefix=prefix, quantise=format)
     narrow = {
         f"{prefix}{path}.weight"

@@ -70,7 +70,7 @@ def resolve(
         "tokenizer": ("tokenizer", tokenizer),
     }
     folder = weights or locate_folder(spec)
-    found: dict[str, Path] = {}
+    paths: dict[str, Path] = {}
     for part, relative in layout(spec).items():
         field, path = given[part]
         remedy = "check the path"
@@ -81,10 +81,10 @@ def resolve(
             field, path, remedy = "weights", folder / relative, remedy_for(spec)
         if missing := missing_file(part, path):
             raise absent(missing, field, remedy)
-        found[part] = path
+        paths[part] = path
     if transformer is not None:
         check_own(spec, transformer)
-    files = ModelFiles(**found)
+    files = ModelFiles(**paths)
     for path in files.weights:
         read_header(path)
     return files
@@ -126,7 +126,7 @@ def availability(spec: ModelSpec) -> Availability:
     """How much of a model is on this machine, for `linnet models`."""
     folder = locate_folder(spec)
     candidates = [folder] if folder else folders_of(spec)
-    best = min(candidates, key=lambda place: len(missing_parts(spec, place)), default=None)
+    best = min(candidates, key=lambda candidate: len(missing_parts(spec, candidate)), default=None)
     if best is None:
         return Availability(spec=spec, folder=None, bytes=0, missing=tuple(layout(spec).values()))
     size = sum(

@@ -121,13 +121,13 @@ toward towards under please show me make create draw video clip movie film scene
 
 def instead() -> dict[str, str]:
     """The nearest known word for each that people ask for; a plural for a plural."""
-    found: dict[str, str] = {}
+    nearest: dict[str, str] = {}
     for known, words in INSTEAD.items():
         many = THINGS[known].plurals[0] if known in THINGS else known
         for word in words.split():
-            found[word] = known
-            found.setdefault(plural(word), many)
-    return {word: known for word, known in found.items() if word not in KNOWN}
+            nearest[word] = known
+            nearest.setdefault(plural(word), many)
+    return {word: known for word, known in nearest.items() if word not in KNOWN}
 
 
 def named() -> dict[str, str]:

@@ -64,7 +64,7 @@ def prepare(
     if spec.closed_vocabulary:
         for text in texts or ():
             check_words(spec, pipeline.model.tokenizer, text, field="prompts")
-    subject = subject_of(spec, files, machine.device, machine.settle(request))
+    subject = subject_of(spec, files, machine.device, machine.prepare(request))
     folder = profiles.own_folder() / "tune" / f"{spec.name}-{subject.key}"
     return Job(
         spec=spec,
