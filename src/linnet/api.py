@@ -49,11 +49,13 @@ class ConditionSettings(TypedDict, total=False):
 class Settings(RequestSettings, LoadSettings, ConditionSettings, total=False):
     """What `generate` and `frames` take beside the prompt: the settings of a request, what `load` takes, and what the
     clip begins from. `like` is a clip that linnet made: what is not given is as in it. `compile` compiles the
-    transformer first. `untuned`: the profile's settings are taken from the literature."""
+    transformer first. `untuned`: the profile's settings are taken from the literature. `gpus`: how many
+    cards share the work."""
 
     like: StrPath | None
     compile: bool
     untuned: bool
+    gpus: int
 
 
 def load(
@@ -194,6 +196,7 @@ def _ready(
         ram=settings.get("ram"),
         compiled=settings.get("compile", False) or chosen.compiled,
         profile=chosen.record,
+        gpus=settings.get("gpus", 1),
     )
     if spec.closed_vocabulary and not anyway:
         for field, text in (("prompt", requests[0].prompt), ("negative", requests[0].negative)):

@@ -37,6 +37,7 @@ from linnet.runtime.compile import check_compiler
 from linnet.runtime.finite import finite_steps, is_finite, not_finite
 from linnet.runtime.machine import occupy, resolve_machine
 from linnet.runtime.pixels import arriving
+from linnet.runtime.processes import ApartVelocity, Processes, Share, SharedPass
 from linnet.runtime.recover import free_memory, out_of_memory
 from linnet.runtime.tiles import decode_tiled
 from linnet.sampling import flow
@@ -80,6 +81,7 @@ class Pipeline:
         self.model = model
         self.attention = attention
         self.attention_used = ""  # for the last request
+        self.processes: Processes | None = None  # that share the transformer's passes (see multi_gpu)
         self.profile: Mapping[str, Any] | None = (
             None  # the record of the profile that the clips are made with
         )
@@ -132,6 +134,8 @@ class Pipeline:
 
     def unload(self) -> None:
         """Free the model's memory. Its weights are read again when they are needed."""
+        if self.processes is not None:
+            self.processes.close()
         self.model.unload()
 
     def choices(self) -> dict[str, Any]:
@@ -143,6 +147,7 @@ class Pipeline:
             "threads": torch.get_num_threads(),
             "attention": self.attention_used,
             **({"compiled": True} if model.compiled else {}),
+            **({"processes": self.processes.record()} if self.processes else {}),
             **({"profile": dict(self.profile)} if self.profile else {}),
             **({"knobs": execution} if execution else {}),
             **({"shrunk": model.shrunk} if model.shrunk else {}),
@@ -188,13 +193,35 @@ class Pipeline:
 
     def denoiser(self, request: Request, watch: Watch = ignore) -> Model:
         """The transformer, run as the plan says: for clips or windows of the request's length."""
+        run, model = self.forward(request), self.model
+        alone = model.retrying("denoise", run, watch)
+        if self.processes is None:
+            return alone
+        execution = replace(model.execution, tiling=None)
+        self.processes.follow(
+            request=self.settled(request).to_json(), execution=vars(execution), attention=self.attention_used
+        )
+
+        def shared(
+            latents: Latents, timestep: Float[Tensor, "B"], text: TextContext, share: Share
+        ) -> Latents:
+            return alone(latents, timestep, text) if share is None else run(latents, timestep, text, share)
+
+        return SharedPass(self.processes, shared)
+
+    def forward(self, request: Request) -> Callable[..., Latents]:
+        """One pass of the transformer on this device, a `Run` whose last argument may be left out."""
         way, model = self.attend(request), self.model
 
-        def run(latents: Latents, timestep: Float[Tensor, "B"], text: TextContext) -> Latents:
+        def run(
+            latents: Latents, timestep: Float[Tensor, "B"], text: TextContext, share: Share = None
+        ) -> Latents:
             transformer, chunk = model.transformer, model.execution.token_chunk
-            return transformer(latents, timestep, text, blocks=model.blocks, token_chunk=chunk, attend=way)
+            return transformer(
+                latents, timestep, text, blocks=model.blocks, token_chunk=chunk, share=share, attend=way
+            )
 
-        return model.retrying("denoise", run, watch)
+        return run
 
     def velocity(self, request: Request, sigmas: Float[Tensor, " levels"], watch: Watch = ignore) -> Velocity:
         """What the request's prompts, guidance and reuse make of the transformer, for one run over `sigmas`."""
@@ -223,21 +250,22 @@ class Pipeline:
         watch: Watch = ignore,
     ) -> Velocity:
         """`model` under the request's guidance and reuse."""
-        guided = GuidedVelocity(
-            model=model,
-            prompt=prompt,
-            negative=negative,
-            guidance=Guidance(
-                method=request.guidance_method,
-                scale=request.guidance,
-                rescale=request.apg_rescale,
-                momentum=request.apg_momentum,
-                eta=request.apg_eta,
-                levels=levels_between(sigmas, request.guidance_from, request.guidance_until),
-                steady=self.steady(request),
-            ),
-            batched=batched,
+        guidance = Guidance(
+            method=request.guidance_method,
+            scale=request.guidance,
+            rescale=request.apg_rescale,
+            momentum=request.apg_momentum,
+            eta=request.apg_eta,
+            levels=levels_between(sigmas, request.guidance_from, request.guidance_until),
+            steady=self.steady(request),
         )
+        parts: dict[str, Any] = {
+            "model": model, "prompt": prompt, "negative": negative, "guidance": guidance
+        }  # fmt: skip
+        if isinstance(model, SharedPass) and model.processes.split == "guidance":
+            guided = ApartVelocity(**parts, shared=model)
+        else:
+            guided = GuidedVelocity(**parts, batched=batched)
         cache, spared = request.step_cache, self.model.retrying("denoise", guided, watch)
         if cache.skip:
             return CachedVelocity(velocity=spared, count=request.steps, skip=cache.skip)

@@ -129,13 +129,15 @@ def prepare(
     ram: int | str | None = None,
     compiled: bool = False,
     profile: Mapping[str, Any] | None = None,
+    gpus: int = 1,
     here: bool = True,
 ) -> Prepared:
     """Check what the clips begin from, resolve the machine, plan, and open the model; no weights are read yet.
 
     The requests differ in their seeds alone. What is not given is as in the `earlier` clip, so that its bytes repeat.
     Without `here` the device may be one that is not in this machine, to be planned for. `profile` is what the clips
-    say of a tuned profile; that of the earlier clip goes on where its settings do.
+    say of a tuned profile; that of the earlier clip goes on where its settings do. `gpus`: how many cards share
+    the work.
     """
     from linnet.direct.conditions import Conditions
     from linnet.pipeline import Pipeline
@@ -181,6 +183,12 @@ def prepare(
     pipeline.profile = profile
     if earlier and earlier.request.model == spec.name and earlier.model_hash != pipeline.model_hash:
         notes.append(f"warning: {earlier.path} was made with other weights, so this clip will differ")
+    if gpus != 1:
+        from linnet.multi_gpu import attach
+
+        notes.append(attach(pipeline, gpus, plan))
+    elif earlier and "processes" in choices:
+        notes.append(f"warning: {earlier.path} was made on several GPUs, so this clip may differ in rounding")
     plans = (plan, *(plan.with_seed(request.seed) for request in requests[1:]))
     return Prepared(pipeline=pipeline, plans=plans, beginning=beginning, notes=tuple(notes))
 

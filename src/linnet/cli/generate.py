@@ -12,6 +12,7 @@ from linnet.cli.options import (
     Anyway,
     Dimensions,
     Dtype,
+    Gpus,
     GuidanceScale,
     Model,
     Overwrite,
@@ -140,6 +141,7 @@ def generate(
     device: Annotated[
         str | None, one_of("device", "cpu, cuda or mps; by default the fastest here.", "cpu", "cuda", "mps")
     ] = None,
+    gpus: Gpus = 1,
     dtype: Dtype = None,
     threads: Threads = None,
     vram: Vram = None,
@@ -237,6 +239,7 @@ def generate(
         ram=ram,
         compiled=compiled or chosen.compiled,
         profile=chosen.record,
+        gpus=gpus,
         here=not (device and dry_run),
     )
     pipeline, plans = ready.pipeline, ready.plans
@@ -277,6 +280,8 @@ def generate(
     except KeyboardInterrupt:
         written = f"{len(made)} of {len(plans)} clips" if made else "nothing"
         fail(f"stopped; {written} was written", 130)
+    finally:
+        pipeline.unload()
 
 
 def interval(text: str | None) -> dict[str, float]:

@@ -133,6 +133,9 @@ Threads = Annotated[
 Device = Annotated[
     str, one_of("device", "cpu, cuda or mps; by default the fastest here.", "cpu", "cuda", "mps", "auto")
 ]
+Gpus = Annotated[
+    int, whole("gpus", "GPUs that share the work of a clip; with --device cpu, processes.", least=1)
+]
 Vram = Annotated[int | None, amount("vram", "Memory of the card that may be used, such as 8GB.")]
 Ram = Annotated[int | None, amount("ram", "Main memory that may be used, such as 12GB.")]
 WorkerVram = Annotated[int | None, amount("vram", "Memory of its card that a worker may use, such as 8GB.")]

@@ -1,4 +1,4 @@
-"""One clip on several processes: its tokens shared out, the two guidance passes apart, or both.
+"""The tokens of one clip shared out among several processes (see `runtime.processes` for guidance's two passes apart).
 
 Axes: B batch, N heads, L this process's tokens, S some process's tokens, d head width.
 
@@ -8,7 +8,6 @@ never all, and merges what it finds by the logarithm of the softmax's denominato
 """
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -17,8 +16,6 @@ from torch import Tensor
 from torch import distributed as dist
 
 from linnet.errors import InvalidInput
-from linnet.models.transformer import TextContext, Transformer
-from linnet.sampling.denoise import Guidance, GuidedVelocity, Latents
 
 Heads = Float[Tensor, "B N S d"]
 Pair = Float[Tensor, "2 B N S d"]  # keys and values
@@ -114,52 +111,3 @@ class RingShare:
                 part.copy_(x)
             dist.broadcast(part, group=self.group, group_src=rank)
         return torch.cat(parts, dim=1)
-
-
-@dataclass(kw_only=True)
-class SplitGuidance(GuidedVelocity):
-    """The prompt's pass on this process and the negative's on its partner, or the other way round.
-
-    `pair` has two processes, the prompt's first. What follows the passes is computed on both, alike.
-    """
-
-    pair: dist.ProcessGroup | None = None
-
-    def _in_turn(self, latents: Latents, timestep: Float[Tensor, "B"]) -> tuple[Latents, Latents]:
-        text = (self.prompt, self.negative)[dist.get_rank(self.pair)]
-        velocity = self.model(latents, timestep, text).contiguous()
-        cond, uncond = torch.empty_like(velocity), torch.empty_like(velocity)
-        dist.all_gather([cond, uncond], velocity, group=self.pair)
-        return cond, uncond
-
-
-def shared_velocity(
-    model: Transformer,
-    prompt: TextContext,
-    negative: TextContext,
-    guidance: Guidance,
-    *,
-    split_guidance: bool | None = None,
-) -> GuidedVelocity:
-    """A guided velocity computed by all processes of the default group, who all call this and then `denoise` alike.
-
-    The two passes go to one half of the processes each where their number is even, unless `split_guidance` says
-    otherwise; each half, or the whole, shares out the tokens. InvalidInput where an odd number is to be halved.
-    """
-    size, rank = dist.get_world_size(), dist.get_rank()
-    split = size % 2 == 0 if split_guidance is None else split_guidance
-    if not split:
-        shared = partial(model.forward, share=Ring()) if size > 1 else model
-        return GuidedVelocity(model=shared, prompt=prompt, negative=negative, guidance=guidance)
-    if size % 2:
-        raise InvalidInput(
-            "processes", size, "cannot be halved", "use an even number, or do not split guidance"
-        )
-    half = size // 2
-    # Every process has to take part in the making of every group, its own or not.
-    rings: list[Any] = [dist.new_group(range(half)), dist.new_group(range(half, size))]
-    pairs: list[Any] = [dist.new_group([rank_in_half, rank_in_half + half]) for rank_in_half in range(half)]
-    shared = partial(model.forward, share=Ring(rings[rank // half])) if half > 1 else model
-    return SplitGuidance(
-        model=shared, prompt=prompt, negative=negative, guidance=guidance, pair=pairs[rank % half]
-    )

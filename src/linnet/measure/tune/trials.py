@@ -176,7 +176,7 @@ class Trials:
             return found
         seconds, latents, frames, _ = self._make(candidate, pair, None)
         assert frames is not None
-        way = self.pipeline(candidate).attention
+        way = self.pipeline(candidate).attention_used
         tensors = {"latents": latents.cpu().contiguous(), "frames": torch.from_numpy(frames)}
         with complete(path, field="state") as part:
             save_file(tensors, part, {"seconds": repr(seconds), "attention": way})
