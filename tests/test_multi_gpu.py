@@ -12,6 +12,7 @@ import pytest
 from torch import Tensor
 
 import linnet
+from helper_processes import helpers_of
 from linnet.catalog import CATALOG, SEEDLING
 from linnet.errors import DeviceLost, InvalidInput
 from linnet.multi_gpu import attach, check_gpus
@@ -68,7 +69,7 @@ def test_no_process_stays_behind(number: signal.Signals, tiny_model: Path, tmp_p
     words = ["generate", "a red star", "--model", "seedling", "--weights", str(tiny_model), "--steps", "1000"]
     words += ["--device", "cpu", "--threads", "1", "--gpus", "2", "--output", str(tmp_path / "a.mp4")]
     process = subprocess.Popen([sys.executable, "-m", "linnet", *words], stderr=subprocess.PIPE, text=True)
-    while not (helpers := children(process.pid)) and process.poll() is None:
+    while not (helpers := helpers_of(process.pid)) and process.poll() is None:
         time.sleep(0.05)
     assert helpers
     process.send_signal(number)
@@ -81,19 +82,6 @@ def test_no_process_stays_behind(number: signal.Signals, tiny_model: Path, tmp_p
         time.sleep(0.05)
     assert not any(Path(f"/proc/{helper}").exists() for helper in helpers)
     assert not list(tmp_path.iterdir())
-
-
-def children(process: int) -> list[int]:
-    """Its helpers that have begun to run."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            if parent == process and b"linnet.multi_gpu" in (folder / "cmdline").read_bytes():
-                found.append(int(folder.name))
-        except OSError:
-            continue
-    return found
 
 
 def test_more_than_there_are_is_refused() -> None:

@@ -25,26 +25,26 @@ from linnet.weights.store import ModelFiles
 from linnet.wording import format_bytes, format_count
 
 
-def check_gpus(count: int, device: str) -> list[str]:
+def check_gpus(count: int, device: str, *, field: str = "gpus") -> list[str]:
     """The devices of so many processes, the first one's first; InvalidInput if there are not so many. On a CPU they are
     processes that share it."""
     import torch
 
     if count < 1:
-        raise InvalidInput("gpus", count, "is not a number of gpus", "use 1 or more")
+        raise InvalidInput(field, count, "is not a number of gpus", "use 1 or more")
     kind, _, index = device.partition(":")
     if kind == "cpu":
         cores = os.cpu_count() or 1
         if count > cores:
             problem = f"are more processes than the CPU has cores, {cores}"
-            raise InvalidInput("gpus", count, problem, f"use {cores} or fewer")
+            raise InvalidInput(field, count, problem, f"use {cores} or fewer")
         return ["cpu"] * count
     there = torch.cuda.device_count() if kind == "cuda" else 1
     first = int(index or 0)
     if first + count > there:
         have = format_count(there - first, "GPU")
         remedy = f"use {there - first} or fewer"
-        raise InvalidInput("gpus", count, f"are more than there are: {have} from {device} on", remedy)
+        raise InvalidInput(field, count, f"are more than there are: {have} from {device} on", remedy)
     return [f"{kind}:{first + number}" for number in range(count)] if count > 1 else [device]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from helper_processes import helpers_of
 from linnet.catalog import SEEDLING
 from linnet.errors import InvalidInput
 from linnet.media import VideoWriter, probe
@@ -19,6 +20,7 @@ from linnet.serve.queue import Queue
 from linnet.serve.render import RenderSettings
 from linnet.serve.supervisor import Patience, ProcessSupervisor
 from linnet.serve.worker import Worker, WorkerSettings, cause
+from linnet.serve.worker_pool import WorkerPool
 from serving import until
 
 
@@ -139,3 +141,31 @@ def test_a_worker_that_hangs_is_replaced(tmp_path: Path, tiny_model: Path) -> No
     supervisor.leave.set()
     supervisor.join(60)
     assert not supervisor.is_alive()
+
+
+def test_a_worker_of_two_processes_makes_its_jobs_and_leaves_none_behind(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    clips_folder(tmp_path).mkdir()
+    queue = Queue(tmp_path)
+    settings = RenderSettings(model="seedling", weights=str(tiny_model), device="cpu", threads=1, gpus=2)
+    supervisor = ProcessSupervisor(settings, tmp_path, queue, Patience())
+    supervisor.start()
+    job = queue.add(request(steps=4, frames=1)).id
+    until(lambda: (found := queue.get(job)) is not None and found.status == "completed")
+    assert supervisor.process is not None
+    helpers = helpers_of(supervisor.process.pid)
+    assert helpers
+    supervisor.leave.set()
+    supervisor.join(60)
+    until(lambda: not any(Path(f"/proc/{helper}").exists() for helper in helpers))
+
+
+def test_two_workers_share_no_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    monkeypatch.setattr("linnet.serve.worker_pool.resolve_device", lambda name: name)
+    WorkerPool(model="seedling", devices=("cuda:0", "cuda:2"), gpus=2).check_budget()
+    with pytest.raises(InvalidInput, match='gpus_per_worker "2": would have two workers on cuda:1'):
+        WorkerPool(model="seedling", devices=("cuda:0", "cuda:1"), gpus=2).check_budget()
+    with pytest.raises(InvalidInput, match='gpus_per_worker "8": are more than there are: 4 GPUs'):
+        WorkerPool(model="seedling", devices=("cuda",), gpus=8).check_budget()

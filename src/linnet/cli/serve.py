@@ -46,6 +46,12 @@ def serve(
         list[str] | None,
         option("device", "cpu, cuda:0, ...; give several for a worker each.", metavar="NAME"),
     ] = None,
+    gpus_per_worker: Annotated[
+        int,
+        whole(
+            "gpus-per-worker", "GPUs that share the work of a worker's clips, from its device on.", least=1
+        ),
+    ] = 1,
     dtype: Annotated[
         str,
         one_of("dtype", "Of the matrix products: float32 or bfloat16; by default auto.", *CHOICES["dtype"]),
@@ -129,6 +135,7 @@ def serve(
                 threads=threads,
                 vram=vram,
                 ram=ram,
+                gpus=gpus_per_worker,
                 ray=ray,
                 patience=Patience(stall=stall, grace=grace),
             ),

@@ -19,6 +19,7 @@ from linnet.direct.conditions import Conditioning, Conditions
 from linnet.errors import InvalidInput
 from linnet.inputs.reader import Tick, nothing
 from linnet.media import plainly, probe, read_frames
+from linnet.multi_gpu import attach
 from linnet.pipeline import Pipeline, timed
 from linnet.progress import BEFORE, Progress
 from linnet.request import Request, check_dtype, make_request
@@ -37,7 +38,8 @@ TILE = 320  # pixels, at most, of a tile's or thumbnail's longer side
 @dataclass(frozen=True, kw_only=True)
 class RenderSettings:
     """How to render. `weights` is the folder of `model` where that is not in its usual place. `watched`: with previews,
-    a thumbnail and a spritesheet. `vram` and `ram`: bytes that may be used, of the card and of main memory."""
+    a thumbnail and a spritesheet. `vram` and `ram`: bytes that may be used, of the card and of main memory. `gpus`: how
+    many share the work, from `device` on."""
 
     model: str
     weights: str | None = None
@@ -46,6 +48,7 @@ class RenderSettings:
     threads: int | None = None
     vram: int | None = None
     ram: int | None = None
+    gpus: int = 1
     watched: bool = True
 
 
@@ -58,6 +61,8 @@ class Renderer:
 
     def pipeline(self, model: str) -> Pipeline:
         if self._pipeline is None or self._pipeline.spec.name != model:
+            if self._pipeline is not None:
+                self._pipeline.unload()
             self._pipeline = None  # before the next is read
             settings = self.settings
             self._pipeline = load(
@@ -69,6 +74,9 @@ class Renderer:
                 vram=settings.vram,
                 ram=settings.ram,
             )
+            if settings.gpus > 1:
+                usual = make_request(self._pipeline.spec, prompt="a", seed=0)
+                attach(self._pipeline, settings.gpus, self._pipeline.plan(usual))
         return self._pipeline
 
     def warm(self) -> tuple[Request, dict[str, float]] | None:

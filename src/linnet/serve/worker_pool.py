@@ -14,8 +14,8 @@ from linnet.serve.supervisor import Member, Patience, ProcessSupervisor
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerPool:
-    """`devices`: a worker each, here. `ray`: the address of a cluster, which does it instead. `vram`, `ram` and
-    `watched` as in RenderSettings, for each worker."""
+    """`devices`: a worker each, here. `ray`: the address of a cluster, which does it instead. `vram`, `ram`,
+    `gpus` and `watched` as in RenderSettings, for each worker."""
 
     model: str
     weights: Path | None = None
@@ -24,6 +24,7 @@ class WorkerPool:
     threads: int | None = None
     vram: int | None = None
     ram: int | None = None
+    gpus: int = 1
     ray: str | None = None
     watched: bool = True
     patience: Patience = field(default_factory=Patience)
@@ -37,6 +38,7 @@ class WorkerPool:
             threads=self.threads,
             vram=self.vram,
             ram=self.ram,
+            gpus=self.gpus,
             watched=self.watched,
         )
         if self.ray is None:
@@ -59,3 +61,21 @@ class WorkerPool:
         if self.ray is None and self.vram is not None:
             for device in self.devices:
                 budget_of(resolve_device(device), vram=self.vram)
+        if self.gpus != 1:
+            self.check_gpus()
+
+    def check_gpus(self) -> None:
+        """InvalidInput where there are not so many, or where two workers would share one."""
+        if self.ray is not None:
+            problem, remedy = "cannot be chosen on a cluster", "leave it out: each GPU has a worker"
+            raise InvalidInput("gpus_per_worker", self.gpus, problem, remedy)
+        from linnet.multi_gpu import check_gpus  # the pipeline, which the server itself does without
+
+        taken: set[str] = set()
+        for device in self.devices:
+            cards = check_gpus(self.gpus, resolve_device(device), field="gpus_per_worker")
+            if twice := taken.intersection(cards) - {"cpu"}:
+                problem = f"would have two workers on {min(twice)}"
+                remedy = f"name devices that are {self.gpus} apart, such as cuda:0 and cuda:{self.gpus}"
+                raise InvalidInput("gpus_per_worker", self.gpus, problem, remedy)
+            taken.update(cards)
