@@ -188,3 +188,14 @@ def test_every_sprite_is_in_the_font_and_fills_its_square(tmp_path: Path) -> Non
     assert found.shape == (len(THINGS), 4, sprites.SIDE, sprites.SIDE)
     assert (sprites.extents(found).amax(1) > 0.9).all()
     assert len({sprite.numpy().tobytes() for sprite in found}) == len(THINGS)
+
+
+@pytest.mark.parametrize("thing", ["bat", "elephant", "apple", "sun"])
+@pytest.mark.parametrize("other", ["bird", "dinosaur", "carrot"])
+def test_what_is_above_another_thing_is_whole_and_above_it(thing: str, other: str) -> None:
+    scene = Scene(thing=thing, backdrop="meadow", motion="waits", other=other, relation="above")
+    below, above = stage.actors(scene, np.zeros(1, np.float32))
+    _, y, _, high, _ = above.poses[0]
+    assert y - high / 2 >= 0
+    top = below.poses[0, 1] - below.poses[0, 3] * (1.0 if below.grounded else 0.5)
+    assert y + high / 4 <= top

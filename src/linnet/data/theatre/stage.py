@@ -25,11 +25,13 @@ TREE, TREE_SIZE = "pine tree", 120.0  # wide enough down to the ground to hide w
 IN_THE_AIR = 0.42 * HEIGHT  # where what flies is at home
 OFFSETS: Mapping[str, tuple[float, float]] = {  # of the thing from the other one, in pixels: ahead, down
     "beside": (64.0, 0.0),
-    "above": (0.0, -54.0),
-    "in front of": (24.0, 11.0),
-    "behind": (32.0, -11.0),
+    "above": (0.0, 0.0),
+    "in front of": (36.0, 11.0),
+    "behind": (40.0, -11.0),
     "chasing": (-70.0, 0.0),
 }
+APART = 8.0  # pixels from one thing up to another that is above it
+LOWER = 34.0  # pixels by which something that flies makes room for another above it
 PAN, FURTHEST = 20.0, 30.0  # pixels a second, and at most
 ZOOM = 1.35
 
@@ -126,11 +128,11 @@ def actors(scene: Scene, t: Float[np.ndarray, " F"]) -> list[Actor]:
         motion = scene.motion if scene.relation == "chasing" else "waits"
         if scene.relation == "chasing" and scene.motion not in CHASES.values():
             motion = "waits"
-        above = scene.relation == "above"
         side = toward if scene.relation == "chasing" else (1 if scene.x > 0 else -1)
-        rise = -0.5 * sizes_of(scene.other) if above else 0.0
-        first = actor(scene, t, scene.thing, scene.motion, side * ahead / 2, down + rise, tint=scene.tint)
-        other = actor(scene, t, scene.other, motion, -side * ahead / 2, 0.0, phase=0.3)
+        lower = LOWER if scene.relation == "above" and floats(scene.other, motion) else 0.0
+        down += rise(scene, lower) if scene.relation == "above" else 0.0
+        other = actor(scene, t, scene.other, motion, -side * ahead / 2, lower, phase=0.3)
+        first = actor(scene, t, scene.thing, scene.motion, side * ahead / 2, down, tint=scene.tint)
         return [first, other] if scene.relation == "behind" else [other, first]
     if scene.motion == "hides":
         tree = actor(scene, t, TREE, "waits", 0.0, 6.0, size=TREE_SIZE)
@@ -142,6 +144,21 @@ def actors(scene: Scene, t: Float[np.ndarray, " F"]) -> list[Actor]:
         actor(scene, t, scene.thing, scene.motion, places[n], 5.0 * k, tint=scene.tint, phase=0.17 * n)
         for k, n in enumerate(order)
     ]
+
+
+def rise(scene: Scene, lower: float) -> float:
+    """Pixels, negative, from where a thing is at home in the air to where it is above the other one, and whole inside
+    the frame."""
+    own, ground = sizes_of(scene.thing) * SIZES[scene.size], PLACES[scene.backdrop].ground
+    top = ground - sizes_of(scene.other)
+    if floats(scene.other, "waits"):
+        top = IN_THE_AIR + lower - sizes_of(scene.other) / 2
+    home = IN_THE_AIR if floats(scene.thing, scene.motion) else ground - own / 2
+    return max(top - APART - own / 2, own / 2 + 2) - home
+
+
+def floats(name: str, motion: str) -> bool:
+    return THINGS[name].kind in ("sky", "flyer") or motion in AIRBORNE
 
 
 def sizes_of(thing: str) -> float:
@@ -167,10 +184,10 @@ def actor(
     # A pair that moves on keeps together: only what happens on the spot is out of step.
     if phase and motion in CHASES.values():
         moved = moved._replace(x=track(motion, t, toward=toward, size=side).x)
-    floats = thing.kind in ("sky", "flyer") or motion in AIRBORNE
-    in_the_air = floats or motion == "spins" or (scene.relation == "above" and name == scene.thing)
-    home = IN_THE_AIR if floats else PLACES[scene.backdrop].ground
-    if not floats and in_the_air:
+    flying = floats(name, motion)
+    in_the_air = flying or motion == "spins" or (scene.relation == "above" and name == scene.thing)
+    home = IN_THE_AIR if flying else PLACES[scene.backdrop].ground
+    if not flying and in_the_air:
         home -= 0.5 * side
     looks = {"left": -1, "right": 1, "": 0}[thing.faces]
     flip = moved.face * (toward * looks if looks and size is None else 1)

@@ -155,9 +155,11 @@ class TheatreReader:
         ]
         thirds = np.array_split(np.arange(len(own)), 3)
         right_at: list[bool | None] = []
-        like, score = "", max(sight.score for sight in own)
+        score = max(sight.score for sight in own)
+        least = min(WHOLE, max(sight.inside for sight in own if sight.score >= score - 0.1) - 0.05)
+        like = ""
         for third in thirds:
-            whole = [n for n in third.tolist() if own[n].inside >= WHOLE]
+            whole = [n for n in third.tolist() if own[n].inside >= least]
             best = max(whole, key=lambda n: own[n].score, default=None)
             if best is None or own[best].score < SEEN:
                 right_at.append(None)
