@@ -1,7 +1,6 @@
 """`linnet tune`: what it keeps, what it rejects, and that it goes on where it was."""
 
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,15 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors import safe_open
-from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from linnet.catalog import SEEDLING
 from linnet.cli import app
 from linnet.errors import InvalidInput
 from linnet.measure.tune.fidelity import Fidelity, compare, worst_tenth
-from linnet.measure.tune.search import Rules, Search, lower_bound, tune
+from linnet.measure.tune.search import Search, lower_bound, tune
 from linnet.measure.tune.trials import Candidate, Pair, Trial, Trials
 from linnet.plan import profiles
 
@@ -124,8 +121,6 @@ def test_a_search_that_runs_out_of_time_decides_by_what_it_has() -> None:
 def test_what_decides_is_beyond_chance() -> None:
     assert lower_bound([40.0] * 8) == 40.0
     assert lower_bound([20.0, 30.0, 40.0, 40.0, 40.0]) < 40.0
-    rules = Rules(psnr=24.0, another=25.0)
-    assert rules.floor == 28.0  # nearer than another seed's clip
 
 
 def test_each_way_to_differ_is_measured() -> None:
@@ -147,22 +142,6 @@ def test_each_way_to_differ_is_measured() -> None:
 # --- the command, on the tiny model -----------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def lively_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model with a decoder that shows more of what its latents are: two seeds look unlike each other."""
-    folder = tmp_path_factory.mktemp("lively")
-    shutil.copytree(tiny_model, folder, dirs_exist_ok=True)
-    path = folder / SEEDLING.autoencoder_file
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata()
-        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    for name, weight in weights.items():
-        if name.startswith("decoder") and weight.dim() > 1:
-            weights[name] = 1.5 * weight
-    save_file(weights, path, metadata)
-    return folder
-
-
 def arguments(weights: Path, page: Path) -> list[str]:
     return [
         *("tune", "--model", "seedling", "--weights", str(weights), "--clips", "2", "--seconds", "0"),
@@ -171,11 +150,11 @@ def arguments(weights: Path, page: Path) -> list[str]:
 
 
 def test_a_killed_run_goes_on_and_generate_uses_what_it_found(
-    lively_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LINNET_CACHE", str(tmp_path / "cache"))
     page = tmp_path / "page.html"
-    command = [sys.executable, "-m", "linnet", *arguments(lively_model, page)]
+    command = [sys.executable, "-m", "linnet", *arguments(tiny_model, page)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     exact = tmp_path / "cache" / "tune"
     while len(done := list(exact.rglob("exact/*.safetensors"))) < 2 and process.poll() is None:
@@ -201,7 +180,7 @@ def test_a_killed_run_goes_on_and_generate_uses_what_it_found(
         "--model",
         "seedling",
         "--weights",
-        str(lively_model),
+        str(tiny_model),
         "--seconds",
         "0",
     ]
@@ -213,7 +192,7 @@ def test_a_killed_run_goes_on_and_generate_uses_what_it_found(
         if name != "decoder_dtype":
             assert said["request"][name] == value
     again = tmp_path / "b.mp4"
-    run("generate", "--like", str(generated), "--weights", str(lively_model), "--output", str(again))
+    run("generate", "--like", str(generated), "--weights", str(tiny_model), "--output", str(again))
     assert again.read_bytes() == generated.read_bytes()
 
     other = replace(kept.subject, card="GeForce RTX 4060")
@@ -223,7 +202,7 @@ def test_a_killed_run_goes_on_and_generate_uses_what_it_found(
     assert "measured with another card (GeForce RTX 4060, and this is" in told.stderr
 
     # Nothing that is asked for can be had now: nothing is written, and why is said.
-    words = arguments(lively_model, tmp_path / "other.html")
+    words = arguments(tiny_model, tmp_path / "other.html")
     words[words.index("1.1")] = "90x"
     refused = CliRunner().invoke(app, words)
     assert refused.exit_code == 2

@@ -107,6 +107,10 @@ def tune(
             outcome = tuning.run(job, target=times, seconds=60 * minutes)
     except KeyboardInterrupt:
         fail(f"stopped; what was measured is in {job.folder}, and the same command goes on", 130)
+    if not quiet and outcome.another > job.floor:
+        note(
+            f"another seed's clip is as near as {outcome.another:.1f} dB: a floor of {job.floor:g} dB may say little"
+        )
     if not as_json:
         print_table(tuning.HEADS, tuning.rows(outcome))
     if outcome.fast is None:

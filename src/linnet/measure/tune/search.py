@@ -32,7 +32,6 @@ TRIES = 4  # candidates that are confirmed at most
 DRAFT = 4.0  # dB below the floor of fast
 DRAFT_FASTER = 1.2  # than fast, or it is none
 DRAWS, BOUND = 2000, 0.05  # of the bootstrap, and its one-sided bound
-ANOTHER = 3.0  # dB by which a clip must be nearer to exact than another seed's is
 
 
 class OutOfTime(Exception):
@@ -41,20 +40,15 @@ class OutOfTime(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """What a candidate has to hold. `psnr` is the floor of the median, in dB; the worst tenth of all frames may lie
-    `tenth` dB lower. `drift`: of mean brightness and saturation, as a share of the range. `another`: the PSNR of
-    another seed's clip. `faster`: how many times at least."""
+    """What a candidate has to hold. `floor` is of the median PSNR, in dB; the worst tenth of all frames may lie
+    `tenth` dB lower. `drift`: of mean brightness and saturation, as a share of the range. `faster`: how many times at
+    least."""
 
-    psnr: float
+    floor: float
     ssim: float = 0.83
     tenth: float = 4.0
     drift: float = 0.02
-    another: float = 0.0
     faster: float = 1.0
-
-    @property
-    def floor(self) -> float:
-        return max(self.psnr, self.another + ANOTHER)
 
     def broken(self, figures: Figures | None, *, slack: float = 0.0) -> str:
         """The first rule that the figures break, in words; "" if none."""
@@ -103,8 +97,9 @@ class Verdict:
 
 @dataclass(kw_only=True)
 class Outcome:
-    """`fast` is None where nothing passed, for the reason `why`. `another`: PSNR of another seed's clip to exact;
-    `rounding`: of exact itself with other rounding, None where this device has one way to compute alone."""
+    """`fast` is None where nothing passed, for the reason `why`. `another`: PSNR of another seed's clip to exact, which
+    means another clip, unless the model makes nearly the same of every seed. `rounding`: of exact itself with other
+    rounding, None where this device has one way to compute alone."""
 
     fast: Found | None = None
     draft: Found | None = None
@@ -297,7 +292,7 @@ def tune(search: Search, *, floor: float, target: float, seconds: float) -> Outc
     started = search.clock()
     search.deadline = started + seconds
     another, itself = references(search, seconds)
-    rules = Rules(psnr=floor, another=another, faster=target)
+    rules = Rules(floor=floor, faster=target)
     outcome = Outcome(another=another, rounding=itself)
     if itself is not None and itself < rules.floor:
         outcome.why = (
@@ -316,7 +311,7 @@ def tune(search: Search, *, floor: float, target: float, seconds: float) -> Outc
             f"faster ({best}), under the target of {format_number(target)}"
         )
     if outcome.fast:
-        lower = replace(rules, psnr=floor - DRAFT, ssim=rules.ssim - 0.05)
+        lower = replace(rules, floor=floor - DRAFT, ssim=rules.ssim - 0.05)
         least = outcome.fast.figures.faster * DRAFT_FASTER
         quick = [one for one in search.run(lower) if search.faster(one) >= least]
         outcome.draft, _ = search.confirm(quick, replace(lower, faster=least))
