@@ -31,6 +31,8 @@ class ModelSpec:
     Models of one `family` have the same architecture and widths; their sizes differ.
     `batched_guidance`: both guidance passes go through the transformer as one batch, which pays where a step is so
     short that launching it costs; elsewhere one after the other, which takes less memory.
+    `compiled`: the transformer's blocks are compiled on a CUDA card, where a compiler is there, since its steps are so
+    long that this pays.
     `closed_vocabulary`: the model knows the words that it was trained on, and no others. `world` is what its captions
     describe, and decides what becomes of other words: of the "synthetic" dataset they are refused; of the "theatre"
     they are named, and the model goes on with the rest, if that names something to draw.
@@ -71,6 +73,7 @@ class ModelSpec:
     source: Literal["package", "hub", "own"]
     family: str
     batched_guidance: bool = False
+    compiled: bool = False
     closed_vocabulary: bool = False
     world: Literal["synthetic", "theatre"] = "synthetic"
     warm_up: bool = False
@@ -156,6 +159,7 @@ def linum(lines: int, size: Size) -> ModelSpec:
         licence="Apache-2.0",
         source="hub",
         family="linum-v2",
+        compiled=True,
         examples=(
             "a red fox runs through a snowy forest at dawn, the camera follows low and close",
             "waves break on black sand under a low sun, seen from above, slowly drifting",

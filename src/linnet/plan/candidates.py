@@ -12,6 +12,7 @@ from linnet.plan.budget import Budget, share_of
 from linnet.plan.cost_model import CostModel
 from linnet.plan.execution import NOTHING_FIXED, ExecutionConfig, FixedExecution, Tiling
 from linnet.plan.explanations import Stage
+from linnet.plan.passes import forwards
 from linnet.plan.plan import Plan
 from linnet.plan.predict import predict
 from linnet.plan.workload import Workload
@@ -29,6 +30,11 @@ def candidates(workload: Workload, fixed: FixedExecution = NOTHING_FIXED) -> Ite
     return dict.fromkeys(replace(execution, **fixed) for execution in free_candidates(workload))
 
 
+def can_batch(workload: Workload) -> bool:
+    """Whether both guidance passes in one batch are faster: on a card, which two passes fill better than one."""
+    return not workload.on_cpu and not workload.spec.batched_guidance and 2 in forwards(workload.request)
+
+
 def free_candidates(workload: Workload) -> Iterator[ExecutionConfig]:
     wan = workload.spec.autoencoder == "wan"
     tilings = TILINGS if wan else (None,)
@@ -42,13 +48,17 @@ def free_candidates(workload: Workload) -> Iterator[ExecutionConfig]:
             for source in waits[: 1 if stay is None else None]:
                 for chunk in TOKEN_CHUNKS:
                     for tiling in tilings:
-                        yield ExecutionConfig(
+                        execution = ExecutionConfig(
                             token_chunk=chunk,
                             resident_blocks=stay,
                             blocks_from=source,
                             tiling=tiling,
                             autoencoder_dtype=decoder,
+                            compiled=workload.compiles,
                         )
+                        if stay is None and chunk is None and can_batch(workload):  # where memory is plenty
+                            yield replace(execution, batched_guidance=True)
+                        yield execution
 
 
 def must_stay(budget: Budget) -> bool:
@@ -103,7 +113,10 @@ def smaller(plan: Plan, stage: Stage) -> Plan:
         return named.device_bytes - plan.allowance.device
 
     kept = FixedExecution(
-        transformer_format=plan.execution.transformer_format, text_format=plan.execution.text_format
+        transformer_format=plan.execution.transformer_format,
+        text_format=plan.execution.text_format,
+        compiled=plan.execution.compiled,
+        fp8=plan.execution.fp8,
     )
     plans = frugal(plan.workload, kept)
     enough = (candidate for candidate in plans if candidate.fits() and taken(candidate) <= LESS * taken(plan))

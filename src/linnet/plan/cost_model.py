@@ -14,7 +14,7 @@ from linnet.plan import machine_cache
 from linnet.plan.execution import ExecutionConfig, Tiling
 from linnet.plan.explanations import Row
 from linnet.plan.memory import Shape, decode_working, text_weights, transformer_weights
-from linnet.plan.passes import forwards
+from linnet.plan.passes import forwards, in_one_batch
 from linnet.plan.tiles import tiling_work, wan_decoder
 from linnet.plan.windows import denoised, latents_at_once, window_count
 from linnet.plan.workload import Workload
@@ -80,9 +80,9 @@ class CostModel:
         if absent and rate is None:
             return None
         brought = absent * (rate or 0.0)  # in one pass, while its blocks compute: see runtime/stream.py
-        seconds = 0.0
+        seconds, together = 0.0, in_one_batch(workload.spec, execution)
         for passes in forwards(request):
-            calls, batch = (1, passes * clips) if workload.spec.batched_guidance else (passes, clips)
+            calls, batch = (1, passes * clips) if together else (passes, clips)
             block = self.block + batch * tokens * (self.token + near * self.pair)
             around = self.call + batch * tokens * self.step
             seconds += windows * calls * (max(shape.layers * block, brought) + around)
@@ -100,7 +100,9 @@ class CostModel:
             chunks = -(-grid.frames // execution.tiling.chunk)
             seconds *= extra_work(grid.height, grid.width, execution.tiling)
             seconds += 2 * chunks * parked * self.copy  # what the tiles remember comes and goes once a chunk
-        return seconds + request.frames * request.size.pixels * self.pixel
+        writing = request.frames * request.size.pixels * self.pixel
+        # A card decodes while the processor encodes; on a CPU both share its cores.
+        return seconds + writing if workload.on_cpu else max(seconds, writing)
 
 
 @cache

@@ -13,7 +13,15 @@ from linnet.errors import InvalidInput
 Format = Literal["int8", "float8"]
 FORMATS: tuple[Format, ...] = ("int8", "float8")
 # The settings that can change a clip's bits, be it in rounding alone. Where a block waits changes none.
-DECIDING = ("token_chunk", "transformer_format", "text_format", "tiling", "autoencoder_dtype")
+DECIDING = (
+    "token_chunk",
+    "transformer_format",
+    "text_format",
+    "tiling",
+    "autoencoder_dtype",
+    "batched_guidance",
+    "fp8",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +48,10 @@ class ExecutionConfig:
     """`token_chunk`: tokens at a time through all of a block but its attention; None: all. `resident_blocks`: of the
     transformer, those that stay on the device, spread evenly; None: all; the others wait where `blocks_from` says.
     `transformer_format`, `text_format`: 8-bit storage of the weights of their blocks' matrix products. `tiling`: of
-    the Wan autoencoder's decoding; None: whole frames, one latent frame at a time."""
+    the Wan autoencoder's decoding; None: whole frames, one latent frame at a time. `compiled`: the transformer's blocks
+    are compiled, which clips record beside these settings. `batched_guidance`: both guidance passes go through the
+    transformer as one batch, also where the model's row of the catalogue does not say so. `fp8`: the products of the
+    transformer's blocks are computed in FP8 (models.fp8), from weights in float8."""
 
     token_chunk: int | None = None
     resident_blocks: int | None = None
@@ -49,6 +60,9 @@ class ExecutionConfig:
     text_format: Format | None = None
     tiling: Tiling | None = None
     autoencoder_dtype: Literal["float32", "bfloat16"] = "float32"
+    compiled: bool = False
+    batched_guidance: bool = False
+    fp8: bool = False
 
     def __post_init__(self) -> None:
         for name, value, least in (
@@ -64,6 +78,14 @@ class ExecutionConfig:
         ):
             if value not in known:
                 raise InvalidInput(name, value, "is not known", f"use {' or '.join(filter(None, known))}")
+        for name in ("compiled", "batched_guidance", "fp8"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise InvalidInput(name, value, "is neither true nor false", "use one of the two")
+        if self.fp8 and self.transformer_format != "float8":
+            stored = self.transformer_format or "16 or 32 bits"
+            raise InvalidInput(
+                "fp8", "true", f"multiplies float8 weights, not those in {stored}", "use float8"
+            )
 
     def fixed(self) -> "FixedExecution":
         """All of its settings, for a plan that has no choice."""
@@ -75,6 +97,9 @@ class ExecutionConfig:
             text_format=self.text_format,
             tiling=self.tiling,
             autoencoder_dtype=self.autoencoder_dtype,
+            compiled=self.compiled,
+            batched_guidance=self.batched_guidance,
+            fp8=self.fp8,
         )
 
     def record(self) -> dict[str, Any]:
@@ -98,9 +123,13 @@ class FixedExecution(TypedDict, total=False):
     text_format: Format | None
     tiling: Tiling | None
     autoencoder_dtype: Literal["float32", "bfloat16"]
+    compiled: bool
+    batched_guidance: bool
+    fp8: bool
 
 
 NOTHING_FIXED = FixedExecution()
+IN_FP8 = FixedExecution(transformer_format="float8", fp8=True)  # what `fp8` asks for
 
 
 def recorded(record: Mapping[str, Any]) -> FixedExecution:
@@ -122,4 +151,6 @@ def recorded(record: Mapping[str, Any]) -> FixedExecution:
         text_format=given.get("text_format", usual.text_format),
         tiling=given.get("tiling", usual.tiling),
         autoencoder_dtype=given.get("autoencoder_dtype", usual.autoencoder_dtype),
+        batched_guidance=given.get("batched_guidance", usual.batched_guidance),
+        fp8=given.get("fp8", usual.fp8),
     )

@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 from linnet.plan.budget import gigabytes
 from linnet.plan.execution import ExecutionConfig
 from linnet.plan.memory import Shape, text_weights
+from linnet.plan.passes import forwards
 from linnet.plan.workload import Workload
 
 Stage = Literal["text", "denoise", "decode"]
@@ -33,6 +34,7 @@ def choices(
         every = "all tokens at once", "they fit"
         some = f"{chunk:,} tokens at a time" if chunk else "", "all at once do not fit; same result"
         yield Choice("tokens", *(some if chunk else every))
+        yield from speed(workload, execution)
         yield Choice("attention", "the fastest here", "found by measuring at first use, in no more memory")
         return
     if stage == "encode":
@@ -59,6 +61,25 @@ def choices(
         yield Choice(
             "transformer", "dropped before", "there is no room for both; the next clip reads it again"
         )
+
+
+def speed(workload: Workload, execution: ExecutionConfig) -> Iterator[Choice]:
+    """What makes the transformer faster on a card, or why it is not done."""
+    if execution.fp8:
+        reason = "as asked; each product is rounded to 8 bits, so the clip differs from one without"
+        yield Choice("products", "FP8, scaled by rows", reason)
+    if execution.compiled:
+        yield Choice(
+            "blocks", "compiled", "they read and write less; the first step of each size takes longer"
+        )
+    elif workload.compiles:
+        yield Choice("blocks", "not compiled", "as asked")
+    elif workload.spec.compiled and not workload.on_cpu:
+        yield Choice("blocks", "not compiled", "no compiler is here: it takes triton and a C compiler")
+    if not workload.on_cpu and not workload.spec.batched_guidance and 2 in forwards(workload.request):
+        turns = "in turn", "in one batch they do not fit"
+        batch = "in one batch", "it fits, and two passes fill the card better than one"
+        yield Choice("guidance passes", *(batch if execution.batched_guidance else turns))
 
 
 def text_place(workload: Workload, execution: ExecutionConfig, resident: bool) -> tuple[str, str]:

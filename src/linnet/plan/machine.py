@@ -4,7 +4,7 @@ and the server alike."""
 from dataclasses import dataclass, replace
 
 from linnet.plan import cost_model
-from linnet.plan.budget import Budget
+from linnet.plan.budget import Budget, kind_of
 from linnet.plan.candidates import first_fitting
 from linnet.plan.choose import choose, choose_or_nearest, too_large
 from linnet.plan.cost_model import CostModel
@@ -17,13 +17,15 @@ from linnet.request import Dtype, Request
 @dataclass(frozen=True, kw_only=True)
 class Machine:
     """`dtype` is that of matrix products where a request leaves it open. `title`: the hardware's name and all else that
-    times depend on; None for a device that is not here, of which no times are known."""
+    times depend on; None for a device that is not here, of which no times are known. `compiler`: one for the device's
+    kernels is there."""
 
     device: str
     dtype: Dtype
     threads: int
     budget: Budget
     title: str | None = None
+    compiler: bool = False
 
     def prepare(self, request: Request) -> Request:
         """The request with nothing left for the device to decide."""
@@ -41,6 +43,7 @@ class Machine:
             budget=self.budget,
             clips=clips,
             encoded_frames=encoded_frames,
+            compiles=self.compiler and model.spec.compiled and kind_of(self.device) == "cuda",
         )
 
     def plan(

@@ -193,9 +193,12 @@ def denoise_working(
     spread = 2 * (min(tokens, execution.token_chunk or tokens) // max(1, clips)) * 2 * HEAD_PAIRS * 4
     texts = shape.layers * 2 * text_rows * shape.dim * item
     # An 8-bit weight is made whole for the time of its product, and once more while it is scaled.
-    narrow = bool(execution.transformer_format or shape.block.narrow)
+    narrow = bool(execution.transformer_format or shape.block.narrow) and not execution.fp8
     whole = 2 * item * shape.dim * shape.ffn_dim if narrow else 0
-    block = block_working(shape, item, tokens, execution.token_chunk, fused=fused and not narrow)
+    plain = fused and not narrow and not execution.fp8
+    block = block_working(shape, item, tokens, execution.token_chunk, fused=plain)
+    if execution.fp8:  # a layer's input once more while it is scaled, and in 8 bits
+        block += min(tokens, execution.token_chunk or tokens) * (1 + item) * shape.ffn_dim
     return whole + block + 4 * latents + tables + spread + texts
 
 

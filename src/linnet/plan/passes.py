@@ -2,6 +2,8 @@
 
 import math
 
+from linnet.catalog import ModelSpec
+from linnet.plan.execution import ExecutionConfig
 from linnet.request import Request, no_guidance
 
 EARLY = 0.5  # share of the steps in which a clip takes its form
@@ -24,6 +26,11 @@ def early(count: int) -> int:
 def left(strength: float, count: int) -> int:
     """The last steps, which a clip that sets out from another one takes; one at least."""
     return max(1, round(strength * count))
+
+
+def in_one_batch(spec: ModelSpec, execution: ExecutionConfig) -> bool:
+    """Whether both guidance passes go through the transformer together."""
+    return spec.batched_guidance or execution.batched_guidance
 
 
 def forwards(request: Request) -> list[int]:

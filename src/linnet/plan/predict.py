@@ -15,6 +15,7 @@ from linnet.plan.memory import (
     text_working,
     transformer_weights,
 )
+from linnet.plan.passes import in_one_batch
 from linnet.plan.plan import Plan, StagePlan
 from linnet.plan.windows import denoised, latents_at_once
 from linnet.plan.workload import Workload
@@ -67,7 +68,7 @@ def memory_of(
     text = text_weights(shape, dtype, execution)
     kept = text if text_resident else 0
     encoder = text if text_resident else shape.text_block.bytes(execution.text_format or dtype)
-    batch = workload.clips * (2 if spec.batched_guidance else 1)
+    batch = workload.clips * (2 if in_one_batch(spec, execution) else 1)
     stay, waiting = transformer_weights(shape, dtype, execution)
     waiting = waiting if execution.blocks_from == "memory" else 0
     forward = denoise_working(

@@ -31,7 +31,7 @@ class SizedModel:
 @dataclass(frozen=True, kw_only=True)
 class Workload:
     """`request` with its dtype decided, `clips` times in one batch; `encoded_frames`: frames that are given, and
-    encoded first."""
+    encoded first; `compiles`: the transformer's blocks are compiled, where nobody decides otherwise."""
 
     model: SizedModel
     request: Request
@@ -39,6 +39,7 @@ class Workload:
     budget: Budget
     clips: int = 1
     encoded_frames: int = 0
+    compiles: bool = False
 
     @property
     def spec(self) -> ModelSpec:

@@ -12,19 +12,37 @@ import torch
 from linnet.errors import InvalidInput
 from linnet.models.transformer import Block
 
+TRITON_FROM = (7, 0)  # compute capability
 SIZES = 64  # that are kept compiled: each number of tokens, clips at once and way to attend is one
 TEXT = (("key", 2), ("value", 2), ("bias", 3))  # what has a row for each of the text's, and on which axis
 
 
 def check_compiler(device: str) -> None:
     """InvalidInput where the compiler's own needs are not met, known without trying."""
-    if device.startswith("cuda"):
-        if find_spec("triton") is None:
-            raise InvalidInput(
-                "compile", device, "needs the package triton", "install it, or leave `compile` out"
-            )
-    elif not any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++")):
-        raise InvalidInput("compile", device, "needs a C++ compiler", "install g++, or leave `compile` out")
+    if lacking := compiler_lacks(device):
+        raise InvalidInput("compile", device, f"needs {lacking}", "install it, or do without `compile`")
+
+
+def compiler_lacks(device: str) -> str | None:
+    """What is missing to compile for a device that is here; None if nothing is."""
+    if not device.startswith("cuda"):
+        return (
+            None if any_of(os.environ.get("CXX", "g++"), "g++", "clang++") else "a C++ compiler, such as g++"
+        )
+    if find_spec("triton") is None:
+        return "the package triton"
+    if torch.cuda.is_available() and torch.cuda.get_device_capability(device) < TRITON_FROM:
+        return "a card from NVIDIA's RTX 20 series on"
+    # With which triton builds what starts its kernels; on Windows it brings one.
+    return (
+        None
+        if os.name == "nt" or any_of(os.environ.get("CC", "cc"), "gcc", "clang")
+        else "a C compiler, such as gcc"
+    )
+
+
+def any_of(*programs: str) -> bool:
+    return any(shutil.which(program) for program in programs)
 
 
 def compile_blocks(blocks: Iterable[Block], **settings: Any) -> None:

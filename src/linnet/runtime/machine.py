@@ -35,7 +35,10 @@ def resolve_machine(
     budget = budget_of(name, vram=vram, ram=ram)
     if not here and not card_is_here(name):
         usual = "bfloat16" if dtype == "auto" else dtype  # which all cards since 2020 multiply
-        return Machine(device=name, dtype=usual, threads=threads or 1, budget=budget)
+        # Of a card that is elsewhere: torch's own packages for CUDA bring the compiler.
+        return Machine(
+            device=name, dtype=usual, threads=threads or 1, budget=budget, compiler=kind_of(name) == "cuda"
+        )
 
     from linnet.runtime.device import (
         check_there,
@@ -56,7 +59,14 @@ def resolve_machine(
         threads=threads or default_threads(),
         budget=budget,
         title=f"{title(name)}, {circumstances()}",
+        compiler=kind_of(name) == "cuda" and has_compiler(name),
     )
+
+
+def has_compiler(device: str) -> bool:
+    from linnet.runtime.compile import compiler_lacks
+
+    return compiler_lacks(device) is None
 
 
 def refuse_early(
