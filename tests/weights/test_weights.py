@@ -1,10 +1,12 @@
 """Weights: a published folder, single files and the Hub's cache load strictly; anything odd is named."""
 
+import errno
 import json
 import os
 import pickle
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,9 @@ from torch import Tensor, nn
 
 from linnet.catalog import CATALOG, SEEDLING
 from linnet.errors import WeightsError
+from linnet.models.quantised import quantise
 from linnet.models.transformer import Transformer, TransformerConfig
-from linnet.weights import load, store
+from linnet.weights import load, staging, store
 from linnet.weights.config import config_as
 from linnet.weights.files import read_header
 from linnet.weights.load import fingerprint, load_into, read_config, read_latent_scale
@@ -137,9 +140,62 @@ def test_few_bytes_of_a_file_are_mapped_at_a_time(tmp_path: Path, monkeypatch: p
 
     safe_open = load.safe_open
     monkeypatch.setattr(load, "safe_open", watch)
-    loaded = load_into(transformer, path)
+    loaded = load_into(transformer, path, dtype=torch.bfloat16)
     assert len(opened) > path.stat().st_size / 2 / 4096
-    assert torch.equal(loaded.state_dict()["head.head.bias"], load_file(path)["head.head.bias"].float())
+    assert torch.equal(loaded.state_dict()["head.head.bias"], load_file(path)["head.head.bias"])
+
+
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("threads", [1, 4])
+def test_what_threads_read_in_pieces_is_what_the_file_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stored: torch.dtype, threads: int
+) -> None:
+    monkeypatch.setattr(staging, "PIECE", 64)
+    monkeypatch.setattr(staging, "THREADS", threads)
+    state = {name: tensor.to(stored) for name, tensor in random_state(transformer()).items()}
+    path = write(tmp_path / "a.safetensors", state)
+    wanted = torch.float32 if stored == torch.bfloat16 else torch.bfloat16
+    loaded = load_into(transformer, path, dtype=wanted).state_dict()
+    assert {tensor.dtype for tensor in loaded.values()} == {torch.float32, wanted}
+    for name, tensor in loaded.items():
+        assert torch.equal(tensor, state[name].to(tensor.dtype)), name
+    narrow = load_into(transformer, path, quantise="int8").state_dict()
+    weight, _ = quantise(state["blocks.1.ffn.2.weight"], torch.int8)
+    assert torch.equal(narrow["blocks.1.ffn.2.weight"], weight)
+
+
+def test_a_file_that_is_cut_after_it_was_opened_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = {name: tensor.half() for name, tensor in random_state(transformer()).items()}  # none is mapped
+    path, found = write(tmp_path / "a.safetensors", state), staging.stored
+
+    def cut(*given: Any) -> Any:
+        places = found(*given)
+        os.truncate(path, path.stat().st_size - 100)
+        return places
+
+    monkeypatch.setattr(load, "stored", cut)
+    with pytest.raises(
+        WeightsError, match=r"a.safetensors.*: is cut short, since it was opened; fetch it again"
+    ):
+        load_into(transformer, path, dtype=torch.bfloat16)
+
+
+def test_a_disk_that_fails_is_named_and_the_other_tensors_are_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, begun = write(tmp_path / "a.safetensors", random_state(transformer())), []
+
+    def fail(own: staging.Staging, *given: Any) -> Any:
+        begun.append(given)
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(staging.Staging, "read", fail)
+    with pytest.raises(WeightsError, match=r"a.safetensors.*: cannot be read .*Input/output error"):
+        load_into(transformer, path, dtype=torch.bfloat16)
+    assert len(begun) < len(transformer().state_dict())
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("weights")]
 
 
 def lose(name: str) -> Edit:

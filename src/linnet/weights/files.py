@@ -67,11 +67,12 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """What a file says of itself; `tensors` in the order in which they lie."""
+    """What a file says of itself; `tensors` in the order in which they lie, one behind the other from byte `start`."""
 
     path: Path
     metadata: dict[str, str]
     tensors: dict[str, Entry]
+    start: int
 
 
 def read_header(path: Path) -> Header:
@@ -101,7 +102,7 @@ def read_header(path: Path) -> Header:
     if total != 8 + length + end:
         state = "is cut short" if total < 8 + length + end else "is damaged"
         raise damaged(path, f"{state}: it has {total:,} bytes and should have {8 + length + end:,}")
-    return Header(path=path, metadata=metadata, tensors=tensors)
+    return Header(path=path, metadata=metadata, tensors=tensors, start=8 + length)
 
 
 def write_weights(

@@ -1,4 +1,4 @@
-"""Weights from safetensors files into modules: strictly, one tensor at a time, never twice in memory."""
+"""Weights from safetensors files into modules: strictly, by a few threads, never twice in memory."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -15,6 +15,7 @@ from linnet.models.quantised import STORED, Format, store_in
 from linnet.models.quantised import quantise as quantised
 from linnet.weights.files import Entry, Header, damaged, fingerprint, read_config, read_header, shards
 from linnet.weights.names import FLOAT32_PARTS, LATENT_BIAS, LATENT_SCALE, NOT_WEIGHTS
+from linnet.weights.staging import fetched, stored
 
 __all__ = ["fill", "fingerprint", "load_into", "matched", "read_config", "read_latent_scale", "read_rows"]
 
@@ -67,17 +68,26 @@ def fill(
     It may be a part of one that `matched` knows to be in them; `device` and `dtype` as for `load_into`. `watch` hears
     how many of the tensors are read.
     """
-    dtypes = product_dtypes(module, dtype)
+    dtypes, device = product_dtypes(module, dtype), torch.device(device)
     state: dict[str, Tensor] = {}
-    names = {prefix + name for name in module.state_dict()}
-    for number, (stored, tensor) in enumerate(read(headers, names), 1):
-        name = stored.removeprefix(prefix)
-        kind = dtypes.get(name, torch.float32)
-        if kind in EIGHT_BITS and tensor.dtype not in EIGHT_BITS:
-            tensor, scale = quantised(tensor.to(device), kind)
-            state[scale_of(name)] = scale.to(dtype)
-        state[name] = tensor.to(device=device, dtype=kind)
-        watch(number, len(names))
+    found = stored(headers, {prefix + name for name in module.state_dict()})
+    kinds = {name: dtypes.get(name.removeprefix(prefix), torch.float32) for name in found}
+    mapped = {name for name, kind in kinds.items() if device.type == "cpu" and found[name].dtype == kind}
+
+    def finish(name: str, fetch: Callable[[torch.dtype], Tensor]) -> dict[str, Tensor]:
+        kind, own = kinds[name], name.removeprefix(prefix)
+        if kind in EIGHT_BITS and found[name].dtype not in EIGHT_BITS:
+            tensor, scale = quantised(fetch(found[name].dtype), kind)
+            return {own: tensor, scale_of(own): scale.to(dtype)}
+        return {own: fetch(kind)}
+
+    for name, tensor in read(headers, mapped):
+        state[name.removeprefix(prefix)] = tensor
+        watch(len(state), len(found))
+    others = {name: tensor for name, tensor in found.items() if name not in mapped}
+    for number, made in enumerate(fetched(others, device, finish), 1 + len(mapped)):
+        state |= made
+        watch(number, len(found))
     module.load_state_dict(state, strict=True, assign=True)
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
         if tensor.is_meta:
