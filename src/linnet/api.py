@@ -49,11 +49,12 @@ class ConditionSettings(TypedDict, total=False):
 class Settings(RequestSettings, LoadSettings, ConditionSettings, total=False):
     """What `generate` and `frames` take beside the prompt: the settings of a request, what `load` takes, and what the
     clip begins from. `like` is a clip that linnet made: what is not given is as in it. `compile` compiles the
-    transformer first. `untuned`: the profile's settings are taken from the literature. `gpus`: how many
-    cards share the work."""
+    transformer first, which is otherwise done on a card where it pays; `fp8` computes its products in FP8. `untuned`:
+    the profile's settings are taken from the literature. `gpus`: how many cards share the work."""
 
     like: StrPath | None
-    compile: bool
+    compile: bool | None
+    fp8: bool | None
     untuned: bool
     gpus: int
 
@@ -194,7 +195,8 @@ def _ready(
         threads=settings.get("threads"),
         vram=settings.get("vram"),
         ram=settings.get("ram"),
-        compiled=settings.get("compile", False) or chosen.compiled,
+        compiled=settings.get("compile", chosen.compiled),
+        fp8=settings.get("fp8"),
         profile=chosen.record,
         gpus=settings.get("gpus", 1),
     )

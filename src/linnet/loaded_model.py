@@ -14,13 +14,14 @@ from torch import Tensor
 
 from linnet.catalog import ModelSpec
 from linnet.errors import DeviceLost, InvalidInput, one_line
+from linnet.models.fp8 import multiply_in_fp8
 from linnet.models.latents import LatentSpace, linum_v2_latents
 from linnet.models.tae import TAE, TAEConfig
 from linnet.models.text import Encoded, Tokenizer
 from linnet.models.transformer import Transformer, TransformerConfig
 from linnet.models.vae import VAE, VAEConfig
 from linnet.plan.budget import Budget
-from linnet.plan.candidates import first_fitting, smaller
+from linnet.plan.candidates import as_loaded, first_fitting, smaller
 from linnet.plan.execution import NOTHING_FIXED, ExecutionConfig, FixedExecution
 from linnet.plan.explanations import Stage
 from linnet.plan.machine import Machine
@@ -54,11 +55,10 @@ T = TypeVar("T")
 class LoadedModel:
     """Tokenizer, text encoder, transformer and autoencoder of one model, on one device, and the plan that they follow.
 
-    A large text encoder streams through memory unless there is plenty. Its states of a prompt are kept, also on disk
-    if `cache` allows, so a prompt is encoded once. `execution` is how to run, where that is not left to the planner.
-    `compiled` compiles the transformer's blocks when they are read. `on_load` is called with the progress of weights
-    that are read, and of frames that are encoded.
-    """
+    A large text encoder streams through memory unless there is plenty. Its states of a prompt are kept, also on disk if
+    `cache` allows, so a prompt is encoded once. `execution` is how to run, where that is not left to the planner, and
+    `fixed` are single settings of it that the planner has to keep. `on_load` is called with the progress of weights
+    that are read, and of frames that are encoded."""
 
     def __init__(
         self,
@@ -68,18 +68,17 @@ class LoadedModel:
         *,
         cache: bool = True,
         execution: ExecutionConfig | None = None,
-        compiled: bool = False,
+        fixed: FixedExecution = NOTHING_FIXED,
     ) -> None:
         self.spec, self.files, self.machine = spec, files, machine
         self.device, self.dtype = torch.device(machine.device), getattr(torch, machine.dtype)
-        self.execution = execution or ExecutionConfig()
-        self.compiled = compiled
+        self.execution = replace(execution or ExecutionConfig(), **fixed)
         self.compiled_shapes: set[tuple[object, ...]] = set()  # the first step of each shape compiles, too
         self.on_load: Watch = ignore
         self.following: Plan | None = None  # the plan that was given, or a smaller one since memory ran out
         self.shrunk: Stage | None = None  # the stage in which memory ran out under the plan that was given
         self._given: Plan | None = None
-        self._fixed = execution.fixed() if execution else NOTHING_FIXED
+        self._fixed = self.execution.fixed() if execution else fixed
         self._reduced: FixedExecution | None = None  # what all plans keep to since memory ran out
         self.tokenizer = Tokenizer.open(files.tokenizer)
         self.text = TextStates(
@@ -97,7 +96,8 @@ class LoadedModel:
         self._hash = ""
 
     def check_files(self) -> None:
-        """WeightsError if the files do not hold exactly this model; reads their headers alone."""
+        """WeightsError if the files do not hold exactly this model, InvalidInput where the device cannot do what was
+        asked; reads the files' headers alone."""
         for headers in (self.text.matched[1], self._matched_transformer()[1]):
             check_format(stored_format(headers), self.device)
         for format in (self.execution.transformer_format, self.execution.text_format):
@@ -132,12 +132,13 @@ class LoadedModel:
 
     def _matched_transformer(self) -> tuple[Transformer, list[Header]]:
         path = self.files.transformer
-        return matched(
+        model, headers = matched(
             lambda: transformer_of(path),
             path,
             prefix=TRANSFORMER_PREFIX,
             quantise=self.execution.transformer_format,
         )
+        return multiply_in_fp8(model) if self.execution.fp8 else model, headers
 
     @property
     def transformer_config(self) -> TransformerConfig:
@@ -176,7 +177,7 @@ class LoadedModel:
                     prefix=TRANSFORMER_PREFIX,
                     watch=watch,
                 )
-            if self.compiled:
+            if self.execution.compiled:
                 compile_blocks(self.blocks.real if self.blocks else model.blocks)
             self._transformer = model.eval()
         return self._transformer
@@ -255,9 +256,12 @@ class LoadedModel:
         budget = self.following.budget if self.following else Budget()
         machine = replace(self.machine, budget=budget)
         workload = machine.workload(self.sized, request, clips=clips, encoded_frames=encoded_frames)
-        return predict(
-            workload, self.execution, text_resident=self.text.keep_resident, costs=machine.costs(workload)
-        )
+        costs = machine.costs(workload)
+        plans = [
+            predict(workload, execution, text_resident=self.text.keep_resident, costs=costs)
+            for execution in as_loaded(workload, self.execution, self._fixed)
+        ]
+        return next((plan for plan in plans if plan.fits()), plans[-1])
 
     def follow(self, plan: Plan) -> None:
         """Run by this plan from now on; what is loaded is dropped where it asks for another way.
@@ -272,7 +276,7 @@ class LoadedModel:
         self._run_by(plan)
 
     def _run_by(self, plan: Plan) -> None:
-        if plan.execution != self.execution:
+        if not plan.execution.loads_as(self.execution):
             self.unload()
         if not plan.text_resident:
             self.text.free()

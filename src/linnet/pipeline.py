@@ -26,16 +26,16 @@ from linnet.loaded_model import LoadedModel
 from linnet.models.attention import Attend, attend
 from linnet.models.transformer import TextContext
 from linnet.models.vae import VAE
-from linnet.plan.execution import PREVIEW_TILING, ExecutionConfig, Tiling
+from linnet.plan.execution import NOTHING_FIXED, PREVIEW_TILING, ExecutionConfig, Tiling, as_asked
 from linnet.plan.machine import Machine
+from linnet.plan.passes import in_one_batch
 from linnet.plan.plan import Plan
 from linnet.plan.windows import denoised, latents_at_once, windows_of
 from linnet.progress import Image, Progress, Watch, ignore
 from linnet.request import Request
 from linnet.runtime.attention import Work, choose, way_of
-from linnet.runtime.compile import check_compiler
 from linnet.runtime.finite import finite_steps, is_finite, not_finite
-from linnet.runtime.machine import occupy, resolve_machine
+from linnet.runtime.machine import check_asked, occupy, resolve_machine
 from linnet.runtime.pixels import arriving
 from linnet.runtime.processes import ApartVelocity, Processes, Share, SharedPass
 from linnet.runtime.recover import free_memory, out_of_memory
@@ -95,19 +95,21 @@ class Pipeline:
         *,
         cache: bool = True,
         execution: ExecutionConfig | None = None,
-        compiled: bool = False,
+        compiled: bool | None = None,
+        fp8: bool | None = None,
         attention: str = "",
     ) -> Self:
         """Read the tokenizer and the headers of the weights; `machine` None: the CPU, in float32.
 
-        `execution`: how to run, which is otherwise planned. `compiled`: compile the transformer's blocks when they
-        first run. WeightsError if the files do not hold exactly this model, known before a weight is read.
-        """
+        `execution`: how to run, which is otherwise planned. `compiled`: whether the transformer's blocks are compiled
+        when they first run; None: as planned, which is so on a card where it pays. `fp8`: whether their products are in
+        FP8; None: no. InvalidInput where the device cannot do what is asked. WeightsError if the files do not hold
+        exactly this model, known before a weight is read."""
         machine = machine or resolve_machine("cpu", dtype="float32")
         occupy(machine)
-        if compiled:
-            check_compiler(machine.device)
-        model = LoadedModel(spec, files, machine, cache=cache, execution=execution, compiled=compiled)
+        fixed = as_asked(NOTHING_FIXED, compiled=compiled, fp8=fp8)
+        check_asked(machine, as_asked(execution.fixed() if execution else fixed, compiled=compiled, fp8=fp8))
+        model = LoadedModel(spec, files, machine, cache=cache, execution=execution, fixed=fixed)
         model.check_files()
         return cls(model, attention=attention)
 
@@ -146,7 +148,7 @@ class Pipeline:
             "device": model.device.type,
             "threads": torch.get_num_threads(),
             "attention": self.attention_used,
-            **({"compiled": True} if model.compiled else {}),
+            **({"compiled": True} if model.execution.compiled else {}),
             **({"processes": self.processes.record()} if self.processes else {}),
             **({"profile": dict(self.profile)} if self.profile else {}),
             **({"knobs": execution} if execution else {}),
@@ -158,7 +160,7 @@ class Pipeline:
     def attend(self, request: Request) -> Attend:
         """How tokens attend to each other: as an earlier clip did, where this device can, else the fastest way."""
         config, device = self.model.transformer_config, self.model.device
-        batch = 2 if self.spec.batched_guidance else 1
+        batch = 2 if in_one_batch(self.spec, self.model.execution) else 1
         tokens = latents_at_once(request) * token_count(1, request.size)
         work = Work(batch, config.num_heads, tokens, config.dim // config.num_heads)
         recorded = way_of(self.attention, work, device)
@@ -235,8 +237,7 @@ class Pipeline:
         model, windows = self.denoiser(request, watch), windows_of(request)
         if windows and not request.onward:
             model = Windowed(model, windows)
-        batched = self.spec.batched_guidance
-        return partial(self.steered, request, sigmas, model, prompt, negative, batched=batched, watch=watch)
+        return partial(self.steered, request, sigmas, model, prompt, negative, watch=watch)
 
     def steered(
         self,
@@ -246,10 +247,10 @@ class Pipeline:
         prompt: TextContext,
         negative: TextContext,
         *,
-        batched: bool,
+        batched: bool = True,
         watch: Watch = ignore,
     ) -> Velocity:
-        """`model` under the request's guidance and reuse."""
+        """`model` under the request's guidance and reuse; `batched`: both passes may go through it in one batch."""
         guidance = Guidance(
             method=request.guidance_method,
             scale=request.guidance,
@@ -265,8 +266,14 @@ class Pipeline:
         if isinstance(model, SharedPass) and model.processes.split == "guidance":
             guided = ApartVelocity(**parts, shared=model)
         else:
-            guided = GuidedVelocity(**parts, batched=batched)
-        cache, spared = request.step_cache, self.model.retrying("denoise", guided, watch)
+            guided = GuidedVelocity(**parts)
+
+        def steer(latents: Latents, timestep: Float[Tensor, "B"]) -> Latents:
+            # Asked each time: since memory ran out, a smaller plan may be followed.
+            guided.batched = batched and in_one_batch(self.spec, self.model.execution)
+            return guided(latents, timestep)
+
+        cache, spared = request.step_cache, self.model.retrying("denoise", steer, watch)
         if cache.skip:
             return CachedVelocity(velocity=spared, count=request.steps, skip=cache.skip)
         return (
@@ -536,7 +543,7 @@ class Pipeline:
         )  # before denoising is said to have begun
         watch(Progress("denoise", 0, total))
         shape = request.size, request.window or request.frames, len(groups[0])
-        compiles = model.compiled and shape not in model.compiled_shapes
+        compiles = model.execution.compiled and shape not in model.compiled_shapes
         if compiles:
             watch(Progress("compile", 0, 1))
         for number, group in enumerate(groups):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from linnet.catalog import ModelSpec, find
 from linnet.clip import Clip
 from linnet.errors import InvalidInput, WeightsError
-from linnet.plan.execution import NOTHING_FIXED, FixedExecution, recorded
+from linnet.plan.execution import NOTHING_FIXED, FixedExecution, as_asked, recorded
 from linnet.plan.plan import Plan
 from linnet.profiles import carried_on
 from linnet.request import Request, RequestSettings, make_request
@@ -127,7 +127,8 @@ def prepare(
     threads: int | None = None,
     vram: int | str | None = None,
     ram: int | str | None = None,
-    compiled: bool = False,
+    compiled: bool | None = None,
+    fp8: bool | None = None,
     profile: Mapping[str, Any] | None = None,
     gpus: int = 1,
     here: bool = True,
@@ -135,14 +136,13 @@ def prepare(
     """Check what the clips begin from, resolve the machine, plan, and open the model; no weights are read yet.
 
     The requests differ in their seeds alone. What is not given is as in the `earlier` clip, so that its bytes repeat.
-    Without `here` the device may be one that is not in this machine, to be planned for. `profile` is what the clips
-    say of a tuned profile; that of the earlier clip goes on where its settings do. `gpus`: how many cards share
-    the work.
-    """
+    `compiled` and `fp8` are as for `Pipeline.open`. Without `here` the device may be one that is not in this machine,
+    to be planned for. `profile` is what the clips say of a tuned profile; that of the earlier clip goes on where its
+    settings do. `gpus`: how many cards share the work."""
     from linnet.direct.conditions import Conditions
     from linnet.pipeline import Pipeline
     from linnet.plan.workload import SizedModel
-    from linnet.runtime.machine import resolve_machine
+    from linnet.runtime.machine import check_asked, resolve_machine
 
     given = dict(conditions)
     beginning = (
@@ -160,13 +160,16 @@ def prepare(
         here=here,
     )
     sized, encoded = SizedModel.of(spec, files), max(map(beginning.encoded_frames, requests))
-    fixed = earlier_execution(earlier, spec)
+    repeated = earlier_execution(earlier, spec)
+    asked, fixed = (as_asked(settings, compiled=compiled, fp8=fp8) for settings in (NOTHING_FIXED, repeated))
+    check_asked(machine, fixed)
     try:
         plan = machine.plan(sized, requests[0], encoded_frames=encoded, fixed=fixed)
     except InvalidInput:
-        if not fixed or earlier is None:
+        if not repeated or earlier is None:
             raise
-        plan, fixed = machine.plan(sized, requests[0], encoded_frames=encoded), NOTHING_FIXED
+        plan = machine.plan(sized, requests[0], encoded_frames=encoded, fixed=asked)
+        repeated = NOTHING_FIXED
         notes.append(
             f"warning: {earlier.path} was made in more memory than there is, so this clip may differ in rounding"
         )
@@ -174,8 +177,9 @@ def prepare(
         spec,
         files,
         machine,
-        execution=plan.execution if fixed else None,
-        compiled=compiled or bool(choices.get("compiled")),
+        execution=plan.execution if repeated else None,
+        compiled=compiled,
+        fp8=fp8,
         attention=str(choices.get("attention", "")),
     )
     if profile is None and earlier is not None:
@@ -200,7 +204,7 @@ def earlier_execution(earlier: Clip | None, spec: ModelSpec) -> FixedExecution:
     record = earlier.choices.get("knobs", {})
     if not isinstance(record, Mapping):
         raise InvalidInput("file", earlier.path, "tells no knobs", "use a clip that linnet generated")
-    return recorded(record)
+    return as_asked(recorded(record), compiled=earlier.choices.get("compiled") is True)
 
 
 def device_to_use(asked: str | None, earlier: str | None) -> str:

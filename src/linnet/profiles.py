@@ -25,7 +25,7 @@ class ChosenProfile:
     the catalogue's own. `notes` are for the person."""
 
     settings: RequestSettings
-    compiled: bool = False
+    compiled: bool | None = None  # None: as planned
     record: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = ()
 

@@ -67,7 +67,7 @@ def test_blocks_are_compiled_wherever_they_are(
 ) -> None:
     compiled: list[object] = []
     used: list[object] = []
-    monkeypatch.setattr("linnet.pipeline.check_compiler", lambda device: None)
+    monkeypatch.setattr("linnet.runtime.compile.check_compiler", lambda device: None)
 
     def compile_blocks(blocks: Iterable[Block]) -> None:
         for block in blocks:

@@ -10,8 +10,10 @@ import typer
 from linnet.cli import fail
 from linnet.cli.options import (
     Anyway,
+    Compile,
     Dimensions,
     Dtype,
+    Fp8,
     Gpus,
     GuidanceScale,
     Model,
@@ -157,9 +159,8 @@ def generate(
     tokenizer: Annotated[
         Path | None, option("tokenizer", "The tokenizer's own file or folder.", metavar="PATH")
     ] = None,
-    compiled: Annotated[
-        bool, option("compile", "Compile the transformer first: the first step is slow, the others faster.")
-    ] = False,
+    compiled: Compile = None,
+    fp8: Fp8 = None,
     overwrite: Overwrite = False,
     anyway: Anyway = False,
     dry_run: Annotated[bool, option("dry-run", "Show what would run, and stop.")] = False,
@@ -237,7 +238,8 @@ def generate(
         threads=threads,
         vram=vram,
         ram=ram,
-        compiled=compiled or chosen.compiled,
+        compiled=chosen.compiled if compiled is None else compiled,
+        fp8=fp8,
         profile=chosen.record,
         gpus=gpus,
         here=not (device and dry_run),

@@ -153,6 +153,22 @@ Model = Annotated[
     one_of("model", "A name from `linnet models`; by default a Linum v2 that is here.", *CATALOG),
 ]
 Profile = Annotated[str | None, one_of("profile", "exact, fast or draft: fidelity for time.", *PROFILES)]
+Compile = Annotated[
+    bool | None,
+    typer.Option(
+        "--compile/--no-compile",
+        help="Compile the transformer first: the first step is slow, the others faster; by default where it pays.",
+        show_default=False,
+    ),
+]
+Fp8 = Annotated[
+    bool | None,
+    typer.Option(
+        "--fp8/--no-fp8",
+        help="Multiply in FP8, on cards from the RTX 40 series and H100 on: faster, and not quite the same clip.",
+        show_default=False,
+    ),
+]
 Overwrite = Annotated[bool, option("overwrite", "Replace a file that exists.")]
 Dtype = Annotated[
     str | None,

@@ -11,8 +11,10 @@ from linnet.catalog import ModelSpec, find
 from linnet.cli import fail, with_options
 from linnet.cli.options import (
     AsJson,
+    Compile,
     Dimensions,
     Dtype,
+    Fp8,
     Model,
     Profile,
     Ram,
@@ -27,11 +29,12 @@ from linnet.cli.terminal import bars, format_bytes, print_table
 from linnet.errors import InvalidInput
 from linnet.geometry import format_seconds
 from linnet.plan.choose import TooLarge
+from linnet.plan.execution import NOTHING_FIXED, as_asked
 from linnet.plan.machine import Machine
 from linnet.plan.plan import Plan
 from linnet.plan.workload import SizedModel
 from linnet.request import check_dtype, check_profile, make_request
-from linnet.runtime.machine import refuse_early, resolve_machine
+from linnet.runtime.machine import check_asked, refuse_early, resolve_machine
 from linnet.weights.store import ModelFiles, default_model, locate, resolve
 
 NOT_MEASURED = "not measured"
@@ -58,6 +61,8 @@ def plan(
     ram: Ram = None,
     threads: Threads = None,
     weights: Weights = None,
+    compiled: Compile = None,
+    fp8: Fp8 = None,
     measure: Annotated[
         bool, option("measure", "First measure how fast this device is, for some seconds, and remember it.")
     ] = False,
@@ -86,6 +91,8 @@ def plan(
         machine = resolve_machine(
             device, dtype=request.dtype, threads=threads, vram=vram, ram=ram, here=False
         )
+        fixed = as_asked(NOTHING_FIXED, compiled=compiled, fp8=fp8)
+        check_asked(machine, fixed)
         if measure:
             check_measurable(machine)
 
@@ -94,7 +101,7 @@ def plan(
             with bars(quiet=False) as show:
                 measure_machine(machine, sized, files, lambda what: show("measure", what, 0, 1))
                 show("measure", "", 1, 1)
-        plan = machine.plan(sized, request)
+        plan = machine.plan(sized, request, fixed=fixed)
     except InvalidInput as error:
         if as_json:
             print(json.dumps({"fits": False, "problem": with_options(error), **nearest(error)}))

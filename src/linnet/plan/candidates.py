@@ -61,6 +61,16 @@ def free_candidates(workload: Workload) -> Iterator[ExecutionConfig]:
                         yield execution
 
 
+def as_loaded(
+    workload: Workload, execution: ExecutionConfig, fixed: FixedExecution = NOTHING_FIXED
+) -> Iterator[ExecutionConfig]:
+    """The ways to run what is loaded already: guidance passes in one batch or in turn, as a fresh plan would try."""
+    plenty = execution.resident_blocks is None and execution.token_chunk is None
+    if plenty and can_batch(workload) and fixed.get("batched_guidance", True):
+        yield replace(execution, batched_guidance=True)
+    yield replace(execution, batched_guidance=fixed.get("batched_guidance", False))
+
+
 def must_stay(budget: Budget) -> bool:
     """Whether the transformer has to stay while the autoencoder works: only a budget that a person set is worth that
     the next clip reads it again."""

@@ -5,8 +5,8 @@ Imports no torch, so that a plan is made, or refused, at once.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, TypedDict
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, Self, TypedDict
 
 from linnet.errors import InvalidInput
 
@@ -87,6 +87,10 @@ class ExecutionConfig:
                 "fp8", "true", f"multiplies float8 weights, not those in {stored}", "use float8"
             )
 
+    def loads_as(self, other: Self) -> bool:
+        """Whether what was loaded for the other serves this one, too."""
+        return replace(self, batched_guidance=other.batched_guidance) == other
+
     def fixed(self) -> "FixedExecution":
         """All of its settings, for a plan that has no choice."""
         return FixedExecution(
@@ -129,7 +133,20 @@ class FixedExecution(TypedDict, total=False):
 
 
 NOTHING_FIXED = FixedExecution()
-IN_FP8 = FixedExecution(transformer_format="float8", fp8=True)  # what `fp8` asks for
+
+
+def as_asked(
+    fixed: FixedExecution, *, compiled: bool | None = None, fp8: bool | None = None
+) -> FixedExecution:
+    """`fixed`, an earlier clip's say, with what a person asks of the transformer's blocks; None changes nothing."""
+    found = fixed.copy()
+    if compiled is not None:
+        found["compiled"] = compiled
+    if fp8:
+        found |= {"fp8": fp8, "transformer_format": "float8"}
+    elif fp8 is False and found.get("fp8"):
+        found |= {"fp8": False, "transformer_format": None}
+    return found
 
 
 def recorded(record: Mapping[str, Any]) -> FixedExecution:

@@ -20,7 +20,7 @@ TEXT = (("key", 2), ("value", 2), ("bias", 3))  # what has a row for each of the
 def check_compiler(device: str) -> None:
     """InvalidInput where the compiler's own needs are not met, known without trying."""
     if lacking := compiler_lacks(device):
-        raise InvalidInput("compile", device, f"needs {lacking}", "install it, or do without `compile`")
+        raise InvalidInput("compile", device, f"needs {lacking}", "install it, or leave `compile` out")
 
 
 def compiler_lacks(device: str) -> str | None:

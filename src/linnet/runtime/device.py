@@ -72,7 +72,7 @@ FP8_FROM = (8, 9)  # compute capability: Ada
 def check_fp8(device: torch.device) -> None:
     """InvalidInput where products in FP8 are asked of a device that has none, by its name; one that is not here cannot
     be asked."""
-    remedy = "leave `fp8` out, or use a card from NVIDIA's RTX 40 series or H100 on"
+    remedy = "leave it out, or use a card from NVIDIA's RTX 40 series or H100 on"
     if device.type != "cuda":
         raise InvalidInput("fp8", device, "has no products in FP8", remedy)
     if is_here(str(device)) and torch.cuda.get_device_capability(device) < FP8_FROM:

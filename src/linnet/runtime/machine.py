@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from linnet.errors import InvalidInput
 from linnet.plan.budget import ALLOWANCES, Budget, as_bytes, gigabytes, kind_of
+from linnet.plan.execution import FixedExecution
 from linnet.plan.host import check_threads, host_memory, may_have_gpu
 from linnet.plan.machine import Machine
 from linnet.plan.workload import SizedModel
@@ -61,6 +62,21 @@ def resolve_machine(
         title=f"{title(name)}, {circumstances()}",
         compiler=kind_of(name) == "cuda" and has_compiler(name),
     )
+
+
+def check_asked(machine: Machine, fixed: FixedExecution) -> None:
+    """InvalidInput where compiled blocks or FP8 products are asked of a machine that has none."""
+    if not (fixed.get("fp8") or fixed.get("compiled")):
+        return
+    import torch
+
+    from linnet.runtime.compile import check_compiler
+    from linnet.runtime.device import check_fp8
+
+    if fixed.get("fp8"):
+        check_fp8(torch.device(machine.device))
+    if fixed.get("compiled") and machine.title is not None:
+        check_compiler(machine.device)
 
 
 def has_compiler(device: str) -> bool:

@@ -48,8 +48,9 @@ def denoise(
     `velocity` is called with latents and their timestep, 1000 * sigma. Keep `sigmas` on the CPU.
     """
     latents, history, count = noise.float(), START, len(sigmas) - 1
+    timesteps = (TIMESTEPS * sigmas[:-1]).to(noise.device)  # once: each copy would wait for the device
     for index, sigma in enumerate(sigmas[:-1]):
-        timestep = (TIMESTEPS * sigma).expand(len(latents)).to(latents.device)
+        timestep = timesteps[index].expand(len(latents))
         with torch.no_grad():
             direction = velocity(latents, timestep).float()
         denoised = latents - sigma * direction
