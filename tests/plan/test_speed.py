@@ -34,7 +34,7 @@ GB = 10**9
 
 
 def planned(vram: int, *, compiler: bool = True, spec: ModelSpec = LINUM, **asked: Any) -> Plan:
-    budget = Budget(device=vram * GB, system=64 * GB, asked=frozenset({"vram", "ram"}))
+    budget = Budget(device=vram * GB, system=64 * GB, limited=frozenset({"vram", "ram"}))
     machine = Machine(device="cuda", dtype="bfloat16", threads=1, budget=budget, compiler=compiler)
     request = make_request(spec, prompt="a fox", seconds=2, seed=0, dtype="bfloat16")
     return machine.plan(
