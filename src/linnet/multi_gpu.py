@@ -65,7 +65,6 @@ def attach(pipeline: Pipeline, count: int, plan: Plan) -> str:
         "files": {name: str(path) for name, path in vars(model.files).items()},
         "dtype": machine.dtype,
         "threads": max(1, machine.threads // count) if machine.device == "cpu" else machine.threads,
-        "compiled": model.compiled,
     }
 
     def command(rank: int, meet: str) -> list[str]:
@@ -111,7 +110,6 @@ class PassHelper:
             self.machine,
             cache=False,
             execution=ExecutionConfig(**execution),
-            compiled=self.settings["compiled"],
             attention=attention,
         )
         self.run = self.pipeline.forward(Request.from_json(request))
