@@ -20,10 +20,14 @@ from linnet.data.theatre.stage import camera, set_stage
 
 SCALE = 2  # pixels of the frame for one that is read
 COARSE = 2  # read pixels for one by which paintings are compared
-NEAR_ONES = 3  # paintings that are looked at with every camera
+NEAR_ONES = 3  # paintings that are looked at with every camera, at most
+AS_NEAR = 1.25  # times the distance of the nearest: how far those may be
+THE_SAME = (
+    0.012  # a mean distance at which a still painting is what is there, and no camera need be looked for
+)
 STILL = (0, 24, 48)  # frames in which some camera is where a still one is
 MOMENTS = (0, 16, 32, 48)  # frames in which cameras are told apart
-HIDDEN = 5  # one of so many pixels does not count: a thing hides a part of the place
+MOST = 0.1  # what a pixel that is hidden counts
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,10 @@ class PlaceReader:
         every = readable(clip, list(range(0, len(clip), max(1, len(clip) // 8))), self.device)
         moments = torch.cat((readable(clip, list(STILL), self.device), every.median(0, keepdim=True).values))
         far = torch.stack([self.apart(moment) for moment in F.avg_pool2d(moments, COARSE)])
-        nearest = far.amin(0).argsort()[:NEAR_ONES].tolist()
+        if float(far.amax(0).min()) < THE_SAME:
+            return Backdrop(self.scenes[int(far.amax(0).argmin())])
+        away = far.amin(0)
+        nearest = [n for n in away.argsort()[:NEAR_ONES].tolist() if away[n] <= AS_NEAR * away.min()]
         scenes = [
             replace(self.scenes[index], camera=way)
             for index in nearest
@@ -86,11 +93,11 @@ class PlaceReader:
         frames = [moment for moment in MOMENTS if moment < len(clip)]
         places = F.avg_pool2d(self.empty(scenes, [frames] * len(scenes)).flatten(0, 1), COARSE)
         own = F.avg_pool2d(readable(clip, frames, self.device), COARSE)
-        away = (places.unflatten(0, (len(scenes), -1)) - own).abs().mean(2).flatten(1)
-        return Backdrop(scenes[int(trimmed(away).argmin())])
+        apart = (places.unflatten(0, (len(scenes), -1)) - own).abs().mean(2).flatten(1)
+        return Backdrop(scenes[int(distance(apart).argmin())])
 
     def apart(self, picture: Float[Tensor, "3 h w"]) -> Float[Tensor, "P"]:
-        return trimmed((self.pictures - picture).abs().mean(1).flatten(1))
+        return distance((self.pictures - picture).abs().mean(1).flatten(1))
 
     def bare(self, backdrop: Backdrop, frames: list[int]) -> Float[Tensor, "F 3 h w"]:
         """The empty place in some frames, as its camera shows it."""
@@ -102,6 +109,6 @@ class PlaceReader:
         return self.scenery.spot[TIMES.index(backdrop.scene.time)]
 
 
-def trimmed(away: Float[Tensor, "P pixels"]) -> Float[Tensor, "P"]:
-    """The mean of the nearest pixels."""
-    return away.sort(1).values[:, : away.shape[1] * (HIDDEN - 1) // HIDDEN].mean(1)
+def distance(away: Float[Tensor, "P pixels"]) -> Float[Tensor, "P"]:
+    """The mean difference, of which no pixel adds more than `MOST`: a thing hides a part of the place."""
+    return away.clamp(max=MOST).mean(1)
