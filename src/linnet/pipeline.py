@@ -264,7 +264,7 @@ class Pipeline:
             "model": model, "prompt": prompt, "negative": negative, "guidance": guidance
         }  # fmt: skip
         if isinstance(model, SharedPass) and model.processes.split == "guidance":
-            guided = ApartVelocity(**parts, shared=model)
+            guided, batched = ApartVelocity(**parts, shared=model), False
         else:
             guided = GuidedVelocity(**parts)
 
