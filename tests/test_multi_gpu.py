@@ -33,7 +33,7 @@ def asked(**settings: Any) -> Request:
 def latents(pipeline: Pipeline, request: Request, gpus: int = 1) -> Tensor:
     plan = pipeline.plan(request)
     if gpus > 1:
-        attach(pipeline, gpus, plan)
+        attach(pipeline, gpus, plan, device="cpu")
     try:
         return pipeline.latents(plan).latents
     finally:
@@ -52,7 +52,7 @@ def test_two_processes_equal_one(settings: dict[str, Any], tiny_model: Path) -> 
 
 def test_a_helper_that_is_killed_is_an_error_and_not_a_wait(tiny_model: Path) -> None:
     pipeline, request = opened(tiny_model), asked(steps=40)
-    attach(pipeline, 2, pipeline.plan(request))
+    attach(pipeline, 2, pipeline.plan(request), device="cpu")
     pipeline.model.follow(pipeline.plan(request))
     steps = pipeline.sample(request)
     next(steps)
@@ -84,14 +84,20 @@ def test_no_process_stays_behind(number: signal.Signals, tiny_model: Path, tmp_p
     assert not list(tmp_path.iterdir())
 
 
-def test_more_than_there_are_is_refused() -> None:
+def test_more_than_there_are_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     cores = os.cpu_count() or 1
-    with pytest.raises(
-        InvalidInput, match=rf"gpus \"{cores + 1}\": are more processes than the CPU has cores"
-    ):
+    with pytest.raises(InvalidInput, match=rf"gpus \"{cores + 1}\": are more than the CPU's {cores} cores"):
         check_gpus(cores + 1, "cpu")
-    with pytest.raises(InvalidInput, match=r"gpus \"64\": are more than there are"):
-        check_gpus(64, "cuda")
+    monkeypatch.setattr("linnet.multi_gpu.resolve_device", lambda name: "cpu" if name == "auto" else name)
+    with pytest.raises(InvalidInput, match=r"gpus \"2\": are more than there are: none; .*device=cpu"):
+        check_gpus(2, None)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    assert check_gpus(2, "cuda:1") == ["cuda:1", "cuda:2"]
+    with pytest.raises(InvalidInput, match=r"gpus \"4\": are more than there are: 3 GPUs from cuda:1 on"):
+        check_gpus(4, "cuda:1")
+    wrong: dict[str, Any] = {"gpus": "2"}
+    with pytest.raises(InvalidInput, match=r"gpus \"2\": is not a number of GPUs"):
+        linnet.generate("a red star", "a.mp4", model="seedling", device="cpu", **wrong)
 
 
 def test_the_faster_split_is_chosen() -> None:

@@ -167,10 +167,13 @@ def _ready(
     earlier = earlier_clip(paths["like"]) if "like" in paths else None
     spec, _ = choose_model(model, earlier, weights)
     of_request = {name: settings[name] for name in RequestSettings.__annotations__ if name in settings}
+    untuned = settings.get("untuned", False)
+    if not isinstance(untuned, bool):
+        raise InvalidInput("untuned", untuned, "is neither true nor false", "use one of the two")
     chosen = choose_profile(
         spec,
         cast(RequestSettings, of_request),
-        untuned=bool(settings.get("untuned")),
+        untuned=untuned,
         files=lambda: resolve(spec, weights=weights),
         device=device,
         like=earlier.request if earlier else None,

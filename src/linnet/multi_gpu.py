@@ -20,39 +20,44 @@ from linnet.plan.execution import ExecutionConfig
 from linnet.plan.plan import Plan
 from linnet.plan.several import faster_split
 from linnet.request import Request
+from linnet.runtime.device import resolve_device
 from linnet.runtime.processes import TEXTS, Groups, Processes, Split, join
 from linnet.weights.store import ModelFiles
 from linnet.wording import format_bytes, format_count
 
 
-def check_gpus(count: int, device: str, *, field: str = "gpus") -> list[str]:
-    """The devices of so many processes, the first one's first; InvalidInput if there are not so many. On a CPU they are
-    processes that share it."""
+def check_gpus(count: int, device: str | None, *, field: str = "gpus") -> list[str]:
+    """The devices of so many processes, from the asked one on; InvalidInput if there are not so many. Only where the
+    CPU is asked for by name they are processes that share it."""
     import torch
 
     if count < 1:
-        raise InvalidInput(field, count, "is not a number of gpus", "use 1 or more")
-    kind, _, index = device.partition(":")
-    if kind == "cpu":
+        raise InvalidInput(field, count, "is not a number of GPUs", "use 1 or more")
+    on_cpu = "add `device=cpu` to try it with processes"
+    name = resolve_device(device or "auto")
+    kind, _, index = name.partition(":")
+    if kind == "cpu" and (count == 1 or device == "cpu"):
         cores = os.cpu_count() or 1
         if count > cores:
-            problem = f"are more processes than the CPU has cores, {cores}"
-            raise InvalidInput(field, count, problem, f"use {cores} or fewer")
+            raise InvalidInput(
+                field, count, f"are more than the CPU's {cores} cores", f"use {cores} or fewer"
+            )
         return ["cpu"] * count
-    there = torch.cuda.device_count() if kind == "cuda" else 1
-    first = int(index or 0)
+    if kind == "cpu":
+        raise InvalidInput(field, count, "are more than there are: none", f"leave it out, or {on_cpu}")
+    first, there = int(index or 0), torch.cuda.device_count() if kind == "cuda" else 1
     if first + count > there:
         have = format_count(there - first, "GPU")
-        remedy = f"use {there - first} or fewer"
-        raise InvalidInput(field, count, f"are more than there are: {have} from {device} on", remedy)
-    return [f"{kind}:{first + number}" for number in range(count)] if count > 1 else [device]
+        problem = f"are more than there are: {have}{f' from {name} on' if first else ''}"
+        raise InvalidInput(field, count, problem, f"use {there - first} or fewer, or {on_cpu}")
+    return [f"{kind}:{first + number}" for number in range(count)] if count > 1 else [name]
 
 
-def attach(pipeline: Pipeline, count: int, plan: Plan) -> str:
+def attach(pipeline: Pipeline, count: int, plan: Plan, *, device: str | None) -> str:
     """Let helpers share the passes of a pipeline, in the way that is the faster for the plan's request. They start with
-    its first clip, and its `unload` ends them. A note for the person."""
+    its first clip, and its `unload` ends them. `device` is what was asked for. A note for the person."""
     machine, model = pipeline.machine, pipeline.model
-    devices = check_gpus(count, machine.device)
+    devices = check_gpus(count, device)
     system = plan.budget.system
     if plan.workload.on_cpu and system is not None and count * plan.peak_system_bytes > system:
         problem = f"need {format_bytes(count * plan.peak_system_bytes)} of main memory: each has the model"

@@ -187,10 +187,12 @@ def prepare(
     pipeline.profile = profile
     if earlier and earlier.request.model == spec.name and earlier.model_hash != pipeline.model_hash:
         notes.append(f"warning: {earlier.path} was made with other weights, so this clip will differ")
+    if isinstance(gpus, bool) or not isinstance(gpus, int):
+        raise InvalidInput("gpus", gpus, "is not a number of GPUs", "use a whole number such as 2")
     if gpus != 1:
         from linnet.multi_gpu import attach
 
-        notes.append(attach(pipeline, gpus, plan))
+        notes.append(attach(pipeline, gpus, plan, device=device))
     elif earlier and "processes" in choices:
         notes.append(f"warning: {earlier.path} was made on several GPUs, so this clip may differ in rounding")
     plans = (plan, *(plan.with_seed(request.seed) for request in requests[1:]))

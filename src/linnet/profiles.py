@@ -47,25 +47,25 @@ def choose_profile(
         return from_literature(spec, name, settings)
     if name not in profiles.NAMES:
         return ChosenProfile(settings=settings)
-    found = profiles.kept(spec.name, name)
-    if not found:
+    tuned = profiles.kept(spec.name, name)
+    if not tuned:
         if name not in spec.profiles:
             raise not_tuned(spec, name)
         return ChosenProfile(settings=settings)
     now = subject_of(spec, files(), device, with_exact(spec, settings, like))
-    for each in found:
+    for each in tuned:
         if each.subject == now:
             return ChosenProfile(
                 settings=explicit(spec, settings, each.settings), compiled=each.compiled, record=each.record
             )
-    return not_of_this(spec, name, settings, now, found[0])
+    return not_of_this(spec, name, settings, now, tuned[0])
 
 
 def not_of_this(
-    spec: ModelSpec, name: str, settings: RequestSettings, now: Subject, found: TunedProfile
+    spec: ModelSpec, name: str, settings: RequestSettings, now: Subject, tuned: TunedProfile
 ) -> ChosenProfile:
     """What is measured is of something else: the catalogue's profile, or else exact."""
-    other = in_a_row(now.other_than(found.subject))
+    other = in_a_row(now.other_than(tuned.subject))
     if name in spec.profiles:
         words = f"{spec.name}'s own {name} is used"
     else:

@@ -36,7 +36,7 @@ class Scripted(Trials):
             "Exact", (), {"seconds": 1.0, "attention": "stock", "frames": np.zeros((2, 8, 8, 3), np.uint8)}
         )
 
-    def alike(self, one: Pair, other: Pair) -> float:
+    def alike(self, pair: Pair, other: Pair) -> float:
         return 15.0
 
     def trial(self, candidate: Candidate, pair: Pair, *, picture: bool = False) -> Trial:

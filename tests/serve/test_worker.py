@@ -163,7 +163,7 @@ def test_a_worker_of_two_processes_makes_its_jobs_and_leaves_none_behind(
 
 def test_two_workers_share_no_card(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
-    monkeypatch.setattr("linnet.serve.worker_pool.resolve_device", lambda name: name)
+    monkeypatch.setattr("linnet.multi_gpu.resolve_device", lambda name: name)
     WorkerPool(model="seedling", devices=("cuda:0", "cuda:2"), gpus=2).check_budget()
     with pytest.raises(InvalidInput, match='gpus_per_worker "2": would have two workers on cuda:1'):
         WorkerPool(model="seedling", devices=("cuda:0", "cuda:1"), gpus=2).check_budget()

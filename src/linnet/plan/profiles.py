@@ -46,9 +46,9 @@ class Subject:
     def other_than(self, measured: "Subject") -> list[str]:
         """In which of its parts it is not what was measured, in words."""
         lengths = [f"{format_seconds(seconds_of(each.frames))} s" for each in (measured, self)]
-        found = []
+        differences = []
         if self.weights != measured.weights:
-            found.append("other weights")
+            differences.append("other weights")
         for part, then, now in (
             ("size", measured.size, self.size),
             ("length", *lengths),
@@ -58,8 +58,8 @@ class Subject:
             ("linnet", measured.linnet, self.linnet),
         ):
             if then != now:
-                found.append(f"another {part} ({then}, and this is {now})")
-        return found
+                differences.append(f"another {part} ({then}, and this is {now})")
+        return differences
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,23 +93,22 @@ class TunedProfile:
 
 def keep(profile: TunedProfile, folder: Path | None = None) -> Path:
     """Write the profile into its own file, in the place of an earlier one of the same subject; the file."""
-    place = path_of(profile.name, profile.subject, folder)
-    make_folder(place.parent, field="profile")
-    write_text(place, json.dumps(asdict(profile), indent=1), field="profile")
-    return place
+    path = path_of(profile.name, profile.subject, folder)
+    make_folder(path.parent, field="profile")
+    write_text(path, json.dumps(asdict(profile), indent=1), field="profile")
+    return path
 
 
 def kept(model: str, name: str, folder: Path | None = None) -> list[TunedProfile]:
     """All profiles of that name that were measured of the model here, the latest first; a spoilt file is none."""
-    found = []
-    place = folder or cache_folder()
-    for path in place.joinpath("profiles").glob(f"{model}-{name}-*.json") if place else ():
+    folder, dated = folder or cache_folder(), []
+    for path in folder.joinpath("profiles").glob(f"{model}-{name}-*.json") if folder else ():
         try:
             profile = TunedProfile.from_json(read_object_or_nothing(path.read_text("utf-8")))
-            found.append((path.stat().st_mtime, profile))
+            dated.append((path.stat().st_mtime, profile))
         except (OSError, ValueError, TypeError, KeyError):
             continue
-    return [profile for _, profile in sorted(found, key=lambda pair: -pair[0]) if profile.name == name]
+    return [profile for _, profile in sorted(dated, key=lambda pair: -pair[0]) if profile.name == name]
 
 
 def path_of(name: str, subject: Subject, folder: Path | None = None) -> Path:
@@ -118,8 +117,8 @@ def path_of(name: str, subject: Subject, folder: Path | None = None) -> Path:
 
 def own_folder(folder: Path | None = None) -> Path:
     """Where profiles and their measurements are kept; InvalidInput where there is no place."""
-    if place := folder or cache_folder():
-        return place
+    if own := folder or cache_folder():
+        return own
     raise InvalidInput(
         "profile", "", "cannot be kept: there is no home folder", "set LINNET_CACHE to a folder"
     )

@@ -88,8 +88,8 @@ class Helper:
         line = self.process.stdout.readline()
         if not line:
             raise self.gone()
-        said = json.loads(line)
-        if problem := said.get("error"):
+        answer = json.loads(line)
+        if problem := answer.get("error"):
             raise DeviceLost(
                 f"a process of --gpus failed ({one_line(problem)}); run it again, or with fewer gpus"
             )

@@ -76,7 +76,8 @@ class Renderer:
             )
             if settings.gpus > 1:
                 usual = make_request(self._pipeline.spec, prompt="a", seed=0)
-                attach(self._pipeline, settings.gpus, self._pipeline.plan(usual))
+                plan = self._pipeline.plan(usual)
+                attach(self._pipeline, settings.gpus, plan, device=settings.device)
         return self._pipeline
 
     def warm(self) -> tuple[Request, dict[str, float]] | None:

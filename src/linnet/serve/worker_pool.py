@@ -73,7 +73,7 @@ class WorkerPool:
 
         taken: set[str] = set()
         for device in self.devices:
-            cards = check_gpus(self.gpus, resolve_device(device), field="gpus_per_worker")
+            cards = check_gpus(self.gpus, device, field="gpus_per_worker")
             if twice := taken.intersection(cards) - {"cpu"}:
                 problem = f"would have two workers on {min(twice)}"
                 remedy = f"name devices that are {self.gpus} apart, such as cuda:0 and cuda:{self.gpus}"

@@ -79,8 +79,8 @@ def ssim(a: Float[Tensor, "H W"], b: Float[Tensor, "H W"]) -> float:
     light, contrast = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2
     mean_a, mean_b = mean(a), mean(b)
     spread_a, spread_b = mean(a * a) - mean_a**2, mean(b * b) - mean_b**2
-    together = mean(a * b) - mean_a * mean_b
-    alike = (2 * mean_a * mean_b + light) * (2 * together + contrast)
+    covariance = mean(a * b) - mean_a * mean_b
+    alike = (2 * mean_a * mean_b + light) * (2 * covariance + contrast)
     return float((alike / ((mean_a**2 + mean_b**2 + light) * (spread_a + spread_b + contrast))).mean())
 
 

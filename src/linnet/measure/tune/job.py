@@ -11,7 +11,7 @@ from linnet.data.known import check_words
 from linnet.errors import InvalidInput
 from linnet.measure.tune.page import write_page
 from linnet.measure.tune.prompts import pairs_for, read_prompts
-from linnet.measure.tune.search import Found, Outcome, Search, tune
+from linnet.measure.tune.search import Confirmed, Outcome, Search, tune
 from linnet.measure.tune.trials import EXACT, Candidate, Trials
 from linnet.pipeline import Pipeline
 from linnet.plan import profiles
@@ -105,28 +105,40 @@ def run(job: Job, *, target: float, seconds: float) -> Outcome:
 
 def keep(job: Job, outcome: Outcome, page: Path) -> list[Path]:
     """Write the page and the profiles; the profiles' files."""
-    found = [(name, one) for name, one in (("fast", outcome.fast), ("draft", outcome.draft)) if one]
-    write_page(page, job, found)
-    return [profiles.keep(profile_of(job, name, one)) for name, one in found]
+    chosen = [
+        (name, confirmed)
+        for name, confirmed in (("fast", outcome.fast), ("draft", outcome.draft))
+        if confirmed
+    ]
+    write_page(page, job, chosen)
+    return [profiles.keep(profile_of(job, name, confirmed)) for name, confirmed in chosen]
 
 
-def profile_of(job: Job, name: str, found: Found) -> TunedProfile:
+def profile_of(job: Job, name: str, confirmed: Confirmed) -> TunedProfile:
     return TunedProfile(
         name=name,
         subject=job.subject,
-        settings=found.candidate.settings,
-        compiled=found.candidate.compiled,
-        faster=round(found.figures.faster, 2),
-        figures={**asdict(found.figures), "bound": found.bound, "floor": job.floor},
+        settings=confirmed.candidate.settings,
+        compiled=confirmed.candidate.compiled,
+        faster=round(confirmed.figures.faster, 2),
+        figures={**asdict(confirmed.figures), "bound": confirmed.bound, "floor": job.floor},
     )
 
 
 def rows(outcome: Outcome) -> list[tuple[str, ...]]:
     """The table under HEADS: what was chosen, then the others that were measured, the fastest first."""
-    chosen = [(name, one) for name, one in (("fast", outcome.fast), ("draft", outcome.draft)) if one]
+    chosen = [
+        (name, confirmed)
+        for name, confirmed in (("fast", outcome.fast), ("draft", outcome.draft))
+        if confirmed
+    ]
     lines = [
-        (str(one.candidate), *figures_of(one.figures), f"kept as {name}, on {one.figures.clips} new clips")
-        for name, one in chosen
+        (
+            str(confirmed.candidate),
+            *figures_of(confirmed.figures),
+            f"kept as {name}, on {confirmed.figures.clips} new clips",
+        )
+        for name, confirmed in chosen
     ]
     rest = [verdict for verdict in outcome.verdicts if verdict.figures]
     rest.sort(key=lambda verdict: -verdict.figures.faster if verdict.figures else 0.0)
@@ -158,10 +170,10 @@ def to_json(job: Job, outcome: Outcome, page: Path) -> dict[str, Any]:
         "draft": asdict(profile_of(job, "draft", outcome.draft)) if outcome.draft else None,
         "verdicts": [
             {
-                "settings": dict(one.candidate.settings),
-                "why": one.why,
-                "figures": one.figures and asdict(one.figures),
+                "settings": dict(verdict.candidate.settings),
+                "why": verdict.why,
+                "figures": verdict.figures and asdict(verdict.figures),
             }
-            for one in outcome.verdicts
+            for verdict in outcome.verdicts
         ],
     }

@@ -14,7 +14,7 @@ from linnet.geometry import format_seconds, seconds_of
 
 if TYPE_CHECKING:
     from linnet.measure.tune.job import Job
-    from linnet.measure.tune.search import Found
+    from linnet.measure.tune.search import Confirmed
 
 MARK = "<!-- linnet tune -->"  # by which an earlier page is known
 STYLE = """
@@ -40,7 +40,7 @@ def is_page(path: Path) -> bool:
         return False
 
 
-def write_page(path: Path, job: "Job", found: Sequence[tuple[str, "Found"]]) -> None:
+def write_page(path: Path, job: "Job", chosen: Sequence[tuple[str, "Confirmed"]]) -> None:
     """All in one file: the pictures are inside."""
     subject = job.subject
     what = (
@@ -51,17 +51,19 @@ def write_page(path: Path, job: "Job", found: Sequence[tuple[str, "Found"]]) -> 
         f"<style>{STYLE}</style><h1>{escape(what)}</h1>",
         f"<p>{GENERATED}. On the left exact, on the right the profile: the same prompt and seed.</p>",
     ]
-    for name, one in found:
-        figures = one.figures
-        parts.append(f"<h2>{name}: {figures.faster:.2f} times faster</h2><p>{escape(str(one.candidate))}</p>")
+    for name, confirmed in chosen:
+        figures = confirmed.figures
         parts.append(
-            f"<p>Median PSNR {figures.psnr:.1f} dB (at least {one.bound:.1f} with 95 % confidence), "
+            f"<h2>{name}: {figures.faster:.2f} times faster</h2><p>{escape(str(confirmed.candidate))}</p>"
+        )
+        parts.append(
+            f"<p>Median PSNR {figures.psnr:.1f} dB (at least {confirmed.bound:.1f} with 95 % confidence), "
             f"worst tenth of the frames {figures.psnr_worst:.1f} dB, SSIM {figures.ssim:.3f}, "
             f"flicker {figures.flicker:.2f} of exact's, brightness {figures.brightness:.2%} and "
             f"saturation {figures.saturation:.2%} off.</p>"
         )
         for pair, psnr in zip(job.search.held_out, figures.each, strict=True):
-            picture = job.search.trials.picture(one.candidate, pair)
+            picture = job.search.trials.picture(confirmed.candidate, pair)
             data = base64.b64encode(picture.read_bytes()).decode() if picture.exists() else ""
             caption = f"{escape(pair.prompt)} (seed {pair.seed}): {psnr:.1f} dB"
             parts.append(

@@ -47,11 +47,11 @@ def own_prompts(spec: ModelSpec, count: int) -> list[str]:
         return list(PROMPTS)
     if spec.world != "synthetic":
         return list(spec.examples)
-    found = []
+    captions = []
     for index in range(count):
         rng = random.Random(f"tune {index}")
-        found.append(synthetic.caption(synthetic.sample_scene(rng), rng))
-    return found
+        captions.append(synthetic.caption(synthetic.sample_scene(rng), rng))
+    return captions
 
 
 def read_prompts(path: Path) -> list[str]:

@@ -66,19 +66,17 @@ class Rules:
                 return f"{what} drifts by {value:.1%}, over {self.drift:.0%}"
         return ""
 
-    def unconfirmed(self, found: "Found") -> str:
+    def unconfirmed(self, confirmed: "Confirmed") -> str:
         """As `broken`, of what held the rules on clips that the search never saw, and must do so beyond chance."""
-        if found.bound < self.floor:
-            return (
-                f"the median PSNR is at least {found.bound:.3g} with 95 % confidence, under {self.floor:.3g}"
-            )
-        if found.figures.faster < self.faster:
-            return f"it is {found.figures.faster:.2f} times faster, under {self.faster:.2f}"
+        if confirmed.bound < self.floor:
+            return f"the median PSNR is at least {confirmed.bound:.3g} with 95 % confidence, under {self.floor:.3g}"
+        if confirmed.figures.faster < self.faster:
+            return f"it is {confirmed.figures.faster:.2f} times faster, under {self.faster:.2f}"
         return ""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class Confirmed:
     """A candidate that was confirmed. `bound`: the median PSNR is at least so high, with 95 % confidence."""
 
     candidate: Candidate
@@ -101,8 +99,8 @@ class Outcome:
     means another clip, unless the model makes nearly the same of every seed. `rounding`: of exact itself with other
     rounding, None where this device has one way to compute alone."""
 
-    fast: Found | None = None
-    draft: Found | None = None
+    fast: Confirmed | None = None
+    draft: Confirmed | None = None
     verdicts: list[Verdict] = field(default_factory=list)
     another: float = 0.0
     rounding: float | None = None
@@ -154,7 +152,7 @@ class Search:
         best = [EXACT]
         stage("kernels", self.kernels)
         if self.lower_decoder:
-            stage("decoder", [one.with_settings(decoder_dtype="auto") for one in best])
+            stage("decoder", [candidate.with_settings(decoder_dtype="auto") for candidate in best])
         base = best[0]
         guided = [
             base.with_settings(guidance_from=start, guidance_until=stop)
@@ -170,19 +168,23 @@ class Search:
     def _cached(self, rules: Rules, starts: Sequence[Candidate], holding: list[Candidate]) -> None:
         """Thresholds, of which the best are frozen to lists of steps."""
         options: list[Candidate] = []
-        for one in starts:
-            rising = [one.with_settings(reuse=threshold) for threshold in THRESHOLDS]
+        for candidate in starts:
+            rising = [candidate.with_settings(reuse=threshold) for threshold in THRESHOLDS]
             options += self.highest("step cache", rising, rules)
         passed = self.halve("step cache", options, rules, keep=BEAM)
-        frozen = [self.frozen(one) for one in passed]
-        holding.extend(self.halve("frozen step cache", [one for one in frozen if one], rules, keep=BEAM))
+        frozen = [self.frozen(candidate) for candidate in passed]
+        holding.extend(
+            self.halve(
+                "frozen step cache", [candidate for candidate in frozen if candidate], rules, keep=BEAM
+            )
+        )
 
     def _moving(self, rules: Rules, starts: Sequence[Candidate], holding: list[Candidate]) -> None:
         """Fewer steps by each solver, then steps cached from there."""
         steps = self.spec.steps
         options = [
-            one.with_settings(solver=solver, steps=count)
-            for one in starts
+            candidate.with_settings(solver=solver, steps=count)
+            for candidate in starts
             for solver in ("euler", "dpm++", "unipc")
             for count in (round(0.7 * steps), round(0.5 * steps), round(0.35 * steps))
             if count >= self.spec.least_steps.get(solver, 1)
@@ -263,7 +265,7 @@ class Search:
 
     # --- confirmation -------------------------------------------------------------------------------------------------
 
-    def confirm(self, candidates: Sequence[Candidate], rules: Rules) -> tuple[Found | None, str]:
+    def confirm(self, candidates: Sequence[Candidate], rules: Rules) -> tuple[Confirmed | None, str]:
         """The first that holds the rules on the clips that the search never saw, or why the last of them did not."""
         why = ""
         for candidate in candidates[:TRIES]:
@@ -275,10 +277,10 @@ class Search:
             figures = Figures.of(trials)
             why = rules.broken(figures)
             if figures and not why:
-                found = Found(candidate=candidate, figures=figures, bound=lower_bound(figures.each))
-                why = rules.unconfirmed(found)
+                confirmed = Confirmed(candidate=candidate, figures=figures, bound=lower_bound(figures.each))
+                why = rules.unconfirmed(confirmed)
                 if not why:
-                    return found, ""
+                    return confirmed, ""
             self.verdicts[candidate.key] = Verdict(candidate=candidate, figures=figures, why=why)
             why = f"{candidate}: on the clips that it never saw, {why}"
         return None, why
@@ -300,7 +302,7 @@ def tune(search: Search, *, floor: float, target: float, seconds: float) -> Outc
         )
         return outcome
     holding = search.run(rules)
-    quick = [one for one in holding if search.faster(one) >= target]
+    quick = [candidate for candidate in holding if search.faster(candidate) >= target]
     outcome.fast, outcome.why = search.confirm(quick, rules)
     if not holding:
         outcome.why = f"nothing that was tried keeps {format_number(round(rules.floor, 1))} dB"
@@ -313,7 +315,7 @@ def tune(search: Search, *, floor: float, target: float, seconds: float) -> Outc
     if outcome.fast:
         lower = replace(rules, floor=floor - DRAFT, ssim=rules.ssim - 0.05)
         least = outcome.fast.figures.faster * DRAFT_FASTER
-        quick = [one for one in search.run(lower) if search.faster(one) >= least]
+        quick = [candidate for candidate in search.run(lower) if search.faster(candidate) >= least]
         outcome.draft, _ = search.confirm(quick, replace(lower, faster=least))
         rougher = outcome.draft
         if rougher and not rules.broken(rougher.figures) and not rules.unconfirmed(rougher):

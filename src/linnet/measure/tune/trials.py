@@ -119,19 +119,19 @@ class Figures:
         seen = [trial.fidelity for trial in trials if trial.fidelity]
         if len(seen) < len(trials):
             return None
-        each = [fmean(one.psnr) for one in seen]
+        each = [fmean(fidelity.psnr) for fidelity in seen]
         return cls(
             clips=len(trials),
             faster=median(trial.exact_seconds / trial.seconds for trial in trials),
             latent_error=median(trial.latent_error for trial in trials),
             psnr=median(each),
-            psnr_worst=worst_tenth([value for one in seen for value in one.psnr]),
-            ssim=median(fmean(one.ssim) for one in seen),
-            ssim_worst=worst_tenth([value for one in seen for value in one.ssim]),
-            motion=median(one.motion for one in seen),
-            flicker=median(one.flicker for one in seen),
-            brightness=fmean(abs(one.brightness) for one in seen),
-            saturation=fmean(abs(one.saturation) for one in seen),
+            psnr_worst=worst_tenth([value for fidelity in seen for value in fidelity.psnr]),
+            ssim=median(fmean(fidelity.ssim) for fidelity in seen),
+            ssim_worst=worst_tenth([value for fidelity in seen for value in fidelity.ssim]),
+            motion=median(fidelity.motion for fidelity in seen),
+            flicker=median(fidelity.flicker for fidelity in seen),
+            brightness=fmean(abs(fidelity.brightness) for fidelity in seen),
+            saturation=fmean(abs(fidelity.saturation) for fidelity in seen),
             each=each,
         )
 
@@ -172,16 +172,16 @@ class Trials:
         """The exact clip, with another way to attend for `attention`."""
         candidate = replace(EXACT, attention=attention)
         path = self.folder / "exact" / f"{name_of(pair, candidate)}.safetensors"
-        if (found := read_reference(path)) is not None:
-            return found
+        if (kept := read_reference(path)) is not None:
+            return kept
         seconds, latents, frames, _ = self._make(candidate, pair, None)
         assert frames is not None
-        way = self.pipeline(candidate).attention_used
+        used = self.pipeline(candidate).attention_used
         tensors = {"latents": latents.cpu().contiguous(), "frames": torch.from_numpy(frames)}
         with complete(path, field="state") as part:
-            save_file(tensors, part, {"seconds": repr(seconds), "attention": way})
+            save_file(tensors, part, {"seconds": repr(seconds), "attention": used})
         self.made("exact", pair.prompt)
-        return Reference(seconds=seconds, attention=way, latents=latents.cpu(), frames=frames)
+        return Reference(seconds=seconds, attention=used, latents=latents.cpu(), frames=frames)
 
     def trial(self, candidate: Candidate, pair: Pair, *, picture: bool = False) -> Trial:
         """The candidate's clip beside the exact one. With `picture` the two are kept as a moving picture."""
@@ -210,9 +210,9 @@ class Trials:
     def picture(self, candidate: Candidate, pair: Pair) -> Path:
         return self.folder / "pictures" / f"{name_of(pair, candidate)}.webp"
 
-    def alike(self, one: Pair, other: Pair) -> float:
+    def alike(self, pair: Pair, other: Pair) -> float:
         """PSNR of two exact clips."""
-        return clip_psnr(self.exact(one).frames, self.exact(other).frames)
+        return clip_psnr(self.exact(pair).frames, self.exact(other).frames)
 
     # --- runs ---------------------------------------------------------------------------------------------------------
 
