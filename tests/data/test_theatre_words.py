@@ -20,6 +20,7 @@ from linnet.models.tae import TAE, TAEConfig
 from linnet.models.text import T5Config, T5Encoder
 from linnet.models.transformer import Transformer, TransformerConfig
 from linnet.request import make_request
+from linnet.serve import schemas
 from linnet.train.state import save_weights
 from linnet.weights.names import TRANSFORMER_PREFIX
 
@@ -117,3 +118,9 @@ def test_the_default_profile_is_a_field_of_the_catalogue() -> None:
     assert make_request(SEEDLING, prompt="a", seed=1) == make_request(
         SEEDLING, prompt="a", seed=1, profile="exact"
     )
+
+
+def test_the_server_says_it_too() -> None:
+    (line,) = schemas.notes(make_request(THEATRE, prompt="a wolf in the snow", seed=1))
+    assert "did you mean fox?" in line
+    assert schemas.notes(make_request(SEEDLING, prompt="a red star", seed=1)) == []

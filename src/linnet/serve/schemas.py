@@ -181,6 +181,7 @@ class Video(BaseModel):
     begins_from_image: bool
     begins_from_video: bool
     strength: float | None = Field(default=None, description="How far from the video that it began from.")
+    notes: list[str] = []
 
 
 class VideoList(BaseModel):
@@ -331,7 +332,17 @@ def video(job: Job, *, begins: InputReference | None = None, keep_seconds: float
         begins_from_image=begins is not None and begins.kind == "image",
         begins_from_video=begins is not None and begins.kind == "video",
         strength=begins and begins.strength,
+        notes=notes(request),
     )
+
+
+def notes(request: Request) -> list[str]:
+    """What of the prompt the model does not know."""
+    if find(request.model).world != "theatre":
+        return []
+    from linnet.data.theatre.words import not_known
+
+    return not_known(request.model, request.prompt)
 
 
 def profiles(spec: ModelSpec) -> dict[Profile, dict[str, Any]]:

@@ -172,10 +172,14 @@ def check_theatre(model: str, text: str, *, field: str, more: str) -> list[str]:
     """Refuse a text that names neither a thing nor a place of the theatre; of another, a sentence that names what the
     model does not know, if there is something."""
     check_seen(text, field=field)
-    strange = unknown(text)
     if field != "negative" and text.strip() and not PHRASES.search(plain(text)):
-        raise InvalidInput(field, text, f"names nothing that {model} can draw{meant(strange)}", more)
-    if not strange:
+        raise InvalidInput(field, text, f"names nothing that {model} can draw{meant(unknown(text))}", more)
+    return not_known(model, text, field=field)
+
+
+def not_known(model: str, text: str, *, field: str = "prompt") -> list[str]:
+    """A sentence that names the words that the model does not know, if there are any."""
+    if not (strange := unknown(text)):
         return []
     return [
         f"{model} does not know {in_a_row(strange)}{meant(strange)}; it goes on with the rest of the {field}"

@@ -206,7 +206,7 @@ function drawClip(job) {
     Quality: job.profile ? QUALITY[job.profile] : "",
     Begins: job.begins_from_image ? "from an image" : job.begins_from_video ? `from a clip, strength ${job.strength}` : "",
     Took: duration(job.completed_at - job.started_at), Made: dateOf(job.completed_at),
-    "Kept until": job.expires_at ? dateOf(job.expires_at) : "",
+    "Kept until": job.expires_at ? dateOf(job.expires_at) : "", Note: job.notes.map(period).join(" "),
   };
   for (const [name, value] of Object.entries(facts)) {
     if (value === "") continue;
