@@ -10,6 +10,7 @@ import pytest
 from linnet.catalog import SEEDLING
 from linnet.cli import terminal
 from linnet.cli.stages import Stage
+from linnet.clip import Clip
 from linnet.progress import Progress
 from linnet.request import make_request
 
@@ -157,14 +158,16 @@ def test_reading_weights_and_compiling_have_stages_of_their_own(
 def test_whatever_is_made_from_a_clip_is_summed_up_as_a_new_one_is(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from types import SimpleNamespace
     from typing import Any
 
     from linnet.cli.direct import run
+    from linnet.prepare_direct import PreparedClip
 
     request = make_request(SEEDLING, prompt="a red star", seed=7, seconds=2)
-    pipeline: Any = SimpleNamespace()
-    run(pipeline, lambda watch: None, tmp_path / "a.mp4", request=request, quiet=False, as_json=False)
+    clip = Clip(path=tmp_path / "a.mp4", request=request, model_hash="", version="")
+    nothing: Any = None
+    ready = PreparedClip(pipeline=nothing, plan=nothing, output=clip.path, make=lambda watch, tell: clip)
+    run(ready, quiet=False, as_json=False)
     printed = capsys.readouterr()
     assert printed.err == "2 s of 128x72, seed 7, made in 0 s:\n"
     assert printed.out == f"{tmp_path / 'a.mp4'}\n"

@@ -46,6 +46,10 @@ except InvalidInput as error:
 for frame in linnet.frames("a red star", seconds=1, solver="unipc", profile=None, weights=Path("here")):
     height, width, _ = frame.shape
     reveal_type(frame)
+first, *others = linnet.generate("a red star", seeds=range(3), seconds=1)
+print(first.path, linnet.edit(first.path, "a blue star", from_="a red star").direction)
+print(linnet.extend(first.path, "b.mp4", seconds=2).path, linnet.refine(first.path, strength=0.5).path)
+print(linnet.grid("a red star", seeds=[1, 2]).sheet, linnet.storyboard("film.yaml").made)
 pipeline = linnet.load("seedling", weights="here", dtype="bfloat16")
 request = linnet.make_request(pipeline.spec, prompt="a red star", like=clip.request)
 pipeline.run(pipeline.plan(request), {request.seed: "star.webm"})
@@ -55,6 +59,8 @@ WRONG = (
     'linnet.frames("a red star", solver="eular")',
     "linnet.load(vram=[8])",
     'linnet.generate("a red star").file',
+    'linnet.generate("a red star", seeds=[1, 2]).path',
+    'linnet.extend("a.mp4", second=2)',
 )
 
 
@@ -88,7 +94,7 @@ def test_a_type_checker_of_another_project_knows_linnet(tmp_path: Path) -> None:
 def test_the_public_names_are_listed_and_cost_nothing_before_they_are_used() -> None:
     program = (
         "import sys, linnet\n"
-        "assert {'generate', 'frames', 'load', 'Clip', 'Progress', 'InvalidInput'} <= set(dir(linnet))\n"
+        "assert {'generate', 'extend', 'load', 'Clip', 'Progress', 'InvalidInput'} <= set(dir(linnet))\n"
         "print(sorted({'torch', 'numpy', 'linnet.api'} & sys.modules.keys()))\n"
         "print([name for name in linnet.__all__ if not hasattr(linnet, name)])\n"
     )
@@ -288,6 +294,92 @@ def test_python_makes_what_the_command_makes(tiny: dict[str, Any], tmp_path: Pat
     with pytest.raises(Cancelled):
         list(linnet.frames(PROMPT, **tiny, video=tmp_path / "a.mp4", progress=lambda now: now.cancel()))
     assert len(list(frames)) == 5
+
+
+FILM = """
+seed: 3
+seconds: 0.5
+steps: 2
+shots:
+  - prompt: a red star
+  - {prompt: a blue star, begin: morph, overlap: 0.167}
+  - {prompt: a green star, begin: continue, overlap: 0.167}
+"""
+
+
+def test_python_does_what_each_command_does(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same bytes in every file, from functions and commands in the same words."""
+    notes: list[str] = []
+    load: dict[str, Any] = {
+        "weights": tiny_model,
+        "device": "cpu",
+        "progress": lambda now: notes.append(now.note),
+    }
+    short: dict[str, Any] = load | {"steps": 2}
+    told = ["--weights", str(tiny_model), "--device", "cpu"]
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    for folder in (ours, theirs):
+        folder.mkdir()
+        (folder / "film.yaml").write_text(FILM)
+
+    monkeypatch.chdir(ours)
+    clips = linnet.generate(PROMPT, "a.mp4", seeds=[1, 2], seconds=0.5, **short)
+    assert [(clip.path.name, clip.request.seed) for clip in clips] == [("a-1.mp4", 1), ("a-2.mp4", 2)]
+    longer = linnet.extend("a-1.mp4", seconds=2, **short)
+    assert longer.path.name == "a-1-extended.mp4"
+    assert longer.direction["kept"] == 13
+    changed = linnet.edit("a-1.mp4", "a blue star", from_="a red star", everywhere=True, **short)
+    assert changed.direction["from"] == "a red star"
+    linnet.refine("a-1.mp4", strength=0.5, **short)
+    drafts = linnet.grid(PROMPT, seeds=[1, 2], seconds=0.5, **short)
+    assert [clip.request.seed for clip in drafts.clips] == [1, 2]
+    film = linnet.storyboard("film.yaml", **load)
+    assert film.made == (0, 1, 2)
+    assert linnet.storyboard("film.yaml", **load).made == ()
+    assert {"draft 2 of 2", "shot 3 of 3"} <= set(notes)
+
+    monkeypatch.chdir(theirs)
+    for words in (
+        ["generate", PROMPT, "--seed", "1-2", "--seconds", "0.5", "--steps", "2", "-o", "a.mp4"],
+        ["extend", "a-1.mp4", "--seconds", "2", "--steps", "2"],
+        ["edit", "a-1.mp4", "--to", "a blue star", "--from", "a red star", "--everywhere", "--steps", "2"],
+        ["refine", "a-1.mp4", "--strength", "0.5", "--steps", "2"],
+        ["grid", PROMPT, "--seeds", "1-2", "--seconds", "0.5", "--steps", "2"],
+        ["storyboard", "render", "film.yaml"],
+    ):
+        result = CliRunner().invoke(app, [*words, *told, "--quiet"])
+        assert result.exit_code == 0, result.output
+    mine, others = ({file.relative_to(at): file for file in at.rglob("*.*")} for at in (ours, theirs))
+    assert len(mine) == 15
+    assert mine.keys() == others.keys()
+    different = [name for name, file in mine.items() if file.is_file() and not same(file, others[name])]
+    assert different == []
+
+
+def same(one: Path, other: Path) -> bool:
+    return one.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("call", "line"),
+    [
+        (lambda: linnet.generate(PROMPT, seeds=[]), "seeds .*names no seed; "),
+        (lambda: linnet.generate(PROMPT, seeds=[1, 1]), "seeds .*names a seed twice; "),
+        (lambda: linnet.generate(PROMPT, seeds=[1], seed=2), 'seed "2": is given with `seeds`; '),
+        (lambda: linnet.generate(PROMPT, seeds=["1"]), 'seed "1": is not a whole number; '),  # type: ignore
+        (lambda: linnet.extend("no.mp4"), "no.mp4"),
+        (lambda: linnet.extend("no.mp4", second=1), "did you mean seconds?"),  # type: ignore
+        (lambda: linnet.edit("no.mp4", 5), 'to "5": is not text; '),  # type: ignore
+        (lambda: linnet.refine(7), 'file "7": is not the name of a file'),  # type: ignore
+        (lambda: linnet.grid(PROMPT, seeds=range(200)), 'seeds "200": are too many'),
+        (lambda: linnet.storyboard("no.yaml"), "no.yaml"),
+    ],
+)
+def test_what_no_function_can_do_is_refused(call: Any, line: str) -> None:
+    with pytest.raises(InvalidInput, match=line):
+        call()
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ if sys.platform == "linux":
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
 if TYPE_CHECKING:
-    from linnet.api import frames, generate, load
+    from linnet.api import edit, extend, frames, generate, grid, load, refine, storyboard
     from linnet.clip import Clip
     from linnet.errors import Cancelled, InvalidInput, LinnetError, WeightsError
     from linnet.pipeline import Pipeline
@@ -34,14 +34,19 @@ __all__ = [
     "Request",
     "WeightsError",
     "__version__",
+    "edit",
+    "extend",
     "frames",
     "generate",
+    "grid",
     "load",
     "make_request",
+    "refine",
+    "storyboard",
 ]
 
 _HOMES = {
-    **dict.fromkeys(("generate", "frames", "load"), "api"),
+    **dict.fromkeys(("edit", "extend", "frames", "generate", "grid", "load", "refine", "storyboard"), "api"),
     **dict.fromkeys(("Cancelled", "InvalidInput", "LinnetError", "WeightsError"), "errors"),
     **dict.fromkeys(("Request", "make_request"), "request"),
     "Clip": "clip",

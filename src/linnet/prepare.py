@@ -1,25 +1,81 @@
-"""From what was asked to what runs: the model, the requests, the machine, the plan, the pipeline. The command line and
-Python both come through here. Importing it imports no torch, so that what cannot be done is refused early."""
+"""From what is asked for to what runs: the model, the requests, the machine, the plan, the pipeline. Python, the
+command line and the server all come through here. Importing it imports no torch: what cannot be done is refused early.
+"""
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 
 from linnet.catalog import ModelSpec, find
-from linnet.clip import Clip
+from linnet.clip import Clip, default_name
 from linnet.errors import InvalidInput, WeightsError
+from linnet.filesystem import StrPath
 from linnet.plan.execution import NOTHING_FIXED, FixedExecution, as_asked, recorded
 from linnet.plan.plan import Plan
-from linnet.profiles import carried_on
-from linnet.request import Request, RequestSettings, make_request
-from linnet.weights.store import ModelFiles, default_model, model_in
+from linnet.profiles import carried_on, choose_profile
+from linnet.request import DtypeChoice, Request, RequestSettings, make_request
+from linnet.weights.store import ModelFiles, default_model, model_in, model_of, resolve
 
 if TYPE_CHECKING:
-    from linnet.direct.conditions import Conditions
+    from linnet.direct.conditions import Conditioning, Conditions
     from linnet.pipeline import Pipeline
     from linnet.progress import Image, Watch
+
+Tell = Callable[[str], object]  # hears a line for a person
+
+
+class LoadSettings(TypedDict, total=False):
+    """What `linnet.load` takes, the dtype aside."""
+
+    model: str | None
+    weights: StrPath | None
+    device: str | None
+    threads: int | None
+    vram: int | str | None
+    ram: int | str | None
+
+
+class ConditionSettings(TypedDict, total=False):
+    """What a clip begins from beside its prompt (see direct.conditions): files, and how they are used."""
+
+    image: StrPath | None
+    last_image: StrPath | None
+    video: StrPath | None
+    strength: float | None
+    colours: Literal["prompt", "clip"] | None
+    fit: Literal["crop", "pad"] | None
+
+
+class ModelFileSettings(TypedDict, total=False):
+    """Single files of a model, in the place of those in its folder."""
+
+    transformer: StrPath | None
+    vae: StrPath | None
+    text_encoder: StrPath | None
+    tokenizer: StrPath | None
+
+
+class Settings(RequestSettings, LoadSettings, ConditionSettings, ModelFileSettings, total=False):
+    """What `generate` and `frames` take beside the prompt: the settings of a request, what `load` takes, and what the
+    clip begins from. `like` is a clip that linnet made: what is not given is as in it. `compile` compiles the
+    transformer first, which is otherwise done on a card where it pays; `fp8` computes its products in FP8. `untuned`:
+    the profile's settings are taken from the literature. `gpus`: how many cards share the work."""
+
+    like: StrPath | None
+    compile: bool | None
+    fp8: bool | None
+    untuned: bool
+    gpus: int
+
+
+def path_of(settings: Mapping[str, Any], name: str) -> Path | None:
+    """A setting that is a file or folder."""
+    return None if settings.get(name) is None else Path(settings[name])
+
+
+# --- the model --------------------------------------------------------------------------------------------------------
 
 
 def earlier_clip(file: Path) -> Clip:
@@ -48,6 +104,156 @@ def choose_model(
             problem = "does not tell which model it belongs to"
             raise InvalidInput(part.replace("_", "-"), path, problem, "say which with `model`")
     return default_model(weights)
+
+
+def open_pipeline(spec: ModelSpec, settings: LoadSettings, *, dtype: DtypeChoice = "auto") -> "Pipeline":
+    """The model on the machine that the settings describe; no weights are read yet."""
+    from linnet.pipeline import Pipeline
+    from linnet.runtime.machine import resolve_machine
+
+    files = resolve(spec, weights=path_of(settings, "weights"))
+    machine = resolve_machine(
+        settings.get("device"),
+        dtype=dtype,
+        threads=settings.get("threads"),
+        vram=settings.get("vram"),
+        ram=settings.get("ram"),
+    )
+    return Pipeline.open(spec, files, machine)
+
+
+def check_prompts(
+    pipeline: "Pipeline", prompts: Mapping[str, str], *, anyway: bool, prefix: str = ""
+) -> list[str]:
+    """Refuse prompts that the model cannot draw, each named as the person gave it, unless `anyway`. Lines for the
+    person: what the prompts leave open, and what of them the model does not see."""
+    from linnet.data.known import check_words
+
+    lines: list[str] = []
+    for field, prompt in prompts.items():
+        if pipeline.spec.closed_vocabulary and not anyway:
+            try:
+                left_open = check_words(pipeline.spec, pipeline.model.tokenizer, prompt, field=field)
+            except InvalidInput as error:
+                remedy = f"{error.remedy}, or add `anyway`"
+                raise InvalidInput(field, prompt, error.problem, remedy) from None
+            lines += [f"note: {prefix}{line}" for line in left_open]
+        if field != "negative" and (cut := pipeline.model.encode(prompt).cut):
+            limit = pipeline.spec.max_prompt_tokens
+            lines.append(
+                f"warning: {prefix}the {field} has over {limit} tokens; the model does not see: {cut}"
+            )
+    return lines
+
+
+# --- clips from a prompt ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedClips:
+    """A pipeline, with a plan for each clip that was asked for, and what the clips begin from. `why` this model; the
+    `notes` are lines for the person."""
+
+    pipeline: "Pipeline"
+    plans: tuple[Plan, ...]
+    conditions: "Conditions"
+    outputs: tuple[Path, ...] = ()
+    why: str = ""
+    notes: tuple[str, ...] = ()
+
+    def make(self, plan: Plan, output: Path, *, overwrite: bool = False, watch: "Watch", tell: Tell) -> Clip:
+        """One of the clips. `tell` hears what was done to the files that it begins from."""
+        if not self.conditions:
+            (clip,) = self.pipeline.run(plan, {plan.request.seed: output}, overwrite=overwrite, watch=watch)
+            return clip
+        from linnet.pipeline import timed
+
+        seconds: dict[str, float] = {}
+        with timed(seconds, "encode"):
+            conditioning = self._conditioning(plan, watch, tell)
+        clip = conditioning.generate(self.pipeline, output, overwrite=overwrite, watch=watch)
+        clip.seconds.update(seconds)
+        return clip
+
+    def frames(self, plan: Plan, *, watch: "Watch", tell: Tell) -> "Generator[Image, None, None]":
+        """The frames of one of the clips, as they are decoded."""
+        if not self.conditions:
+            yield from self.pipeline.frames(plan, watch=watch)
+            return
+        conditioning = self._conditioning(plan, watch, tell)
+        yield from self.pipeline.frames(conditioning.plan, watch=watch, sampler=conditioning.sampler)
+
+    def _conditioning(self, plan: Plan, watch: "Watch", tell: Tell) -> "Conditioning":
+        from linnet.progress import Progress
+
+        def tick() -> None:
+            watch(Progress("encode", 0, 1))
+
+        self.pipeline.model.on_load = watch
+        found = self.conditions.way(self.pipeline, plan.request, watch, plan=plan, tick=tick)
+        for line in found.notes:
+            tell(line)
+        return found
+
+
+def prepare_clips(
+    prompt: str | None,
+    settings: Settings,
+    *,
+    seeds: Sequence[int] = (),
+    output: Path | None = None,
+    overwrite: bool = False,
+    anyway: bool = False,
+    here: bool = True,
+) -> PreparedClips:
+    """All that decides the clips of a prompt, one for each seed, checked and planned; no weights are read yet.
+
+    Without `seeds` there is one clip, of the settings' seed. Without `output` the files are named after the prompt and
+    the seed. Without `here` the device may be one that is not in this machine, to be planned for.
+    """
+    like, weights = path_of(settings, "like"), path_of(settings, "weights")
+    earlier = earlier_clip(like) if like else None
+    single_files = {name: path_of(settings, name) for name in ModelFileSettings.__annotations__}
+    spec, why = choose_model(settings.get("model"), earlier, weights, single_files)
+    conditions: dict[str, Any] = {name: settings.get(name) for name in ConditionSettings.__annotations__}
+    conditions |= {name: path_of(settings, name) for name in ("image", "last_image", "video")}
+    of_request = {name: settings[name] for name in RequestSettings.__annotations__ if name in settings}
+    chosen = choose_profile(
+        spec,
+        cast(RequestSettings, of_request),
+        untuned=bool(settings.get("untuned")),
+        files=lambda: resolve(spec, weights=weights, **single_files),
+        device=settings.get("device"),
+        like=earlier.request if earlier else None,
+    )
+    requests = make_requests(
+        spec,
+        seeds or [settings.get("seed")],
+        prompt=prompt,
+        earlier=earlier,
+        conditions=conditions,
+        settings=chosen.settings,
+    )
+    files = resolve(spec, weights=weights, **single_files)
+    outputs = output_names(output, requests)
+
+    from linnet.media import check_target  # imports PyAV
+
+    if output is not None or seeds:
+        for request, path in zip(requests, outputs, strict=True):
+            check_target(path, size=request.size, overwrite=overwrite)
+    if settings.get("compile") is None:
+        settings = {**settings, "compile": chosen.compiled}
+    opened = open_for(spec, files, requests, earlier, conditions, settings, here=here)
+    pipeline, notes = opened.pipeline, list(opened.notes)
+    pipeline.profile = chosen.record
+    if chosen.record is None and earlier is not None:
+        pipeline.profile = carried_on(earlier.choices.get("profile"), earlier.request, requests[0])
+    first = requests[0]
+    words = check_prompts(pipeline, {"prompt": first.prompt, "negative": first.negative}, anyway=anyway)
+    if (file := single_files["transformer"]) and spec.repository and model_of(file) is None:
+        notes.insert(0, f"warning: {file} does not tell by its name that it is {spec.name}'s")
+    return replace(opened, outputs=tuple(outputs), why=why, notes=(*words, *chosen.notes, *notes))
 
 
 def make_requests(
@@ -80,88 +286,54 @@ def make_requests(
     return requests
 
 
-@dataclass(frozen=True, kw_only=True)
-class Prepared:
-    """A pipeline, with a plan for each clip that was asked for, and what the clips begin from. `notes` are for the
-    person."""
-
-    pipeline: "Pipeline"
-    plans: tuple[Plan, ...]
-    beginning: "Conditions"
-    notes: tuple[str, ...]
-
-    def generate(
-        self, plan: Plan, output: Path, *, overwrite: bool, watch: "Watch", tell: Callable[[str], object]
-    ) -> Clip:
-        """One of the clips. `tell` hears what was done to the files that it begins from."""
-        if not self.beginning:
-            seed = plan.request.seed
-            (clip,) = self.pipeline.run(plan, {seed: output}, overwrite=overwrite, watch=watch)
-            return clip
-        way = self.beginning.way(self.pipeline, plan.request, watch, plan=plan)
-        for line in way.notes:
-            tell(line)
-        return way.generate(self.pipeline, output, overwrite=overwrite, watch=watch)
-
-    def frames(
-        self, plan: Plan, *, watch: "Watch", tell: Callable[[str], object]
-    ) -> "Generator[Image, None, None]":
-        """The frames of one of the clips, as they are decoded."""
-        if not self.beginning:
-            yield from self.pipeline.frames(plan, watch=watch)
-            return
-        way = self.beginning.way(self.pipeline, plan.request, watch, plan=plan)
-        for line in way.notes:
-            tell(line)
-        yield from self.pipeline.frames(way.plan, watch=watch, sampler=way.sampler)
+def output_names(output: Path | None, requests: Sequence[Request]) -> list[Path]:
+    """A path for each clip: as given, with the seed in its name where there are several."""
+    if output is None:
+        return [Path(default_name(request)) for request in requests]
+    if len(requests) == 1:
+        return [output]
+    return [output.with_stem(f"{output.stem}-{request.seed}") for request in requests]
 
 
-def prepare(
+def open_for(
     spec: ModelSpec,
     files: ModelFiles,
     requests: Sequence[Request],
-    *,
-    earlier: Clip | None = None,
+    earlier: Clip | None,
     conditions: Mapping[str, Any],
-    device: str | None = None,
-    threads: int | None = None,
-    vram: int | str | None = None,
-    ram: int | str | None = None,
-    compiled: bool | None = None,
-    fp8: bool | None = None,
-    profile: Mapping[str, Any] | None = None,
-    gpus: int = 1,
-    here: bool = True,
-) -> Prepared:
-    """Check what the clips begin from, resolve the machine, plan, and open the model; no weights are read yet.
+    settings: Settings,
+    *,
+    here: bool,
+) -> PreparedClips:
+    """Check what the clips begin from, resolve the machine, plan, and open the model.
 
     The requests differ in their seeds alone. What is not given is as in the `earlier` clip, so that its bytes repeat.
-    `compiled` and `fp8` are as for `Pipeline.open`. Without `here` the device may be one that is not in this machine,
-    to be planned for. `profile` is what the clips say of a tuned profile; that of the earlier clip goes on where its
-    settings do. `gpus`: how many cards share the work."""
+    """
     from linnet.direct.conditions import Conditions
     from linnet.pipeline import Pipeline
     from linnet.plan.workload import SizedModel
     from linnet.runtime.machine import check_asked, resolve_machine
 
     given = dict(conditions)
-    beginning = (
+    begins = (
         Conditions.from_record(earlier.path, earlier.direction, **given) if earlier else Conditions(**given)
     )
-    for request in requests if beginning else ():
-        beginning.check(request)
+    for request in requests if begins else ():
+        begins.check(request)
     choices, notes = earlier.choices if earlier else {}, []
+    device, threads = settings.get("device"), settings.get("threads")
     machine = resolve_machine(
         device_to_use(device, choices.get("device")) if here else device,
         dtype=requests[0].dtype,
         threads=threads if threads is not None else choices.get("threads"),
-        vram=vram,
-        ram=ram,
+        vram=settings.get("vram"),
+        ram=settings.get("ram"),
         here=here,
     )
-    sized, encoded = SizedModel.of(spec, files), max(map(beginning.encoded_frames, requests))
+    sized, encoded = SizedModel.of(spec, files), max(map(begins.encoded_frames, requests))
     repeated = earlier_execution(earlier, spec)
-    asked, fixed = (as_asked(settings, compiled=compiled, fp8=fp8) for settings in (NOTHING_FIXED, repeated))
+    compiled, fp8 = settings.get("compile"), settings.get("fp8")
+    asked, fixed = (as_asked(known, compiled=compiled, fp8=fp8) for known in (NOTHING_FIXED, repeated))
     check_asked(machine, fixed)
     try:
         plan = machine.plan(sized, requests[0], encoded_frames=encoded, fixed=fixed)
@@ -182,11 +354,9 @@ def prepare(
         fp8=fp8,
         attention=str(choices.get("attention", "")),
     )
-    if profile is None and earlier is not None:
-        profile = carried_on(choices.get("profile"), earlier.request, requests[0])
-    pipeline.profile = profile
     if earlier and earlier.request.model == spec.name and earlier.model_hash != pipeline.model_hash:
         notes.append(f"warning: {earlier.path} was made with other weights, so this clip will differ")
+    gpus = settings.get("gpus", 1)
     if isinstance(gpus, bool) or not isinstance(gpus, int):
         raise InvalidInput("gpus", gpus, "is not a number of GPUs", "use a whole number such as 2")
     if gpus != 1:
@@ -196,7 +366,13 @@ def prepare(
     elif earlier and "processes" in choices:
         notes.append(f"warning: {earlier.path} was made on several GPUs, so this clip may differ in rounding")
     plans = (plan, *(plan.with_seed(request.seed) for request in requests[1:]))
-    return Prepared(pipeline=pipeline, plans=plans, beginning=beginning, notes=tuple(notes))
+    return PreparedClips(pipeline=pipeline, plans=plans, conditions=begins, notes=tuple(notes))
+
+
+def prepare_loaded(pipeline: "Pipeline", request: Request, conditions: "Conditions") -> PreparedClips:
+    """A clip of a pipeline that is open already."""
+    plan = pipeline.plan(request, encoded_frames=conditions.encoded_frames(request))
+    return PreparedClips(pipeline=pipeline, plans=(plan,), conditions=conditions)
 
 
 def earlier_execution(earlier: Clip | None, spec: ModelSpec) -> FixedExecution:

@@ -13,6 +13,16 @@ from linnet.pipeline import Pipeline
 from linnet.plan import machine
 from linnet.plan.plan import Plan
 
+FILM = """
+seconds: 0.5
+steps: 2
+shots:
+  - prompt: a red star
+  - {prompt: a blue star, begin: morph, overlap: 0.167}
+  - {prompt: a red star, begin: continue, overlap: 0.167}
+  - prompt: a green star
+"""
+
 
 class Seen:
     """Every plan that is made, shown and run."""
@@ -21,7 +31,7 @@ class Seen:
         self.made: list[Plan] = []
         self.shown: list[Plan] = []
         self.run: list[Plan] = []
-        choose, run = machine.choose, Pipeline.run
+        choose, latents = machine.choose, Pipeline.latents
 
         def chosen(*given: Any, **more: Any) -> Plan:
             self.made.append(choose(*given, **more))
@@ -29,13 +39,13 @@ class Seen:
 
         def running(pipeline: Pipeline, plan: Plan, *given: Any, **more: Any) -> Any:
             self.run.append(plan)
-            clips = run(pipeline, plan, *given, **more)
+            made = latents(pipeline, plan, *given, **more)
             assert pipeline.model.following is plan  # and nothing else took its place meanwhile
-            return clips
+            return made
 
         patch.setattr(machine, "choose", chosen)
         patch.setattr("linnet.cli.generate.show_plan", self.shown.append)
-        patch.setattr(Pipeline, "run", running)
+        patch.setattr(Pipeline, "latents", running)
 
 
 @pytest.fixture
@@ -44,7 +54,7 @@ def seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Seen:
     return Seen(monkeypatch)
 
 
-def linnet(tiny_model: Path, *words: object) -> None:
+def linnet(tiny_model: Path, *words: object, steps: int | None = 2) -> None:
     usual = (
         "--weights",
         tiny_model,
@@ -54,8 +64,7 @@ def linnet(tiny_model: Path, *words: object) -> None:
         1,
         "--ram",
         "3GB",
-        "--steps",
-        2,
+        *(() if steps is None else ("--steps", steps)),
         "--anyway",
     )
     result = CliRunner().invoke(app, [str(word) for word in (*words, *usual)], catch_exceptions=False)
@@ -81,9 +90,25 @@ def test_the_plan_that_is_shown_is_the_plan_that_runs(
 
 def test_what_is_made_from_a_clip_is_planned_once(seen: Seen, tiny_model: Path) -> None:
     linnet(tiny_model, "generate", "a red star", "--seed", 1, "--seconds", 0.5, "--output", "a.mp4")
-    for words in (("edit", "a.mp4", "--to", "a blue star"), ("refine", "a.mp4")):
+    for words in (
+        ("edit", "a.mp4", "--to", "a blue star"),
+        ("refine", "a.mp4"),
+        ("extend", "a.mp4", "--seconds", 2),
+    ):
         seen.made.clear()
         seen.run.clear()
         linnet(tiny_model, *words)
         assert seen.run == seen.made
         assert len(seen.made) == 1
+
+
+def test_drafts_are_planned_together_and_takes_each_once(seen: Seen, tiny_model: Path) -> None:
+    linnet(tiny_model, "grid", "a red star", "--seeds", "1-2", "--seconds", 0.5)
+    assert len(seen.made) == 1
+    assert seen.run == [seen.made[0], seen.made[0].with_seed(2)]
+    seen.made.clear()
+    seen.run.clear()
+    Path("film.yaml").write_text(FILM)
+    linnet(tiny_model, "storyboard", "render", "film.yaml", steps=None)
+    assert seen.run == seen.made
+    assert len(seen.made) == 3

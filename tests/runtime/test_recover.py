@@ -178,8 +178,8 @@ def test_an_edit_whose_clip_is_encoded_without_memory_has_another_try(
 ) -> None:
     source = open_source(drawn(tmp_path / "a.mp4"), REQUEST.size, REQUEST.fps)
     pipeline = Pipeline.open(SEEDLING, resolve(SEEDLING, weights=tiny_model))
-    request = pipeline.settled(REQUEST)
-    expected = cast(Edited, edit(pipeline, request, source, REQUEST.prompt).sampler)
+    plan = pipeline.plan(REQUEST, encoded_frames=REQUEST.frames)
+    expected = cast(Edited, edit(pipeline, plan, source, REQUEST.prompt).sampler)
     pipeline = Pipeline.open(SEEDLING, resolve(SEEDLING, weights=tiny_model))
     original, loaded = TAE.encode_stream, []
 
@@ -191,7 +191,7 @@ def test_an_edit_whose_clip_is_encoded_without_memory_has_another_try(
             yield latents
 
     monkeypatch.setattr(TAE, "encode_stream", encode_stream)
-    sampler = cast(Edited, edit(pipeline, request, source, REQUEST.prompt).sampler)
+    sampler = cast(Edited, edit(pipeline, plan, source, REQUEST.prompt).sampler)
     assert torch.equal(sampler.clip, expected.clip)
     assert loaded == [False, False]  # no transformer takes the memory meanwhile
 

@@ -1,11 +1,11 @@
 """`linnet edit`"""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
-from linnet.cli.direct import Place, beside, earlier_clip, go, model_for, needs_prompt, opened, remaking
+from linnet.cli.direct import run
 from linnet.cli.options import (
     Anyway,
     AsJson,
@@ -25,7 +25,7 @@ from linnet.cli.options import (
     number,
     option,
 )
-from linnet.errors import InvalidInput
+from linnet.prepare_direct import EditSettings, prepare_edit
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -66,44 +66,23 @@ def edit(
     From a clip that the same model made it takes the size, the guidance, the negative prompt and the seed, but not the
     shortcuts: without --profile it is exact.
     """
-    earlier = earlier_clip(file)
-    if shown is None:
-        if earlier is None:
-            raise needs_prompt(file, "from")
-        shown = earlier.request.prompt
-    for field, words in (("from", shown), ("to", wanted)):
-        if not words.strip():
-            raise InvalidInput(field, words, "is empty", "describe the video in a sentence")
-    spec = model_for(model, earlier, weights)
-    output = output or beside(file, "edited")
-    like = earlier.request if earlier and earlier.request.model == spec.name else None
-
-    from linnet.direct import edit as editing  # it and what follows take seconds to import
-    from linnet.direct.samplers import check_strength
-
-    share = check_strength(editing.STRENGTH if strength is None else strength)
-    request, source, left_out = remaking(
-        spec,
-        file,
-        output,
-        fit=fit,
-        overwrite=overwrite,
-        profile=profile,
-        seed=seed,
-        prompt=wanted,
-        steps=steps,
-        guidance=guidance,
-        like=like,
+    settings = {
+        "from_": shown,
+        "strength": strength,
+        "everywhere": everywhere,
+        "seed": seed,
+        "profile": profile,
+        "steps": steps,
+        "guidance": guidance,
+        "fit": fit,
+        "model": model,
+        "weights": weights,
+        "device": device,
+        "threads": threads,
+        "vram": vram,
+        "ram": ram,
+    }
+    ready = prepare_edit(
+        file, wanted, cast(EditSettings, settings), output=output, overwrite=overwrite, anyway=anyway
     )
-    place = Place(weights, device, threads, vram, ram)
-    pipeline = opened(spec, {"to": wanted, "from": shown}, place, anyway=anyway, quiet=quiet)
-    go(
-        pipeline,
-        request,
-        lambda: editing.edit(pipeline, request, source, shown, strength=share, everywhere=everywhere),
-        output,
-        left_out=left_out,
-        overwrite=overwrite,
-        quiet=quiet,
-        as_json=as_json,
-    )
+    run(ready, quiet=quiet, as_json=as_json)

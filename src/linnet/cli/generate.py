@@ -1,9 +1,8 @@
 """`linnet generate`"""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, cast
 
 import typer
 
@@ -31,18 +30,15 @@ from linnet.cli.options import (
     whole,
 )
 from linnet.cli.plan import show_plan
-from linnet.cli.prompts import check_prompts
 from linnet.cli.terminal import bars, note
 from linnet.cli.watching import previewing, tell_made, telling
-from linnet.clip import Clip, default_name
+from linnet.clip import Clip
 from linnet.errors import InvalidInput
 from linnet.filesystem import check_name
 from linnet.geometry import format_seconds
 from linnet.plan.plan import Plan
-from linnet.prepare import choose_model, earlier_clip, make_requests, prepare
-from linnet.profiles import choose_profile
-from linnet.request import CHOICES, Request, RequestSettings
-from linnet.weights.store import model_of, resolve
+from linnet.prepare import Settings, prepare_clips
+from linnet.request import CHOICES, Request
 from linnet.wording import format_bytes
 
 SOLVER = "euler, dpm++ or unipc. Seedling needs 8, 8 and 10 steps; Linum 10 with the last two, by theory: not measured."
@@ -168,15 +164,8 @@ def generate(
     as_json: Annotated[bool, option("json", "Print one JSON line a clip.")] = False,
 ) -> None:
     """Make a video from a prompt."""
-    earlier = earlier_clip(like) if like else None
-    single_files = {
-        "transformer": transformer,
-        "vae": vae,
-        "text_encoder": text_encoder,
-        "tokenizer": tokenizer,
-    }
-    spec, why = choose_model(model, earlier, weights, single_files)
-    settings: dict[str, Any] = {
+    settings = {
+        "model": model,
         "negative": negative,
         "size": size,
         "seconds": seconds,
@@ -193,69 +182,45 @@ def generate(
         "onward": onward,
         "span": span,
         "loop": loop or None,
-    }
-    conditions = {
         "image": image,
         "last_image": last_image,
         "video": video,
         "strength": strength,
         "colours": colours,
         "fit": fit,
+        "like": like,
+        "device": device,
+        "threads": threads,
+        "vram": vram,
+        "ram": ram,
+        "weights": weights,
+        "transformer": transformer,
+        "vae": vae,
+        "text_encoder": text_encoder,
+        "tokenizer": tokenizer,
+        "compile": compiled,
+        "fp8": fp8,
+        "untuned": untuned,
+        "gpus": gpus,
     }
-    chosen = choose_profile(
-        spec,
-        cast(RequestSettings, settings),
-        untuned=untuned,
-        files=lambda: resolve(spec, weights=weights, **single_files),
-        device=device,
-        like=earlier.request if earlier else None,
-    )
-    requests = make_requests(
-        spec,
-        parse_seeds(seed) if seed else [None],
-        prompt=prompt,
-        earlier=earlier,
-        conditions=conditions,
-        settings=chosen.settings,
-    )
-    outputs = output_names(output, requests)
-    files = resolve(spec, weights=weights, **single_files)
-
-    from linnet import media  # it and what follows take seconds to import
-
-    for request, path in zip(requests, outputs, strict=True):
-        media.check_target(path, size=request.size, overwrite=overwrite)
-        if preview:
-            check_name(preview_name(path), field="preview")
-
-    ready = prepare(
-        spec,
-        files,
-        requests,
-        earlier=earlier,
-        conditions=conditions,
-        device=device,
-        threads=threads,
-        vram=vram,
-        ram=ram,
-        compiled=chosen.compiled if compiled is None else compiled,
-        fp8=fp8,
-        profile=chosen.record,
-        gpus=gpus,
+    ready = prepare_clips(
+        prompt,
+        cast(Settings, settings),
+        seeds=parse_seeds(seed) if seed else (),
+        output=output,
+        overwrite=overwrite,
+        anyway=anyway,
         here=not (device and dry_run),
     )
-    pipeline, plans = ready.pipeline, ready.plans
-    first = plans[0].request
-    prompts = {"prompt": first.prompt, "negative": first.negative}
-    check_prompts(pipeline, prompts, anyway=anyway, quiet=quiet)
+    plans, first = ready.plans, ready.plans[0].request
+    for path in ready.outputs if preview else ():
+        check_name(preview_name(path), field="preview")
     if not quiet:
-        note(f"{spec.name} on {pipeline.machine.device} in {first.dtype}: {why}")
-        if transformer and spec.repository and model_of(transformer) is None:
-            note(f"warning: {transformer} does not tell by its name that it is {spec.name}'s")
-        for line in (*chosen.notes, *ready.notes):
+        note(f"{first.model} on {ready.pipeline.machine.device} in {first.dtype}: {ready.why}")
+        for line in ready.notes:
             note(line)
     if dry_run:
-        for each, path in zip(plans, outputs, strict=True):
+        for each, path in zip(plans, ready.outputs, strict=True):
             print_request(each.request, path, each, as_json)
         if not as_json:
             show_plan(plans[0])
@@ -268,22 +233,22 @@ def generate(
             note(f"note: {line}")
 
     try:
-        for each, path in zip(plans, outputs, strict=True):
+        for each, path in zip(plans, ready.outputs, strict=True):
             place = f"{len(made) + 1}/{len(plans)} " if len(plans) > 1 else ""
             sheet = preview_name(path) if preview else None
             expected = {stage.stage: stage.seconds for stage in each.stages}
             with (
                 bars(quiet=quiet or as_json) as show,
-                previewing(telling(show, pipeline, prefix=place, expected=expected), sheet) as watch,
+                previewing(telling(show, prefix=place, expected=expected), sheet) as watch,
             ):
-                clip = ready.generate(each, path, overwrite=overwrite, watch=watch, tell=tell)
+                clip = ready.make(each, path, overwrite=overwrite, watch=watch, tell=tell)
             made.append(clip)
             print_clip(clip, quiet, as_json)
     except KeyboardInterrupt:
         written = f"{len(made)} of {len(plans)} clips" if made else "nothing"
         fail(f"stopped; {written} was written", 130)
     finally:
-        pipeline.unload()
+        ready.pipeline.unload()
 
 
 def interval(text: str | None) -> dict[str, float]:
@@ -296,15 +261,6 @@ def interval(text: str | None) -> dict[str, float]:
         remedy = "use two shares of the steps, such as 0.1:0.8"
         raise InvalidInput("guidance-interval", text, "is not FROM:TO", remedy) from None
     return {"guidance_from": start, "guidance_until": stop}
-
-
-def output_names(output: Path | None, requests: Sequence[Request]) -> list[Path]:
-    """A path for each clip: as given, with the seed in its name where there are several."""
-    if output is None:
-        return [Path(default_name(request)) for request in requests]
-    if len(requests) == 1:
-        return [output]
-    return [output.with_stem(f"{output.stem}-{request.seed}") for request in requests]
 
 
 def preview_name(output: Path) -> Path:

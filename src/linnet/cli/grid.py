@@ -3,11 +3,10 @@
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from linnet.catalog import find
 from linnet.cli import fail
 from linnet.cli.options import (
     PROFILES,
@@ -27,12 +26,9 @@ from linnet.cli.options import (
     option,
     parse_seeds,
 )
-from linnet.cli.prompts import check_prompts
 from linnet.cli.terminal import bars, note
 from linnet.cli.watching import tell_made, telling
-from linnet.clip import default_name
-from linnet.request import make_request
-from linnet.weights.store import default_model
+from linnet.prepare_direct import GridSettings, prepare_grid
 from linnet.wording import format_count
 
 if TYPE_CHECKING:
@@ -82,38 +78,42 @@ def grid(
     A clip for each seed, SEED.mp4, which carries its request; sheet.png shows three moments of each, mosaic.mp4 all of
     them at once. Make the one you pick in full with `linnet generate --like DIR/SEED.mp4 --profile exact`.
     """
-    spec = find(model) if model else default_model(weights)[0]
-    settings: dict[str, Any] = {
-        "prompt": prompt,
+    settings = {
         "negative": negative,
         "size": size,
         "seconds": seconds,
+        "profile": profile,
         "steps": steps,
         "guidance": guidance,
-        "profile": profile or ("draft" if "draft" in spec.profiles else None),
+        "model": model,
+        "weights": weights,
+        "device": device,
+        "threads": threads,
+        "vram": vram,
+        "ram": ram,
     }
 
-    from linnet.direct.grid import MOST, draft  # it and what follows take seconds to import
+    from linnet.direct.grid import MOST  # it takes seconds to import
 
-    requests = [
-        make_request(spec, seed=seed, **settings) for seed in parse_seeds(seeds or ["1-9"], most=MOST)
-    ]
-
-    from linnet import load
-
-    pipeline = load(spec.name, weights=weights, device=device, threads=threads, vram=vram, ram=ram)
-    prompts = {"prompt": requests[0].prompt, "negative": requests[0].negative}
-    check_prompts(pipeline, prompts, anyway=anyway, quiet=quiet)
-    folder = output or Path(default_name(requests[0]).removesuffix(f"{requests[0].seed}.mp4") + "grid")
+    ready = prepare_grid(
+        prompt,
+        cast(GridSettings, settings),
+        seeds=parse_seeds(seeds or ["1-9"], most=MOST),
+        folder=output,
+        anyway=anyway,
+    )
+    requests, folder = ready.requests, ready.folder
+    for line in () if quiet else ready.notes:
+        note(line)
     begun = time.monotonic()
     try:
         with bars(quiet=quiet or as_json) as show:
 
             def watch(place: int) -> "Watch":
                 show("drafts", "", place, len(requests), unit="draft")
-                return telling(show, pipeline)
+                return telling(show)
 
-            made = draft(pipeline, requests, folder, overwrite=overwrite, watch=watch)
+            made = ready.draft(overwrite=overwrite, watch=watch)
     except KeyboardInterrupt:
         fail(f"stopped; the clips in {folder} are kept, and the same command goes on", 130)
     if as_json:

@@ -1,11 +1,11 @@
 """`linnet refine`"""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
-from linnet.cli.direct import Place, beside, earlier_clip, go, model_for, needs_prompt, opened, remaking
+from linnet.cli.direct import run
 from linnet.cli.options import (
     Anyway,
     AsJson,
@@ -26,6 +26,7 @@ from linnet.cli.options import (
     number,
     option,
 )
+from linnet.prepare_direct import RefineSettings, prepare_refine
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -69,39 +70,23 @@ def refine(
     From a clip of linnet's it takes the prompt, the negative prompt and the seed; if the same model made it, the size
     and the guidance, too, but never the shortcuts: without --profile it is exact.
     """
-    earlier = earlier_clip(file)
-    if prompt is None and earlier is None:
-        raise needs_prompt(file)
-    spec = model_for(model, earlier, weights)
-    output = output or beside(file, "refined")
-
-    from linnet.direct.edit import refine as finish
-    from linnet.direct.samplers import check_strength  # it and what follows take seconds to import
-
-    share = check_strength(0.4 if strength is None else strength)
-    request, source, left_out = remaking(
-        spec,
-        file,
-        output,
-        fit=fit,
-        overwrite=overwrite,
-        profile=profile,
-        seed=seed,
-        prompt=prompt,
-        steps=steps,
-        guidance=guidance,
-        size=size,
-        like=earlier.request if earlier else None,
+    settings = {
+        "prompt": prompt,
+        "strength": strength,
+        "size": size,
+        "seed": seed,
+        "profile": profile,
+        "steps": steps,
+        "guidance": guidance,
+        "fit": fit,
+        "model": model,
+        "weights": weights,
+        "device": device,
+        "threads": threads,
+        "vram": vram,
+        "ram": ram,
+    }
+    ready = prepare_refine(
+        file, cast(RefineSettings, settings), output=output, overwrite=overwrite, anyway=anyway
     )
-    place = Place(weights, device, threads, vram, ram)
-    pipeline = opened(spec, {"prompt": request.prompt}, place, anyway=anyway, quiet=quiet)
-    go(
-        pipeline,
-        request,
-        lambda: finish(pipeline, request, source, strength=share),
-        output,
-        left_out=left_out,
-        overwrite=overwrite,
-        quiet=quiet,
-        as_json=as_json,
-    )
+    run(ready, quiet=quiet, as_json=as_json)

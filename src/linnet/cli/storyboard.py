@@ -10,10 +10,10 @@ import typer
 from linnet.catalog import CATALOG
 from linnet.cli import Group, fail
 from linnet.cli.options import Anyway, AsJson, Device, Quiet, Ram, Threads, Vram, Weights, one_of, option
-from linnet.cli.prompts import check_prompts
 from linnet.cli.terminal import bars, note, print_table
 from linnet.cli.watching import tell_made, telling
 from linnet.geometry import format_seconds, seconds_of
+from linnet.prepare_direct import prepare_film
 from linnet.wording import format_count
 
 if TYPE_CHECKING:
@@ -58,25 +58,29 @@ def render(
     Every shot is kept in the folder FILE.shots. Only what is not there is made: a render that was stopped or killed
     goes on, and a changed shot is made again, with those that continue it.
     """
-    board, pipeline = opened(
-        file, model, weights, device, anyway, quiet=quiet, threads=threads, vram=vram, ram=ram
+    ready = prepare_film(
+        file,
+        {"model": model, "weights": weights, "device": device, "threads": threads, "vram": vram, "ram": ram},
+        anyway=anyway,
     )
+    board = ready.board
+    for line in () if quiet else ready.notes:
+        note(line)
 
     from linnet.direct import film
 
-    target = output or film.film_name(board)
     begun = time.monotonic()
     try:
         with bars(quiet=quiet or as_json) as show:
 
             def watch(shots: range) -> "Watch":
                 show("shots", "", shots.start, len(board.shots), unit="shot")
-                return telling(show, pipeline)
+                return telling(show)
 
-            done = film.render(board, pipeline, target, overwrite=overwrite, watch=watch)
+            done = ready.render(output, overwrite=overwrite, watch=watch)
     except KeyboardInterrupt:
         fail(f"stopped; the shots in {film.takes_folder(board)} are kept, and the same command goes on", 130)
-    thrown_away = film.tidy(board, pipeline) if tidy else 0
+    thrown_away = film.tidy(board, ready.pipeline) if tidy else 0
     if as_json:
         made = [number + 1 for number in done.made]
         print(
@@ -154,26 +158,10 @@ def sheet(
 
 
 def opened(
-    file: Path,
-    model: str | None,
-    weights: Path | None,
-    device: str,
-    anyway: bool,
-    *,
-    quiet: bool = False,
-    **ways: int | None,
+    file: Path, model: str | None, weights: Path | None, device: str, anyway: bool
 ) -> tuple["Storyboard", "Pipeline"]:
-    """The storyboard and its model, of which no weight is read; whatever is wrong with either is said now."""
-    from linnet.direct.storyboard import read_storyboard
-
-    board = read_storyboard(file, model=model, weights=weights)
-
-    from linnet import load
-
-    dtype = board.shots[0].request.dtype
-    pipeline = load(board.spec.name, weights=weights, device=device, dtype=dtype, **ways)
-    for shot, section in zip(board.shots, board.sections, strict=True):
-        prompts = {"prompt": shot.request.prompt, "negative": shot.request.negative}
-        with section.placed():
-            check_prompts(pipeline, prompts, anyway=anyway, quiet=quiet, prefix=f"{file}:{section.line}: ")
-    return board, pipeline
+    """The storyboard and its model, and what there is to say of its prompts."""
+    ready = prepare_film(file, {"model": model, "weights": weights, "device": device}, anyway=anyway)
+    for line in ready.notes:
+        note(line)
+    return ready.board, ready.pipeline

@@ -11,7 +11,6 @@ from linnet.geometry import Size
 from linnet.wording import format_duration, format_seconds
 
 if TYPE_CHECKING:
-    from linnet.pipeline import Pipeline
     from linnet.progress import Progress, Watch
 
 STAGES = {
@@ -26,9 +25,7 @@ UNITS = {"denoise": "step", "decode": "frame"}
 PREVIEWS = 8  # a clip
 
 
-def telling(
-    show: Show, pipeline: "Pipeline", *, prefix: str = "", expected: Mapping[str, float | None] | None = None
-) -> "Watch":
+def telling(show: Show, *, prefix: str = "", expected: Mapping[str, float | None] | None = None) -> "Watch":
     """A `watch` that moves the bars. `prefix` stands before each stage's name; `expected` are the planned seconds."""
 
     def watch(progress: "Progress") -> None:
@@ -40,7 +37,6 @@ def telling(
         unit, planned = UNITS.get(stage, ""), (expected or {}).get(stage)
         show(name, "", progress.done, progress.total, unit=unit, expected=planned)
 
-    pipeline.model.on_load = watch
     return watch
 
 

@@ -7,7 +7,8 @@ from linnet.direct.conditions import Conditioning, begins_at, check_whole, finge
 from linnet.direct.footage import Source
 from linnet.direct.samplers import Edited, Renoised, check_strength
 from linnet.pipeline import Pipeline
-from linnet.request import Request, no_guidance
+from linnet.plan.plan import Plan
+from linnet.request import no_guidance
 from linnet.sampling import flow
 
 STRENGTH = 0.95  # of the steps: nearly all, for not the noise but what differs keeps things in their place
@@ -15,7 +16,7 @@ STRENGTH = 0.95  # of the steps: nearly all, for not the noise but what differs 
 
 def edit(
     pipeline: Pipeline,
-    request: Request,
+    plan: Plan,
     source: Source,
     shown: str,
     *,
@@ -23,16 +24,15 @@ def edit(
     guidance: float | None = None,
     everywhere: bool = False,
 ) -> Conditioning:
-    """The way from what `source` shows, `shown` in words, to what the request's prompt says.
+    """By `plan`, the way from what `source` shows, `shown` in words, to what the request's prompt says.
 
     `guidance` is how closely `shown` is followed: less than the request's own, by default a third. What both prompts
     see alike stays as it is, unless the clip may change `everywhere`.
     """
+    request = plan.request
     check_strength(strength)
     check_whole(request, "an edit")
-    plan = pipeline.plan(request, encoded_frames=request.frames)
     pipeline.model.follow(plan)
-    request = plan.request
     sigmas = flow.levels_of(request)
     followed = request.guidance / 3 if guidance is None else guidance
     # First, while the transformer is not there yet and takes no memory.
@@ -59,13 +59,12 @@ def edit(
     return Conditioning(plan, sampler, direction, source.notes)
 
 
-def refine(pipeline: Pipeline, request: Request, source: Source, *, strength: float) -> Conditioning:
+def refine(pipeline: Pipeline, plan: Plan, source: Source, *, strength: float) -> Conditioning:
     """The way from a draft, scaled up to the request's size, through the last `strength` of the steps."""
+    request = plan.request
     check_strength(strength)
     check_whole(request, "a draft to refine")
-    plan = pipeline.plan(request, encoded_frames=request.frames)
     pipeline.model.follow(plan)
-    request = plan.request
     latents = pipeline.encode_frames(lambda: islice(source.frames(), request.frames))
     direction = {"refines": fingerprint(source.path), "strength": strength}
     notes = (*source.notes, begins_at(request, strength))

@@ -16,6 +16,7 @@ from linnet.filesystem import check_folder, check_name, make_folder
 from linnet.geometry import Size
 from linnet.inputs.reader import read_metadata
 from linnet.pipeline import Pipeline
+from linnet.plan.plan import Plan
 from linnet.progress import Watch, ignore
 from linnet.request import Request
 
@@ -55,10 +56,13 @@ def draft(
     for request, path, before in zip(requests, paths, here, strict=True):
         if before is None:
             media.check_target(path, size=request.size, overwrite=overwrite)
-    clips = [
-        before or pipeline.generate(request, path, overwrite=overwrite, watch=watch(number))
-        for number, (request, path, before) in enumerate(zip(requests, paths, here, strict=True))
-    ]
+    clips = []
+    plan: Plan | None = None  # one for all: they differ in seed alone
+    for number, (request, path, before) in enumerate(zip(requests, paths, here, strict=True)):
+        if before is None:
+            plan = plan.with_seed(request.seed) if plan else pipeline.plan(request)
+            (before,) = pipeline.run(plan, {request.seed: path}, overwrite=overwrite, watch=watch(number))
+        clips.append(before)
     grid = Grid(clips=tuple(clips), sheet=sheet, mosaic=tiles, made=here.count(None))
     write_sheet(grid, overwrite=overwrite)
     write_mosaic(grid, overwrite=overwrite)

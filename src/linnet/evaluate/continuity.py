@@ -301,7 +301,12 @@ def try_video(bench: Bench, trial: Trial) -> tuple[Values, Values]:
 def try_edit(bench: Bench, trial: Trial) -> tuple[Values, Values]:
     request = bench.request(trial, prompt=trial.worded(trial.other), frames=SHORT)
     source = open_source(trial.drawn, request.size, request.fps)
-    ours = bench.clip(trial, "edit", request, lambda: edit(bench.pipeline, request, source, trial.prompt))
+
+    def edited() -> Conditioning:
+        plan = bench.pipeline.plan(request, encoded_frames=request.frames)
+        return edit(bench.pipeline, plan, source, trial.prompt)
+
+    ours = bench.clip(trial, "edit", request, edited)
     start = Conditions(video=trial.drawn, strength=STRENGTH)
     naive = bench.clip(trial, "renoised", request, lambda: start.way(bench.pipeline, request))
     return recoloured(ours, trial), recoloured(naive, trial)

@@ -4,8 +4,8 @@ import io
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,13 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from linnet.api import load
-from linnet.direct.conditions import Conditioning, Conditions
+from linnet.direct.conditions import Conditions
 from linnet.errors import InvalidInput
 from linnet.inputs.reader import Tick, nothing
 from linnet.media import plainly, probe, read_frames
 from linnet.multi_gpu import attach
 from linnet.pipeline import Pipeline, timed
+from linnet.prepare import prepare_loaded
 from linnet.progress import BEFORE, Progress
 from linnet.request import Request, check_dtype, make_request
 from linnet.serve.jobs import InputReference
@@ -105,45 +106,54 @@ class Renderer:
         `report` gets the stage, what is done, of how much, and now and then a preview; what it raises ends the work.
         """
         watched, pipeline = self.settings.watched, self.pipeline(request.model)
-        seconds: dict[str, float] = {}
         watch = previewing(report) if watched else plain(report)
-        if given is None:
-            clip = pipeline.generate(request, path, overwrite=True, watch=watch)
-        else:
-            with timed(seconds, "encode"):
-                # Signs of life while a file is read; they raise where the job was cancelled.
-                way = beginning(pipeline, request, given, lambda: report("text", 0, 1, None))
-            clip = way.generate(pipeline, path, overwrite=True, watch=watch)
+        with (
+            naming_input_reference(given),
+            conditions_of(given, lambda: report("text", 0, 1, None)) as conditions,
+        ):
+            ready = prepare_loaded(pipeline, request, conditions)
+            clip = ready.make(ready.plans[0], path, overwrite=True, watch=watch, tell=lambda line: None)
         report("finish", 0, 1, None)
+        seconds: dict[str, float] = {}
         with timed(seconds, "finish"):
             made = pictures(path) if watched else {}
         return made, clip.seconds | seconds
 
 
-def beginning(
-    pipeline: Pipeline, request: Request, given: InputReference, tick: Tick = nothing
-) -> Conditioning:
-    """The way that begins from it; InvalidInput if it is broken, or more than is taken. `tick` is called while it is
-    read; what it raises ends that."""
+@contextmanager
+def conditions_of(given: InputReference | None, tick: Tick = nothing) -> Iterator[Conditions]:
+    """What a clip begins from, in a file while it is used. `tick` is called while a clip is checked, and may raise."""
+    if given is None:
+        yield Conditions()
+        return
+    with tempfile.TemporaryDirectory(prefix="linnet-") as folder:
+        path = Path(folder) / "input_reference"
+        with plainly(path):
+            path.write_bytes(given.content)
+        if given.kind == "video":
+            check_clip(path, tick)
+        files: dict[str, Any] = {given.kind: path}
+        yield Conditions(**files, strength=given.strength, fit=given.fit)
+
+
+@contextmanager
+def naming_input_reference(given: InputReference | None) -> Iterator[None]:
+    """InvalidInput of the file that was sent names the field of the API."""
     try:
-        with tempfile.TemporaryDirectory(prefix="linnet-") as folder:
-            path = Path(folder) / "input_reference"
-            with plainly(path):
-                path.write_bytes(given.content)
-            if given.kind == "video":
-                check_clip(path, tick)
-            files: dict[str, Any] = {given.kind: path}
-            begins = Conditions(**files, strength=given.strength, fit=given.fit)
-            return begins.way(pipeline, request, tick=tick)
+        yield
     except InvalidInput as error:
-        if error.field not in ("image", "video", "file"):
+        if given is None or error.field not in ("image", "video", "file"):
             raise
         raise InvalidInput("input_reference", given.kind, error.problem, error.remedy) from None
 
 
 def plain(report: Report) -> Callable[[Progress], None]:
     def watch(progress: Progress) -> None:
-        if not progress.note and progress.stage not in BEFORE:
+        if progress.stage == "encode":
+            report(
+                "text", 0, 1, None
+            )  # a sign of life while a file is read; it raises where the job was cancelled
+        elif not progress.note and progress.stage not in BEFORE:
             report(progress.stage, progress.done, progress.total, None)
 
     return watch
@@ -158,6 +168,9 @@ def previewing(report: Report) -> Callable[[Progress], None]:
         nonlocal spent, shown
         if progress.note:
             print(progress.note, file=sys.stderr, flush=True)
+            return
+        if progress.stage == "encode":
+            report("text", 0, 1, None)  # as above
             return
         if progress.stage in BEFORE:
             return

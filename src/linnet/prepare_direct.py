@@ -1,0 +1,412 @@
+"""From what is asked for to what runs, for clips that are made from other clips, for films, and for grids of drafts.
+
+Importing it imports no torch, so that what cannot be done is refused early.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from linnet.catalog import ModelSpec
+from linnet.clip import Clip, default_name
+from linnet.errors import InvalidInput
+from linnet.geometry import FRAMES_PER_LATENT, Size, format_seconds, frames_for
+from linnet.plan.plan import Plan
+from linnet.prepare import (
+    LoadSettings,
+    Tell,
+    check_prompts,
+    choose_model,
+    open_pipeline,
+    path_of,
+)
+from linnet.request import LONGEST_SECONDS, ProfileName, Request, make_request
+
+if TYPE_CHECKING:
+    from linnet.direct.conditions import Conditioning
+    from linnet.direct.film import Film
+    from linnet.direct.footage import Source
+    from linnet.direct.grid import Grid
+    from linnet.direct.storyboard import Storyboard
+    from linnet.pipeline import Pipeline
+    from linnet.progress import Watch
+
+
+class RemakeSettings(LoadSettings, total=False):
+    """What `extend`, `edit` and `refine` take alike. What is not given is as in the clip that they start from."""
+
+    seed: int | None
+    profile: ProfileName | None
+    steps: int | None
+    guidance: float | None
+    fit: Literal["crop", "pad"] | None
+
+
+class ExtendSettings(RemakeSettings, total=False):
+    """`seconds` are those that are added, 2 by default. `prompt` is what goes on, by default the clip's own. With
+    `reencode` all of the clip is encoded anew, at the model's size and pace, without its sound."""
+
+    seconds: float
+    prompt: str | None
+    reencode: bool
+
+
+class EditSettings(RemakeSettings, total=False):
+    """`from_` is what the clip shows, by default the prompt that it was made from. `strength` is the share of the steps
+    in which it changes, 0.95 by default. `everywhere` lets all of it change, not only what the descriptions differ in.
+    """
+
+    from_: str | None
+    strength: float | None
+    everywhere: bool
+
+
+class RefineSettings(RemakeSettings, total=False):
+    """`strength` is the share of the steps that are taken again, 0.4 by default."""
+
+    prompt: str | None
+    strength: float | None
+    size: Size | str | None
+
+
+class GridSettings(LoadSettings, total=False):
+    """The profile is by default draft, where the model has one."""
+
+    negative: str | None
+    size: Size | str | None
+    seconds: float | None
+    profile: ProfileName | None
+    steps: int | None
+    guidance: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedClip:
+    """A clip that is made from another one, with its plan. `added`: seconds of it that are new, if not all are. `make`
+    makes it; `notes` are lines for the person, and so is what `make` tells."""
+
+    pipeline: "Pipeline"
+    plan: Plan
+    output: Path
+    make: "Callable[[Watch, Tell], Clip]"
+    notes: tuple[str, ...] = ()
+    added: float = 0.0
+
+
+# --- from a clip ------------------------------------------------------------------------------------------------------
+
+
+def prepare_extend(
+    file: Path,
+    settings: ExtendSettings,
+    *,
+    output: Path | None = None,
+    overwrite: bool = False,
+    anyway: bool = False,
+) -> PreparedClip:
+    """A clip that goes on. Of a clip of linnet's the prompt goes on; if the same model made it, all its settings do,
+    too, those of its profile unless another is given, but not its step cache."""
+    seconds, reencode, fit = (
+        settings.get("seconds", 2.0),
+        settings.get("reencode", False),
+        settings.get("fit"),
+    )
+    earlier, spec = model_of_clip(file, settings, needed=settings.get("prompt") is None)
+    output = output or beside(file, "extended")
+    added = frames_for(seconds, spec.fps) - 1
+    if added < FRAMES_PER_LATENT:
+        raise InvalidInput("seconds", seconds, "adds nothing", "give at least 0.167")
+
+    from linnet.direct import extend as extending  # it takes seconds to import
+    from linnet.direct.conditions import check_fit
+    from linnet.inputs.reader import probe
+
+    prompt = settings.get("prompt")
+    of_request: dict[str, Any] = {
+        "prompt": earlier.request.prompt if prompt is None and earlier else prompt,
+        "profile": settings.get("profile"),
+        "reuse": "none",
+        "steps": settings.get("steps"),
+        "guidance": settings.get("guidance"),
+        "like": earlier.request if earlier and earlier.request.model == spec.name else None,
+        "loop": False,
+    }
+    if spec.allows(size := probe(file).size):
+        of_request["size"] = size
+    usual = make_request(spec, **of_request, seed=settings.get("seed"), frames=spec.default_frames)
+    extending.check_output(output, usual, overwrite=overwrite, reencode=reencode)
+    source = extending.open_old(file, usual, reencode=reencode, fit=check_fit(fit))
+    seen = extending.seen_of(source)
+    frames = frames_after(spec, seen, added, seconds)
+    request = make_request(spec, **of_request, seed=usual.seed, frames=frames)
+    pipeline = open_pipeline(spec, settings)
+    notes = check_prompts(pipeline, {"prompt": request.prompt}, anyway=anyway)
+    plan = pipeline.plan(request, encoded_frames=seen)
+
+    def make(watch: "Watch", tell: Tell) -> Clip:
+        return extending.extend(
+            pipeline, plan, source, output, overwrite=overwrite, reencode=reencode, watch=watch
+        )
+
+    changes = [f"note: {line}" for line in source.notes] if reencode else []
+    return PreparedClip(
+        pipeline=pipeline,
+        plan=plan,
+        output=output,
+        make=make,
+        notes=(*notes, *changes),
+        added=added / spec.fps,
+    )
+
+
+def frames_after(spec: ModelSpec, seen: int, added: int, seconds: float) -> int:
+    """The frames that the model makes: those that it sees of the old clip and the new ones."""
+    if seen + added < spec.min_frames:
+        shortest = format_seconds((spec.min_frames - seen) / spec.fps)
+        raise InvalidInput(
+            "seconds", seconds, f"is less than {spec.name} can add here", f"give {shortest} or more"
+        )
+    most = LONGEST_SECONDS * spec.fps + 1
+    if seen + added > most:
+        longest = format_seconds((most - seen) / spec.fps)
+        raise InvalidInput(
+            "seconds", seconds, f"is more than {spec.name} can add here", f"give {longest} or less"
+        )
+    return seen + added
+
+
+def prepare_edit(
+    file: Path,
+    to: str,
+    settings: EditSettings,
+    *,
+    output: Path | None = None,
+    overwrite: bool = False,
+    anyway: bool = False,
+) -> PreparedClip:
+    """A clip that shows something else and keeps its motion. From a clip that the same model made it takes the size,
+    the guidance, the negative prompt and the seed, but not the shortcuts: without a profile it is exact."""
+    shown = settings.get("from_")
+    earlier, spec = model_of_clip(file, settings, needed=shown is None, field="from")
+    if shown is None:
+        assert earlier is not None
+        shown = earlier.request.prompt
+    for field, words in (("from", shown), ("to", to)):
+        if not words.strip():
+            raise InvalidInput(field, words, "is empty", "describe the video in a sentence")
+
+    from linnet.direct import edit as editing  # it and what follows take seconds to import
+    from linnet.direct.samplers import check_strength
+
+    strength = settings.get("strength")
+    strength = check_strength(editing.STRENGTH if strength is None else strength)
+    like = earlier.request if earlier and earlier.request.model == spec.name else None
+    output = output or beside(file, "edited")
+    request, source, notes = remaking(spec, file, output, settings, overwrite=overwrite, prompt=to, like=like)
+    pipeline = open_pipeline(spec, settings)
+    words = check_prompts(pipeline, {"to": to, "from": shown}, anyway=anyway)
+    plan = pipeline.plan(request, encoded_frames=request.frames)
+
+    def conditioning() -> "Conditioning":
+        everywhere = settings.get("everywhere", False)
+        return editing.edit(pipeline, plan, source, shown, strength=strength, everywhere=everywhere)
+
+    make = making(pipeline, conditioning, output, notes, overwrite=overwrite)
+    return PreparedClip(pipeline=pipeline, plan=plan, output=output, make=make, notes=tuple(words))
+
+
+def prepare_refine(
+    file: Path,
+    settings: RefineSettings,
+    *,
+    output: Path | None = None,
+    overwrite: bool = False,
+    anyway: bool = False,
+) -> PreparedClip:
+    """A draft that is finished at the model's size. From a clip of linnet's it takes the prompt, the negative prompt
+    and the seed; if the same model made it, the size and the guidance, too, but never the shortcuts: without a profile
+    it is exact."""
+    earlier, spec = model_of_clip(file, settings, needed=settings.get("prompt") is None)
+
+    from linnet.direct.edit import refine  # it and what follows take seconds to import
+    from linnet.direct.samplers import check_strength
+
+    strength = settings.get("strength")
+    strength = check_strength(0.4 if strength is None else strength)
+    output = output or beside(file, "refined")
+    request, source, notes = remaking(
+        spec,
+        file,
+        output,
+        settings,
+        overwrite=overwrite,
+        prompt=settings.get("prompt"),
+        size=settings.get("size"),
+        like=earlier.request if earlier else None,
+    )
+    pipeline = open_pipeline(spec, settings)
+    words = check_prompts(pipeline, {"prompt": request.prompt}, anyway=anyway)
+    plan = pipeline.plan(request, encoded_frames=request.frames)
+
+    def conditioning() -> "Conditioning":
+        return refine(pipeline, plan, source, strength=strength)
+
+    make = making(pipeline, conditioning, output, notes, overwrite=overwrite)
+    return PreparedClip(pipeline=pipeline, plan=plan, output=output, make=make, notes=tuple(words))
+
+
+def model_of_clip(
+    file: Path, settings: LoadSettings, *, needed: bool, field: str = "prompt"
+) -> tuple[Clip | None, ModelSpec]:
+    """The record inside a clip, if it is one of linnet's, and the model: as asked, else the one that made the clip,
+    else what is here. InvalidInput for a file that is no clip, and where the record's prompt is `needed` and missing.
+    """
+    from linnet.inputs.reader import read_metadata
+
+    record, earlier = read_metadata(file), None
+    with suppress(InvalidInput):
+        earlier = Clip.from_metadata(file, record)
+    if needed and earlier is None:
+        problem = f"is not in {file}, which linnet did not make"
+        raise InvalidInput(field, "", problem, f"say what it shows with `{field}`")
+    spec, _ = choose_model(settings.get("model"), earlier, path_of(settings, "weights"))
+    return earlier, spec
+
+
+def remaking(
+    spec: ModelSpec,
+    file: Path,
+    output: Path,
+    settings: RemakeSettings,
+    *,
+    overwrite: bool,
+    **of_request: Any,
+) -> tuple[Request, "Source", list[str]]:
+    """The request for a clip that is made of a whole other one, what it is made of, and what to tell the person of it.
+    Without a profile it is exact, whatever the `like` of the request was."""
+    from linnet.direct.conditions import check_fit
+    from linnet.direct.footage import length_for, open_source
+    from linnet.media import check_target
+
+    of_request |= {
+        "profile": settings.get("profile") or "exact",
+        "steps": settings.get("steps"),
+        "guidance": settings.get("guidance"),
+        "reuse": "none",
+        "loop": False,
+        "onward": False,
+    }
+    first = make_request(spec, seed=settings.get("seed"), frames=spec.default_frames, **of_request)
+    source = open_source(file, first.size, spec.fps, check_fit(settings.get("fit")))
+    check_target(output, size=first.size, overwrite=overwrite)
+    frames = length_for(spec, file, len(source.order))
+    request = make_request(spec, frames=frames, **of_request, seed=first.seed)
+    left_out = len(source.order) - frames
+    notes = [f"its last {left_out} frames are left out: the model makes 4k+1"] if left_out else []
+    return request, source, notes
+
+
+def making(
+    pipeline: "Pipeline",
+    conditioning: "Callable[[], Conditioning]",
+    output: Path,
+    notes: Sequence[str],
+    *,
+    overwrite: bool,
+) -> "Callable[[Watch, Tell], Clip]":
+    def make(watch: "Watch", tell: Tell) -> Clip:
+        pipeline.model.on_load = watch
+        found = conditioning()
+        for line in (*found.notes, *notes):
+            tell(line)
+        return found.generate(pipeline, output, overwrite=overwrite, watch=watch)
+
+    return make
+
+
+def beside(file: Path, word: str) -> Path:
+    """The usual name of what is made from a clip."""
+    return file.with_name(f"{file.stem}-{word}.mp4")
+
+
+# --- films and grids --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedFilm:
+    """A storyboard, and its model, of which no weights are read yet."""
+
+    board: "Storyboard"
+    pipeline: "Pipeline"
+    notes: tuple[str, ...]
+
+    def render(self, output: Path | None, *, overwrite: bool, watch: "Callable[[range], Watch]") -> "Film":
+        """See `direct.film.render`."""
+        from linnet.direct import film
+
+        path = output or film.film_name(self.board)
+        return film.render(self.board, self.pipeline, path, overwrite=overwrite, watch=watch)
+
+
+def prepare_film(file: Path, settings: LoadSettings, *, anyway: bool = False) -> PreparedFilm:
+    """Whatever is wrong with the storyboard or its model is said now, with its place in the file."""
+    from linnet.direct.storyboard import read_storyboard
+
+    board = read_storyboard(file, model=settings.get("model"), weights=path_of(settings, "weights"))
+    pipeline = open_pipeline(board.spec, settings, dtype=board.shots[0].request.dtype)
+    notes: list[str] = []
+    for shot, section in zip(board.shots, board.sections, strict=True):
+        prompts = {"prompt": shot.request.prompt, "negative": shot.request.negative}
+        with section.placed():
+            notes += check_prompts(pipeline, prompts, anyway=anyway, prefix=f"{file}:{section.line}: ")
+    return PreparedFilm(board=board, pipeline=pipeline, notes=tuple(notes))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedGrid:
+    """A request for each draft, and the model, of which no weights are read yet."""
+
+    pipeline: "Pipeline"
+    requests: tuple[Request, ...]
+    folder: Path
+    notes: tuple[str, ...]
+
+    def draft(self, *, overwrite: bool, watch: "Callable[[int], Watch]") -> "Grid":
+        """See `direct.grid.draft`."""
+        from linnet.direct.grid import draft
+
+        return draft(self.pipeline, self.requests, self.folder, overwrite=overwrite, watch=watch)
+
+
+def prepare_grid(
+    prompt: str,
+    settings: GridSettings,
+    *,
+    seeds: Sequence[int] = range(1, 10),
+    folder: Path | None = None,
+    anyway: bool = False,
+) -> PreparedGrid:
+    """A draft of the prompt for each seed."""
+    spec, _ = choose_model(settings.get("model"), None, path_of(settings, "weights"))
+    profile: ProfileName | None = settings.get("profile") or ("draft" if "draft" in spec.profiles else None)
+    requests = [
+        make_request(
+            spec,
+            prompt=prompt,
+            negative=settings.get("negative"),
+            size=settings.get("size"),
+            seconds=settings.get("seconds"),
+            steps=settings.get("steps"),
+            guidance=settings.get("guidance"),
+            profile=profile,
+            seed=seed,
+        )
+        for seed in seeds
+    ]
+    pipeline = open_pipeline(spec, settings)
+    first = requests[0]
+    notes = check_prompts(pipeline, {"prompt": first.prompt, "negative": first.negative}, anyway=anyway)
+    folder = folder or Path(default_name(first).removesuffix(f"{first.seed}.mp4") + "grid")
+    return PreparedGrid(pipeline=pipeline, requests=tuple(requests), folder=folder, notes=tuple(notes))
