@@ -107,7 +107,8 @@ def test_several_seeds_make_a_clip_each(here: Path, tiny_model: Path) -> None:
 def test_json_says_what_the_file_says_and_how_long_it_took(tiny_model: Path) -> None:
     made = json.loads(generate(tiny_model, PROMPT, *STILL, "--output", "a.webm", "--json").stdout)
     inside = json.loads(linnet("inspect", "a.webm", "--json").stdout)
-    assert made.pop("seconds").keys() == {"text", "denoise", "decode"}
+    assert made.pop("seconds").keys() == {"text", "denoise", "decode", "write"}
+    made.pop("overlapped")
     assert made == inside
     assert inside["request"]["prompt"] == PROMPT
     assert str(inside["request"]["seed"]) in linnet("inspect", "a.webm").stdout  # it was drawn
@@ -122,7 +123,7 @@ def test_like_repeats_a_clip_and_varies_it(tiny_model: Path) -> None:
 
 
 def test_a_clip_of_skipped_steps_says_which_and_is_repeated(tiny_model: Path) -> None:
-    words = ("--steps", 10, "--solver", "unipc", "--guidance-interval", "0:0.5", "--reuse", "0.9")
+    words = ("--steps", 10, "--solver", "unipc", "--guidance-interval", "0:0.5", "--step-cache", "0.9")
     result = generate(tiny_model, PROMPT, "--seconds", 0, *words, "--output", "a.mp4", "--json")
     made = json.loads(result.stdout)
     asked = {"solver": "unipc", "guidance_from": 0, "guidance_until": 0.5, "reuse": "0.9"}
@@ -132,11 +133,20 @@ def test_a_clip_of_skipped_steps_says_which_and_is_repeated(tiny_model: Path) ->
     like = ("generate", "--like", "a.mp4", "--weights", tiny_model, "--quiet", "--output")
     linnet(*like, "same.mp4")
     assert Path("same.mp4").read_bytes() == Path("a.mp4").read_bytes()
-    replayed = linnet(*like, "replayed.mp4", "--reuse", ",".join(map(str, skipped)), "--json")
+    replayed = linnet(*like, "replayed.mp4", "--step-cache", ",".join(map(str, skipped)), "--json")
     assert json.loads(replayed.stdout)["choices"]["reused"] == skipped
     exact = linnet(*like, "exact.mp4", "--profile", "exact", "--json")
     assert "reused" not in json.loads(exact.stdout)["choices"]
     assert "guidance-interval" in refusal(generate(tiny_model, PROMPT, "--guidance-interval", "often"))
+
+
+def test_an_option_with_an_earlier_name_works_and_says_so_once(tiny_model: Path) -> None:
+    result = generate(
+        tiny_model, PROMPT, "--seconds", 1, "--steps", 8, "--reuse=5", "--reuse", "4,6", "--dry-run", "--json"
+    )
+    assert json.loads(result.stdout)["request"]["reuse"] == "4,6"
+    assert result.stderr.count("--reuse is now called --step-cache") == 1
+    assert 'step-cache "x": ' in refusal(generate(tiny_model, PROMPT, "--step-cache", "x"))
 
 
 def test_a_compiled_clip_says_so_and_is_repeated_compiled(

@@ -73,7 +73,7 @@ def linnet(tiny_model: Path, *words: object, steps: int | None = 2) -> None:
 
 @pytest.mark.parametrize(
     ("more", "encoded"),
-    [((), 0), (("--image", "first.png"), 1), (("--seconds", 1.5, "--together", "--window", 25), 0)],
+    [((), 0), (("--image", "first.png"), 1), (("--seconds", 1.5, "--joint", "--window", 25), 0)],
 )
 def test_the_plan_that_is_shown_is_the_plan_that_runs(
     seen: Seen, tiny_model: Path, more: tuple[object, ...], encoded: int

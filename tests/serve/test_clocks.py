@@ -91,7 +91,7 @@ def test_silence_and_standstill_are_noticed_in_time(queue: Queue, hands: Hands) 
     assert set(troubles) == {None}  # it may still be importing all
     queue.beat("w", ready=True, memory=1)
     assert {look(queue, signs) for _ in hands.pass_(29.0, 0.1)} == {None}
-    assert {look(queue, signs) for _ in hands.pass_(2.0, 0.1)} == {None, "gave no sign of life for 30 s"}
+    assert {look(queue, signs) for _ in hands.pass_(2.0, 0.1)} == {None, "sent no heartbeat for 30 s"}
     assert queue.ready_workers() == 0
     for _ in hands.pass_(45.0, 1.0):
         queue.beat("w", ready=True, memory=1, busy=7.0)
@@ -99,7 +99,7 @@ def test_silence_and_standstill_are_noticed_in_time(queue: Queue, hands: Hands) 
     for _ in hands.pass_(10.0, 1.0):
         queue.beat("w", ready=True, memory=1, busy=7.0)
         troubles.append(look(queue, signs))
-    assert troubles[-1] == "got nowhere for 50 s"
+    assert troubles[-1] == "made no progress for 50 s"
 
 
 def deleted(expiry: Expiry, hands: Hands, ended: list[tuple[str, float]], seconds: float) -> set[str]:

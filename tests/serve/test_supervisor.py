@@ -113,7 +113,7 @@ def test_a_worker_that_hangs_is_found_out_even_after_its_job_was_cancelled(
     monkeypatch.setattr("linnet.serve.worker.time.sleep", rest)
     job = worker.queue.add(REQUEST).id
     worker.run()
-    assert found == ["got nowhere for 0 s", None]
+    assert found == ["made no progress for 0 s", None]
 
 
 def test_a_job_learns_what_its_workers_died_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -134,7 +134,7 @@ def test_a_worker_that_hangs_is_replaced(tmp_path: Path, tiny_model: Path) -> No
     stuck = supervisor.process.pid
     os.kill(stuck, signal.SIGSTOP)
     until(lambda: now().tries > 0)
-    assert "no sign of life" in str(now().message)
+    assert "no heartbeat" in str(now().message)
     until(lambda: now().status == "in_progress")
     assert supervisor.process.pid != stuck
     queue.cancel(job)

@@ -20,23 +20,32 @@ from linnet.wording import nearest
 COMMANDS = {
     "generate": "Make a video from a prompt.",
     "storyboard": "Make a film of several shots.",
-    "grid": "Make drafts of a prompt to pick from.",
-    "batch": "Make a video of every line of a file.",
-    "plan": "Show how a request would run, and what it takes.",
-    "extend": "Go on from a clip's last frames.",
+    "grid": "Make several drafts of a prompt to choose from.",
+    "batch": "Make a video for every line of a file.",
+    "plan": "Show how a request would run, and its memory and time.",
+    "extend": "Continue a clip from its last frames.",
     "edit": "Change what a clip shows, and keep its motion.",
-    "refine": "Finish a draft at the model's size, by the last steps.",
+    "refine": "Improve a draft: scale it up and repeat the last steps.",
     "inspect": "Show the request inside a clip.",
-    "models": "List the models: what exists, what is on this machine.",
+    "models": "List the models that exist, and those on this machine.",
     "pull": "Download a model's weights.",
     "tune": "Find settings that are faster than exact and still make its clips.",
     "bench": "Measure how fast this device makes a clip.",
     "quantize": "Store a model's weights in 8 bits.",
     "doctor": "Show what this machine can run.",
-    "serve": "Serve the models: an API, a queue, and a page.",
-    "keys": "Say who may use the server.",
+    "serve": "Serve the models with an HTTP API, a queue and a web page.",
+    "keys": "Manage the access keys of the server.",
     "train": "Train a model.",
-    "evaluate": "Measure how well a model does what it is asked.",
+    "evaluate": "Measure how well a model follows its prompts.",
+}
+
+# Options whose names differ from those of the request's fields. What they were called before still works.
+OPTION_OF = {"reuse": "step-cache", "span": "local-attention", "onward": "autoregressive"}
+RENAMED = {
+    "--reuse": "--step-cache",
+    "--span": "--local-attention",
+    "--onward": "--autoregressive",
+    "--together": "--joint",
 }
 
 # What typer raises when a command is mistyped; which module it lives in depends on typer's version.
@@ -59,7 +68,7 @@ class Group(TyperGroup):
         name = args[0]
         known = name.startswith("-") or self.get_command(ctx, name) is not None
         if known or ctx.resilient_parsing:  # the shell completes whatever is typed
-            return super().resolve_command(ctx, args)
+            return super().resolve_command(ctx, args if ctx.resilient_parsing else with_new_names(args))
         remedy = f"{suggestion(name, self.list_commands(ctx))}see `{ctx.command_path} --help`"
         raise InvalidInput("command", name, "there is no such command", remedy)
 
@@ -112,15 +121,32 @@ class Commands(Group):
             fail(f"error: {one_line(error)[:200]}; close other programs, or ask for less", 1)
 
 
+def with_new_names(words: Sequence[str]) -> list[str]:
+    """What was typed, with an option's name of today in the place of an earlier one, and a note about each."""
+    typed, renamed = list(words), dict[str, str]()
+    for index, word in enumerate(typed):
+        if word == "--":
+            break
+        name, equals, value = word.partition("=")
+        if name in RENAMED:
+            renamed[name] = RENAMED[name]
+            typed[index] = f"{RENAMED[name]}{equals}{value}"
+    for name, new in renamed.items():
+        print(f"{name} is now called {new}", file=sys.stderr)
+    return typed
+
+
 def with_options(error: InvalidInput) -> str:
     """An error's line with options in the place of fields."""
     problem, remedy = (with_fields(text, as_option) for text in (error.problem, error.remedy))
-    return str(InvalidInput(error.field, error.value, problem, remedy))
+    return str(InvalidInput(OPTION_OF.get(error.field, error.field), error.value, problem, remedy))
 
 
 def as_option(field: str, value: str) -> str:
     """`fit=crop` is --fit crop here."""
-    name = f"--{field.replace('_', '-')}"
+    name = f"--{OPTION_OF.get(field, field).replace('_', '-')}"
+    if field == "onward" and value == "false":
+        return "--joint"
     return f"{name} {value}" if value else name
 
 

@@ -41,7 +41,7 @@ def batch(
     weights: Weights = None,
     device: Annotated[
         list[str] | None,
-        option("device", "cpu, cuda:0, ...; give several to work at once.", metavar="NAME"),
+        option("device", "cpu, cuda:0, ...; give several to use them at once.", metavar="NAME"),
     ] = None,
     dtype: Annotated[
         str,
@@ -53,16 +53,17 @@ def batch(
     vram: WorkerVram = None,
     ram: WorkerRam = None,
     ray: Annotated[
-        str | None, option("ray", "A Ray cluster whose nodes do the work; auto finds it.", metavar="ADDRESS")
+        str | None,
+        option("ray", "Address of a Ray cluster that does the work; auto finds it.", metavar="ADDRESS"),
     ] = None,
     anyway: Anyway = False,
     quiet: Annotated[bool, option("quiet", "Print nothing but the manifest's path and errors.")] = False,
     as_json: Annotated[bool, option("json", "Print a JSON line at the end.")] = False,
 ) -> None:
-    """Make a video of every line of a file.
+    """Make a video for every line of a file.
 
-    Stop it whenever you like: the same command goes on where it was. manifest.jsonl has a line for each clip, with its
-    whole request. Lines that name no seed are given one.
+    It can be stopped at any time; the same command continues it. manifest.jsonl has a line for each clip, with
+    its request. A line without a seed gets one.
     """
     from linnet.catalog import find
     from linnet.serve.batch import BadLines, Batch, read_lines

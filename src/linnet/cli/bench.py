@@ -25,19 +25,20 @@ def bench(
     seconds: Annotated[float | None, number("seconds", "Length of the clip.")] = None,
     profile: Profile = None,
     layers: Annotated[
-        int | None, whole("layers", "Run so many of the transformer's layers, count them for all.", least=1)
+        int | None,
+        whole("layers", "Run only this many layers of the transformer, and scale the result.", least=1),
     ] = None,
     device: Device = "auto",
     dtype: Dtype = None,
     threads: Threads = None,
     weights: Weights = None,
-    as_json: Annotated[bool, option("json", "Print the JSON line alone.")] = False,
+    as_json: Annotated[bool, option("json", "Print only the JSON line.")] = False,
 ) -> None:
     """Measure how fast this device makes a clip.
 
-    First its ceilings: products of large matrices, attention, copies. Then each stage of the clip and the share of the
-    ceilings that it reaches, with random weights of the model's true size, so that Linum need not be here. A table,
-    then one JSON line.
+    It first measures the limits of the device: large matrix products, attention and copies. Then it measures
+    each stage of a clip, and the share of the limits that it reaches. The weights are random and of the true
+    size, so the model need not be downloaded. The output is a table and one JSON line.
     """
     spec = find(model)
     settings: dict[str, Any] = {"size": size, "seconds": seconds, "profile": profile, "dtype": dtype}

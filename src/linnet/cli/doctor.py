@@ -18,8 +18,8 @@ def doctor(
 ) -> None:
     """Show what this machine can run.
 
-    Versions, devices and their free memory, and how long a clip of each model fits. Reads no weights and asks
-    no network.
+    It shows versions, devices, their free memory, and how long a clip of each model can be. It reads no weights
+    and uses no network.
     """
     from linnet.measure.doctor import doctor as examine  # imports torch
 

@@ -45,7 +45,7 @@ def kinds() -> list[str]:
 
 @app.callback()
 def evaluate() -> None:
-    """Measure how well a model does what it is asked."""
+    """Measure how well a model follows its prompts."""
 
 
 @app.command()
@@ -63,7 +63,9 @@ def adherence(
         Path | None,
         option("output", "Folder for clips and report; by default adherence-MODEL.", metavar="DIR"),
     ] = None,
-    seed: Annotated[int | None, whole("seed", "Draws other questions than the usual ones.")] = None,
+    seed: Annotated[
+        int | None, whole("seed", "Seed of the questions; another seed asks other questions.")
+    ] = None,
     steps: Steps = None,
     guidance: GuidanceScale = None,
     weights: Weights = None,
@@ -74,9 +76,9 @@ def adherence(
 ) -> None:
     """Count how often a model's clips show what their prompts ask for.
 
-    Prompts describe scenes of the synthetic dataset in full: shape, colour, size, background and motion. Each clip's
-    file is read back, and its pixels alone decide. Beside the model's share of right clips stand its 95 %
-    interval, what the reader of pixels gets right on drawn clips, and what a guess gets right. A run that was
+    The prompts describe scenes of the synthetic dataset in full: shape, colour, size, background and motion.
+    Each clip is judged by its pixels. The table has the share of right clips with its 95 % interval, the share
+    that the same reader gets right on drawn clips, and the share of a random guess. A run that was
     stopped goes on where it was.
     """
     spec = find(model)
@@ -155,10 +157,10 @@ def continuity(
     quiet: Annotated[bool, option("quiet", "Print nothing but the table and errors.")] = False,
     as_json: Annotated[bool, option("json", "Print one JSON line instead of the table.")] = False,
 ) -> None:
-    """Measure long clips, and those that begin from pictures or from other clips, beside the naive ways to make them.
+    """Compare long clips, and clips from images or other clips, with those of a simple method.
 
-    Everything is read from the pixels of the files. A run that was stopped goes on where it was. report.json has the
-    figures of each trial and, of the long clips, what is seen in each second.
+    Everything is measured on the pixels of the files. A stopped run continues with the same command. report.jso
+    n has the figures of each trial, and what each second of a long clip shows.
     """
     spec = find(model)
     settings: dict[str, Any] = {"profile": profile}
@@ -195,7 +197,7 @@ def continuity(
         print(json.dumps({"output": str(folder), **report}))
         return
     print_table(
-        ("what", "aim", "linnet", "naive", "naive way", "trials"),
+        ("what", "aim", "linnet", "simple", "simple method", "trials"),
         [
             (
                 row.words,

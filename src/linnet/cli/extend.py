@@ -69,13 +69,13 @@ def extend(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Go on from a clip's last frames.
+    """Continue a clip from its last frames.
 
     Its own packets are copied, not encoded again, and so is its sound; the new frames follow them. A clip whose
     packets cannot be kept so is refused, or encoded anew with --reencode.
 
     Of a clip of linnet's the prompt goes on; if the same model made it, all its settings do, too, those of its profile
-    unless --profile says another, but not its --reuse.
+    unless --profile says another, but not its --step-cache.
     """
     settings = {
         "seconds": seconds,

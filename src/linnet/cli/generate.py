@@ -78,28 +78,29 @@ def generate(
         str | None,
         option("guidance-interval", "Share of the steps that are guided, as 0.1:0.8.", metavar="FROM:TO"),
     ] = None,
-    reuse: Annotated[
+    step_cache: Annotated[
         str | None,
         option(
-            "reuse",
-            "Steps that do without the model: none, as 5,7,9, or as the change they may add up to, 0.05.",
+            "step-cache",
+            "Steps that skip the model: none, a list such as 5,7,9, or the change that they may add up to, 0.05.",
             metavar="WHAT",
         ),
     ] = None,
     window: Annotated[
-        int | None, whole("window", "Frames that the model sees at once, of a clip longer than its own.")
+        int | None, whole("window", "Frames of a window, for a clip that is longer than the model's own.")
     ] = None,
     window_overlap: Annotated[int | None, whole("window-overlap", "Frames that two windows share.")] = None,
-    onward: Annotated[
+    autoregressive: Annotated[
         bool | None,
         typer.Option(
-            "--onward/--together",
-            help="Each window from the one before it, or all at once; by default as suits the model.",
+            "--autoregressive/--joint",
+            help="Make each window from the one before it, or all jointly; by default what suits the model.",
             show_default=False,
         ),
     ] = None,
-    span: Annotated[
-        int | None, whole("span", "Instead of windows: how many frames to either side each frame looks.")
+    local_attention: Annotated[
+        int | None,
+        whole("local-attention", "Without windows: each frame attends to this many frames on either side."),
     ] = None,
     loop: Annotated[bool, option("loop", "The last frame meets the first.")] = False,
     image: Annotated[Path | None, option("image", "The first frame.", metavar="FILE")] = None,
@@ -176,11 +177,11 @@ def generate(
         "profile": profile,
         "solver": solver,
         **interval(guidance_interval),
-        "reuse": reuse,
+        "reuse": step_cache,
         "window": window,
         "window_overlap": window_overlap,
-        "onward": onward,
-        "span": span,
+        "onward": autoregressive,
+        "span": local_attention,
         "loop": loop or None,
         "image": image,
         "last_image": last_image,

@@ -73,7 +73,7 @@ def grid(
     quiet: Annotated[bool, option("quiet", "Print nothing but the folder and errors.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make drafts of a prompt to pick from.
+    """Make several drafts of a prompt to choose from.
 
     A clip for each seed, SEED.mp4, which carries its request; sheet.png shows three moments of each, mosaic.mp4 all of
     them at once. Make the one you pick in full with `linnet generate --like DIR/SEED.mp4 --profile exact`.

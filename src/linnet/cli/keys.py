@@ -18,21 +18,25 @@ from linnet.errors import InvalidInput
 if TYPE_CHECKING:
     from linnet.serve.queue import Queue
 
-app = typer.Typer(cls=Group, add_completion=False, rich_markup_mode=None, help="Say who may use the server.")
+app = typer.Typer(
+    cls=Group, add_completion=False, rich_markup_mode=None, help="Manage the access keys of the server."
+)
 
-Data = Annotated[Path, option("data", "Folder of all that is kept.", metavar="DIR")]
+Data = Annotated[Path, option("data", "Folder of the database and the clips.", metavar="DIR")]
 
 
 @app.command()
 def add(
-    name: Annotated[str, typer.Argument(help="Whose key it is, for `linnet keys list`.", metavar="NAME")],
+    name: Annotated[
+        str, typer.Argument(help="A name for the key, shown by `linnet keys list`.", metavar="NAME")
+    ],
     data: Data = DATA,
     adopt: Annotated[bool, option("adopt", "Give it the clips that were made without a key.")] = False,
     inherit: Annotated[
         str | None, option("inherit", "Give it the clips of this revoked key.", metavar="ID")
     ] = None,
 ) -> None:
-    """Make a key and print it, this once."""
+    """Make a key and print it. It cannot be shown again."""
     from linnet.serve.keys import make_key
 
     if not name.strip():
@@ -63,7 +67,7 @@ def list_keys(
     data: Data = DATA,
     as_json: Annotated[bool, option("json", "Print one JSON line a key.")] = False,
 ) -> None:
-    """Show whose keys there are, and which are revoked."""
+    """List the keys, and which of them are revoked."""
     with opened(data) as queue:
         keys = queue.all_keys()
     for key in keys:
@@ -84,7 +88,7 @@ def revoke(
     key: Annotated[str, typer.Argument(help="The id that `linnet keys list` shows.", metavar="ID")],
     data: Data = DATA,
 ) -> None:
-    """Make a key worthless, at once."""
+    """Revoke a key. It stops working immediately."""
     with opened(data) as queue:
         if not queue.revoke_key(key):
             raise InvalidInput("key", key, "is no valid key's id", "see `linnet keys list`")

@@ -30,7 +30,7 @@ def models(
     model: Annotated[
         str | None,
         typer.Argument(
-            help="Show all about this one.",
+            help="Show the details of this model.",
             metavar="MODEL",
             show_default=False,
             autocompletion=completing(lambda: CATALOG),
@@ -38,7 +38,7 @@ def models(
     ] = None,
     as_json: Annotated[bool, option("json", "Print one JSON line a model.")] = False,
 ) -> None:
-    """List the models: what exists, what is on this machine."""
+    """List the models that exist, and those on this machine."""
     if model is not None:
         show_model(availability(find(model)), as_json)
         return

@@ -131,28 +131,35 @@ Threads = Annotated[
     int | None, whole("threads", "CPU threads; by default all cores.", least=1, most=most_threads())
 ]
 Device = Annotated[
-    str, one_of("device", "cpu, cuda or mps; by default the fastest here.", "cpu", "cuda", "mps", "auto")
+    str,
+    one_of(
+        "device", "cpu, cuda or mps; by default the fastest on this machine.", "cpu", "cuda", "mps", "auto"
+    ),
 ]
 Gpus = Annotated[
     int, whole("gpus", "GPUs that share the work of a clip; with --device cpu, processes.", least=1)
 ]
-Vram = Annotated[int | None, amount("vram", "Memory of the card that may be used, such as 8GB.")]
+Vram = Annotated[int | None, amount("vram", "GPU memory that may be used, such as 8GB.")]
 Ram = Annotated[int | None, amount("ram", "Main memory that may be used, such as 12GB.")]
-WorkerVram = Annotated[int | None, amount("vram", "Memory of its card that a worker may use, such as 8GB.")]
+WorkerVram = Annotated[int | None, amount("vram", "GPU memory that a worker may use, such as 8GB.")]
 WorkerRam = Annotated[int | None, amount("ram", "Main memory that a worker may use, such as 12GB.")]
 Steps = Annotated[int | None, whole("steps", "Denoising steps.")]
-Anyway = Annotated[bool, option("anyway", "Go on with words that the model does not know.")]
+Anyway = Annotated[bool, option("anyway", "Continue even if the model does not know a word of the prompt.")]
 AsJson = Annotated[bool, option("json", "Print one JSON line.")]
-GuidanceScale = Annotated[float | None, number("guidance", "How closely to follow the prompt.")]
+GuidanceScale = Annotated[
+    float | None, number("guidance", "Guidance scale: how closely the clip follows the prompt.")
+]
 Dimensions = Annotated[
     str | None, one_of("size", "360p, 720p or WIDTHxHEIGHT.", *NAMED_SIZES, metavar="SIZE")
 ]
 Quiet = Annotated[bool, option("quiet", "Print nothing but the path and errors.")]
 Model = Annotated[
     str | None,
-    one_of("model", "A name from `linnet models`; by default a Linum v2 that is here.", *CATALOG),
+    one_of("model", "A name from `linnet models`; by default a Linum v2 model on this machine.", *CATALOG),
 ]
-Profile = Annotated[str | None, one_of("profile", "exact, fast or draft: fidelity for time.", *PROFILES)]
+Profile = Annotated[
+    str | None, one_of("profile", "exact, fast or draft: less time for less fidelity.", *PROFILES)
+]
 Compile = Annotated[
     bool | None,
     typer.Option(
@@ -172,10 +179,12 @@ Fp8 = Annotated[
 Overwrite = Annotated[bool, option("overwrite", "Replace a file that exists.")]
 Dtype = Annotated[
     str | None,
-    one_of("dtype", "Of the matrix products: float32 or bfloat16; by default auto.", *CHOICES["dtype"]),
+    one_of(
+        "dtype", "Precision of the matrix products: float32, bfloat16 or auto (default).", *CHOICES["dtype"]
+    ),
 ]
 ClipsSeed = Annotated[
-    int | None, whole("seed", "Which of the possible videos; by default the clip's own, or a new one.")
+    int | None, whole("seed", "Seed of the noise; by default the clip's own, or a random one.")
 ]
 ClipsModel = Annotated[
     str | None, one_of("model", "A name from `linnet models`; by default the clip's own.", *CATALOG)

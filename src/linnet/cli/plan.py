@@ -54,7 +54,11 @@ def plan(
     profile: Profile = None,
     device: Annotated[
         str | None,
-        option("device", "cpu, cuda or mps, here or not; by default the fastest here.", metavar="NAME"),
+        option(
+            "device",
+            "cpu, cuda or mps, in this machine or not; by default the fastest one.",
+            metavar="NAME",
+        ),
     ] = None,
     dtype: Dtype = None,
     vram: Vram = None,
@@ -64,14 +68,15 @@ def plan(
     compiled: Compile = None,
     fp8: Fp8 = None,
     measure: Annotated[
-        bool, option("measure", "First measure how fast this device is, for some seconds, and remember it.")
+        bool,
+        option("measure", "Measure the speed of this device first. It takes some seconds and is remembered."),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show how a request would run, and what it takes.
+    """Show how a request would run, and its memory and time.
 
-    Reads no weights and runs no model. For a card that is not here, say --device cuda --vram 8GB. Seconds are those
-    that --measure has measured on this machine; a device that nobody measured has none.
+    No weights are read and no model runs. For a GPU that is not in this machine, give --device cuda --vram 8GB.
+    Times are known only for devices that were measured with --measure.
     """
     spec = find(model) if model else default_model(weights)[0]
     request = make_request(

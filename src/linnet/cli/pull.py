@@ -25,14 +25,16 @@ def pull(
             autocompletion=completing(lambda: CATALOG),
         ),
     ],
-    dry_run: Annotated[bool, option("dry-run", "Show files, size and licence, and stop.")] = False,
+    dry_run: Annotated[
+        bool, option("dry-run", "Show files, size and licence, and download nothing.")
+    ] = False,
     quiet: Annotated[bool, option("quiet", "Print nothing but errors.")] = False,
     as_json: Annotated[bool, option("json", "Print one JSON line when it is done.")] = False,
 ) -> None:
     """Download a model's weights.
 
-    They come from the Hugging Face Hub (or the mirror in HF_ENDPOINT) into its cache (HF_HOME), every byte
-    checked. A pull that broke off goes on where it stopped.
+    The files come from the Hugging Face Hub, or from the mirror in HF_ENDPOINT, into its cache (HF_HOME). Every
+    file is checked. An interrupted download continues where it stopped.
     """
     spec = find(model)
     from linnet.weights.pull import Progress, plan_pull

@@ -30,7 +30,9 @@ def quantize(
             autocompletion=completing(lambda: CATALOG),
         ),
     ],
-    output: Annotated[Path, option("output", "The folder to make, for --weights.", metavar="DIR")],
+    output: Annotated[
+        Path, option("output", "The folder to write. Give it to --weights later.", metavar="DIR")
+    ],
     format: Annotated[str, one_of("format", "int8 or float8; by default int8.", *FORMATS)] = "int8",
     weights: Weights = None,
     quiet: Annotated[bool, option("quiet", "Print nothing but the folder and errors.")] = False,
@@ -38,7 +40,7 @@ def quantize(
 ) -> None:
     """Store a model's weights in 8 bits.
 
-    The blocks of the transformer and of the text encoder take half of what bfloat16 takes, on disk and in
+    The blocks of the transformer and of the text encoder then take half the space of bfloat16, on disk and in
     memory. Everything else is copied.
     """
     if format not in FORMATS:

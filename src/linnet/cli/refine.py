@@ -62,7 +62,7 @@ def refine(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Finish a draft at the model's size, by the last steps.
+    """Improve a draft: scale it up and repeat the last steps.
 
     It is scaled up and taken through them again. Choose a seed among drafts of linum-v2-360p, and finish that one with
     `--model linum-v2-720p`.

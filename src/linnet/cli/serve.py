@@ -30,17 +30,15 @@ app = typer.Typer(cls=Serve, add_completion=False, rich_markup_mode=None)
 @app.callback(invoke_without_command=True)
 def serve(
     host: Annotated[
-        str, option("host", "Where to listen; elsewhere than on 127.0.0.1 needs keys.", metavar="NAME")
+        str, option("host", "Address to listen on; any but 127.0.0.1 needs keys.", metavar="NAME")
     ] = "127.0.0.1",
     port: Annotated[int, whole("port", "By default 8000.", least=0, most=65535)] = 8000,
     name: Annotated[
         str | None,
-        option("name", "Name of the proxy in front, such as linnet.example; needs keys.", metavar="NAME"),
+        option("name", "Host name of a proxy in front, such as linnet.example; needs keys.", metavar="NAME"),
     ] = None,
-    data: Annotated[Path, option("data", "Folder of all that is kept.", metavar="DIR")] = DATA,
-    model: Annotated[
-        str | None, one_of("model", "The one that runs when a request names none.", *CATALOG)
-    ] = None,
+    data: Annotated[Path, option("data", "Folder of the database and the clips.", metavar="DIR")] = DATA,
+    model: Annotated[str | None, one_of("model", "The model of requests that name none.", *CATALOG)] = None,
     weights: Weights = None,
     device: Annotated[
         list[str] | None,
@@ -62,50 +60,55 @@ def serve(
     vram: WorkerVram = None,
     ram: WorkerRam = None,
     ray: Annotated[
-        str | None, option("ray", "A Ray cluster whose nodes do the work; auto finds it.", metavar="ADDRESS")
+        str | None,
+        option("ray", "Address of a Ray cluster that does the work; auto finds it.", metavar="ADDRESS"),
     ] = None,
-    jobs: Annotated[int, whole("jobs", "Most jobs that may wait.", least=1)] = 1000,
+    jobs: Annotated[int, whole("jobs", "Most jobs in the queue.", least=1)] = 1000,
     jobs_per_key: Annotated[int, whole("jobs-per-key", "Most jobs of one key.", least=1)] = 100,
-    longest: Annotated[float | None, number("longest", "Most seconds of a clip.", above=0)] = None,
+    longest: Annotated[float | None, number("longest", "Longest clip, in seconds.", above=0)] = None,
     max_job_minutes: Annotated[
         float,
-        number("max-job-minutes", "Refuse what would take longer to make; 60 by default.", above=0),
+        number("max-job-minutes", "Reject a job that would take longer; 60 by default.", above=0),
     ] = 60.0,
-    keep_days: Annotated[float | None, number("keep-days", "Delete clips that are older.", above=0)] = None,
+    keep_days: Annotated[
+        float | None, number("keep-days", "Delete clips after this many days.", above=0)
+    ] = None,
     quota: Annotated[
-        float | None, number("quota", "Most gigabytes of clips; the oldest go.", above=0)
+        float | None, number("quota", "Most gigabytes of clips; the oldest are deleted first.", above=0)
     ] = None,
     adopt_files: Annotated[
-        bool, option("adopt-files", "Take in clips in --data that its database does not know.")
+        bool, option("adopt-files", "Add clips in --data that its database does not know.")
     ] = False,
     webhook: Annotated[
         str | None,
-        option("webhook", "Told, signed, of each job that ends; the secret is in --data.", metavar="URL"),
+        option(
+            "webhook",
+            "Address for a signed notice when a job ends; the secret is in --data.",
+            metavar="URL",
+        ),
     ] = None,
     fetch_images: Annotated[
-        bool, option("fetch-images", "Fetch images that clients name by a public http(s) address.")
+        bool, option("fetch-images", "Allow clients to give images by a public http(s) address.")
     ] = False,
     log_prompts: Annotated[
-        bool, option("log-prompts", "Tell prompts, too, in the line that the log has for each job that ends.")
+        bool, option("log-prompts", "Include prompts in the log. It has a line for each job that ends.")
     ] = False,
     client_timeout: Annotated[
         float,
-        number(
-            "client-timeout", "Seconds that a slow or silent client is waited for; 30 by default.", above=0
-        ),
+        number("client-timeout", "Seconds to wait for a slow or silent client; 30 by default.", above=0),
     ] = 30.0,
     stall: Annotated[
         float,
         number("stall", "Seconds without progress before a worker is replaced; 3600 by default.", above=0),
     ] = 3600.0,
     grace: Annotated[
-        float, number("grace", "Seconds that a running job has when the server stops.", least=0)
+        float, number("grace", "Seconds that running jobs have to finish when the server stops.", least=0)
     ] = 30.0,
 ) -> None:
-    """Serve the models: an API, a queue, and a page.
+    """Serve the models with an HTTP API, a queue and a web page.
 
-    The API is the Videos format that existing clients speak; the page is at the same address. Jobs and clips are kept
-    in --data, and outlive the server however it ends.
+    The API is the Videos format that existing clients use. The web page is at the same address. Jobs and clips
+    are kept in --data, and survive a restart or a crash.
     """
     from linnet.cli import fail
     from linnet.weights.store import default_model
@@ -152,10 +155,10 @@ def serve(
 
 @app.command()
 def backup(
-    target: Annotated[Path, typer.Argument(help="A folder that is not there yet.", metavar="DIR")],
-    data: Annotated[Path, option("data", "Folder of all that is kept.", metavar="DIR")] = DATA,
+    target: Annotated[Path, typer.Argument(help="A new folder.", metavar="DIR")],
+    data: Annotated[Path, option("data", "Folder of the database and the clips.", metavar="DIR")] = DATA,
 ) -> None:
-    """Copy the data while the server runs; the copy serves as --data."""
+    """Copy the data while the server runs. The copy works as --data."""
     from linnet.serve.backup import backup as copy
 
     clips = copy(data, target)
@@ -165,13 +168,11 @@ def backup(
 
 @app.command()
 def recover(
-    data: Annotated[
-        Path, typer.Argument(help="The folder that is given as --data.", metavar="DIR", show_default=False)
-    ],
+    data: Annotated[Path, typer.Argument(help="The folder of --data.", metavar="DIR", show_default=False)],
 ) -> None:
     """Rebuild a lost or damaged database from the clips.
 
-    Each clip carries its request. Jobs that were not done are lost; a damaged database is kept under another name.
+    Each clip holds its request. Unfinished jobs are lost. A damaged database is kept under another name.
     """
     from linnet.serve.lock import lock
     from linnet.serve.recover import recover as rebuild

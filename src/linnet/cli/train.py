@@ -37,7 +37,7 @@ def train(
         Path | None, option("output", "Folder of the run; by default runs/RECIPE.", metavar="DIR")
     ] = None,
     steps: Annotated[
-        int | None, whole("steps", "Fewer than the recipe's own, for a quick look.", least=1)
+        int | None, whole("steps", "Fewer steps than the recipe has, for a quick test.", least=1)
     ] = None,
     device: Annotated[
         str, one_of("device", "cpu or cuda; by default the fastest here.", "cpu", "cuda")
@@ -48,8 +48,8 @@ def train(
 ) -> None:
     """Train a model.
 
-    The folder of the run holds the weights, a log (log.jsonl and TensorBoard's), sample clips, and the state to
-    go on from: the same command goes on where a run was stopped or killed.
+    The folder of the run holds the weights, a log (log.jsonl and TensorBoard's), sample clips and the training
+    state. If a run was stopped or killed, the same command continues it.
     """
     from linnet.runtime.device import resolve_device  # it and what follows take seconds to import
     from linnet.train.recipes import RECIPES, Recipe

@@ -5,7 +5,7 @@ from typing import Any
 
 from linnet.serve.database import Database, surely
 
-LATELY = 10.0  # seconds since a worker's last sign of life, for which it counts as there
+LATELY = 10.0  # seconds since a worker's last heartbeat, for which it counts as there
 
 
 class Heartbeats(Database):
@@ -46,7 +46,7 @@ class Heartbeats(Database):
         return {row["name"]: dict(row) for row in self._rows("SELECT * FROM workers")}
 
     def ready_workers(self) -> int:
-        """Those whose model is loaded and who gave a sign of life lately."""
+        """Those whose model is loaded and who sent a heartbeat lately."""
         since = self.clock.steady() - LATELY
         return self._rows("SELECT COUNT(*) AS count FROM workers WHERE ready AND beat > ?", since)[0]["count"]
 

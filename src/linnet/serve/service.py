@@ -103,7 +103,7 @@ class Service:
         raise InvalidInput("seconds", request.seconds, problem, remedy)
 
     def ready(self) -> bool:
-        """A worker has its model loaded and gave a sign of life lately."""
+        """A worker has its model loaded and sent a heartbeat lately."""
         return not self.draining and self.queue.ready_workers() > 0
 
     def make_room(self) -> None:

@@ -32,7 +32,7 @@ AGAIN = 1.0  # seconds until a job is put back after all, when that failed
 
 @dataclass(frozen=True, kw_only=True)
 class Patience:
-    """Seconds: `silence` without a sign of life, or `stall` without progress, and a worker is ended; `grace` for a job
+    """Seconds: `silence` without a heartbeat, or `stall` without progress, and a worker is ended; `grace` for a job
     to finish when all is to stop."""
 
     silence: float = 30.0
@@ -101,7 +101,7 @@ class Signs:
         self._heard = self._moved = awake()
 
     def trouble(self, beat: float | None, busy: float | None) -> str | None:
-        """What is wrong with a worker that still runs. `beat` is the last sign of life, None before the first; `busy`
+        """What is wrong with a worker that still runs. `beat` is the last heartbeat, None before the first; `busy`
         when it last got on with its job, whether or not anybody still wants that, None while it waits for one."""
         now = self.awake()
         if beat != self._beat:
@@ -109,9 +109,9 @@ class Signs:
         if busy != self._busy:
             self._busy, self._moved = busy, now
         if now - self._heard > self.patience.silence + (START if beat is None else 0.0):
-            return f"gave no sign of life for {format_duration(self.patience.silence)}"
+            return f"sent no heartbeat for {format_duration(self.patience.silence)}"
         if busy is not None and now - self._moved > self.patience.stall:
-            return f"got nowhere for {format_duration(self.patience.stall)}"
+            return f"made no progress for {format_duration(self.patience.stall)}"
         return None
 
 
