@@ -125,15 +125,15 @@ ALLOWED = {
 
 STILL: dict[str, int] = {
     "message knobs": 1,
-    "name asked": 10,
-    "name found": 35,
+    "name asked": 11,
+    "name found": 40,
     "name held": 6,
     "name one": 42,
-    "name place": 25,
+    "name place": 27,
     "name said": 2,
     "name span": 4,
-    "name together": 3,
-    "name turns": 4,
+    "name together": 4,
+    "name turns": 5,
     "name veil": 2,
     "name way": 11,
 }
