@@ -193,7 +193,7 @@ class Processes:
         share = self.groups.shares[0]
         if share is None:
             return run(latents, timestep, text, None)
-        with self._together():
+        with self._explained():
             self._hand_out(latents, timestep, [text])
             result = run(latents, timestep, text, share)
             self._heard(range(1, len(self.groups.halves[0])))
@@ -211,7 +211,7 @@ class Processes:
         assert self.groups is not None
         if len(self.groups.halves) == 1:
             return self.one(run, latents, timestep, prompt), self.one(run, latents, timestep, negative)
-        with self._together():
+        with self._explained():
             self._hand_out(latents, timestep, [prompt, negative])
             cond = run(latents, timestep, prompt, self.groups.shares[0])
             self._heard(range(1, self.size))
@@ -220,7 +220,7 @@ class Processes:
             return cond, uncond
 
     @contextmanager
-    def _together(self) -> Iterator[None]:
+    def _explained(self) -> Iterator[None]:
         """What torch says of a connection that broke becomes what its process said, or how that ended."""
         try:
             yield

@@ -9,6 +9,7 @@ In a stage candidates are measured on 2 clips, then 4, then all (successive halv
 that the search never saw.
 """
 
+import math
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -337,12 +338,10 @@ def references(search: Search, seconds: float) -> tuple[float, float | None]:
         # What is left to do at least: the other exact clips, and a candidate twice as fast on all of them.
         least = reference.seconds * (len(pairs) - 1 - number + len(search.search))
         if search.clock() - started + least > seconds:
-            need = format_duration(1.5 * (search.clock() - started + least))
+            need = math.ceil(15 * (search.clock() - started + least) / 60) / 10  # with time for a search
             problem = f"is too little time: an exact clip takes {format_duration(reference.seconds)} here"
-            remedy = (
-                f"use at least {need}, or fewer `clips`; what was made is kept, and the same command goes on"
-            )
-            raise InvalidInput("minutes", format_number(round(seconds / 60, 2)), problem, remedy)
+            remedy = f"use `minutes={need}` at least, or fewer `clips`; the clips that were made are kept"
+            raise InvalidInput("minutes", format_number(seconds / 60), problem, remedy)
     search.watch("exact clips", len(pairs), len(pairs))
     another = median(trials.alike(*both) for both in zip(search.search, others, strict=False))
     return another, rounding(trials, first)
