@@ -89,9 +89,9 @@ def theatre(
     scenery = set_scenery(load_sprites(sprites))
     number = exam.SEED if seed is None else seed
     if prompts:
-        asked = exam.sentences(prompts, n, seed=number)
+        quiz = exam.sentences(prompts, n, seed=number)
     else:
-        asked = exam.questions(ask, n, seed=number, things=world.things, places=world.places)  # type: ignore[arg-type]
+        quiz = exam.questions(ask, n, seed=number, things=world.things, places=world.places)  # type: ignore[arg-type]
     subject: dict[str, Any] = {"draw": draw}
     if draw:
         if threads:
@@ -113,12 +113,12 @@ def theatre(
 
     folder = output or Path(f"theatre-{f'drawn-{draw}-' if draw else ''}{ask}")
     if not quiet:
-        note(f"{format_count(len(asked), 'clip')}, kept in {folder}")
+        note(f"{format_count(len(quiz), 'clip')}, kept in {folder}")
     try:
         with bars(quiet=quiet or as_json) as show:
             examination = exam.examine(
                 make,
-                asked,
+                quiz,
                 reader=TheatreReader(scenery),
                 folder=folder,
                 settings={"ask": ask, "few": few, "seed": number, "subject": subject},
@@ -126,10 +126,10 @@ def theatre(
             )
     except KeyboardInterrupt:
         fail(f"stopped; the clips in {folder} are kept, and the same command goes on", 130)
-    title = f"{f'drawn, {draw}' if draw else THEATRE.name}: {format_count(len(asked), 'clip')}, {ask}"
+    title = f"{f'drawn, {draw}' if draw else THEATRE.name}: {format_count(len(quiz), 'clip')}, {ask}"
     written = report.write_report(examination, folder, title=title)
     if as_json:
-        print(json.dumps({"output": str(folder), "clips": len(asked), **examination.to_json()["summary"]}))
+        print(json.dumps({"output": str(folder), "clips": len(quiz), **examination.to_json()["summary"]}))
         return
     print_table(report.HEADS, report.rows(examination))
     if not quiet:

@@ -122,7 +122,7 @@ def questions(
     places: tuple[str, ...] = tuple(PLACES),
 ) -> list[Question]:
     """The first `n` of a kind; fewer are always the beginning of more."""
-    asked = []
+    chosen = []
     for index in range(n):
         rng = random.Random(f"theatre {seed} {kind} {index}")
         scene = sample_scene(
@@ -133,8 +133,8 @@ def questions(
                 rng, allowed=held_out if kind == "held-out" else trained, things=things, places=places
             )
         prompt = caption(scene, rng, full=True)
-        asked.append(Question(index=index, prompt=prompt, seed=rng.randrange(SEEDS), scene=scene))
-    return asked
+        chosen.append(Question(index=index, prompt=prompt, seed=rng.randrange(SEEDS), scene=scene))
+    return chosen
 
 
 def of_kind(scene: Scene, kind: Kind) -> bool:
@@ -165,7 +165,7 @@ def sentences(file: Path, n: int, *, seed: int = SEED) -> list[Question]:
 
 def examine(
     make: Make,
-    asked: Sequence[Question],
+    quiz: Sequence[Question],
     *,
     reader: TheatreReader,
     folder: Path,
@@ -179,14 +179,14 @@ def examine(
     claim(folder, settings)
     made = folder / "made"
     made.mkdir(exist_ok=True)
-    watch(0, len(asked))
+    watch(0, len(quiz))
     answers = []
-    for question in asked:
+    for question in quiz:
         path = made / f"{question.index:04}.mp4"
         if not path.exists():
             make(question, path)
         answers.append(Answer(question=question, path=path, seen=reading(reader, question, path)))
-        watch(len(answers), len(asked))
+        watch(len(answers), len(quiz))
     return Examination(settings=settings, answers=answers, judged=verdicts(folder, answers))
 
 

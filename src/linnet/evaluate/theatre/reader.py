@@ -86,8 +86,8 @@ class TheatreReader:
 
     def read(self, clip: UInt8[np.ndarray, "f H W 3"], scene: Scene) -> Reading:
         """`scene` is what was asked for."""
-        asked = wanted(scene)
-        frames = [number for number in (MOMENTS if len(asked) == 1 else FEWER) if number < len(clip)]
+        targets = wanted(scene)
+        frames = [number for number in (MOMENTS if len(targets) == 1 else FEWER) if number < len(clip)]
         backdrop = self.places.read(clip)
         layers = Layers(
             readable(clip, frames, self.places.device),
@@ -100,46 +100,46 @@ class TheatreReader:
                 layers.frames(), upright(TREE_WANTED), [part * TREE_WANTED.side for part in (0.85, 1.0, 1.17)]
             )
             layers.add(tree)
-        turns = bool({"spins", "rolls"} & set(THINGS[scene.thing].motions))
-        tracks = self.found(layers, asked, turns)
-        seen = tuple(self.looked_at(layers, tracks, number, one) for number, one in enumerate(asked))
+        rotates = bool({"spins", "rolls"} & set(THINGS[scene.thing].motions))
+        tracks = self.found(layers, targets, rotates)
+        seen = tuple(self.looked_at(layers, tracks, number, one) for number, one in enumerate(targets))
         first = tracks[0]
         if scene.count > 1:  # alike as they are, they are told apart by their order
             first = [min(sights, key=lambda sight: sight.x) for sights in zip(*tracks, strict=True)]
         track = Track.of(first, backdrop.camera(frames))
         return Reading(seen, backdrop.scene.backdrop, read_motion(scene, track, frames))
 
-    def found(self, layers: "Layers", asked: Sequence[Wanted], turns: bool) -> list[list[Sighting]]:
+    def found(self, layers: "Layers", targets: Sequence[Wanted], rotates: bool) -> list[list[Sighting]]:
         """The track of each thing. Of several, the one that is seen best comes first; the next are looked for before
         and behind it, and the first once more."""
-        tracks: list[list[Sighting] | None] = [None] * len(asked)
+        tracks: list[list[Sighting] | None] = [None] * len(targets)
         best = 0
         while None in tracks:
             others = [track for track in tracks if track]
             options = {
-                number: self.tracked(layers, others, one, turns and number == 0)
-                for number, one in enumerate(asked)
+                number: self.tracked(layers, others, one, rotates and number == 0)
+                for number, one in enumerate(targets)
                 if tracks[number] is None
-                and one not in [asked[n] for n in range(number) if tracks[n] is None]
+                and one not in [targets[n] for n in range(number) if tracks[n] is None]
             }
             best = max(
                 options, key=lambda number: float(np.median([sight.score for sight in options[number]]))
             )
             tracks[best] = options[best]
         found = [track for track in tracks if track is not None]
-        if len(asked) == 2:  # what came first did not know the other
+        if len(targets) == 2:  # what came first did not know the other
             first = 1 - best
-            found[first] = self.tracked(layers, [found[best]], asked[first], turns and first == 0)
+            found[first] = self.tracked(layers, [found[best]], targets[first], rotates and first == 0)
         return found
 
     def tracked(
-        self, layers: "Layers", others: Sequence[Sequence[Sighting]], one: Wanted, turns: bool
+        self, layers: "Layers", others: Sequence[Sequence[Sighting]], one: Wanted, rotates: bool
     ) -> list[Sighting]:
         """Of what it is before the others, and behind them, the better in each frame."""
         if not others:
-            return self.sprites.track(layers.frames(), one, turns=turns)
+            return self.sprites.track(layers.frames(), one, rotates=rotates)
         ways = [
-            self.sprites.track(layers.with_others(others, behind=behind).frames(), one, turns=turns)
+            self.sprites.track(layers.with_others(others, behind=behind).frames(), one, rotates=rotates)
             for behind in (False, True)
         ]
         return [max(pair, key=lambda sight: sight.score) for pair in zip(*ways, strict=True)]

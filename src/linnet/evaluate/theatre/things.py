@@ -136,12 +136,12 @@ class SpriteReader:
                     best[frame] = Sighting(templates[number], SCALE * side, SCALE * x, SCALE * y, peak)
         return [sight for sight in best if sight is not None]
 
-    def track(self, found: Frames, asked: Wanted, *, turns: bool = False) -> list[Sighting]:
-        """Where a thing is in each frame; where it is not, the score says so. `turns`: also on its side."""
-        sights = self.best(found, upright(asked), asked.sides)
-        if turns:
-            turned = [Template(asked.thing, asked.tint, False, angle) for angle in ANGLES]
-            others = self.best(found, turned, [step * asked.side for step in STEPS[4:7]])
+    def track(self, found: Frames, target: Wanted, *, rotates: bool = False) -> list[Sighting]:
+        """Where a thing is in each frame; where it is not, the score says so. `rotates`: also on its side."""
+        sights = self.best(found, upright(target), target.sides)
+        if rotates:
+            turned = [Template(target.thing, target.tint, False, angle) for angle in ANGLES]
+            others = self.best(found, turned, [step * target.side for step in STEPS[4:7]])
             sights = [max(pair, key=lambda sight: sight.score) for pair in zip(sights, others, strict=True)]
         for number, sight in enumerate(sights):
             if sight.score > SEEN - 0.2:
@@ -177,9 +177,9 @@ class SpriteReader:
         return sorted(((score, template) for template, score in best.items()), key=lambda pair: -pair[0])
 
 
-def upright(asked: Wanted) -> list[Template]:
-    flips = (False, True) if THINGS[asked.thing].faces else (False,)
-    return [Template(asked.thing, asked.tint, flipped) for flipped in flips]
+def upright(target: Wanted) -> list[Template]:
+    flips = (False, True) if THINGS[target.thing].faces else (False,)
+    return [Template(target.thing, target.tint, flipped) for flipped in flips]
 
 
 def tinted(sprite: Float[Tensor, "1 4 S S"], tint: tuple[int, int, int]) -> Float[Tensor, "1 4 S S"]:
