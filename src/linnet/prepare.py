@@ -244,6 +244,8 @@ def prepare_clips(
             check_target(path, size=request.size, overwrite=overwrite)
     if settings.get("compile") is None:
         settings = {**settings, "compile": chosen.compiled}
+    if settings.get("fp8") is None:
+        settings = {**settings, "fp8": chosen.fp8}
     opened = open_for(spec, files, requests, earlier, conditions, settings, here=here)
     pipeline, notes = opened.pipeline, list(opened.notes)
     pipeline.profile = chosen.record

@@ -26,6 +26,7 @@ class ChosenProfile:
 
     settings: RequestSettings
     compiled: bool | None = None  # None: as planned
+    fp8: bool | None = None
     record: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = ()
 
@@ -56,7 +57,10 @@ def choose_profile(
     for each in tuned:
         if each.subject == now:
             return ChosenProfile(
-                settings=explicit(spec, settings, each.settings), compiled=each.compiled, record=each.record
+                settings=explicit(spec, settings, each.settings),
+                compiled=each.compiled,
+                fp8=each.fp8 or None,
+                record=each.record,
             )
     return not_of_this(spec, name, settings, now, tuned[0])
 

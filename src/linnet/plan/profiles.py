@@ -64,13 +64,15 @@ class Subject:
 
 @dataclass(frozen=True, kw_only=True)
 class TunedProfile:
-    """`settings` are fields of a request that differ from the exact profile; `compiled` is how the transformer ran.
-    `faster` is how many times faster than exact it was, `figures` what was measured on the held-out clips."""
+    """`settings` are fields of a request that differ from the exact profile; `compiled` and `fp8` are how the
+    transformer ran, None as planned. `faster` is how many times faster than exact it was, `figures` what was measured
+    on the held-out clips."""
 
     name: str
     subject: Subject
     settings: Mapping[str, Any]
-    compiled: bool = False
+    compiled: bool | None = None
+    fp8: bool = False
     faster: float
     figures: Mapping[str, Any] = field(default_factory=dict)
 

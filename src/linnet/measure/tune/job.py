@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from linnet.catalog import ModelSpec
 from linnet.data.known import check_words
 from linnet.errors import InvalidInput
@@ -19,7 +21,7 @@ from linnet.plan.machine import Machine
 from linnet.plan.profiles import Subject, TunedProfile
 from linnet.profiles import subject_of
 from linnet.request import Request
-from linnet.runtime.compile import check_compiler
+from linnet.runtime.device import check_fp8
 from linnet.runtime.machine import resolve_machine
 from linnet.weights.store import ModelFiles
 
@@ -57,10 +59,17 @@ def prepare(
     search, held_out = pairs_for(spec, clips, texts)
 
     def open_pipeline(candidate: Candidate) -> Pipeline:
-        return Pipeline.open(spec, files, machine, compiled=candidate.compiled, attention=candidate.attention)
+        return Pipeline.open(
+            spec,
+            files,
+            machine,
+            compiled=candidate.compiled,
+            fp8=candidate.fp8 or None,
+            attention=candidate.attention,
+        )
 
     pipeline = open_pipeline(EXACT)
-    pipeline.plan(request)  # TooLarge, before anything is made
+    plan = pipeline.plan(request)  # TooLarge, before anything is made
     if spec.closed_vocabulary:
         for text in texts or ():
             check_words(spec, pipeline.model.tokenizer, text, field="prompts")
@@ -76,7 +85,8 @@ def prepare(
             trials=Trials(folder, request, open_pipeline),
             search=search,
             held_out=held_out,
-            kernels=kernels(machine),
+            kernels=kernels(machine, compiled=plan.execution.compiled),
+            fp8=has_fp8(machine),
             lower_decoder=machine.dtype == "bfloat16",
             consent=consent,
             extra=extra,
@@ -84,15 +94,19 @@ def prepare(
     )
 
 
-def kernels(machine: Machine) -> list[Candidate]:
-    """On a card, the transformer compiled, where a compiler is there."""
-    if not machine.device.startswith("cuda"):
+def kernels(machine: Machine, *, compiled: bool) -> list[Candidate]:
+    """On a card, the transformer's blocks the other way than planned: compiled, where a compiler is there, or not."""
+    if not machine.device.startswith("cuda") or not (compiled or machine.compiler):
         return []
+    return [Candidate(compiled=not compiled)]
+
+
+def has_fp8(machine: Machine) -> bool:
     try:
-        check_compiler(machine.device)
+        check_fp8(torch.device(machine.device))
     except InvalidInput:
-        return []
-    return [Candidate(compiled=True)]
+        return False
+    return True
 
 
 def run(job: Job, *, target: float, seconds: float) -> Outcome:
@@ -120,6 +134,7 @@ def profile_of(job: Job, name: str, confirmed: Confirmed) -> TunedProfile:
         subject=job.subject,
         settings=confirmed.candidate.settings,
         compiled=confirmed.candidate.compiled,
+        fp8=confirmed.candidate.fp8,
         faster=round(confirmed.figures.faster, 2),
         figures={**asdict(confirmed.figures), "bound": confirmed.bound, "floor": job.floor},
     )

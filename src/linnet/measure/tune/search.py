@@ -122,6 +122,7 @@ class Search:
     held_out: Sequence[Pair]
     kernels: Sequence[Candidate] = ()
     lower_decoder: bool = False
+    fp8: bool = False
     consent: bool = False
     extra: Sequence[Candidate] = ()
     deadline: float = float("inf")
@@ -154,6 +155,8 @@ class Search:
         stage("kernels", self.kernels)
         if self.lower_decoder:
             stage("decoder", [candidate.with_settings(decoder_dtype="auto") for candidate in best])
+        if self.fp8:
+            stage("FP8", [replace(candidate, fp8=True) for candidate in best])
         base = best[0]
         guided = [
             base.with_settings(guidance_from=start, guidance_until=stop)

@@ -44,10 +44,12 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """Settings of a request that differ from exact, and how the transformer runs: `attention` "" is the fastest."""
+    """Settings of a request that differ from exact, and how the transformer runs: `compiled` None as planned,
+    `attention` "" the fastest."""
 
     settings: Mapping[str, Any] = field(default_factory=dict)
-    compiled: bool = False
+    compiled: bool | None = None
+    fp8: bool = False
     attention: str = ""
 
     @property
@@ -62,7 +64,8 @@ class Candidate:
 
     def __str__(self) -> str:
         words = [f"{name} {value}" for name, value in self.settings.items()]
-        words += ["compiled"] if self.compiled else []
+        words += [] if self.compiled is None else ["compiled" if self.compiled else "not compiled"]
+        words += ["products in FP8"] if self.fp8 else []
         return ", ".join(words) or "exact"
 
 
@@ -154,7 +157,7 @@ class Trials:
     ) -> None:
         self.folder, self.request, self.open_pipeline, self.made = folder, request, open_pipeline, made
         self._pipeline: Pipeline | None = None
-        self._runs_as: tuple[bool, str] | None = None
+        self._runs_as: tuple[object, ...] | None = None
         self._warm: set[str] = set()
         for name in ("exact", "trials", "pictures"):
             make_folder(folder / name, field="state")
@@ -218,7 +221,7 @@ class Trials:
 
     def pipeline(self, candidate: Candidate) -> Pipeline:
         """The one that runs so; another one's memory is given back first."""
-        runs_as = (candidate.compiled, candidate.attention)
+        runs_as = (candidate.compiled, candidate.fp8, candidate.attention)
         if self._pipeline is None or self._runs_as != runs_as:
             self.close()
             self._warm.clear()

@@ -1,0 +1,107 @@
+"""What the name of a profile stands for: tuned here, from the catalogue, from the literature, or nothing yet."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from linnet.catalog import CATALOG, SEEDLING
+from linnet.errors import InvalidInput
+from linnet.plan import profiles
+from linnet.plan.profiles import TunedProfile
+from linnet.profiles import carried_on, choose_profile, subject_of
+from linnet.request import Request, RequestSettings, make_request
+from linnet.weights.store import ModelFiles, resolve
+
+LINUM = CATALOG["linum-v2-360p"]
+
+
+@pytest.fixture
+def files(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelFiles:
+    monkeypatch.setenv("LINNET_CACHE", str(tmp_path))
+    return resolve(SEEDLING, weights=tiny_model)
+
+
+def tuned(files: ModelFiles) -> TunedProfile:
+    request = make_request(LINUM, prompt="any", seed=0)
+    subject = subject_of(LINUM, files, "cpu", request)
+    return TunedProfile(
+        name="fast", subject=subject, settings={"reuse": "9,11,13"}, compiled=True, faster=2.6
+    )
+
+
+def chosen(files: ModelFiles, **settings: Any) -> Any:
+    given: dict[str, Any] = {"profile": "fast", **settings}
+    return choose_profile(LINUM, cast(RequestSettings, given), files=lambda: files, device="cpu")
+
+
+def request_of(settings: RequestSettings) -> Request:
+    return make_request(LINUM, prompt="a fox", **{**settings, "seed": 1})
+
+
+def test_before_it_is_measured_the_error_says_how(files: ModelFiles) -> None:
+    with pytest.raises(InvalidInput, match="run `linnet tune --model linum-v2-360p`, or add `untuned`"):
+        chosen(files)
+    with pytest.raises(InvalidInput, match="run `linnet tune --model linum-v2-360p`"):
+        make_request(LINUM, prompt="a fox", profile="fast")
+
+
+def test_a_tuned_profile_is_used_for_what_it_was_measured_with(files: ModelFiles) -> None:
+    profiles.keep(tuned(files))
+    found = chosen(files, steps=40)
+    assert found.notes == ()
+    assert found.record == tuned(files).record
+    assert found.compiled is True
+    request = request_of(found.settings)
+    assert (request.reuse, request.steps, request.guidance_until) == ("9,11,13", 40, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"weights": "f" * 64}, "other weights"),
+        ({"card": "GeForce RTX 4060"}, "another card (GeForce RTX 4060, and this is"),
+        ({"frames": 121}, "another length (5 s, and this is 2 s)"),
+        ({"torch": "2.0"}, "another torch (2.0, and this is"),
+    ],
+)
+def test_measured_with_something_else_it_goes_on_exact(
+    files: ModelFiles, changes: dict[str, Any], words: str
+) -> None:
+    profile = tuned(files)
+    profiles.keep(replace(profile, subject=replace(profile.subject, **changes)))
+    found = chosen(files)
+    (note,) = found.notes
+    assert words in note
+    assert "exact is used" in note
+    assert found.record is None
+    assert request_of(found.settings) == make_request(LINUM, prompt="a fox", seed=1)
+
+
+def test_a_spoilt_file_is_no_profile(files: ModelFiles) -> None:
+    for text in ("", "{", "[]", '{"name": "fast"}', '{"name": "fast", "subject": {"model": 1}}'):
+        profiles.keep(tuned(files)).write_text(text)
+        with pytest.raises(InvalidInput, match="was not measured"):
+            chosen(files)
+
+
+def test_the_literature_is_named_in_the_clip(files: ModelFiles) -> None:
+    found = choose_profile(LINUM, {"profile": "fast"}, untuned=True, files=lambda: files)
+    assert found.record is not None
+    assert found.record["untuned"] is True
+    assert "arXiv 2507.02860" in found.record["sources"]["reuse"]
+    assert "arXiv 2507.02860" in found.notes[0]
+    request = request_of(found.settings)
+    assert (request.reuse, request.guidance_until) == ("0.05", 0.5)
+    for settings in ({}, {"profile": "exact"}, {"profile": "draft"}):
+        with pytest.raises(InvalidInput, match="profile=fast"):
+            choose_profile(LINUM, settings, untuned=True, files=lambda: files)  # type: ignore[arg-type]
+
+
+def test_like_carries_the_profile_on_where_its_settings_stay() -> None:
+    earlier = make_request(SEEDLING, prompt="a red star", seed=1, reuse="5,7")
+    record = {"name": "fast"}
+    assert carried_on(record, earlier, replace(earlier, seed=2, prompt="a blue star")) == record
+    assert carried_on(record, earlier, replace(earlier, reuse="none")) is None
+    assert carried_on(None, earlier, earlier) is None
