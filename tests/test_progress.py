@@ -4,6 +4,7 @@ import io
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -122,6 +123,29 @@ def test_a_terminal_shows_where_each_stage_is(monkeypatch: pytest.MonkeyPatch) -
     assert "step 3 of 20" in shown
     assert "about 9 min left" in shown
     assert "load transformer" not in shown  # it is done
+
+
+@pytest.mark.parametrize(
+    ("terminal_here", "quiet", "loaded", "told"),
+    [
+        (True, False, False, True),
+        (True, True, False, False),
+        (True, False, True, False),
+        (False, False, False, False),
+    ],
+)
+def test_a_terminal_says_that_pytorch_is_loading(
+    terminal_here: bool, quiet: bool, loaded: bool, told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    err = io.StringIO()
+    monkeypatch.setattr(err, "isatty", lambda: terminal_here)
+    monkeypatch.setenv("TERM", "xterm")
+    modules = {"torch": object()} if loaded else {}
+    monkeypatch.setattr(terminal, "sys", SimpleNamespace(stderr=err, modules=modules))
+    monkeypatch.setattr("sys.stderr", err)
+    with terminal.starting(quiet=quiet):
+        time.sleep(0.2)
+    assert ("loading PyTorch" in err.getvalue()) == told
 
 
 # --- what the pipeline tells ------------------------------------------------------------------------------------------

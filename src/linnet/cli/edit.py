@@ -25,6 +25,7 @@ from linnet.cli.options import (
     number,
     option,
 )
+from linnet.cli.terminal import starting
 from linnet.prepare_direct import EditSettings, prepare_edit
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -82,7 +83,8 @@ def edit(
         "vram": vram,
         "ram": ram,
     }
-    ready = prepare_edit(
-        file, wanted, cast(EditSettings, settings), output=output, overwrite=overwrite, anyway=anyway
-    )
+    with starting(quiet=quiet or as_json):
+        ready = prepare_edit(
+            file, wanted, cast(EditSettings, settings), output=output, overwrite=overwrite, anyway=anyway
+        )
     run(ready, quiet=quiet, as_json=as_json)

@@ -24,6 +24,7 @@ from linnet.cli.options import (
     number,
     option,
 )
+from linnet.cli.terminal import starting
 from linnet.prepare_direct import ExtendSettings, prepare_extend
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -93,7 +94,8 @@ def extend(
         "vram": vram,
         "ram": ram,
     }
-    ready = prepare_extend(
-        file, cast(ExtendSettings, settings), output=output, overwrite=overwrite, anyway=anyway
-    )
+    with starting(quiet=quiet or as_json):
+        ready = prepare_extend(
+            file, cast(ExtendSettings, settings), output=output, overwrite=overwrite, anyway=anyway
+        )
     run(ready, quiet=quiet, as_json=as_json)

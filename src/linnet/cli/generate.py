@@ -30,7 +30,7 @@ from linnet.cli.options import (
     whole,
 )
 from linnet.cli.plan import show_plan
-from linnet.cli.terminal import bars, note
+from linnet.cli.terminal import bars, note, starting
 from linnet.cli.watching import previewing, tell_made, telling
 from linnet.clip import Clip
 from linnet.errors import InvalidInput
@@ -204,15 +204,16 @@ def generate(
         "untuned": untuned,
         "gpus": gpus,
     }
-    ready = prepare_clips(
-        prompt,
-        cast(Settings, settings),
-        seeds=parse_seeds(seed) if seed else (),
-        output=output,
-        overwrite=overwrite,
-        anyway=anyway,
-        here=not (device and dry_run),
-    )
+    with starting(quiet=quiet or as_json):
+        ready = prepare_clips(
+            prompt,
+            cast(Settings, settings),
+            seeds=parse_seeds(seed) if seed else (),
+            output=output,
+            overwrite=overwrite,
+            anyway=anyway,
+            here=not (device and dry_run),
+        )
     plans, first = ready.plans, ready.plans[0].request
     for path in ready.outputs if preview else ():
         check_name(preview_name(path), field="preview")

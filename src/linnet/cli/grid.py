@@ -26,7 +26,7 @@ from linnet.cli.options import (
     option,
     parse_seeds,
 )
-from linnet.cli.terminal import bars, note
+from linnet.cli.terminal import bars, note, starting
 from linnet.cli.watching import tell_made, telling
 from linnet.prepare_direct import GridSettings, prepare_grid
 from linnet.wording import format_count
@@ -93,15 +93,16 @@ def grid(
         "ram": ram,
     }
 
-    from linnet.direct.grid import MOST  # it takes seconds to import
+    with starting(quiet=quiet or as_json):
+        from linnet.direct.grid import MOST
 
-    ready = prepare_grid(
-        prompt,
-        cast(GridSettings, settings),
-        seeds=parse_seeds(seeds or ["1-9"], most=MOST),
-        folder=output,
-        anyway=anyway,
-    )
+        ready = prepare_grid(
+            prompt,
+            cast(GridSettings, settings),
+            seeds=parse_seeds(seeds or ["1-9"], most=MOST),
+            folder=output,
+            anyway=anyway,
+        )
     requests, folder = ready.requests, ready.folder
     for line in () if quiet else ready.notes:
         note(line)

@@ -26,6 +26,7 @@ from linnet.cli.options import (
     number,
     option,
 )
+from linnet.cli.terminal import starting
 from linnet.prepare_direct import RefineSettings, prepare_refine
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -86,7 +87,8 @@ def refine(
         "vram": vram,
         "ram": ram,
     }
-    ready = prepare_refine(
-        file, cast(RefineSettings, settings), output=output, overwrite=overwrite, anyway=anyway
-    )
+    with starting(quiet=quiet or as_json):
+        ready = prepare_refine(
+            file, cast(RefineSettings, settings), output=output, overwrite=overwrite, anyway=anyway
+        )
     run(ready, quiet=quiet, as_json=as_json)

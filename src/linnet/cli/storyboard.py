@@ -10,7 +10,7 @@ import typer
 from linnet.catalog import CATALOG
 from linnet.cli import Group, fail
 from linnet.cli.options import Anyway, AsJson, Device, Quiet, Ram, Threads, Vram, Weights, one_of, option
-from linnet.cli.terminal import bars, note, print_table
+from linnet.cli.terminal import bars, note, print_table, starting
 from linnet.cli.watching import tell_made, telling
 from linnet.geometry import format_seconds, seconds_of
 from linnet.prepare_direct import prepare_film
@@ -58,11 +58,19 @@ def render(
     Every shot is kept in the folder FILE.shots. Only what is not there is made: a render that was stopped or killed
     goes on, and a changed shot is made again, with those that continue it.
     """
-    ready = prepare_film(
-        file,
-        {"model": model, "weights": weights, "device": device, "threads": threads, "vram": vram, "ram": ram},
-        anyway=anyway,
-    )
+    with starting(quiet=quiet or as_json):
+        ready = prepare_film(
+            file,
+            {
+                "model": model,
+                "weights": weights,
+                "device": device,
+                "threads": threads,
+                "vram": vram,
+                "ram": ram,
+            },
+            anyway=anyway,
+        )
     board = ready.board
     for line in () if quiet else ready.notes:
         note(line)

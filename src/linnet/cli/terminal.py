@@ -74,6 +74,18 @@ class Stages:
 
 
 @contextmanager
+def starting(*, quiet: bool) -> Iterator[None]:
+    """While inside, a terminal shows that PyTorch is being loaded, which takes seconds when it comes first."""
+    if quiet or "torch" in sys.modules or not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status("loading PyTorch"):
+        yield
+
+
+@contextmanager
 def bars(*, quiet: bool) -> Iterator[Show]:
     """While inside, what is going on is told on stderr: as bars on a terminal, elsewhere as a line every half minute,
     not at all when `quiet`.
