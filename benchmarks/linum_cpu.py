@@ -33,8 +33,9 @@ PROMPT = "a linnet lands on a stalk of flax"
 SPEC = replace(CATALOG["linum-v2-360p"], min_frames=1)  # a few frames say as much about memory as 49
 
 
-def write_weights(folder: Path) -> None:
-    """Random weights in the published layout, bfloat16; what exists is left alone."""
+def write_weights(folder: Path, *, text: bool = True) -> None:
+    """Random weights in the published layout, bfloat16; what exists is left alone. Without `text` the text encoder's
+    file has its header and its size, and nothing in it: it takes no room on the disk, and must not be read."""
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(2**24, generator=generator).to(torch.bfloat16)
 
@@ -69,12 +70,15 @@ def write_weights(folder: Path) -> None:
         path.write_text(json.dumps({"metadata": {}, "weight_map": index}))
 
     with torch.device("meta"):
-        transformer, vae, text = Transformer(linum_v2()), VAE(VAEConfig()), T5Encoder(t5_xxl())
+        transformer, vae, encoder = Transformer(linum_v2()), VAE(VAEConfig()), T5Encoder(t5_xxl())
     save(folder / SPEC.transformer_file, transformer, "model.")
     save(folder / SPEC.autoencoder_file, vae)
-    encoder = folder / SPEC.text_encoder_dir
-    save(encoder / "model.safetensors.index.json", text, shard=SHARD)
-    (encoder / "config.json").write_text(
+    place = folder / SPEC.text_encoder_dir
+    if text:
+        save(place / "model.safetensors.index.json", encoder, shard=SHARD)
+    elif not (place / "model.safetensors.index.json").exists():
+        write_hollow(place / "model.safetensors", encoder)
+    (place / "config.json").write_text(
         json.dumps(
             {
                 "vocab_size": 32128,
@@ -88,6 +92,18 @@ def write_weights(folder: Path) -> None:
         )
     )
     write_tokenizer(folder / SPEC.tokenizer_dir)
+
+
+def write_hollow(path: Path, module: nn.Module) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header, end = {}, 0
+    for name, value in module.state_dict().items():
+        start, end = end, end + 2 * value.numel()
+        header[name] = {"dtype": "BF16", "shape": list(value.shape), "data_offsets": [start, end]}
+    said = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(len(said).to_bytes(8, "little") + said)
+        file.truncate(8 + len(said) + end)
 
 
 def write_tokenizer(folder: Path) -> None:

@@ -25,6 +25,7 @@ from linnet.models.transformer import Block, TextContext, Transformer, linum_v2
 from linnet.models.vae import VAE, Past, VAEConfig
 from linnet.plan.execution import PREVIEW_TILING
 from linnet.plan.explanations import Row
+from linnet.plan.passes import in_one_batch
 from linnet.plan.plan import Plan
 from linnet.runtime import offload, stream, transfer
 from linnet.runtime.tiles import decode_tiled
@@ -102,7 +103,11 @@ def denoise(plan: Plan) -> Card:
             return model(latents, timestep, some, blocks=few, token_chunk=plan.execution.token_chunk)
 
         guided = GuidedVelocity(
-            model=run, prompt=prompt, negative=negative, guidance=Guidance(rescale=request.apg_rescale)
+            model=run,
+            prompt=prompt,
+            negative=negative,
+            guidance=Guidance(rescale=request.apg_rescale),
+            batched=in_one_batch(plan.spec, plan.execution),
         )
         latents = torch.empty((plan.clips, model.config.channels, *grid), device=card.device)
         for _ in range(2):  # from the second on there is a running difference

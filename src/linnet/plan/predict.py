@@ -68,7 +68,8 @@ def memory_of(
     text = text_weights(shape, dtype, execution)
     kept = text if text_resident else 0
     encoder = text if text_resident else shape.text_block.bytes(execution.text_format or dtype)
-    batch = workload.clips * (2 if in_one_batch(spec, execution) else 1)
+    together = 2 if in_one_batch(spec, execution) else 1
+    batch = workload.clips * together
     stay, waiting = transformer_weights(shape, dtype, execution)
     waiting = waiting if execution.blocks_from == "memory" else 0
     forward = denoise_working(
@@ -78,7 +79,7 @@ def memory_of(
         tokens=latents_at_once(seen) * token_count(1, request.size) * batch,
         grid=latent_grid(seen.frames, request.size),
         clips=workload.clips,
-        text_rows=2 * (spec.max_prompt_tokens + 1),
+        text_rows=2 * together * (spec.max_prompt_tokens + 1),  # both texts, and once more as one batch
         fused=not workload.on_cpu,
     )
     decoder, parked = decode_working(spec.autoencoder, execution, grid)
