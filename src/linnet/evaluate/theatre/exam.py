@@ -14,8 +14,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import torch
-import torch.nn.functional as F
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
 
 from linnet import media
 from linnet.data.theatre import FPS, HEIGHT, WIDTH
@@ -28,6 +29,7 @@ from linnet.data.theatre.things import THINGS
 from linnet.errors import InvalidInput
 from linnet.evaluate.adherence import Share, claim
 from linnet.evaluate.theatre.reader import Reading, Seen, TheatreReader
+from linnet.evaluate.theatre.things import SPOILT, spoil
 from linnet.filesystem import write_text
 from linnet.records import read_text
 from linnet.request import SEEDS
@@ -199,8 +201,6 @@ def reading(reader: TheatreReader, question: Question, path: Path) -> Reading | 
         record = json.loads(note.read_text())
         things = tuple(Seen(**one | {"right_at": tuple(one["right_at"])}) for one in record.pop("things"))
         return Reading(things=things, **record)
-    import numpy as np
-
     seen = reader.read(np.stack(list(media.read_frames(path))), question.scene)
     write_text(note, json.dumps(asdict(seen)))
     return seen
@@ -257,17 +257,7 @@ def other_thing(question: Question) -> str:
     return random.Random(question.index).choice(others)
 
 
-def corrupted(sprites: torch.Tensor, how: Drawn, index: int) -> torch.Tensor:
-    """Every sprite smeared, or without one of its halves."""
-    side = sprites.shape[-1]
-    if how == "smeared":
-        reach = side // (2 * SMEARED)
-        flat = sprites.flatten(0, 1)
-        return F.avg_pool2d(F.pad(flat, [reach] * 4), 2 * reach + 1, 1).view_as(sprites)
-    halved = sprites.clone()
-    first = slice(0, side // 2) if index % 2 else slice(side // 2, side)
-    if index % 4 < 2:
-        halved[..., first] = 0
-    else:
-        halved[..., first, :] = 0
-    return halved
+def corrupted(sprites: Float[Tensor, "N L 4 S S"], how: Drawn, index: int) -> Float[Tensor, "N L 4 S S"]:
+    """Every sprite smeared, or a half of it alone."""
+    kind = "smeared" if how == "smeared" else SPOILT[1 + index % 4]
+    return spoil(sprites.flatten(0, 1), kind, SMEARED).view_as(sprites)

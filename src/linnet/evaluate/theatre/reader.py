@@ -22,12 +22,14 @@ from linnet.evaluate.theatre.correlation import Frames
 from linnet.evaluate.theatre.motions import Track, read_motion
 from linnet.evaluate.theatre.places import SCALE, PlaceReader, readable
 from linnet.evaluate.theatre.things import (
+    HALVED,
     LIKER,
     SEEN,
     SURE,
     TREE_WANTED,
     Sighting,
     SpriteReader,
+    Template,
     Wanted,
     upright,
     wanted,
@@ -167,16 +169,25 @@ class TheatreReader:
             tables = [self.sprites.likeness(way.frame(best), own[best]) for way in ways]
             table = max(tables, key=lambda pairs: pairs[0][0])
             mine = own[best].score
-            other = next(
-                (pair for pair in table if (pair[1].thing, pair[1].tint) != (one.thing, one.tint)),
-                (-1.0, None),
-            )
-            right = other[0] <= mine + LIKER * (other[1] is not None and other[1].thing == one.thing)
-            right_at.append(right and mine >= SURE - 0.1)
-            if not right and other[1] is not None:
-                like = f"{other[1].tint} {other[1].thing}".strip()
+            liker = [
+                other for more, other in table if not same(other, one) and more > mine + allowed(other, one)
+            ]
+            right_at.append(not liker and mine >= SURE - 0.1)
+            if liker:
+                like = " ".join(filter(None, (liker[0].spoilt, liker[0].tint, liker[0].thing)))
         before, middle, after = right_at
         return Seen(one.thing, round(score, 3), like or one.thing, (before, middle, after))
+
+
+def same(template: Template, one: Wanted) -> bool:
+    return (template.thing, template.tint, template.spoilt) == (one.thing, one.tint, "")
+
+
+def allowed(other: Template, one: Wanted) -> float:
+    """By how much something else may explain more."""
+    if other.thing != one.thing or other.spoilt == "smeared":
+        return 0.0
+    return HALVED if other.spoilt else LIKER
 
 
 @dataclass

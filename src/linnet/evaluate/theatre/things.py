@@ -7,6 +7,7 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -34,10 +35,15 @@ SAME_SIZE = STEPS[2:8]  # of what neither grows nor shrinks, in a camera that zo
 FINER = (0.92, 1.09)  # between two steps
 SEEN = 0.50  # a score from which on there is a sprite
 SURE = 0.80  # a score from which on it is the sprite asked for, and not a smeared one
-LIKER = 0.02  # by how much another thing may be more like what is there
+LIKER = 0.02  # by how much the same thing in another tint may be more like what is there
+HALVED = 0.05  # the same for a half of it: something may hide the other
 ABOUT = (0.85, 1.0, 1.17)  # of its side: sizes in which another thing may be there
 REACH, STRIDE = 4, 2  # read pixels to each side that another thing may be away
+Spoilt = Literal["", "smeared", "left half", "right half", "upper half", "lower half"]
+SPOILT: tuple[Spoilt, ...] = get_args(Spoilt)[1:]
+SMEARED = 6  # of a sprite's side: how far the colours of a smeared one are spread
 ANGLES = tuple(math.pi / 4 * n for n in range(1, 8))
+FINER_ANGLES = tuple(math.pi / 24 * n for n in (-2, -1, 1, 2))
 SMALLEST = 6  # read pixels
 
 
@@ -47,6 +53,7 @@ class Template:
     tint: str = ""
     flipped: bool = False
     angle: float = 0.0
+    spoilt: Spoilt = ""
 
 
 @dataclass(frozen=True)
@@ -108,6 +115,8 @@ class SpriteReader:
         sprite = self.sprites[INDEX[template.thing]][None]
         if template.tint:
             sprite = tinted(sprite, TINTS[template.tint])
+        if template.spoilt:
+            sprite = spoil(sprite, template.spoilt)
         sprite = sprite.flip(-1) if template.flipped else sprite
         if template.angle:
             cos, sin = math.cos(template.angle), math.sin(template.angle)
@@ -145,20 +154,24 @@ class SpriteReader:
             sights = [max(pair, key=lambda sight: sight.score) for pair in zip(sights, others, strict=True)]
         for number, sight in enumerate(sights):
             if sight.score > SEEN - 0.2:
-                (finer,) = self.best(
-                    found.frame(number),
-                    [sight.template],
-                    [part * sight.side for part in FINER],
-                )
-                sights[number] = max(sight, finer, key=lambda one: one.score)
+                alone = found.frame(number)
+                (finer,) = self.best(alone, [sight.template], [part * sight.side for part in FINER])
+                sight = max(sight, finer, key=lambda one: one.score)
+                if rotates:
+                    turned = [
+                        replace(sight.template, angle=sight.template.angle + angle) for angle in FINER_ANGLES
+                    ]
+                    sight = max(sight, *self.best(alone, turned, [sight.side]), key=lambda one: one.score)
+                sights[number] = sight
         return sights
 
     def likeness(self, found: Frames, sight: Sighting) -> list[tuple[float, Template]]:
-        """How well each thing explains what is about a sighting in a single frame, best first: each under its own tints
-        and from both sides."""
+        """How well each thing explains what is about a sighting in a single frame, best first: each from both sides,
+        the same one in every tint, and smeared, and each of its halves alone."""
         thing = THINGS[sight.template.thing]
         tints = ("", *TINTS) if thing.tinted else ("",)
         same = [replace(sight.template, tint=tint) for tint in tints]
+        same += [replace(sight.template, spoilt=how) for how in SPOILT]
         others = [
             Template(name, "", flipped)
             for name in self.names
@@ -180,6 +193,19 @@ class SpriteReader:
 def upright(target: Wanted) -> list[Template]:
     flips = (False, True) if THINGS[target.thing].faces else (False,)
     return [Template(target.thing, target.tint, flipped) for flipped in flips]
+
+
+def spoil(sprites: Float[Tensor, "N 4 S S"], how: Spoilt, smeared: int = SMEARED) -> Float[Tensor, "N 4 S S"]:
+    """Smeared over a share of their side, or a half of them alone."""
+    side = sprites.shape[-1]
+    if how == "smeared":
+        reach = side // (2 * smeared)
+        return F.avg_pool2d(F.pad(sprites, [reach] * 4), 2 * reach + 1, 1)
+    halved, half = torch.zeros_like(sprites), side // 2
+    kept = slice(0, half) if how in ("left half", "upper half") else slice(half, side)
+    part = (..., kept) if how in ("left half", "right half") else (..., kept, slice(None))
+    halved[part] = sprites[part]
+    return halved
 
 
 def tinted(sprite: Float[Tensor, "1 4 S S"], tint: tuple[int, int, int]) -> Float[Tensor, "1 4 S S"]:
