@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import pytest
 
+import linnet
 from linnet.catalog import CATALOG, SEEDLING
 from linnet.errors import InvalidInput
 from linnet.plan import profiles
@@ -97,6 +98,12 @@ def test_the_literature_is_named_in_the_clip(files: ModelFiles) -> None:
     for settings in ({}, {"profile": "exact"}, {"profile": "draft"}):
         with pytest.raises(InvalidInput, match="profile=fast"):
             choose_profile(LINUM, settings, untuned=True, files=lambda: files)  # type: ignore[arg-type]
+
+
+def test_untuned_is_true_or_false() -> None:
+    wrong: dict[str, Any] = {"untuned": "no"}
+    with pytest.raises(InvalidInput, match='untuned "no": is neither true nor false'):
+        linnet.generate("a red star", "a.mp4", model="seedling", device="cpu", profile="fast", **wrong)
 
 
 def test_like_carries_the_profile_on_where_its_settings_stay() -> None:

@@ -218,10 +218,13 @@ def prepare_clips(
     conditions: dict[str, Any] = {name: settings.get(name) for name in ConditionSettings.__annotations__}
     conditions |= {name: path_of(settings, name) for name in ("image", "last_image", "video")}
     of_request = {name: settings[name] for name in RequestSettings.__annotations__ if name in settings}
+    untuned = settings.get("untuned", False)
+    if not isinstance(untuned, bool):
+        raise InvalidInput("untuned", untuned, "is neither true nor false", "use one of the two")
     chosen = choose_profile(
         spec,
         cast(RequestSettings, of_request),
-        untuned=bool(settings.get("untuned")),
+        untuned=untuned,
         files=lambda: resolve(spec, weights=weights, **single_files),
         device=settings.get("device"),
         like=earlier.request if earlier else None,
