@@ -80,7 +80,7 @@ def test_a_corrupted_thing_does_not_pass(
     if how == "other":
         clip = drawn(scenery, replace(asked, thing="cat"))
     else:
-        clip = drawn(replace(scenery, sprites=exam.corrupted(scenery.sprites, how, 0)), asked)
+        clip = drawn(replace(scenery, sprites=exam.corrupted(scenery.sprites, "fox", how, 0)), asked)
     assert not reader.read(clip, asked).verdicts(asked)["thing"]
 
 

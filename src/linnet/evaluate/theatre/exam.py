@@ -24,7 +24,7 @@ from linnet.data.theatre.captions import caption
 from linnet.data.theatre.places import PLACES
 from linnet.data.theatre.render import Scenery, pictures, render
 from linnet.data.theatre.scene import Scene, held_out, sample_scene, trained
-from linnet.data.theatre.stage import set_stage
+from linnet.data.theatre.stage import INDEX, set_stage
 from linnet.data.theatre.things import THINGS
 from linnet.errors import InvalidInput
 from linnet.evaluate.adherence import Share, claim
@@ -234,7 +234,7 @@ def drawing(scenery: Scenery, how: Drawn) -> Make:
         if how == "other":
             scene = replace(scene, thing=other_thing(question), tint="")
         elif how != "clean":
-            drawn = replace(scenery, sprites=corrupted(scenery.sprites, how, question.index))
+            drawn = replace(scenery, sprites=corrupted(scenery.sprites, scene.thing, how, question.index))
         clip = pictures(render(drawn, set_stage([scene], [0], FRAMES).to(scenery.sprites.device)))[0]
         note = {"drawn": asdict(scene), "how": how}
         with media.open_writer(
@@ -257,7 +257,11 @@ def other_thing(question: Question) -> str:
     return random.Random(question.index).choice(others)
 
 
-def corrupted(sprites: Float[Tensor, "N L 4 S S"], how: Drawn, index: int) -> Float[Tensor, "N L 4 S S"]:
-    """Every sprite smeared, or a half of it alone."""
+def corrupted(
+    sprites: Float[Tensor, "N L 4 S S"], name: str, how: Drawn, index: int
+) -> Float[Tensor, "N L 4 S S"]:
+    """A thing's sprite smeared, or a half of it alone."""
     kind = "smeared" if how == "smeared" else SPOILT[1 + index % 4]
-    return spoil(sprites.flatten(0, 1), kind, SMEARED).view_as(sprites)
+    copy = sprites.clone()
+    copy[INDEX[name]] = spoil(sprites[INDEX[name]], kind, SMEARED)
+    return copy
