@@ -212,8 +212,8 @@ def card() -> str:
     )
     said = words if found is None else f"{found['device']}, torch {found['torch']}, {found['revision']}."
     published = """The weights are random, of the true size. The published figures are those of the model's authors,
-        with their own script on one H100. A row that is measured was measured then; the state says which rows nobody
-        has measured. Planned memory includes what the driver takes."""
+        with their own script on one H100. The state of a row says whether it was measured. Planned memory includes
+        what the driver takes."""
     if found and found["revision"] == "4b17bb5aab":
         published += """ The rows with a limit ran before two changes: the driver is now allowed 0.8 GB instead of 0.6,
             and memory is taken in segments that can grow, because fragmentation took up to a fifth of it."""
