@@ -30,11 +30,12 @@ from linnet.plan.predict import predict
 from linnet.plan.workload import SizedModel
 from linnet.progress import Progress, Watch, ignore
 from linnet.request import Request
+from linnet.runtime import transfer
 from linnet.runtime.compile import compile_blocks
 from linnet.runtime.device import check_format
 from linnet.runtime.machine import with_free_memory
 from linnet.runtime.recover import free_memory, is_gone, out_of_memory
-from linnet.runtime.stream import BlockStream, stream_into, transformer_of
+from linnet.runtime.stream import BlockStream, locked, stream_into, transformer_of
 from linnet.runtime.text import TextStates
 from linnet.weights.config import config_as
 from linnet.weights.files import Header
@@ -92,6 +93,7 @@ class LoadedModel:
         self.blocks: BlockStream | None = None  # brings those of the transformer's blocks that are elsewhere
         self._transformer: Transformer | None = None
         self._autoencoder: VAE | TAE | None = None
+        self._autoencoder_copy: dict[str, Tensor] | None = None  # in main memory, where it waits there
         self._space: LatentSpace | None = None
         self._hash = ""
 
@@ -202,6 +204,14 @@ class LoadedModel:
 
     @property
     def autoencoder(self) -> VAE | TAE:
+        if self._autoencoder is None and self._autoencoder_copy is not None:
+            with torch.device("meta"):
+                model = self._new_autoencoder()
+            state = {
+                name: transfer.move(tensor, self.device) for name, tensor in self._autoencoder_copy.items()
+            }
+            model.load_state_dict(state, assign=True)
+            self._autoencoder = model.requires_grad_(False).eval()
         if self._autoencoder is None:
             self._reading("autoencoder", 0, 1)
             dtype = getattr(torch, self.execution.autoencoder_dtype)
@@ -209,6 +219,16 @@ class LoadedModel:
             self._autoencoder = model.eval()
             self._reading("autoencoder", 1, 1)
         return self._autoencoder
+
+    def offload_autoencoder(self) -> None:
+        """Where the plan has no room for it beside a step of the transformer, until it is used again."""
+        waits = self.following.autoencoder_waits if self.following else "device"
+        if self._autoencoder is None or waits == "device":
+            return
+        if waits == "memory" and self._autoencoder_copy is None:
+            state = self._autoencoder.state_dict()
+            self._autoencoder_copy = {name: locked(tensor, self.device) for name, tensor in state.items()}
+        self._autoencoder = None
 
     @property
     def latent_space(self) -> LatentSpace:
@@ -257,8 +277,15 @@ class LoadedModel:
         machine = replace(self.machine, budget=budget)
         workload = machine.workload(self.sized, request, clips=clips, encoded_frames=encoded_frames)
         costs = machine.costs(workload)
+        waits = self.following.autoencoder_waits if self.following else "device"
         plans = [
-            predict(workload, execution, text_resident=self.text.keep_resident, costs=costs)
+            predict(
+                workload,
+                execution,
+                text_resident=self.text.keep_resident,
+                autoencoder_waits=waits,
+                costs=costs,
+            )
             for execution in as_loaded(workload, self.execution, self._fixed)
         ]
         return next((plan for plan in plans if plan.fits()), plans[-1])
@@ -324,7 +351,7 @@ class LoadedModel:
 
     def unload(self) -> None:
         """Drop all that can be read again, and give its memory back."""
-        self._transformer = self.blocks = self._autoencoder = None
+        self._transformer = self.blocks = self._autoencoder = self._autoencoder_copy = None
         self.compiled_shapes.clear()
         self.text.free()
         free_memory(self.device)

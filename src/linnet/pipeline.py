@@ -302,8 +302,7 @@ class Pipeline:
         the steps do not tell; `sampler` goes the way from noise to clip.
         """
         seeds = [request.seed] if seeds is None else seeds
-        if self.model.machine.budget.limited:
-            self.model.free_autoencoder()  # whatever used it so far: the plan counts it while decoding alone
+        self.model.offload_autoencoder()  # whatever used it so far
         sigmas = flow.levels_of(request)
         solver = self.model.retrying("denoise", SOLVERS[request.solver], watch)
         whole, shown = denoised(self.spec, request), latents_in(request.frames)
@@ -376,7 +375,7 @@ class Pipeline:
             z = self.model.latent_space.leave(latents)
         autoencoder, files = self.model.autoencoder, self.model.files
         stream = (
-            decode_tiled(autoencoder, z, tiling)
+            decode_tiled(autoencoder, z, tiling, pasts=self.model.execution.pasts)
             if tiling and isinstance(autoencoder, VAE)
             else autoencoder.decode_stream(z)
         )
@@ -536,8 +535,7 @@ class Pipeline:
         # Clips that decide for themselves which steps to leave out go one by one: none decides for its neighbours.
         groups = [[seed] for seed in seeds] if request.step_cache.adaptive else [list(seeds)]
         total, found, skipped, model = request.steps * len(groups), [], [], self.model
-        if model.machine.budget.limited:
-            model.free_autoencoder()  # as in `sample`
+        model.offload_autoencoder()
         model.retry_on_oom(
             "denoise", lambda: model.transformer, watch
         )  # before denoising is said to have begun
@@ -668,12 +666,10 @@ class Pipeline:
     def preview(self, step: Step) -> Image:
         """The first frame of what the model expects at this step."""
         first = step.denoised[:1, :, :1]
-        if not self.model.machine.budget.limited:
-            return next(self._frames(first, self.model.execution.tiling))[0]
         try:
             return next(self._frames(first, PREVIEW_TILING))[0]
         finally:
-            self.model.free_autoencoder()  # for which the plan has no room beside a step
+            self.model.offload_autoencoder()
 
 
 def kept_by(sampler: Sampler) -> KeptFrames:

@@ -110,7 +110,8 @@ def test_more_clips_than_the_first_keep_the_budget(
     request, many = replace(REQUEST, dtype="float32"), 2000
     machine = resolve_machine("cpu", dtype="float32", ram=GB)
     workload = machine.workload(SizedModel.of(SEEDLING, files), request, clips=many)
-    need = predict(workload, ExecutionConfig(), text_resident=True).peak_system_bytes
+    least = predict(workload, ExecutionConfig(), text_resident=True, autoencoder_waits="file")
+    need = least.peak_system_bytes
     for budget, enough in ((need, True), (need - 1, False)):
         pipeline = Pipeline.open(
             SEEDLING, files, replace(machine, budget=Budget(system=budget, limited=frozenset({"ram"})))

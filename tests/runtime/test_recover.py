@@ -155,7 +155,7 @@ def test_under_a_budget_what_a_plan_does_not_count_is_not_there(
     beside: list[bool] = []
 
     def follow(plan: Plan) -> None:
-        original(replace(plan, transformer_stays=False))
+        original(replace(plan, transformer_stays=False, autoencoder_waits="file"))
 
     def watch(progress: Progress) -> None:
         if progress.stage == "decode":

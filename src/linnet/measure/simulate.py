@@ -4,6 +4,7 @@ What runs is the code that would run on the card; only the weights come from now
 in a thread is fetched in turn. Of the transformer's blocks, which are alike, a few run and stand for all.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
@@ -21,7 +22,7 @@ from linnet.geometry import latent_grid
 from linnet.measure.allocator import EMPTY_CACHE, MIB, Event
 from linnet.measure.fake import Card
 from linnet.models.text import T5Encoder, t5_xxl
-from linnet.models.transformer import Block, TextContext, Transformer, linum_v2
+from linnet.models.transformer import PATCH, Block, TextContext, Transformer, linum_v2
 from linnet.models.vae import VAE, Past, VAEConfig
 from linnet.plan.execution import PREVIEW_TILING
 from linnet.plan.explanations import Row
@@ -77,6 +78,8 @@ def left(events: Sequence[Event]) -> list[Event]:
 def text(plan: Plan) -> Card:
     card, dtype = Card(), dtype_of(plan)
     encoder = meta(lambda: T5Encoder(t5_xxl()))
+    kept = transformer(card, plan) if plan.transformer_stays else None  # from the clip before
+    waiting_autoencoder(card, plan)
     with card.recording():
         ids = torch.empty((1, plan.spec.max_prompt_tokens), dtype=torch.int64, device=card.device)
         if plan.text_resident:
@@ -85,6 +88,7 @@ def text(plan: Plan) -> Card:
         else:
             with streaming(card):
                 offload.encode_streamed(encoder, [], [ids], device=card.device, dtype=dtype)
+    del kept
     return card
 
 
@@ -93,6 +97,7 @@ def denoise(plan: Plan) -> Card:
     grid = latent_grid(request.frames, request.size)
     beside(card, plan)
     model, blocks = transformer(card, plan)
+    decoder = waiting_autoencoder(card, plan)
     with card.recording():
         rows = torch.empty((plan.spec.max_prompt_tokens, model.config.text_dim), device=card.device)
         prompt, negative = (model.encode_text([rows], blocks=blocks) for _ in range(2))
@@ -100,7 +105,11 @@ def denoise(plan: Plan) -> Card:
         def run(latents: Tensor, timestep: Tensor, text: TextContext) -> Tensor:
             few = Few(card, blocks or model.blocks, model.config.num_layers)
             some = replace(text, keys=text.keys[:RUN], values=text.values[:RUN])
-            return model(latents, timestep, some, blocks=few, token_chunk=plan.execution.token_chunk)
+            # Which a compiled block keeps twice.
+            compiled = residual_stream(plan, latents) if plan.execution.compiled else None
+            velocity = model(latents, timestep, some, blocks=few, token_chunk=plan.execution.token_chunk)
+            del compiled
+            return velocity
 
         guided = GuidedVelocity(
             model=run,
@@ -116,9 +125,15 @@ def denoise(plan: Plan) -> Card:
             denoised = latents - velocity
             latents = latents + velocity
             del velocity
-            if plan.budget.limited:
-                preview(card, plan, denoised)
+            preview(card, plan, decoder, denoised)
     return card
+
+
+def residual_stream(plan: Plan, latents: Tensor) -> Tensor:
+    """As large as that of the tokens that go through a block at once."""
+    tokens = math.prod(latents.shape[2:]) // PATCH**2
+    most = min(tokens, plan.execution.token_chunk or tokens)
+    return torch.empty((len(latents), most, linum_v2().dim), device=latents.device)
 
 
 class Few:
@@ -136,10 +151,23 @@ class Few:
         self.card.ledger.repeat(before, start, self.count - RUN)
 
 
-def preview(card: Card, plan: Plan, denoised: Tensor) -> None:
-    """The first frame of what the model expects, by an autoencoder that is there for it alone."""
-    model = card.fill(meta(lambda: VAE(VAEConfig())), getattr(torch, plan.execution.autoencoder_dtype))
-    with patch.object(transfer, "reserve", reserve):
+def waiting_autoencoder(card: Card, plan: Plan) -> VAE | None:
+    """The autoencoder where it waits while the transformer works; None if that is not on the card."""
+    if plan.autoencoder_waits == "file":
+        return None
+    on_card = plan.autoencoder_waits == "device"
+    model = meta(lambda: VAE(VAEConfig()))
+    kept = card.hold(
+        model, getattr(torch, plan.execution.autoencoder_dtype), card.device if on_card else "cpu"
+    )
+    return kept if on_card else None
+
+
+def preview(card: Card, plan: Plan, model: VAE | None, denoised: Tensor) -> None:
+    """The first frame of what the model expects, by an autoencoder that comes for it alone if it is not there."""
+    kind = getattr(torch, plan.execution.autoencoder_dtype)
+    model = model or card.fill(meta(lambda: VAE(VAEConfig())), kind)
+    with copies():
         for _ in decode_tiled(model, denoised[:1, :, :1], PREVIEW_TILING):
             pass
 
@@ -183,6 +211,8 @@ def encode(plan: Plan) -> Card:
 def autoencoder(card: Card, plan: Plan) -> tuple[object, VAE]:
     """With what stays on the card beside it."""
     beside(card, plan)
+    if plan.autoencoder_waits == "memory":
+        waiting_autoencoder(card, plan)
     kept = transformer(card, plan) if plan.transformer_stays else None
     return kept, card.hold(meta(lambda: VAE(VAEConfig())), getattr(torch, plan.execution.autoencoder_dtype))
 
@@ -191,12 +221,12 @@ def decode(plan: Plan) -> Card:
     card, request, tiling = Card(), plan.request, plan.execution.tiling
     frames, *sides = latent_grid(request.frames, request.size)
     kept, model = autoencoder(card, plan)
-    with card.recording():
+    with card.recording(), lowered(plan.request.decoder_dtype == "bfloat16"):
         latents = torch.empty((1, model.config.z_dim, frames, *sides), device=card.device)
         if tiling:
             steady = latents.narrow(2, 0, min(tiling.chunk + 1, frames))
-            with patch.object(transfer, "reserve", reserve):
-                for video in decode_tiled(model, steady, tiling):
+            with copies():
+                for video in decode_tiled(model, steady, tiling, pasts=plan.execution.pasts):
                     del video
         else:
             past = Past()
@@ -217,6 +247,42 @@ STAGES: dict[Row, Callable[[Plan], Card]] = {
 def reserve(like: Tensor, device: torch.device, **settings: Any) -> Tensor:
     """Memory that no driver locks."""
     return torch.empty_like(like, device=device)
+
+
+class Aside:
+    """A stream of copies beside the computation, without the stream."""
+
+    is_apart = True
+
+    def __init__(self, device: torch.device) -> None: ...
+
+    @contextmanager
+    def copying(self) -> Iterator[None]:
+        yield
+
+    def mark(self) -> None: ...
+
+    def wait(self, mark: object) -> None: ...
+
+
+@contextmanager
+def copies() -> Iterator[None]:
+    with patch.object(transfer, "reserve", reserve), patch.object(transfer, "Aside", Aside):
+        yield
+
+
+@contextmanager
+def lowered(enabled: bool) -> Iterator[None]:
+    """torch.autocast to bfloat16 for a card that is not there, which torch.autocast itself refuses."""
+    before = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
+    torch.set_autocast_dtype("cuda", torch.bfloat16)
+    torch.set_autocast_enabled("cuda", enabled)
+    try:
+        yield
+    finally:
+        torch.set_autocast_enabled("cuda", before[0])
+        torch.set_autocast_dtype("cuda", before[1])
+        torch.clear_autocast_cache()
 
 
 def beside(card: Card, plan: Plan) -> None:

@@ -1,8 +1,10 @@
 """How much memory may be used: what a person allows, what is free, what no tensor takes; bytes as people write them."""
 
+import os
 import re
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+import sys
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple
 
 from linnet.errors import InvalidInput, one_line
 
@@ -23,15 +25,41 @@ ALLOWANCES = {
     "cuda": Allowance(800_000_000, 1_500_000_000),
 }
 
+Segments = Literal["expandable", "classic"]
+# What a card's allocator takes beyond the tensors at their most: a share of them, and bytes at least. It replays in
+# less with expandable segments (benchmarks/plan.py). Classic ones leave gaps that nothing fits into.
+SLACK: dict[Segments, tuple[float, int]] = {"expandable": (0.03, 250_000_000), "classic": (0.20, 500_000_000)}
+CHURN = 1 / 3  # of tensors whose sizes differ from one to the next, as an autoencoder's do: gaps between them
+
+
+def segments_here() -> Segments:
+    """Which kind PyTorch will use in this process: expandable ones on Linux (see linnet/__init__.py), unless the
+    environment says otherwise."""
+    names = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+    settings = next((found for name in names if (found := os.environ.get(name))), "")
+    expandable = sys.platform == "linux" and "expandable_segments:true" in settings.lower().replace(" ", "")
+    return "expandable" if expandable else "classic"
+
+
+def slack(size: int, segments: Segments, churn: int = 0) -> int:
+    """Bytes that a card's allocator takes beyond `size` bytes of tensors, `churn` of which differ much in size."""
+    share, least = SLACK[segments]
+    return max(int(share * size), least) + int(CHURN * churn)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
     """Bytes that may be used of a card's memory and of main memory; None: no limit known. On a CPU the second alone
-    counts. `limited` names those of "vram" and "ram" that a person set; the others are what is free."""
+    counts. `limited` names those of "vram" and "ram" that a person set; the others are what is free. `others`: bytes of
+    the card that a screen and other programs have at this moment; None where it is not here. `wanted`: what a person
+    allowed of the card, where less than that is free. `segments`: of the card's allocator."""
 
     device: int | None = None
     system: int | None = None
     limited: frozenset[str] = frozenset()
+    others: int | None = None
+    wanted: int | None = None
+    segments: Segments = field(default_factory=segments_here)
 
     @property
     def limits(self) -> dict[str, int]:

@@ -5,12 +5,14 @@ All of them give the same clip, to rounding, but one: where nothing else fits a 
 bfloat16, which can be seen, and the plan says so. 8-bit weights are never chosen unasked.
 """
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import product
 
-from linnet.plan.budget import Budget, share_of
+from linnet.plan.budget import Budget, kind_of, share_of
 from linnet.plan.cost_model import CostModel
-from linnet.plan.execution import NOTHING_FIXED, ExecutionConfig, FixedExecution, Tiling
+from linnet.plan.execution import NOTHING_FIXED, ExecutionConfig, FixedExecution, Pasts, Tiling, Waits
 from linnet.plan.explanations import Stage
 from linnet.plan.passes import forwards
 from linnet.plan.plan import Plan
@@ -18,8 +20,9 @@ from linnet.plan.predict import predict
 from linnet.plan.workload import Workload
 
 LESS = 0.8  # of what was predicted, where that was too much
-TOKEN_CHUNKS = (None, 16_384, 4_096)
+TOKEN_CHUNKS = (None, 8_192, 4_096)
 TILINGS = (None, Tiling(rows=45, columns=80), Tiling(rows=30, columns=40), Tiling(rows=15, columns=20))
+SPARING = 0.9  # of a card's memory: how much may be filled for the sake of what need not be held
 # Of free memory that nobody allotted: how much may be filled to hold a large text encoder, which saves reading it again
 # for the next prompt. A card is there to be filled; main memory is also the other programs', and the file's own cache.
 HELD_TEXT = {True: 0.5, False: 0.9}  # by whether it runs on the CPU
@@ -43,7 +46,10 @@ def free_candidates(workload: Workload) -> Iterator[ExecutionConfig]:
     waits = ("file",) if workload.on_cpu else ("memory", "file")
     # The last resort, as it costs more than time. Not every CPU convolves in bfloat16 without copies in float32.
     decoders = ("float32", "bfloat16") if wan and not workload.on_cpu else ("float32",)
-    for decoder in decoders:
+    kinds: tuple[Pasts, ...] = ("exact", "bfloat16") if wan and not workload.on_cpu else ("exact",)
+    for decoder, pasts in product(decoders, kinds):
+        if (decoder, pasts) == ("bfloat16", "bfloat16"):
+            continue  # they are in bfloat16 as it is
         for stay in dict.fromkeys(parts):
             for source in waits[: 1 if stay is None else None]:
                 for chunk in TOKEN_CHUNKS:
@@ -53,6 +59,7 @@ def free_candidates(workload: Workload) -> Iterator[ExecutionConfig]:
                             resident_blocks=stay,
                             blocks_from=source,
                             tiling=tiling,
+                            pasts=pasts if tiling else "exact",
                             autoencoder_dtype=decoder,
                             compiled=workload.compiles,
                         )
@@ -88,26 +95,62 @@ def first_fitting(
             execution,
             text_resident=small,
             transformer_stays=must_stay(workload.budget),
+            autoencoder_waits="file",
             costs=costs,
         )
-        if not plan.fits():
-            continue
-        staying = predict(workload, execution, text_resident=small, costs=costs)
-        plan = staying if staying.fits() else plan
-        if small:
-            return plan
-        resident = predict(
-            workload, execution, text_resident=True, transformer_stays=plan.transformer_stays, costs=costs
-        )
-        return resident if resident.fits(share_of(workload.budget, HELD_TEXT[workload.on_cpu])) else plan
+        if plan.fits():
+            return with_more_held(plan, costs)
     return None
+
+
+def with_more_held(plan: Plan, costs: CostModel | None) -> Plan:
+    """`plan`, which fits, with whatever else there is room to hold: it spares reading or copying it."""
+    workload, execution, small = plan.workload, plan.execution, plan.workload.small_text
+
+    def holding(text: bool, stays: bool, waits: Waits) -> Plan:
+        return predict(
+            workload,
+            execution,
+            text_resident=text,
+            transformer_stays=stays,
+            autoencoder_waits=waits,
+            costs=costs,
+        )
+
+    ways: list[tuple[bool, Waits]] = [
+        (True, "device"),
+        (True, "memory"),
+        (False, "device"),
+        (False, "memory"),
+        (True, "file"),
+    ]
+    if kind_of(workload.device) != "cuda":
+        ways = [way for way in ways if way[1] != "memory"]  # which is the same memory
+
+    def worth_it(found: Plan) -> bool:
+        """Only a card with room to spare is filled more than it must be."""
+        card = workload.budget.device
+        most = math.inf if card is None else max(plan.peak_device_bytes, SPARING * card)
+        return found.fits() and found.peak_device_bytes <= most
+
+    plan = next((found for stays, waits in ways if worth_it(found := holding(small, stays, waits))), plan)
+    if small:
+        return plan
+    held = holding(True, plan.transformer_stays, plan.autoencoder_waits)
+    return held if held.fits(share_of(workload.budget, HELD_TEXT[workload.on_cpu])) else plan
 
 
 def frugal(workload: Workload, fixed: FixedExecution = NOTHING_FIXED) -> list[Plan]:
     """All candidates with no more held than they need, whether they fit or not."""
     stays = must_stay(workload.budget)
     return [
-        predict(workload, execution, text_resident=workload.small_text, transformer_stays=stays)
+        predict(
+            workload,
+            execution,
+            text_resident=workload.small_text,
+            transformer_stays=stays,
+            autoencoder_waits="file",
+        )
         for execution in candidates(workload, fixed)
     ]
 
@@ -120,7 +163,7 @@ def smaller(plan: Plan, stage: Stage) -> Plan:
         (named,) = (named for named in plan.stages if named.stage == stage)
         if plan.workload.on_cpu:
             return named.system_bytes - plan.allowance.system
-        return named.device_bytes - plan.allowance.device
+        return named.tensor_bytes
 
     kept = FixedExecution(
         transformer_format=plan.execution.transformer_format,

@@ -96,7 +96,7 @@ class CostModel:
         frame, cell = (self.low_frame, self.low_cell) if lower else (self.frame, self.cell)
         seconds = grid.frames * (frame + grid.height * grid.width * cell)
         if execution.tiling:
-            _, parked = decode_working(workload.spec.autoencoder, execution, grid)
+            _, parked = decode_working(workload.spec.autoencoder, execution, grid, lower=lower)
             chunks = -(-grid.frames // execution.tiling.chunk)
             seconds *= extra_work(grid.height, grid.width, execution.tiling)
             seconds += 2 * chunks * parked * self.copy  # what the tiles remember comes and goes once a chunk

@@ -18,6 +18,7 @@ DECIDING = (
     "transformer_format",
     "text_format",
     "tiling",
+    "pasts",
     "autoencoder_dtype",
     "batched_guidance",
     "fp8",
@@ -40,7 +41,9 @@ class Tiling:
                 raise InvalidInput(f"tiling's {name}", value, "is not a positive number", "use 1 or more")
 
 
-PREVIEW_TILING = Tiling(rows=15, columns=20, chunk=1)  # for a preview where there is a budget
+PREVIEW_TILING = Tiling(rows=15, columns=20, chunk=1)  # for a preview
+Pasts = Literal["exact", "bfloat16"]
+Waits = Literal["device", "memory", "file"]  # where the autoencoder is while the transformer works
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,10 +51,11 @@ class ExecutionConfig:
     """`token_chunk`: tokens at a time through all of a block but its attention; None: all. `resident_blocks`: of the
     transformer, those that stay on the device, spread evenly; None: all; the others wait where `blocks_from` says.
     `transformer_format`, `text_format`: 8-bit storage of the weights of their blocks' matrix products. `tiling`: of
-    the Wan autoencoder's decoding; None: whole frames, one latent frame at a time. `compiled`: the transformer's blocks
-    are compiled, which clips record beside these settings. `batched_guidance`: both guidance passes go through the
-    transformer as one batch, also where the model's row of the catalogue does not say so. `fp8`: the products of the
-    transformer's blocks are computed in FP8 (models.fp8), from weights in float8."""
+    the Wan autoencoder's decoding; None: whole frames, one latent frame at a time. `pasts`: in which numbers a tile's
+    past waits for its next turn, those that it is computed in ("exact") or bfloat16, in half of the memory. `compiled`:
+    the transformer's blocks are compiled, which clips record beside these settings. `batched_guidance`: both guidance
+    passes go through the transformer as one batch, also where the model's row of the catalogue does not say so. `fp8`:
+    the products of the transformer's blocks are computed in FP8 (models.fp8), from weights in float8."""
 
     token_chunk: int | None = None
     resident_blocks: int | None = None
@@ -59,6 +63,7 @@ class ExecutionConfig:
     transformer_format: Format | None = None
     text_format: Format | None = None
     tiling: Tiling | None = None
+    pasts: Pasts = "exact"
     autoencoder_dtype: Literal["float32", "bfloat16"] = "float32"
     compiled: bool = False
     batched_guidance: bool = False
@@ -74,6 +79,7 @@ class ExecutionConfig:
         for name, value, known in (
             ("transformer format", self.transformer_format, (None, *FORMATS)),
             ("text format", self.text_format, (None, *FORMATS)),
+            ("pasts", self.pasts, ("exact", "bfloat16")),
             ("autoencoder dtype", self.autoencoder_dtype, ("float32", "bfloat16")),
         ):
             if value not in known:
@@ -100,6 +106,7 @@ class ExecutionConfig:
             transformer_format=self.transformer_format,
             text_format=self.text_format,
             tiling=self.tiling,
+            pasts=self.pasts,
             autoencoder_dtype=self.autoencoder_dtype,
             compiled=self.compiled,
             batched_guidance=self.batched_guidance,
@@ -126,6 +133,7 @@ class FixedExecution(TypedDict, total=False):
     transformer_format: Format | None
     text_format: Format | None
     tiling: Tiling | None
+    pasts: Pasts
     autoencoder_dtype: Literal["float32", "bfloat16"]
     compiled: bool
     batched_guidance: bool
@@ -167,6 +175,7 @@ def recorded(record: Mapping[str, Any]) -> FixedExecution:
         transformer_format=given.get("transformer_format", usual.transformer_format),
         text_format=given.get("text_format", usual.text_format),
         tiling=given.get("tiling", usual.tiling),
+        pasts=given.get("pasts", usual.pasts),
         autoencoder_dtype=given.get("autoencoder_dtype", usual.autoencoder_dtype),
         batched_guidance=given.get("batched_guidance", usual.batched_guidance),
         fp8=given.get("fp8", usual.fp8),

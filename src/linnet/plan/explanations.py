@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 from linnet.plan.budget import gigabytes
-from linnet.plan.execution import ExecutionConfig
+from linnet.plan.execution import ExecutionConfig, Waits
 from linnet.plan.memory import Shape, text_weights
 from linnet.plan.passes import forwards
 from linnet.plan.workload import Workload
@@ -20,7 +20,12 @@ class Choice(NamedTuple):
 
 
 def choices(
-    stage: Row, workload: Workload, execution: ExecutionConfig, text_resident: bool, transformer_stays: bool
+    stage: Row,
+    workload: Workload,
+    execution: ExecutionConfig,
+    text_resident: bool,
+    transformer_stays: bool,
+    autoencoder_waits: Waits,
 ) -> Iterator[Choice]:
     """What was decided for a stage, and why."""
     shape, request = workload.shape, workload.request
@@ -36,6 +41,9 @@ def choices(
         yield Choice("tokens", *(some if chunk else every))
         yield from speed(workload, execution)
         yield Choice("attention", "the fastest here", "found by measuring at first use, in no more memory")
+        if autoencoder_waits != "device":
+            words = {"memory": "copied from main memory", "file": "read from its file"}[autoencoder_waits]
+            yield Choice("previews", f"autoencoder {words} for each", "it does not fit beside a step")
         return
     if stage == "encode":
         yield Choice("frames", "whole frames, four at a time", "they fit, whatever the clip's length")
@@ -53,6 +61,9 @@ def choices(
             f"tiles of {8 * tiling.columns}x{8 * tiling.rows} pixels, {tiling.chunk} latent frames at a time"
         )
         yield Choice("frames", words, "whole frames do not fit; same result, no seams")
+        if execution.pasts == "bfloat16":
+            reason = "they do not fit in float32; pixels differ by less than one part in 256"
+            yield Choice("past", "of each tile waits in bfloat16", reason)
     else:
         yield Choice(
             "frames", "whole frames, one latent frame at a time", "they fit, whatever the clip's length"

@@ -188,10 +188,8 @@ def denoise_working(
 
     `fused`: the device's products apply GELU themselves (see models.attention.FeedForward)."""
     item = BYTES[dtype]
-    latents = 4 * CHANNELS * math.prod(grid) * clips
     tables = tokens // max(1, clips) * 2 * HEAD_PAIRS * 4
     spread = 2 * (min(tokens, execution.token_chunk or tokens) // max(1, clips)) * 2 * HEAD_PAIRS * 4
-    texts = shape.layers * 2 * text_rows * shape.dim * item
     # An 8-bit weight is made whole for the time of its product, and once more while it is scaled.
     narrow = bool(execution.transformer_format or shape.block.narrow) and not execution.fp8
     whole = 2 * item * shape.dim * shape.ffn_dim if narrow else 0
@@ -199,7 +197,16 @@ def denoise_working(
     block = block_working(shape, item, tokens, execution.token_chunk, fused=plain)
     if execution.fp8:  # a layer's input once more while it is scaled, and in 8 bits
         block += min(tokens, execution.token_chunk or tokens) * (1 + item) * shape.ffn_dim
-    return whole + block + 4 * latents + tables + spread + texts
+    if execution.compiled:  # which keeps the residual stream of what is at work twice
+        block += 4 * shape.dim * min(tokens, execution.token_chunk or tokens)
+    always = between_steps(shape, dtype, grid=grid, clips=clips, text_rows=text_rows)
+    return whole + block + always + tables + spread
+
+
+def between_steps(shape: Shape, dtype: str, *, grid: Grid, clips: int, text_rows: int) -> int:
+    """What is there all the time while denoising: latents, velocities, and the texts as each block sees them."""
+    latents = 4 * CHANNELS * math.prod(grid) * clips
+    return 4 * latents + shape.layers * 2 * text_rows * shape.dim * BYTES[dtype]
 
 
 def block_working(shape: Shape, item: int, tokens: int, chunk: int | None, *, fused: bool) -> int:
@@ -230,27 +237,32 @@ def sizes(height: int, width: int, tiling: Tiling, item: int, steps: int) -> Dec
     return decode_sizes(wan_decoder(), height, width, tiling, item, steps=steps)
 
 
-def decode_working(kind: str, execution: ExecutionConfig, grid: Grid) -> tuple[int, int]:
-    """(Beside the weights on the device, waiting in main memory.)"""
+def decode_working(
+    kind: str, execution: ExecutionConfig, grid: Grid, *, lower: bool = False
+) -> tuple[int, int]:
+    """(Beside the weights on the device, waiting in main memory.) `lower`: convolved in bfloat16, whatever the dtype of
+    the weights."""
     cells = grid.height * grid.width
     if kind == "tiny":
         return TINY_SCRATCH + TINY_PIXEL * 64 * max(cells, TINY_CELLS), 0
-    item = BYTES[execution.autoencoder_dtype]
+    item = 2 if lower else BYTES[execution.autoencoder_dtype]
     latents = (4 + item) * CHANNELS * grid.frames * cells
     if execution.tiling:
         tiled_sizes = sizes(
             grid.height, grid.width, execution.tiling, item, min(grid.frames, execution.tiling.chunk + 1)
         )
-        return tiled_sizes.peak + latents, tiled_sizes.parked
+        saved = tiled_sizes.pasts // 2 if execution.pasts == "bfloat16" and item == 4 else 0
+        # The past of the tile before leaves while this one is computed, and that of the next one comes.
+        return tiled_sizes.peak + 2 * tiled_sizes.resident + latents, tiled_sizes.parked - saved
     past = 2 * PAST_CHANNELS * item * cells  # two frames of each
     # Four frames of 96 channels: a residual block's input, and two and a half of what its convolution sees.
     return latents + past + 5 * 4 * 96 * item * 64 * cells, 0
 
 
-def preview_working(kind: str, execution: ExecutionConfig, grid: Grid) -> int:
+def preview_working(kind: str, execution: ExecutionConfig, grid: Grid, *, lower: bool = False) -> int:
     """What a preview takes beside the weights."""
     tiled = replace(execution, tiling=PREVIEW_TILING if kind == "wan" else None)
-    return decode_working(kind, tiled, grid._replace(frames=1))[0]
+    return decode_working(kind, tiled, grid._replace(frames=1), lower=lower)[0]
 
 
 # --- encoding ---------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from typing import Any, Self
 from linnet.catalog import ModelSpec
 from linnet.geometry import frames_of
 from linnet.plan.budget import Allowance, Budget
-from linnet.plan.execution import ExecutionConfig
+from linnet.plan.execution import ExecutionConfig, Waits
 from linnet.plan.explanations import Choice, Row
 from linnet.plan.windows import denoised, latents_at_once, window_count
 from linnet.plan.workload import Workload
@@ -15,9 +15,11 @@ from linnet.request import Request
 
 @dataclass(frozen=True, kw_only=True)
 class StagePlan:
-    """Peaks in bytes, allowances included. `seconds` is None where nobody has measured the device."""
+    """Peaks in bytes, allowances included; `tensor_bytes`: on the device, without those and without its allocator's
+    slack. `seconds` is None where nobody has measured the device."""
 
     stage: Row
+    tensor_bytes: int
     device_bytes: int
     system_bytes: int
     seconds: float | None
@@ -26,13 +28,15 @@ class StagePlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """`text_resident`: the text encoder stays in memory; `transformer_stays`: while the autoencoder works."""
+    """`text_resident`: the text encoder stays in memory; `transformer_stays`: while the autoencoder works;
+    `autoencoder_waits`: where it is while the transformer works, between two previews."""
 
     workload: Workload
     execution: ExecutionConfig
     text_resident: bool
     stages: tuple[StagePlan, ...]
     transformer_stays: bool = True
+    autoencoder_waits: Waits = "device"
     slower: float | None = None  # by which share than with all in memory; None where nobody has measured
 
     @property

@@ -1,12 +1,14 @@
 """What a workload takes if it is run in a given way: peaks of memory and, where the machine was measured, seconds."""
 
 from linnet.geometry import latent_grid, token_count
+from linnet.plan.budget import slack
 from linnet.plan.cost_model import CostModel
-from linnet.plan.execution import ExecutionConfig
+from linnet.plan.execution import ExecutionConfig, Waits
 from linnet.plan.explanations import Row, Stage, choices
 from linnet.plan.memory import (
     BYTES,
     LOADING,
+    between_steps,
     decode_working,
     denoise_working,
     encode_working,
@@ -29,11 +31,13 @@ def predict(
     *,
     text_resident: bool,
     transformer_stays: bool = True,
+    autoencoder_waits: Waits = "device",
     costs: CostModel | None = None,
 ) -> Plan:
-    """Whether it fits or not. `text_resident`: the text encoder stays in memory; `transformer_stays`: while the
-    autoencoder works."""
-    working, aside = memory_of(workload, execution, text_resident, transformer_stays)
+    """Whether it fits or not. `text_resident`, `transformer_stays` and `autoencoder_waits` as in `Plan`."""
+    working, aside, churn = memory_of(
+        workload, execution, text_resident, transformer_stays, autoencoder_waits
+    )
     seconds = costs.of(workload, execution) if costs else {}
     allowance = workload.allowance
     stages: list[StagePlan] = []
@@ -42,10 +46,15 @@ def predict(
         stages.append(
             StagePlan(
                 stage=stage,
-                device_bytes=0 if workload.on_cpu else allowance.device + size,
+                tensor_bytes=size,
+                device_bytes=0
+                if workload.on_cpu
+                else allowance.device + size + slack(size, workload.budget.segments, churn.get(stage, 0)),
                 system_bytes=allowance.system + aside[stage] + taken,
                 seconds=seconds.get(stage),
-                choices=tuple(choices(stage, workload, execution, text_resident, transformer_stays)),
+                choices=tuple(
+                    choices(stage, workload, execution, text_resident, transformer_stays, autoencoder_waits)
+                ),
             )
         )
     return Plan(
@@ -54,14 +63,20 @@ def predict(
         text_resident=text_resident,
         stages=tuple(stages),
         transformer_stays=transformer_stays,
+        autoencoder_waits=autoencoder_waits,
         slower=costs.slower(workload, execution) if costs else None,
     )
 
 
 def memory_of(
-    workload: Workload, execution: ExecutionConfig, text_resident: bool, transformer_stays: bool
-) -> tuple[dict[Row, int], dict[Row, int]]:
-    """Bytes of each stage without allowances: on the device that it runs on, and aside, in main memory."""
+    workload: Workload,
+    execution: ExecutionConfig,
+    text_resident: bool,
+    transformer_stays: bool,
+    autoencoder_waits: Waits,
+) -> tuple[dict[Row, int], dict[Row, int], dict[Row, int]]:
+    """Bytes of each stage without allowances: on the device that it runs on; aside, in main memory; and those on the
+    device that an autoencoder makes and lets go of, in many sizes."""
     spec, shape, request = workload.spec, workload.shape, workload.request
     dtype, grid = request.dtype, latent_grid(request.frames, request.size)
     seen = denoised(spec, request)
@@ -72,28 +87,41 @@ def memory_of(
     batch = workload.clips * together
     stay, waiting = transformer_weights(shape, dtype, execution)
     waiting = waiting if execution.blocks_from == "memory" else 0
+    latents = latent_grid(seen.frames, request.size)
+    rows = 2 * together * (spec.max_prompt_tokens + 1)  # both texts, and once more as one batch
     forward = denoise_working(
         shape,
         dtype,
         execution,
         tokens=latents_at_once(seen) * token_count(1, request.size) * batch,
-        grid=latent_grid(seen.frames, request.size),
+        grid=latents,
         clips=workload.clips,
-        text_rows=2 * together * (spec.max_prompt_tokens + 1),  # both texts, and once more as one batch
+        text_rows=rows,
         fused=not workload.on_cpu,
     )
-    decoder, parked = decode_working(spec.autoencoder, execution, grid)
+    lower = request.decoder_dtype == "bfloat16" and not workload.on_cpu
+    decoder, parked = decode_working(spec.autoencoder, execution, grid, lower=lower)
     autoencoder = sum(shape.autoencoder) * BYTES[execution.autoencoder_dtype]
-    budgeted = bool(workload.budget.limited)
-    preview = autoencoder + preview_working(spec.autoencoder, execution, grid) if budgeted else 0
+    preview = preview_working(spec.autoencoder, execution, grid) + between_steps(
+        shape, dtype, grid=latents, clips=workload.clips, text_rows=rows
+    )
+    near = autoencoder if autoencoder_waits == "device" else 0
     beside, behind = (kept + stay, waiting) if transformer_stays else (kept, 0)
     working: dict[Row, int] = {
-        "text": encoder + text_working(shape, dtype, execution, spec.max_prompt_tokens),
-        "denoise": kept + stay + max(forward, preview),
+        # The clip before has left what stays.
+        "text": beside
+        - kept
+        + near
+        + encoder
+        + text_working(shape, dtype, execution, spec.max_prompt_tokens),
+        "denoise": kept + stay + max(near + forward, autoencoder + preview),
         "decode": beside + autoencoder + decoder,
     }
-    aside: dict[Row, int] = {"text": 0, "denoise": waiting, "decode": behind + parked}
+    copied = autoencoder if autoencoder_waits == "memory" else 0
+    aside: dict[Row, int] = {"text": copied, "denoise": waiting + copied, "decode": behind + parked + copied}
+    churn: dict[Row, int] = {"decode": decoder}
     if frames := workload.encoded_frames:
-        working["encode"] = beside + autoencoder + encode_working(spec.autoencoder, execution, grid, frames)
-        aside["encode"] = behind
-    return working, aside
+        churn["encode"] = encode_working(spec.autoencoder, execution, grid, frames)
+        working["encode"] = beside + autoencoder + churn["encode"]
+        aside["encode"] = behind + copied
+    return working, aside, churn

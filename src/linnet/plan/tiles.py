@@ -105,10 +105,11 @@ def needed(layers: Sequence[Layer], core: Span, size: int) -> tuple[Span, ...]:
 
 
 class DecodeSizes(NamedTuple):
-    """Bytes of a tiled decode, weights and latents apart. `parked`: the pasts of all tiles and the frames of a chunk,
+    """Bytes of a tiled decode, weights and latents apart. `parked`: the `pasts` of all tiles and the frames of a chunk,
     where they wait; `resident`: the largest past at work; `peak`: the most on the device, that past among it."""
 
     parked: int
+    pasts: int
     resident: int
     peak: int
 
@@ -142,6 +143,7 @@ def decode_sizes(
     frames = FRAMES_PER_LATENT * chunk * height * width * PIXELS_PER_LATENT**2 * 3
     return DecodeSizes(
         parked=batch * item * (later + frames),
+        pasts=batch * item * later,
         resident=batch * item * max(common, *pasts),
         peak=batch * item * (small + max(peaks)),
     )

@@ -7,13 +7,15 @@ result is that of the whole frame, to rounding, with no blending and no visible 
 layers pad with zeros, as they do on whole frames.
 
 Every tile has a causal past. Together the pasts of a frame are the largest thing in a decode (4 GB at 1280x720 in
-bfloat16); all but the one at work wait in system memory, and each comes to the device once a chunk.
+bfloat16); all but the one at work wait in system memory, and each comes to the device once a chunk, on a GPU while
+the tile before it is computed.
 
 Axes: B batch, z latent channels, C channels, T latent frames, f video frames, h and w rows and columns of latent
 cells, H and W of pixels.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -21,7 +23,7 @@ from torch import Tensor, nn
 
 from linnet.geometry import PIXELS_PER_LATENT
 from linnet.models.vae import VAE, Attention, CausalConv3d, Past, Residual, RMSNorm, Upsample, run
-from linnet.plan.execution import Tiling
+from linnet.plan.execution import Pasts, Tiling
 from linnet.plan.tiles import Layer, Span, Tile, residual, tiles_of, upsample
 from linnet.runtime import transfer
 
@@ -29,26 +31,71 @@ SMALL_LEVEL = 3  # residual blocks of the decoder's upsampling path that come be
 
 
 class Waiting:
-    """A stream's `Past` between two chunks, on the device where memory is plenty."""
+    """A stream's `Past` between two chunks, on the device `parked` where memory is plenty, in the dtype `kind` or, when
+    None, in its own. On a GPU it comes and goes on the stream `aside`."""
 
-    def __init__(self, parked: torch.device) -> None:
-        self.parked = parked
+    def __init__(self, parked: torch.device, aside: transfer.Aside, kind: torch.dtype | None) -> None:
+        self.parked, self.aside, self.kind = parked, aside, kind
         self.tails: dict[nn.Module, Tensor | float] = {}
+        self._own: dict[nn.Module, torch.dtype] = {}
+        self._coming: tuple[dict[nn.Module, Tensor | float], Any] | None = None
+        self._going: tuple[list[Tensor], Any] | None = None
+
+    def fetch(self, device: torch.device) -> None:
+        """Begin to bring it to the device."""
+        if self.aside.is_apart:
+            # The current stream's memory: what the other stream allocates is of no use to this one afterwards.
+            places = {
+                conv: torch.empty_like(tail, device=device)
+                for conv, tail in self.tails.items()
+                if isinstance(tail, Tensor)
+            }
+            with self.aside.copying():
+                for conv, place in places.items():
+                    transfer.copy(place, self.tails[conv])
+            self._coming = {**self.tails, **places}, self.aside.mark()
+        else:
+            tails = {
+                conv: transfer.move(tail, device) if isinstance(tail, Tensor) else tail
+                for conv, tail in self.tails.items()
+            }
+            self._coming = tails, None
 
     def wake(self, device: torch.device) -> Past:
+        if self._coming is None:
+            self.fetch(device)
+        assert self._coming is not None
+        (tails, mark), self._coming = self._coming, None
+        self.aside.wait(mark)
         past = Past()
-        for conv, tail in self.tails.items():
-            past.tails[conv] = transfer.move(tail, device) if isinstance(tail, Tensor) else tail
+        for conv in list(tails):
+            tail = tails.pop(conv)  # one by one: another dtype is another copy
+            past.tails[conv] = tail.to(self._own[conv]) if isinstance(tail, Tensor) else tail
         return past
 
     def rest(self, past: Past) -> None:
+        going: list[Tensor] = []
         for conv, tail in past.tails.items():
-            buffer = self.tails.get(conv)
-            self.tails[conv] = (
-                transfer.park(tail, self.parked, buffer if isinstance(buffer, Tensor) else None)
-                if isinstance(tail, Tensor)
-                else tail
-            )
+            if isinstance(tail, Tensor):
+                self._own[conv] = tail.dtype
+                going.append(tail if self.kind is None else tail.to(self.kind))
+        with self.aside.copying():
+            sent = iter(going)
+            for conv, tail in past.tails.items():
+                buffer = self.tails.get(conv)
+                self.tails[conv] = (
+                    transfer.park(next(sent), self.parked, buffer if isinstance(buffer, Tensor) else None)
+                    if isinstance(tail, Tensor)
+                    else tail
+                )
+        if self.aside.is_apart:
+            self._going = going, self.aside.mark()
+
+    def settle(self) -> None:
+        """Let go of what was sent, once it has arrived."""
+        if self._going is not None:
+            self.aside.wait(self._going[1])
+            self._going = None
 
 
 def decode_tiled(
@@ -57,15 +104,20 @@ def decode_tiled(
     tiling: Tiling,
     *,
     parked: torch.device | str = "cpu",
+    pasts: Pasts = "exact",
 ) -> Iterator[Float[Tensor, "B 3 f H W"]]:
     """What `vae.decode_stream(latents)` yields, 1 frame and then 4 at a time, but on the device `parked`.
 
-    The latents are on the autoencoder's device, which then holds of the video only the tile at work.
+    The latents are on the autoencoder's device, which then holds of the video only the tile at work and, on a GPU, the
+    pasts of the tile before, which leaves, and of the next one, which comes. With `pasts` in bfloat16 they wait in half
+    of the memory, and what comes out differs by their rounding.
     """
     parked, home = torch.device(parked), latents.device
     whole, tiled = halves(vae)
     tiles = tiles_of([described(layer) for layer in tiled], latents.shape[3], latents.shape[4], tiling)
-    common, pasts = Waiting(parked), [Waiting(parked) for _ in tiles]
+    aside = transfer.Aside(home)
+    kind = torch.bfloat16 if pasts == "bfloat16" else None
+    common, waits = Waiting(parked, aside, kind), [Waiting(parked, aside, kind) for _ in tiles]
     chunks = latents.to(vae.conv2.weight.dtype).split(tiling.chunk, dim=2)
     for number, chunk in enumerate(chunks, 1):
         past = common.wake(home)
@@ -74,8 +126,10 @@ def decode_tiled(
             common.rest(past)
         del past
         video: list[Tensor] = []
-        for tile, waiting in zip(tiles, pasts, strict=True):
+        for index, (tile, waiting) in enumerate(zip(tiles, waits, strict=True)):
             past = waiting.wake(home)
+            if aside.is_apart and index + 1 < len(waits):
+                waits[index + 1].fetch(home)
             for time, x in enumerate(small):
                 piece = decode_tile(tiled, x, tile, past)
                 if time == len(video):  # the first tile tells how many frames there are
@@ -83,9 +137,11 @@ def decode_tiled(
                     video.append(torch.empty((*piece.shape[:3], *sides), dtype=piece.dtype, device=parked))
                 transfer.copy(window(video[time], tile.rows[-1], tile.columns[-1]), piece)
                 del piece
+            (waits[index - 1] if index else common).settle()
             if number < len(chunks):
                 waiting.rest(past)
             del past
+        waits[-1].settle()
         while video:  # what has been handed out is let go of
             yield video.pop(0).float()
 

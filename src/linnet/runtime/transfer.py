@@ -6,11 +6,48 @@ stream finds them done.
 """
 
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
+
+
+class Aside:
+    """A stream of copies beside the computation of a GPU; on other devices there is none, and a copy is done at once.
+
+    What is copied begins when all that was queued before it on the current stream is done. Its memory belongs to the
+    current stream, so who copies from the device keeps what is copied until `wait` was called for it.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.stream: Any = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether anything is gained by copying ahead."""
+        return self.stream is not None
+
+    @contextmanager
+    def copying(self) -> Iterator[None]:
+        if self.stream is None:
+            yield
+            return
+        self.stream.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(self.stream):
+            yield
+
+    def mark(self) -> Any:
+        """All that was copied until now, for `wait`."""
+        return None if self.stream is None else self.stream.record_event()
+
+    def wait(self, mark: Any) -> None:
+        """Let what is queued from now on begin when that is done."""
+        if mark is not None:
+            torch.cuda.current_stream(self.device).wait_event(mark)
 
 
 def move(x: Shaped[Tensor, "..."], device: torch.device) -> Shaped[Tensor, "..."]:
