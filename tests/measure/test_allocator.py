@@ -11,6 +11,7 @@ from linnet.measure.fake import Card
 from linnet.models.transformer import linum_v2
 from linnet.plan.budget import Budget
 from linnet.plan.execution import FixedExecution
+from linnet.plan.explanations import Row
 from linnet.plan.machine import Machine
 from linnet.plan.memory import LINUM_V2
 from linnet.plan.workload import SizedModel
@@ -82,6 +83,31 @@ def test_a_few_blocks_stand_for_all(chunk: int | None, monkeypatch: pytest.Monke
     monkeypatch.setattr(simulate, "RUN", layers)
     whole = simulate.denoise(plan)
     assert told(few) == told(whole)
+
+
+@pytest.mark.parametrize(
+    ("model", "seconds", "card", "spare", "stages"),
+    [
+        ("linum-v2-360p", 2, 4, 0.1, ("text", "denoise", "decode")),
+        ("linum-v2-360p", 5, 6, 0.3, ("denoise",)),
+        ("linum-v2-720p", 5, 8, 0.6, ("denoise",)),
+    ],
+)
+def test_a_plan_runs_in_the_memory_that_it_was_made_for(
+    model: str, seconds: float, card: int, spare: float, stages: tuple[Row, ...]
+) -> None:
+    """All that it asks of the allocator fits, with GB to spare, and the allocator never has to give anything back.
+    benchmarks/plan.py does all stages of all plans."""
+    budget = Budget(
+        device=card * 10**9, system=12 * 10**9, limited=frozenset({"vram", "ram"}), segments="expandable"
+    )
+    machine = Machine(device="cuda", dtype="bfloat16", threads=1, budget=budget)
+    request = make_request(CATALOG[model], prompt="a fox", seconds=seconds, seed=0, dtype="bfloat16")
+    plan = machine.plan(SizedModel(spec=CATALOG[model], shape=LINUM_V2), request)
+    events = simulate.events_of(plan, stages)
+    most = card * 10**9 - plan.allowance.device
+    assert replayed(events, limit=most).retries == 0
+    assert least_limit(events) <= most - spare * 1e9
 
 
 def told(card: Card) -> list[tuple[int, int]]:

@@ -25,6 +25,7 @@ from linnet.models.text import T5Encoder
 from linnet.models.transformer import Transformer
 from linnet.pipeline import Pipeline
 from linnet.plan.budget import Budget
+from linnet.plan.execution import Waits
 from linnet.plan.plan import Plan
 from linnet.progress import Progress
 from linnet.request import make_request
@@ -142,9 +143,11 @@ def test_a_preview_without_memory_is_left_out(
     assert [done for stage, done in told if stage == "denoise"] == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.parametrize(("waits", "reads"), [("file", 10), ("memory", 1)])
 def test_under_a_budget_what_a_plan_does_not_count_is_not_there(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_model: Path, tmp_path: Path, waits: Waits, reads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """An autoencoder that waits in main memory is read once, whatever the number of previews."""
     files = resolve(SEEDLING, weights=tiny_model)
     whole = Pipeline.open(SEEDLING, files).generate(REQUEST, tmp_path / "a.mp4").path.read_bytes()
     pipeline = Pipeline.open(
@@ -153,11 +156,14 @@ def test_under_a_budget_what_a_plan_does_not_count_is_not_there(
         replace(resolve_machine("cpu", dtype="float32"), budget=Budget(limited=frozenset({"ram"}))),
     )
     beside: list[bool] = []
+    read: list[str] = []
 
     def follow(plan: Plan) -> None:
-        original(replace(plan, transformer_stays=False, autoencoder_waits="file"))
+        original(replace(plan, transformer_stays=False, autoencoder_waits=waits))
 
     def watch(progress: Progress) -> None:
+        if progress.part == "autoencoder" and progress.done:
+            read.append(progress.stage)
         if progress.stage == "decode":
             beside.append(pipeline.model.has_transformer)
         if progress.preview:
@@ -171,6 +177,7 @@ def test_under_a_budget_what_a_plan_does_not_count_is_not_there(
         clip = pipeline.generate(REQUEST, tmp_path / f"{name}.mp4", watch=watch)
         assert clip.path.read_bytes() == whole
     assert not any(beside)
+    assert len(read) == reads  # for each of 4 previews and for decoding, twice
 
 
 def test_an_edit_whose_clip_is_encoded_without_memory_has_another_try(

@@ -5,7 +5,7 @@ in a thread is fetched in turn. Of the transformer's blocks, which are alike, a 
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
@@ -32,6 +32,7 @@ from linnet.runtime import offload, stream, transfer
 from linnet.runtime.tiles import decode_tiled
 from linnet.sampling.denoise import Guidance, GuidedVelocity
 
+STAGE_NAMES: tuple[Row, ...] = ("text", "encode", "denoise", "decode")
 STEADY = 4  # latent frames after which decoding holds no more than before
 RUN = 3  # blocks that run for all: the first, one to compare with, and the one that is repeated
 # Of the libraries for products, held for as long as the process lives (32 MiB for each of two on Hopper, less on other
@@ -52,10 +53,12 @@ def simulate(plan: Plan, stage: Row) -> Peak:
     return Peak(card.peak, card.system_peak)
 
 
-def events_of(plan: Plan) -> list[Event]:
+def events_of(plan: Plan, stages: Container[Row] = STAGE_NAMES) -> list[Event]:
     """What a Linum v2 plan for a card asks of the card's allocator, one stage after another, workspaces included."""
     events, last = [Event(1, PRODUCT_WORKSPACES)], 1
     for stage in plan.stages:
+        if stage.stage not in stages:
+            continue
         if stage.stage == "decode" and not plan.transformer_stays:
             events.append(EMPTY_CACHE)  # as the pipeline does when it drops the transformer
         own = STAGES[stage.stage](plan).ledger.events
@@ -163,10 +166,10 @@ def waiting_autoencoder(card: Card, plan: Plan) -> VAE | None:
     return kept if on_card else None
 
 
-def preview(card: Card, plan: Plan, model: VAE | None, denoised: Tensor) -> None:
+def preview(card: Card, plan: Plan, here: VAE | None, denoised: Tensor) -> None:
     """The first frame of what the model expects, by an autoencoder that comes for it alone if it is not there."""
     kind = getattr(torch, plan.execution.autoencoder_dtype)
-    model = model or card.fill(meta(lambda: VAE(VAEConfig())), kind)
+    model: VAE = here or card.fill(meta(lambda: VAE(VAEConfig())), kind)
     with copies():
         for _ in decode_tiled(model, denoised[:1, :, :1], PREVIEW_TILING):
             pass
@@ -249,20 +252,15 @@ def reserve(like: Tensor, device: torch.device, **settings: Any) -> Tensor:
     return torch.empty_like(like, device=device)
 
 
-class Aside:
+class Aside(transfer.Aside):
     """A stream of copies beside the computation, without the stream."""
 
-    is_apart = True
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.stream = device, None
 
-    def __init__(self, device: torch.device) -> None: ...
-
-    @contextmanager
-    def copying(self) -> Iterator[None]:
-        yield
-
-    def mark(self) -> None: ...
-
-    def wait(self, mark: object) -> None: ...
+    @property
+    def is_apart(self) -> bool:
+        return True
 
 
 @contextmanager

@@ -43,23 +43,19 @@ class Waiting:
 
     def fetch(self, device: torch.device) -> None:
         """Begin to bring it to the device."""
+        coming = dict(self.tails)
+        waiting = [(conv, tail) for conv, tail in self.tails.items() if isinstance(tail, Tensor)]
         if self.aside.is_apart:
             # The current stream's memory: what the other stream allocates is of no use to this one afterwards.
-            places = {
-                conv: torch.empty_like(tail, device=device)
-                for conv, tail in self.tails.items()
-                if isinstance(tail, Tensor)
-            }
+            buffers = [torch.empty_like(tail, device=device) for _, tail in waiting]
             with self.aside.copying():
-                for conv, place in places.items():
-                    transfer.copy(place, self.tails[conv])
-            self._coming = {**self.tails, **places}, self.aside.mark()
+                for (conv, tail), buffer in zip(waiting, buffers, strict=True):
+                    transfer.copy(buffer, tail)
+                    coming[conv] = buffer
         else:
-            tails = {
-                conv: transfer.move(tail, device) if isinstance(tail, Tensor) else tail
-                for conv, tail in self.tails.items()
-            }
-            self._coming = tails, None
+            for conv, tail in waiting:
+                coming[conv] = transfer.move(tail, device)
+        self._coming = coming, self.aside.mark()
 
     def wake(self, device: torch.device) -> Past:
         if self._coming is None:
