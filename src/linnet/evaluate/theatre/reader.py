@@ -172,7 +172,7 @@ class TheatreReader:
             liker = [
                 other for more, other in table if not same(other, one) and more > mine + allowed(other, one)
             ]
-            right_at.append(not liker and mine >= SURE - 0.1)
+            right_at.append(not liker and mine >= SURE - 0.02)
             if liker:
                 like = " ".join(filter(None, (liker[0].spoilt, liker[0].tint, liker[0].thing)))
         before, middle, after = right_at
