@@ -266,8 +266,8 @@ class LoadedModel:
         machine = with_free_memory(self.machine)
         if self._reduced:
             workload = machine.workload(self.sized, request, clips=clips, encoded_frames=encoded_frames)
-            if found := first_fitting(workload, machine.costs(workload), self._reduced):
-                return found
+            if plan := first_fitting(workload, machine.costs(workload), self._reduced):
+                return plan
         return machine.plan(
             self.sized, request, clips=clips, encoded_frames=encoded_frames, fixed=self._fixed
         )

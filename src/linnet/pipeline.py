@@ -166,17 +166,19 @@ class Pipeline:
         recorded = way_of(self.attention, work, device)
         # Anew for each request: what an earlier one chose must not change this one's bytes.
         self.attention_used = self.attention if recorded else choose(work, device, self.model.dtype)
-        way = recorded or way_of(self.attention_used, work, device) or attend
+        attend_whole = recorded or way_of(self.attention_used, work, device) or attend
         if not request.span:
-            return way
-        return local_attention(token_count(1, request.size), request.span // FRAMES_PER_LATENT, inner=way)
+            return attend_whole
+        return local_attention(
+            token_count(1, request.size), request.span // FRAMES_PER_LATENT, inner=attend_whole
+        )
 
     def noise(self, request: Request, seeds: Sequence[int]) -> Latents:
         """Each seed's own noise, whatever its neighbours."""
         grid, windows = latent_grid(request.frames, request.size), windows_of(request)
         frames = windows.frames if windows else grid.frames
-        together = request.window and not request.onward
-        seen = min(frames, latents_in(request.window)) if together else frames
+        joint = request.window and not request.onward
+        seen = min(frames, latents_in(request.window)) if joint else frames
         shape = (self.model.transformer_config.channels, seen, grid.height, grid.width)
         shift = max(1, seen - request.window_overlap // FRAMES_PER_LATENT)
         each = ((flow.noise(seed, shape, self.model.device), seed) for seed in seeds)
@@ -213,14 +215,14 @@ class Pipeline:
 
     def forward(self, request: Request) -> Callable[..., Latents]:
         """One pass of the transformer on this device, a `Run` whose last argument may be left out."""
-        way, model = self.attend(request), self.model
+        attention, model = self.attend(request), self.model
 
         def run(
             latents: Latents, timestep: Float[Tensor, "B"], text: TextContext, share: Share = None
         ) -> Latents:
             transformer, chunk = model.transformer, model.execution.token_chunk
             return transformer(
-                latents, timestep, text, blocks=model.blocks, token_chunk=chunk, share=share, attend=way
+                latents, timestep, text, blocks=model.blocks, token_chunk=chunk, share=share, attend=attention
             )
 
         return run
@@ -315,10 +317,10 @@ class Pipeline:
             return runs[-1]
 
         if windows and request.onward:
-            held = kept_by(sampler)
+            kept_frames = kept_by(sampler)
             kept: dict[str, Any] = {
-                "given": held.frames,
-                "resampling_steps": held.resampling_steps,
+                "given": kept_frames.frames,
+                "resampling_steps": kept_frames.resampling_steps,
                 "seed": request.seed,
             }
             steps = autoregressive(run, noise, sigmas, solver, windows, **kept)
@@ -534,7 +536,7 @@ class Pipeline:
         """Each seed's clean latents, and the steps (from 1) of it that did without the model."""
         # Clips that decide for themselves which steps to leave out go one by one: none decides for its neighbours.
         groups = [[seed] for seed in seeds] if request.step_cache.adaptive else [list(seeds)]
-        total, found, skipped, model = request.steps * len(groups), [], [], self.model
+        total, denoised, skipped, model = request.steps * len(groups), [], [], self.model
         model.offload_autoencoder()
         model.retry_on_oom(
             "denoise", lambda: model.transformer, watch
@@ -555,9 +557,9 @@ class Pipeline:
                     watch(Progress("compile", 1, 1))
                 self.tell(step, watch, before=number * step.count, count=len(groups) * step.count)
             assert latents is not None  # a request has at least one step
-            found.append(latents)
+            denoised.append(latents)
             skipped += [[step + 1 for step in left_out]] * len(group)
-        return torch.cat(found), skipped
+        return torch.cat(denoised), skipped
 
     def record(
         self,

@@ -190,10 +190,10 @@ class PreparedClips:
             watch(Progress("encode", 0, 1))
 
         self.pipeline.model.on_load = watch
-        found = self.conditions.way(self.pipeline, plan.request, watch, plan=plan, tick=tick)
-        for line in found.notes:
+        conditioning = self.conditions.conditioning(self.pipeline, plan.request, watch, plan=plan, tick=tick)
+        for line in conditioning.notes:
             tell(line)
-        return found
+        return conditioning
 
 
 def prepare_clips(
@@ -338,14 +338,14 @@ def open_for(
     sized, encoded = SizedModel.of(spec, files), max(map(begins.encoded_frames, requests))
     repeated = earlier_execution(earlier, spec)
     compiled, fp8 = settings.get("compile"), settings.get("fp8")
-    asked, fixed = (as_asked(known, compiled=compiled, fp8=fp8) for known in (NOTHING_FIXED, repeated))
+    wanted, fixed = (as_asked(known, compiled=compiled, fp8=fp8) for known in (NOTHING_FIXED, repeated))
     check_asked(machine, fixed)
     try:
         plan = machine.plan(sized, requests[0], encoded_frames=encoded, fixed=fixed)
     except InvalidInput:
         if not repeated or earlier is None:
             raise
-        plan = machine.plan(sized, requests[0], encoded_frames=encoded, fixed=asked)
+        plan = machine.plan(sized, requests[0], encoded_frames=encoded, fixed=wanted)
         repeated = NOTHING_FIXED
         notes.append(
             f"warning: {earlier.path} was made in more memory than there is, so this clip may differ in rounding"
@@ -386,15 +386,17 @@ def earlier_execution(earlier: Clip | None, spec: ModelSpec) -> FixedExecution:
         return NOTHING_FIXED
     record = earlier.choices.get("knobs", {})
     if not isinstance(record, Mapping):
-        raise InvalidInput("file", earlier.path, "tells no knobs", "use a clip that linnet generated")
+        raise InvalidInput(
+            "file", earlier.path, "does not say how it was executed", "use a clip that linnet generated"
+        )
     return as_asked(recorded(record), compiled=earlier.choices.get("compiled") is True)
 
 
-def device_to_use(asked: str | None, earlier: str | None) -> str:
+def device_to_use(device: str | None, earlier: str | None) -> str:
     """As asked; else that of the earlier clip, so that its bytes repeat, where it is here; else the fastest."""
     from linnet.runtime.device import resolve_device
 
-    if asked is None and earlier is not None:
+    if device is None and earlier is not None:
         with suppress(InvalidInput):
             return resolve_device(earlier)
-    return resolve_device(asked or "auto")
+    return resolve_device(device or "auto")

@@ -318,10 +318,10 @@ def making(
 ) -> "Callable[[Watch, Tell], Clip]":
     def make(watch: "Watch", tell: Tell) -> Clip:
         pipeline.model.on_load = watch
-        found = conditioning()
-        for line in (*found.notes, *notes):
+        made_from = conditioning()
+        for line in (*made_from.notes, *notes):
             tell(line)
-        return found.generate(pipeline, output, overwrite=overwrite, watch=watch)
+        return made_from.generate(pipeline, output, overwrite=overwrite, watch=watch)
 
     return make
 

@@ -193,7 +193,7 @@ def test_frames_encoded_one_by_one_are_those_of_the_whole_clip() -> None:
 def test_the_first_frame_is_the_images(pipeline: Pipeline, tmp_path: Path) -> None:
     Image.fromarray(render(SCENE, 1)[0]).save(tmp_path / "first.png")
     request = make_request(SEEDLING, prompt=PROMPT, frames=13, steps=4, seed=1)
-    way = Conditions(image=tmp_path / "first.png").way(pipeline, request)
+    way = Conditions(image=tmp_path / "first.png").conditioning(pipeline, request)
     *_, last = pipeline.sample(request, sampler=way.sampler)
     known = pipeline.encode_frames(lambda: [read_image(tmp_path / "first.png", SIZE)])
     alone = next(pipeline.decode(known))[0].astype(int)
@@ -204,7 +204,7 @@ def test_a_short_clip_ends_with_its_last_image(pipeline: Pipeline, tmp_path: Pat
     """It is the first frames of a longer one, whose last frame is not the clip's."""
     Image.fromarray(render(SCENE, 1)[0]).save(tmp_path / "last.png")
     request = make_request(SEEDLING, prompt=PROMPT, frames=13, steps=2, seed=1)
-    way = Conditions(last_image=tmp_path / "last.png").way(pipeline, request)
+    way = Conditions(last_image=tmp_path / "last.png").conditioning(pipeline, request)
     *_, last = pipeline.sample(request, sampler=way.sampler)
     picture = read_image(tmp_path / "last.png", SIZE)
     known = pipeline.encode_frames(lambda: still(picture))
@@ -300,7 +300,7 @@ def test_a_video_sets_out_in_its_own_colours_where_asked(drawn: Path, pipeline: 
     own = pipeline.encode_frames(lambda: media.read_frames(drawn))
     ways: tuple[tuple[Colours, bool], ...] = (("clip", True), ("prompt", False))
     for colours, kept in ways:
-        way = Conditions(video=drawn, colours=colours).way(pipeline, request)
+        way = Conditions(video=drawn, colours=colours).conditioning(pipeline, request)
         assert isinstance(way.sampler, Renoised)
         assert torch.equal(way.sampler.clip, own) == kept
         assert way.direction["colours"] == colours

@@ -315,11 +315,11 @@ def test_scenes_cover_every_frame(data: st.DataObject, lengths: list[int]) -> No
     assert torch.allclose(
         whole(x := torch.zeros(1, 2, whole.windows.frames, 1, 1), torch.zeros(1), text), x + 1
     )
-    places = [scene.place for scene in scenes if len(scene.shots) == 1]
+    places = [scene.frames for scene in scenes if len(scene.shots) == 1]
     for pair in (scene for scene in scenes if len(scene.shots) == 2):
         before, after = (places[shot] for shot in pair.shots)
-        assert set(before) & set(after) & set(pair.place)
-        assert set(pair.place) <= {*before, *after}
+        assert set(before) & set(after) & set(pair.frames)
+        assert set(pair.frames) <= {*before, *after}
 
 
 def test_joined_noise_is_each_shots_own_and_of_one_strength() -> None:

@@ -46,5 +46,5 @@ def length_of(clip: Path) -> float:
     """In seconds."""
     from linnet.media import probe
 
-    found = probe(clip)
-    return seconds_of(found.frames, round(found.fps))
+    facts = probe(clip)
+    return seconds_of(facts.frames, round(facts.fps))

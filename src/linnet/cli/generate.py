@@ -236,12 +236,12 @@ def generate(
 
     try:
         for each, path in zip(plans, ready.outputs, strict=True):
-            place = f"{len(made) + 1}/{len(plans)} " if len(plans) > 1 else ""
+            prefix = f"{len(made) + 1}/{len(plans)} " if len(plans) > 1 else ""
             sheet = preview_name(path) if preview else None
             expected = {stage.stage: stage.seconds for stage in each.stages}
             with (
                 bars(quiet=quiet or as_json) as show,
-                previewing(telling(show, prefix=place, expected=expected), sheet) as watch,
+                previewing(telling(show, prefix=prefix, expected=expected), sheet) as watch,
             ):
                 clip = ready.make(each, path, overwrite=overwrite, watch=watch, tell=tell)
             made.append(clip)

@@ -110,8 +110,8 @@ def grid(
     try:
         with bars(quiet=quiet or as_json) as show:
 
-            def watch(place: int) -> "Watch":
-                show("drafts", "", place, len(requests), unit="draft")
+            def watch(number_of_clip: int) -> "Watch":
+                show("drafts", "", number_of_clip, len(requests), unit="draft")
                 return telling(show)
 
             made = ready.draft(overwrite=overwrite, watch=watch)

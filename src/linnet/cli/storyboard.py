@@ -127,14 +127,14 @@ def check(
     rows = [
         {
             "shot": number + 1,
-            "start": format_seconds(span.start / shot.request.fps),
+            "start": format_seconds(frames.start / shot.request.fps),
             "begin": shot.begin,
             "seconds": format_seconds(shot.request.seconds),
             "seed": shot.request.seed,
             "made": "yes" if made[number] else "no",
             "prompt": shot.request.prompt,
         }
-        for number, (shot, span) in enumerate(zip(board.shots, board.spans(), strict=True))
+        for number, (shot, frames) in enumerate(zip(board.shots, board.spans(), strict=True))
     ]
     if as_json:
         print(json.dumps({"path": str(file), "model": board.spec.name, "shots": rows}))

@@ -116,16 +116,16 @@ class Conditions:
                 raise InvalidInput("like", clip, problem, "give that command again")
         replaced = () if not files else ("image", "last_image") if "video" in files else ("video", *OF_VIDEO)
         left = {name: value for name, value in direction.items() if name not in {*given, *replaced}}
-        found: dict[str, Any] = {
+        files_and_settings: dict[str, Any] = {
             name: the_same(clip, name, record)
             for name in FILES
             if isinstance(record := left.get(name), Mapping)
         }
-        if found or files:
-            found |= {name: left[name] for name in (*OF_VIDEO, "fit") if name in left}
-        if "video" in found:  # the record of a clip from before there was a choice
-            found |= {"colours": found.get("colours", "clip")}
-        return cls(**found | given)
+        if files_and_settings or files:
+            files_and_settings |= {name: left[name] for name in (*OF_VIDEO, "fit") if name in left}
+        if "video" in files_and_settings:  # the record of a clip from before there was a choice
+            files_and_settings |= {"colours": files_and_settings.get("colours", "clip")}
+        return cls(**files_and_settings | given)
 
     def check(self, request: Request, tick: Tick = nothing) -> None:
         """Refuse a request that cannot begin so, and files that cannot be used. `tick` is called while they are read,
@@ -150,7 +150,7 @@ class Conditions:
         """The most frames that are encoded at once."""
         return request.frames if self.video else STILL if self.last_image else 1 if self.image else 0
 
-    def way(
+    def conditioning(
         self,
         pipeline: Pipeline,
         request: Request,
@@ -169,23 +169,23 @@ class Conditions:
 
     def between(self, pipeline: Pipeline, plan: Plan, watch: Watch, tick: Tick) -> Conditioning:
         request = plan.request
-        held, direction, notes = {}, self.record(), []
+        kept, direction, notes = {}, self.record(), []
         if self.image:
             first, told = read_image_and_notes(self.image, request.size, self.fit, field="image", tick=tick)
             notes += told
-            held[0] = pipeline.encode_frames(lambda: [first], watch)[:, :, 0]
+            kept[0] = pipeline.encode_frames(lambda: [first], watch)[:, :, 0]
         if self.last_image:
             last, told = read_image_and_notes(
                 self.last_image, request.size, self.fit, field="last-image", tick=tick
             )
             notes += told
             end = latents_in(request.frames) - 1
-            held[end] = pipeline.encode_frames(lambda: still(last), watch)[:, :, -1]
+            kept[end] = pipeline.encode_frames(lambda: still(last), watch)[:, :, -1]
         if self.last_image and request.window and not request.onward:
             notes.append("the windows are made together, so that all of them lead to the last image")
         return Conditioning(
             plan,
-            KeptFrames(frames=held, seed=request.seed, resampling_steps=RESAMPLING_STEPS),
+            KeptFrames(frames=kept, seed=request.seed, resampling_steps=RESAMPLING_STEPS),
             direction,
             tuple(notes),
         )
@@ -244,7 +244,8 @@ def drafted(pipeline: Pipeline, request: Request, clip: Latents, watch: Watch) -
     sigmas = flow.levels_of(brief)
     unguided = replace(brief, guidance=no_guidance(brief.guidance_method))
     words, nothing = (
-        pipeline.velocity(asked, sigmas) for asked in (unguided, replace(unguided, prompt=request.negative))
+        pipeline.velocity(variant, sigmas)
+        for variant in (unguided, replace(unguided, prompt=request.negative))
     )
     watch(
         Progress("denoise", 0, DRAFT_STEPS, note="looking for the colours that the prompt makes of the video")

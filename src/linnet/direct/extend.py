@@ -61,16 +61,16 @@ def check_packets(path: Path, request: Request, tick: Tick) -> None:
     """InvalidInput for a clip whose packets cannot stay as they are."""
     if kind_of(path) != "video" or path.suffix.lower() != ".mp4":
         raise InvalidInput("file", path, "is no .mp4, whose packets could be kept", REENCODE)
-    found = reader.stream_in(path, tick)
-    if found["codec"] != "h264":
-        raise InvalidInput("file", path, f"holds {found['codec']} video", REENCODE)
-    if found["turned"]:
+    stream = reader.stream_in(path, tick)
+    if stream["codec"] != "h264":
+        raise InvalidInput("file", path, f"holds {stream['codec']} video", REENCODE)
+    if stream["turned"]:
         problem = "is turned by its player, and frames that are kept cannot be turned"
         raise InvalidInput("file", path, problem, REENCODE)
-    if found["stretched"]:
+    if stream["stretched"]:
         problem = "has pixels that are not square, and frames that are kept cannot be stretched"
         raise InvalidInput("file", path, problem, REENCODE)
-    if (size := Size(*found["size"])) != request.size:
+    if (size := Size(*stream["size"])) != request.size:
         problem = f"is {size}, and {request.model} makes {request.size} here"
         raise InvalidInput("file", path, problem, f"name another model, or {REENCODE}")
 

@@ -54,7 +54,7 @@ class Take:
     made_by: dict[str, Any]
     path: Path
     continues: "Take | None" = None
-    held: range = range(0)
+    kept_frames: range = range(0)
 
     @property
     def made(self) -> bool:
@@ -69,7 +69,7 @@ def takes_of(board: Storyboard, pipeline: Pipeline, folder: Path) -> list[Take]:
     """The film's takes in its order, made or not; their files are in `folder`."""
     ranges = board.takes()
     home = {number: index for index, shots in enumerate(ranges) for number in shots}
-    found: dict[int, Take] = {}
+    done: dict[int, Take] = {}
 
     def changed(request: Request) -> bool:
         """Since method 2: momentum may be at its limit, and a short shot is the first frames of a longer one."""
@@ -86,22 +86,22 @@ def takes_of(board: Storyboard, pipeline: Pipeline, folder: Path) -> list[Take]:
             "requests": [request.to_json() for request in requests],
             "overlaps": overlaps,
         }
-        source, held = None, range(0)
+        source, kept = None, range(0)
         if shots[0].after is not None:
-            source = found[home[shots[0].after]]
+            source = done[home[shots[0].after]]
             end = board.ends_in_take(shots[0].after)
-            held = range(end - shots[0].overlap, end)
-            made_by |= {"continues": source.path.stem, "held": [held.start, held.stop]}
+            kept = range(end - shots[0].overlap, end)
+            made_by |= {"continues": source.path.stem, "held": [kept.start, kept.stop]}
         key = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()[:24]
         frames = sum(request.frames for request in requests) - sum(overlaps)
         path = folder / f"{key}.mkv"
         return Take(
-            shots=ranges[index], frames=frames, made_by=made_by, path=path, continues=source, held=held
+            shots=ranges[index], frames=frames, made_by=made_by, path=path, continues=source, kept_frames=kept
         )
 
     for index in board.order():
-        found[index] = take(index)
-    return [found[index] for index in range(len(ranges))]
+        done[index] = take(index)
+    return [done[index] for index in range(len(ranges))]
 
 
 # --- making -------------------------------------------------------------------------------------------------------
@@ -157,16 +157,18 @@ def make(board: Storyboard, pipeline: Pipeline, take: Take, watch: Watch) -> Non
         return
     request = requests[0]
     longest = max(requests, key=lambda request: request.frames)
-    encoded = len(take.held) if take.continues else 0
+    encoded = len(take.kept_frames) if take.continues else 0
     plan = pipeline.plan(longest, encoded_frames=encoded)
     pipeline.model.on_load = watch
     pipeline.model.follow(plan)
-    sampler = continuing(pipeline, take.continues, take.held, request.seed) if take.continues else denoise
+    sampler = (
+        continuing(pipeline, take.continues, take.kept_frames, request.seed) if take.continues else denoise
+    )
     overlaps = [shot.overlap for shot in shots[1:]]
     made = pipeline.latents(
         plan,
         steps=partial(sample, pipeline, requests, overlaps, sampler, watch),
-        prompts=[text for one in requests for text in (one.prompt, one.negative)],
+        prompts=[text for request in requests for text in (request.prompt, request.negative)],
         watch=watch,
     )
     metadata = {"linnet": __version__, "generated": GENERATED, "take": take.made_by}
@@ -193,8 +195,8 @@ def tidy(board: Storyboard, pipeline: Pipeline, folder: Path | None = None) -> i
 def is_take(path: Path) -> bool:
     """Whether it is one that linnet made: others may keep clips there, too."""
     with suppress(InvalidInput):
-        found = media.read_metadata(path) or {}
-        return bool(re.fullmatch("[0-9a-f]{24}", path.stem)) and ("take" in found or "request" in found)
+        metadata = media.read_metadata(path) or {}
+        return bool(re.fullmatch("[0-9a-f]{24}", path.stem)) and ("take" in metadata or "request" in metadata)
     return False
 
 
@@ -213,13 +215,13 @@ def takes_folder(board: Storyboard) -> Path:
 def is_film_of(board: Storyboard, pipeline: Pipeline, path: Path) -> bool:
     """Whether there is an earlier film of this storyboard: it names one so called, and lies beside it or has a shot of
     it. Other folders have a film.yaml, too."""
-    found: dict[str, Any] = {}
+    metadata: dict[str, Any] = {}
     with suppress(InvalidInput):
-        found = media.read_metadata(path) or {}
-    if found.get("storyboard") != board.path.name:
+        metadata = media.read_metadata(path) or {}
+    if metadata.get("storyboard") != board.path.name:
         return False
     beside = path.absolute().parent == board.path.absolute().parent
-    return beside or any(shot in record(board, pipeline)["shots"] for shot in found.get("shots", ()))
+    return beside or any(shot in record(board, pipeline)["shots"] for shot in metadata.get("shots", ()))
 
 
 # --- joining ------------------------------------------------------------------------------------------------------
@@ -295,13 +297,21 @@ def write_sheet(board: Storyboard, takes: Sequence[Take], path: Path, *, overwri
     """Three frames of each shot, under them when and how it begins, and its prompt."""
     check_sheet(path, overwrite=overwrite)
     spans = board.spans()
-    places = [moments(span) for span in spans]
-    wanted = {place for row in places for place in row}
-    seen = {place: small(frame) for place, frame in enumerate(joined(board, takes)) if place in wanted}
+    places = [moments(shot_frames) for shot_frames in spans]
+    wanted = {frame_number for row in places for frame_number in row}
+    seen = {
+        frame_number: small(frame)
+        for frame_number, frame in enumerate(joined(board, takes))
+        if frame_number in wanted
+    }
     cells = []
-    for number, (shot, span, row) in enumerate(zip(board.shots, spans, places, strict=True)):
+    for number, (shot, shot_frames, row) in enumerate(zip(board.shots, spans, places, strict=True)):
         request = shot.request
-        start, length = (format_seconds(seconds) for seconds in (span.start / request.fps, request.seconds))
+        start, length = (
+            format_seconds(seconds) for seconds in (shot_frames.start / request.fps, request.seconds)
+        )
         title = f"{number + 1}   {shot.begin} at {start} s   {length} s   seed {request.seed}"
-        cells.append(Cell(frames=tuple(seen[place] for place in row), title=title, words=request.prompt))
+        cells.append(
+            Cell(frames=tuple(seen[frame_number] for frame_number in row), title=title, words=request.prompt)
+        )
     write_cells(cells, path, of=board.path.name, overwrite=overwrite)

@@ -81,18 +81,18 @@ def open_source(
 ) -> Source:
     """A clip to begin from, of which so many seconds are looked at. InvalidInput where it is broken, has no frame, or
     another shape than `fit` allows for."""
-    found = scan(path, seconds, tick)
-    check_fit(found.size, size, fit, field="video", value=path)
-    order, notes = paced(found.times, fps, end=found.end), []
-    if order != list(range(len(found.times))):
+    facts = scan(path, seconds, tick)
+    check_fit(facts.size, size, fit, field="video", value=path)
+    order, notes = paced(facts.times, fps, end=facts.end), []
+    if order != list(range(len(facts.times))):
         notes.append(
             f"{path.name} does not run at {fps} frames a second:"
-            f" resampled, {len(found.times)} frames to {len(order)}"
+            f" resampled, {len(facts.times)} frames to {len(order)}"
         )
     limits = reader.not_limited()
-    notes = (*notes, *found.notes, *([limits] if limits else []))
+    notes = (*notes, *facts.notes, *([limits] if limits else []))
     return Source(
-        path=path, size=size, fps=fps, fit=fit, order=order, notes=notes, more=found.more, tick=tick
+        path=path, size=size, fps=fps, fit=fit, order=order, notes=notes, more=facts.more, tick=tick
     )
 
 
@@ -102,8 +102,8 @@ def scan(path: Path, seconds: float = LONGEST_SECONDS, tick: Tick = nothing) -> 
 
 def frames_in(path: Path, spec: ModelSpec) -> int:
     """The most frames that a clip can give the model (see `length_for`)."""
-    found = scan(path)
-    count = len(paced(found.times, spec.fps, end=found.end))
+    facts = scan(path)
+    count = len(paced(facts.times, spec.fps, end=facts.end))
     return length_for(spec, path, count, shorten="name a part of it with `seconds`")
 
 

@@ -98,12 +98,16 @@ def write_sheet(grid: Grid, *, overwrite: bool) -> None:
     for clip in grid.clips:
         places = moments(range(clip.request.frames))
         seen = {
-            place: small(frame) for place, frame in enumerate(media.read_frames(clip.path)) if place in places
+            number: small(frame)
+            for number, frame in enumerate(media.read_frames(clip.path))
+            if number in places
         }
         words = f"linnet generate --like {clip.path} --profile exact"
         cells.append(
             Cell(
-                frames=tuple(seen[place] for place in places), title=f"seed {clip.request.seed}", words=words
+                frames=tuple(seen[number] for number in places),
+                title=f"seed {clip.request.seed}",
+                words=words,
             )
         )
     write_cells(cells, grid.sheet, of=grid.clips[0].request.prompt, overwrite=overwrite)

@@ -42,19 +42,19 @@ def sample(
         return
     shared = [latents_in(overlap) for overlap in overlaps]
     sigmas = flow.levels_of(request)
-    scenes = scenes_of([places_of(one) for one in requests], shared)
-    prompts = pipeline.contexts(*(one.prompt for one in requests), watch=watch)
-    negatives = pipeline.contexts(*(one.negative for one in requests), watch=watch)
+    scenes = scenes_of([places_of(each) for each in requests], shared)
+    prompts = pipeline.contexts(*(each.prompt for each in requests), watch=watch)
+    negatives = pipeline.contexts(*(each.negative for each in requests), watch=watch)
     velocity = pipeline.steered(
         request,
         sigmas,
-        Scenes(pipeline.denoiser(max(requests, key=lambda one: one.frames), watch), scenes),
+        Scenes(pipeline.denoiser(max(requests, key=lambda each: each.frames), watch), scenes),
         texts_of(scenes, prompts),
         texts_of(scenes, negatives),
         batched=False,
         watch=watch,
     )
-    noise = joined_noise([pipeline.noise(one, [one.seed]) for one in requests], shared)
+    noise = joined_noise([pipeline.noise(each, [each.seed]) for each in requests], shared)
     yield from finite_steps(
         sampler(velocity, noise, sigmas, SOLVERS[request.solver]), pipeline.model.files.transformer
     )
@@ -64,7 +64,7 @@ def sample(
 class Scene:
     """The latent frames of one shot, or those astride an overlap, and the shots (from 0) whose prompts hold there."""
 
-    place: range
+    frames: range
     shots: tuple[int, ...]
 
 
@@ -73,7 +73,7 @@ def places_of(request: Request) -> list[range]:
     windows = windows_of(request)
     if windows is None:
         return [range(latents_in(request.frames))]
-    return [range(place[0], place[-1] + 1) for place in windows.places]
+    return [range(window[0], window[-1] + 1) for window in windows.places]
 
 
 def scenes_of(shots: Sequence[Sequence[range]], overlaps: Sequence[int]) -> list[Scene]:
@@ -82,15 +82,16 @@ def scenes_of(shots: Sequence[Sequence[range]], overlaps: Sequence[int]) -> list
     for number, windows in enumerate(shots):
         start -= overlaps[number - 1] if number else 0
         scenes += [
-            Scene(place=range(start + one.start, start + one.stop), shots=(number,)) for one in windows
+            Scene(frames=range(start + window.start, start + window.stop), shots=(number,))
+            for window in windows
         ]
         spans.append(range(start, start + windows[-1].stop))
         start = spans[-1].stop
     for number, (before, after) in enumerate(pairwise(spans)):
         half = min(len(window) for windows in shots[number : number + 2] for window in windows) // 2
         middle = (after.start + before.stop) // 2
-        place = range(max(before.start, middle - half), min(after.stop, middle + half))
-        scenes.append(Scene(place=place, shots=(number, number + 1)))
+        frames = range(max(before.start, middle - half), min(after.stop, middle + half))
+        scenes.append(Scene(frames=frames, shots=(number, number + 1)))
     return scenes
 
 
@@ -112,8 +113,8 @@ class Scenes(Windowed):
     """A model of single scenes as a model of them all; row i of the text belongs to scene i."""
 
     def __init__(self, model: Model, scenes: Sequence[Scene]) -> None:
-        frames = max(scene.place.stop for scene in scenes)
-        super().__init__(model, Windows(frames=frames, places=tuple(tuple(scene.place) for scene in scenes)))
+        frames = max(scene.frames.stop for scene in scenes)
+        super().__init__(model, Windows(frames=frames, places=tuple(tuple(scene.frames) for scene in scenes)))
 
     def text_of(self, window: int, text: TextContext) -> TextContext:
         return text.row(window)

@@ -67,8 +67,8 @@ class Edited:
         within = 1.0 if self.plain is None else differences(before[:1], *self.plain, seed=self.seed)
         for index, sigma in enumerate(levels[:-1]):
             timestep = (TIMESTEPS * sigma).expand(len(noise)).to(noise.device)
-            veil = torch.randn(noise.shape, generator=fresh, device=noise.device)
-            as_is = add_noise(before, veil, timestep / TIMESTEPS)
+            fresh_noise = torch.randn(noise.shape, generator=fresh, device=noise.device)
+            as_is = add_noise(before, fresh_noise, timestep / TIMESTEPS)
             as_wanted = edited + as_is - before
             with torch.no_grad():
                 change = velocity(as_wanted, timestep).float() - self.source(as_is, timestep).float()
@@ -82,7 +82,7 @@ def lasting(clip: Float[Tensor, "1 C t H W"], frames: int) -> Float[Tensor, "1 C
 
 
 def differences(
-    clip: Float[Tensor, "1 C T H W"], one: Velocity, other: Velocity, *, seed: int
+    clip: Float[Tensor, "1 C T H W"], first: Velocity, second: Velocity, *, seed: int
 ) -> Float[Tensor, "1 1 T H W"]:
     """Where two prompts' velocities, without guidance, see something else in a clip: 0 where they agree, 1 where they
     do not (DiffEdit, arXiv 2210.11427).
@@ -95,9 +95,9 @@ def differences(
     change = torch.zeros_like(clip)
     with torch.no_grad():
         for _ in range(DRAWS):
-            veil = torch.randn(clip.shape, generator=fresh, device=clip.device)
-            seen = add_noise(clip, veil, level)
-            change += one(seen, TIMESTEPS * level).float() - other(seen, TIMESTEPS * level).float()
+            fresh_noise = torch.randn(clip.shape, generator=fresh, device=clip.device)
+            seen = add_noise(clip, fresh_noise, level)
+            change += first(seen, TIMESTEPS * level).float() - second(seen, TIMESTEPS * level).float()
     size = change.square().sum(1, keepdim=True).sqrt()
     whole = (
         size.flatten().quantile(MOST).clamp(min=torch.finfo(size.dtype).tiny)

@@ -50,8 +50,8 @@ def draw_sheet(cells: Sequence[Cell]) -> Image.Image:
     sheet = Image.new("RGB", (columns * cell[0] + MARGIN, rows * cell[1] + MARGIN), PAPER)
     for number, content in enumerate(cells):
         x, y = (
-            MARGIN + place * side
-            for place, side in zip((number % columns, number // columns), cell, strict=True)
+            MARGIN + index * side
+            for index, side in zip((number % columns, number // columns), cell, strict=True)
         )
         for index, picture in enumerate(content.frames):
             sheet.paste(Image.fromarray(small(picture)), (x + index * (frame[0] + GAP), y))
@@ -84,9 +84,9 @@ def wrapped(pen: ImageDraw.ImageDraw, words: str, width: int) -> list[str]:
     return lines
 
 
-def moments(span: range) -> list[int]:
+def moments(frames: range) -> list[int]:
     """The frames that stand for a span of them; in a very short one some are the same."""
-    return [span[round(share * (len(span) - 1))] for share in MOMENTS]
+    return [frames[round(share * (len(frames) - 1))] for share in MOMENTS]
 
 
 def tile_size(size: Size, columns: int) -> Size:

@@ -104,7 +104,7 @@ class Storyboard:
         """The frame of its take before which a shot ends."""
         take = next(take for take in self.takes() if shot in take)
         shots = self.shots[take.start : shot + 1]
-        return sum(one.request.frames for one in shots) - sum(one.overlap for one in shots[1:])
+        return sum(each.request.frames for each in shots) - sum(each.overlap for each in shots[1:])
 
     def order(self) -> list[int]:
         """The takes, counted from 0, each after the one that it continues; InvalidInput where none can be first."""
@@ -112,15 +112,15 @@ class Storyboard:
         home = {number: index for index, take in enumerate(takes) for number in take}
         order: dict[int, None] = {}
         for index in range(len(takes)):
-            way: list[int] = []
+            chain: list[int] = []
             at: int | None = index
             while at is not None and at not in order:
-                if at in way:
-                    self._refuse_ring([takes[one].start for one in way[way.index(at) :]])
-                way.append(at)
+                if at in chain:
+                    self._refuse_ring([takes[number].start for number in chain[chain.index(at) :]])
+                chain.append(at)
                 after = self.shots[takes[at].start].after
                 at = None if after is None else home[after]
-            order |= dict.fromkeys(reversed(way))
+            order |= dict.fromkeys(reversed(chain))
         return list(order)
 
     def _refuse_ring(self, ring: list[int]) -> NoReturn:
@@ -193,9 +193,9 @@ def parse(path: Path) -> yaml.Node | None:
         ) from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        place = f"{path}:{mark.line + 1}" if mark else str(path)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
         remedy = "check indentation, and put text that has `: ` or ` #` in it into quotes"
-        raise InvalidInput(place, path, f"is not YAML ({error.problem})", remedy) from error
+        raise InvalidInput(where, path, f"is not YAML ({error.problem})", remedy) from error
     except yaml.YAMLError as error:
         raise InvalidInput("file", path, f"is not YAML ({error})", "save it as text") from error
 
@@ -363,10 +363,12 @@ def check_morphs(shots: Sequence[Shot], film: Section, sections: Sequence[Sectio
         if shot.begin != "morph":
             continue
         section = sections[number]
-        for one in (sections[number - 1], section):
-            if one.values.get("onward", film.values.get("onward")):
+        for either in (sections[number - 1], section):
+            if either.values.get("onward", film.values.get("onward")):
                 remedy = "write `onward: false` in this shot, or begin with a dissolve"
-                one.refuse("onward", "true", "does not go with a morph, made together", remedy)
+                either.refuse(
+                    "onward", "true", "does not go with a morph, whose shots are denoised jointly", remedy
+                )
         for field, value in shot.request.to_json().items():
             other = before.request.to_json()[field]
             if field not in OWN_IN_MORPH and value != other:

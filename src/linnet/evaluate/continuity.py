@@ -251,7 +251,7 @@ def try_extend(bench: Bench, trial: Trial) -> tuple[Values, Values]:
     Image.fromarray(read(trial.drawn)[-1]).save(last)
     from_last = bench.request(trial, frames=ADDED + 1)
     naive = bench.clip(
-        trial, "from-last", from_last, lambda: Conditions(image=last).way(bench.pipeline, from_last)
+        trial, "from-last", from_last, lambda: Conditions(image=last).conditioning(bench.pipeline, from_last)
     )
     old, new = packets(trial.drawn), packets(path)
 
@@ -267,7 +267,9 @@ def try_image(bench: Bench, trial: Trial) -> tuple[Values, Values]:
     path = trial.folder / "first.png"
     Image.fromarray(image).save(path)
     request = bench.request(trial, frames=SHORT)
-    ours = bench.clip(trial, "image", request, lambda: Conditions(image=path).way(bench.pipeline, request))
+    ours = bench.clip(
+        trial, "image", request, lambda: Conditions(image=path).conditioning(bench.pipeline, request)
+    )
 
     def values(clip: Clip) -> Values:
         whole, end = parse(clip), parse(clip[-FPS:])
@@ -293,7 +295,7 @@ def try_loop(bench: Bench, trial: Trial) -> tuple[Values, Values]:
 def try_video(bench: Bench, trial: Trial) -> tuple[Values, Values]:
     request = bench.request(trial, prompt=trial.worded(trial.other), frames=SHORT)
     start = Conditions(video=trial.drawn, strength=0.5)
-    ours = bench.clip(trial, "video", request, lambda: start.way(bench.pipeline, request))
+    ours = bench.clip(trial, "video", request, lambda: start.conditioning(bench.pipeline, request))
     naive = bench.clip(trial, "plain-other", request)
     return recoloured(ours, trial), recoloured(naive, trial)
 
@@ -308,7 +310,7 @@ def try_edit(bench: Bench, trial: Trial) -> tuple[Values, Values]:
 
     ours = bench.clip(trial, "edit", request, edited)
     start = Conditions(video=trial.drawn, strength=STRENGTH)
-    naive = bench.clip(trial, "renoised", request, lambda: start.way(bench.pipeline, request))
+    naive = bench.clip(trial, "renoised", request, lambda: start.conditioning(bench.pipeline, request))
     return recoloured(ours, trial), recoloured(naive, trial)
 
 

@@ -71,15 +71,15 @@ class Pool:
     def best(self, size: int) -> Block | None:
         """The smallest free block that is large enough. One at the end of what is mapped counts as large as it could
         grow, so that it is cut last."""
-        place = self._place(size, 0)
-        if place == len(self.free):
+        index = self._place(size, 0)
+        if index == len(self.free):
             return None
-        while place + 1 < len(self.free):
-            here, following = self.free[place][2], self.free[place + 1][2]
+        while index + 1 < len(self.free):
+            here, following = self.free[index][2], self.free[index + 1][2]
             if room(following) >= room(here):
                 break
-            place += 1
-        return self.free[place][2]
+            index += 1
+        return self.free[index][2]
 
 
 def room(block: Block) -> int:
@@ -194,11 +194,11 @@ class Allocator:
             if not block.mapped:
                 before = block.before
                 start = before if before and before.is_free else block
-                found, end = 0, start
-                while end is not None and not end.used and found < size:
-                    found += end.size
+                free_bytes, end = 0, start
+                while end is not None and not end.used and free_bytes < size:
+                    free_bytes += end.size
                     end = end.after
-                if found >= size:
+                if free_bytes >= size:
                     return start
             block = block.after
         raise OutOfMemory("no addresses are left")

@@ -80,9 +80,9 @@ class CostModel:
         if absent and rate is None:
             return None
         brought = absent * (rate or 0.0)  # in one pass, while its blocks compute: see runtime/stream.py
-        seconds, together = 0.0, in_one_batch(workload.spec, execution)
+        seconds, batched = 0.0, in_one_batch(workload.spec, execution)
         for passes in forwards(request):
-            calls, batch = (1, passes * clips) if together else (passes, clips)
+            calls, batch = (1, passes * clips) if batched else (passes, clips)
             block = self.block + batch * tokens * (self.token + near * self.pair)
             around = self.call + batch * tokens * self.step
             seconds += windows * calls * (max(shape.layers * block, brought) + around)

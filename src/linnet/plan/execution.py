@@ -147,14 +147,14 @@ def as_asked(
     fixed: FixedExecution, *, compiled: bool | None = None, fp8: bool | None = None
 ) -> FixedExecution:
     """`fixed`, an earlier clip's say, with what a person asks of the transformer's blocks; None changes nothing."""
-    found = fixed.copy()
+    asked_for = fixed.copy()
     if compiled is not None:
-        found["compiled"] = compiled
+        asked_for["compiled"] = compiled
     if fp8:
-        found |= {"fp8": fp8, "transformer_format": "float8"}
-    elif fp8 is False and found.get("fp8"):
-        found |= {"fp8": False, "transformer_format": None}
-    return found
+        asked_for |= {"fp8": fp8, "transformer_format": "float8"}
+    elif fp8 is False and asked_for.get("fp8"):
+        asked_for |= {"fp8": False, "transformer_format": None}
+    return asked_for
 
 
 def recorded(record: Mapping[str, Any]) -> FixedExecution:

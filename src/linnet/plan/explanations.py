@@ -88,9 +88,9 @@ def speed(workload: Workload, execution: ExecutionConfig) -> Iterator[Choice]:
     elif workload.spec.compiled and not workload.on_cpu:
         yield Choice("blocks", "not compiled", "no compiler is here: it takes triton and a C compiler")
     if not workload.on_cpu and not workload.spec.batched_guidance and 2 in forwards(workload.request):
-        turns = "in turn", "in one batch they do not fit"
+        separate = "in turn", "in one batch they do not fit"
         batch = "in one batch", "it fits, and two passes fill the card better than one"
-        yield Choice("guidance passes", *(batch if execution.batched_guidance else turns))
+        yield Choice("guidance passes", *(batch if execution.batched_guidance else separate))
 
 
 def text_place(workload: Workload, execution: ExecutionConfig, resident: bool) -> tuple[str, str]:

@@ -83,12 +83,12 @@ def memory_of(
     text = text_weights(shape, dtype, execution)
     kept = text if text_resident else 0
     encoder = text if text_resident else shape.text_block.bytes(execution.text_format or dtype)
-    together = 2 if in_one_batch(spec, execution) else 1
-    batch = workload.clips * together
+    passes = 2 if in_one_batch(spec, execution) else 1
+    batch = workload.clips * passes
     stay, waiting = transformer_weights(shape, dtype, execution)
     waiting = waiting if execution.blocks_from == "memory" else 0
     latents = latent_grid(seen.frames, request.size)
-    rows = 2 * together * (spec.max_prompt_tokens + 1)  # both texts, and once more as one batch
+    rows = 2 * passes * (spec.max_prompt_tokens + 1)  # both texts, and once more as one batch
     forward = denoise_working(
         shape,
         dtype,

@@ -25,7 +25,7 @@ def shared(count: int) -> float:
 def faster_split(request: Request, count: int) -> Literal["guidance", "tokens"]:
     """Guidance's two passes apart, or all passes' tokens shared out: whichever is the faster. A clip whose windows are
     denoised together has many passes a step, which are shared out one by one."""
-    together = request.window and not request.onward
-    if count % 2 or together:
+    joint = request.window and not request.onward
+    if count % 2 or joint:
         return "tokens"
     return min(("guidance", "tokens"), key=lambda split: passes(request, count, split))

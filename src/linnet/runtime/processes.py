@@ -187,7 +187,9 @@ class Processes:
 
     # --- passes -------------------------------------------------------------------------------------------------------
 
-    def one(self, run: Run, latents: Latents, timestep: Float[Tensor, "B"], text: TextContext) -> Latents:
+    def single_pass(
+        self, run: Run, latents: Latents, timestep: Float[Tensor, "B"], text: TextContext
+    ) -> Latents:
         """A single pass: its tokens are shared out among this process's half, or among all."""
         assert self.groups is not None
         share = self.groups.shares[0]
@@ -210,7 +212,9 @@ class Processes:
         """The prompt's pass and the negative's, at the same time."""
         assert self.groups is not None
         if len(self.groups.halves) == 1:
-            return self.one(run, latents, timestep, prompt), self.one(run, latents, timestep, negative)
+            return self.single_pass(run, latents, timestep, prompt), self.single_pass(
+                run, latents, timestep, negative
+            )
         with self._explained():
             self._hand_out(latents, timestep, [prompt, negative])
             cond = run(latents, timestep, prompt, self.groups.shares[0])
@@ -267,7 +271,7 @@ class SharedPass:
     run: Run
 
     def __call__(self, latents: Latents, timestep: Float[Tensor, "B"], text: TextContext) -> Latents:
-        return self.processes.one(self.run, latents, timestep, text)
+        return self.processes.single_pass(self.run, latents, timestep, text)
 
 
 @dataclass(kw_only=True)

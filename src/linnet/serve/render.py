@@ -197,8 +197,8 @@ def pictures(clip: Path) -> dict[str, bytes]:
             tiles[index] = tile
     width, height = tiles[0].size
     sheet = Image.new("RGB", (across * width, down * height))
-    for place, index in enumerate(wanted):
-        sheet.paste(tiles[index], (place % across * width, place // across * height))
+    for number, index in enumerate(wanted):
+        sheet.paste(tiles[index], (number % across * width, number // across * height))
     return {
         "thumbnail": encoded(np.asarray(tiles[frames // 2]), "WEBP", quality=85),
         "spritesheet": encoded(np.asarray(sheet), "JPEG", quality=85),

@@ -70,24 +70,26 @@ def fill(
     """
     dtypes, device = product_dtypes(module, dtype), torch.device(device)
     state: dict[str, Tensor] = {}
-    found = stored(headers, {prefix + name for name in module.state_dict()})
-    kinds = {name: dtypes.get(name.removeprefix(prefix), torch.float32) for name in found}
-    mapped = {name for name, kind in kinds.items() if device.type == "cpu" and found[name].dtype == kind}
+    held_by_files = stored(headers, {prefix + name for name in module.state_dict()})
+    kinds = {name: dtypes.get(name.removeprefix(prefix), torch.float32) for name in held_by_files}
+    mapped = {
+        name for name, kind in kinds.items() if device.type == "cpu" and held_by_files[name].dtype == kind
+    }
 
     def finish(name: str, fetch: Callable[[torch.dtype], Tensor]) -> dict[str, Tensor]:
         kind, own = kinds[name], name.removeprefix(prefix)
-        if kind in EIGHT_BITS and found[name].dtype not in EIGHT_BITS:
-            tensor, scale = quantised(fetch(found[name].dtype), kind)
+        if kind in EIGHT_BITS and held_by_files[name].dtype not in EIGHT_BITS:
+            tensor, scale = quantised(fetch(held_by_files[name].dtype), kind)
             return {own: tensor, scale_of(own): scale.to(dtype)}
         return {own: fetch(kind)}
 
     for name, tensor in read(headers, mapped):
         state[name.removeprefix(prefix)] = tensor
-        watch(len(state), len(found))
-    others = {name: tensor for name, tensor in found.items() if name not in mapped}
+        watch(len(state), len(held_by_files))
+    others = {name: tensor for name, tensor in held_by_files.items() if name not in mapped}
     for number, made in enumerate(fetched(others, device, finish), 1 + len(mapped)):
         state |= made
-        watch(number, len(found))
+        watch(number, len(held_by_files))
     module.load_state_dict(state, strict=True, assign=True)
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
         if tensor.is_meta:

@@ -46,7 +46,7 @@ class Stored:
 def stored(headers: Iterable[Header], names: Iterable[str]) -> dict[str, Stored]:
     """Each of these tensors that the files hold, in file order. WeightsError for a file whose tensors overlap or have
     another size than their shape, as its own library finds."""
-    wanted, found = set(names), dict[str, Stored]()
+    wanted, entries = set(names), dict[str, Stored]()
     for header in headers:
         if not wanted.intersection(header.tensors):
             continue
@@ -58,7 +58,7 @@ def stored(headers: Iterable[Header], names: Iterable[str]) -> dict[str, Stored]
         start = header.start
         for name, entry in header.tensors.items():
             if name in wanted:
-                found[name] = Stored(
+                entries[name] = Stored(
                     path=header.path,
                     start=start,
                     size=entry.size,
@@ -66,7 +66,7 @@ def stored(headers: Iterable[Header], names: Iterable[str]) -> dict[str, Stored]
                     dtype=DTYPES[entry.dtype],
                 )
             start += entry.size
-    return found
+    return entries
 
 
 class Staging:
@@ -87,7 +87,7 @@ class Staging:
                 file.seek(tensor.start)
                 while done < tensor.size:
                     piece = self.read(file, min(PIECE, tensor.size - done)).view(tensor.dtype)
-                    self.place(piece, flat[done // item :][: len(piece)])
+                    self.copy_out(piece, flat[done // item :][: len(piece)])
                     done += piece.nbytes
         except OSError as error:
             raise damaged(tensor.path, f"cannot be read ({error})") from error
@@ -98,16 +98,16 @@ class Staging:
     def read(self, file: BinaryIO, count: int) -> UInt8[Tensor, " bytes"]:
         if self.used[self.turn] is not None:
             self.used[self.turn].synchronize()
-        place = self.places[self.turn][:count]
-        room, got = memoryview(cast(Any, place.numpy())), 0
+        part = self.places[self.turn][:count]
+        room, got = memoryview(cast(Any, part.numpy())), 0
         while got < count:
             read = file.readinto(room[got:])  # pyright: ignore[reportAttributeAccessIssue]
             if not read:
                 raise EOFError
             got += read
-        return place
+        return part
 
-    def place(self, piece: Shaped[Tensor, " n"], target: Shaped[Tensor, " n"]) -> None:
+    def copy_out(self, piece: Shaped[Tensor, " n"], target: Shaped[Tensor, " n"]) -> None:
         if self.device.type != "cuda":
             target.copy_(piece)
             return

@@ -120,30 +120,30 @@ class Frames:
         return len(self.m)
 
     def frame(self, number: int) -> "Frames":
-        one = slice(number, number + 1)
-        fields = Fields(*(field[..., one, :, :] for field in self.fields))
-        return Frames(self.x[one], self.b[one], self.m[one], fields, self.light)
+        only = slice(number, number + 1)
+        fields = Fields(*(field[..., only, :, :] for field in self.fields))
+        return Frames(self.x[only], self.b[only], self.m[only], fields, self.light)
 
 
-def everywhere(found: Frames, of: Kernels, side: int) -> Float[Tensor, "N F rows columns"]:
+def everywhere(frames: Frames, of: Kernels, side: int) -> Float[Tensor, "N F rows columns"]:
     """The score of each (transformed) template at each position of its upper left corner, the border included."""
-    rows, columns = (length - side + 1 for length in found.size)
+    rows, columns = (length - side + 1 for length in frames.size)
 
     def summed(*pairs: tuple[Tensor, Tensor]) -> Tensor:
         product = sum(kernel * field for kernel, field in pairs)
-        return torch.fft.irfft2(product, s=found.size)[..., :rows, :columns]
+        return torch.fft.irfft2(product, s=frames.size)[..., :rows, :columns]
 
-    return scores(found.fields, of, found.light, summed)
+    return scores(frames.fields, of, frames.light, summed)
 
 
 def about(
-    found: Frames, pictures: Float[Tensor, "N 4 S S"], left: int, top: int, reach: int, stride: int
+    frames: Frames, pictures: Float[Tensor, "N 4 S S"], left: int, top: int, reach: int, stride: int
 ) -> Float[Tensor, "N L"]:
     """The same in the first frame, at positions up to `reach` read pixels from a corner; none outside of the border."""
-    side, (height, width) = pictures.shape[-1], found.size
+    side, (height, width) = pictures.shape[-1], frames.size
     rows = slice(max(0, top - reach), min(height, top + reach + side))
     columns = slice(max(0, left - reach), min(width, left + reach + side))
-    x, b, m = found.x[:1, :, rows, columns], found.b[:1, :, rows, columns], found.m[:1, rows, columns]
+    x, b, m = frames.x[:1, :, rows, columns], frames.b[:1, :, rows, columns], frames.m[:1, rows, columns]
     if min(m.shape[-2:]) < side:
         return pictures.new_full((len(pictures), 1), -1.0)
     cut = products(x, b, m)
@@ -158,21 +158,23 @@ def about(
     def summed(*pairs: tuple[Tensor, Tensor]) -> Tensor:
         return torch.stack([kernel @ field for kernel, field in pairs]).sum(0)
 
-    return scores(patches, flat(pictures), found.light, summed)
+    return scores(patches, flat(pictures), frames.light, summed)
 
 
-def scores(found: Fields, of: Kernels, usual: Sequence[float], summed: Summed) -> Tensor:
+def scores(fields: Fields, of: Kernels, usual: Sequence[float], summed: Summed) -> Tensor:
     """What each template explains at each position; -1 where too little of it is seen. u = x - a * b is what
     light * o + shift * a has to explain."""
-    count = summed((of.w, found.m)).clamp(min=1)
-    aa = summed((of.waa, found.m)).clamp(min=1e-3)
-    rest = summed((of.w, found.xx), (-2 * of.wa, found.xb), (of.waa, found.bb))  # of u * u, over all channels
-    total = summed((of.w, found.dd))
+    count = summed((of.w, fields.m)).clamp(min=1)
+    aa = summed((of.waa, fields.m)).clamp(min=1e-3)
+    rest = summed(
+        (of.w, fields.xx), (-2 * of.wa, fields.xb), (of.waa, fields.bb)
+    )  # of u * u, over all channels
+    total = summed((of.w, fields.dd))
     for c in range(3):
-        x, b = found.x[c], found.b[c]
+        x, b = fields.x[c], fields.b[c]
         ou = summed((of.wo[c], x), (-of.woa[c], b))
         au = summed((of.wa, x), (-of.waa, b))
-        oo, oa = summed((of.woo[c], found.m)), summed((of.woa[c], found.m))
+        oo, oa = summed((of.woo[c], fields.m)), summed((of.woa[c], fields.m))
         light = (ou - au * oa / aa) / (oo - oa * oa / aa).clamp(min=1e-3)
         light = light.clamp(DARKEST * usual[c], BRIGHTEST * usual[c])
         shift = ((au - light * oa) / aa).clamp(-SHIFT, SHIFT)

@@ -78,9 +78,9 @@ class Examination:
         """What the reader finds right, and what a person does, as far as each was asked."""
         shares = {}
         for name in ASKED:
-            found = [answer.verdicts[name] for answer in self.answers if name in answer.verdicts]
-            if found:
-                shares[name] = Share(sum(found), len(found))
+            verdicts = [answer.verdicts[name] for answer in self.answers if name in answer.verdicts]
+            if verdicts:
+                shares[name] = Share(sum(verdicts), len(verdicts))
         if self.judged:
             shares["judged right"] = Share(sum(self.judged.values()), len(self.judged))
         both = {a.question.index: a.verdicts["all"] for a in self.answers if "all" in a.verdicts}
@@ -199,7 +199,7 @@ def reading(reader: TheatreReader, question: Question, path: Path) -> Reading | 
     note = path.with_suffix(".json")
     if note.exists():
         record = json.loads(note.read_text())
-        things = tuple(Seen(**one | {"right_at": tuple(one["right_at"])}) for one in record.pop("things"))
+        things = tuple(Seen(**seen | {"right_at": tuple(seen["right_at"])}) for seen in record.pop("things"))
         return Reading(things=things, **record)
     seen = reader.read(np.stack(list(media.read_frames(path))), question.scene)
     write_text(note, json.dumps(asdict(seen)))
@@ -221,8 +221,8 @@ def verdicts(folder: Path, answers: Sequence[Answer]) -> dict[int, bool]:
     writer.writeheader()
     writer.writerows(rows)
     write_text(path, text.getvalue())
-    said = {int(row["clip"]): row["right (yes or no)"].strip().lower() for row in rows}
-    return {index: word[0] == "y" for index, word in said.items() if word[:1] in ("y", "n")}
+    judgements = {int(row["clip"]): row["right (yes or no)"].strip().lower() for row in rows}
+    return {index: word[0] == "y" for index, word in judgements.items() if word[:1] in ("y", "n")}
 
 
 def drawing(scenery: Scenery, how: Drawn) -> Make:

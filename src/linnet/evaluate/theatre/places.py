@@ -86,9 +86,9 @@ class PlaceReader:
         away = far.amin(0)
         nearest = [n for n in away.argsort()[:NEAR_ONES].tolist() if away[n] <= AS_NEAR * away.min()]
         scenes = [
-            replace(self.scenes[index], camera=way)
+            replace(self.scenes[index], camera=camera)
             for index in nearest
-            for way in (("", *CAMERAS) if self.scenes[index].backdrop != "plain" else ("",))
+            for camera in (("", *CAMERAS) if self.scenes[index].backdrop != "plain" else ("",))
         ]
         frames = [moment for moment in MOMENTS if moment < len(clip)]
         places = F.avg_pool2d(self.empty(scenes, [frames] * len(scenes)).flatten(0, 1), COARSE)

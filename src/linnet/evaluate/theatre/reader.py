@@ -103,15 +103,15 @@ class TheatreReader:
             )
             layers.add(tree)
         rotates = bool({"spins", "rolls"} & set(THINGS[scene.thing].motions))
-        tracks = self.found(layers, targets, rotates)
-        seen = tuple(self.looked_at(layers, tracks, number, one) for number, one in enumerate(targets))
+        tracks = self.tracks_of(layers, targets, rotates)
+        seen = tuple(self.looked_at(layers, tracks, number, thing) for number, thing in enumerate(targets))
         first = tracks[0]
         if scene.count > 1:  # alike as they are, they are told apart by their order
             first = [min(sights, key=lambda sight: sight.x) for sights in zip(*tracks, strict=True)]
         track = Track.of(first, backdrop.camera(frames))
         return Reading(seen, backdrop.scene.backdrop, read_motion(scene, track, frames))
 
-    def found(self, layers: "Layers", targets: Sequence[Wanted], rotates: bool) -> list[list[Sighting]]:
+    def tracks_of(self, layers: "Layers", targets: Sequence[Wanted], rotates: bool) -> list[list[Sighting]]:
         """The track of each thing. Of several, the one that is seen best comes first; the next are looked for before
         and behind it, and the first once more."""
         tracks: list[list[Sighting] | None] = [None] * len(targets)
@@ -119,35 +119,35 @@ class TheatreReader:
         while None in tracks:
             others = [track for track in tracks if track]
             options = {
-                number: self.tracked(layers, others, one, rotates and number == 0)
-                for number, one in enumerate(targets)
+                number: self.tracked(layers, others, thing, rotates and number == 0)
+                for number, thing in enumerate(targets)
                 if tracks[number] is None
-                and one not in [targets[n] for n in range(number) if tracks[n] is None]
+                and thing not in [targets[n] for n in range(number) if tracks[n] is None]
             }
             best = max(
                 options, key=lambda number: float(np.median([sight.score for sight in options[number]]))
             )
             tracks[best] = options[best]
-        found = [track for track in tracks if track is not None]
+        complete = [track for track in tracks if track is not None]
         if len(targets) == 2:  # what came first did not know the other
             first = 1 - best
-            found[first] = self.tracked(layers, [found[best]], targets[first], rotates and first == 0)
-        return found
+            complete[first] = self.tracked(layers, [complete[best]], targets[first], rotates and first == 0)
+        return complete
 
     def tracked(
-        self, layers: "Layers", others: Sequence[Sequence[Sighting]], one: Wanted, rotates: bool
+        self, layers: "Layers", others: Sequence[Sequence[Sighting]], thing: Wanted, rotates: bool
     ) -> list[Sighting]:
         """Of what it is before the others, and behind them, the better in each frame."""
         if not others:
-            return self.sprites.track(layers.frames(), one, rotates=rotates)
+            return self.sprites.track(layers.frames(), thing, rotates=rotates)
         ways = [
-            self.sprites.track(layers.with_others(others, behind=behind).frames(), one, rotates=rotates)
+            self.sprites.track(layers.with_others(others, behind=behind).frames(), thing, rotates=rotates)
             for behind in (False, True)
         ]
         return [max(pair, key=lambda sight: sight.score) for pair in zip(*ways, strict=True)]
 
     def looked_at(
-        self, layers: "Layers", tracks: Sequence[Sequence[Sighting]], number: int, one: Wanted
+        self, layers: "Layers", tracks: Sequence[Sequence[Sighting]], number: int, thing: Wanted
     ) -> Seen:
         """Whether a thing is the one that was asked for, where it is seen best in each third of the clip."""
         own, others = tracks[number], [track for n, track in enumerate(tracks) if n != number]
@@ -166,26 +166,28 @@ class TheatreReader:
             if best is None or own[best].score < SEEN:
                 right_at.append(None)
                 continue
-            tables = [self.sprites.likeness(way.frame(best), own[best]) for way in ways]
+            tables = [self.sprites.likeness(layered.frame(best), own[best]) for layered in ways]
             table = max(tables, key=lambda pairs: pairs[0][0])
             mine = own[best].score
             liker = [
-                other for more, other in table if not same(other, one) and more > mine + allowed(other, one)
+                other
+                for more, other in table
+                if not same(other, thing) and more > mine + allowed(other, thing)
             ]
             right_at.append(not liker and mine >= SURE - 0.02)
             if liker:
                 like = " ".join(filter(None, (liker[0].spoilt, liker[0].tint, liker[0].thing)))
         before, middle, after = right_at
-        return Seen(one.thing, round(score, 3), like or one.thing, (before, middle, after))
+        return Seen(thing.thing, round(score, 3), like or thing.thing, (before, middle, after))
 
 
-def same(template: Template, one: Wanted) -> bool:
-    return (template.thing, template.tint, template.spoilt) == (one.thing, one.tint, "")
+def same(template: Template, thing: Wanted) -> bool:
+    return (template.thing, template.tint, template.spoilt) == (thing.thing, thing.tint, "")
 
 
-def allowed(other: Template, one: Wanted) -> float:
+def allowed(other: Template, thing: Wanted) -> float:
     """By how much something else may explain more."""
-    if other.thing != one.thing or other.spoilt == "smeared":
+    if other.thing != thing.thing or other.spoilt == "smeared":
         return 0.0
     return HALVED if other.spoilt else LIKER
 

@@ -63,9 +63,9 @@ def draw_sheet(
         line, column = divmod(number, COLUMNS)
         x, y = MARGIN + column * (wide + MARGIN), HEAD + line * tall
         frames = list(media.read_frames(answer.path))
-        for place, moment in enumerate(MOMENTS):
+        for index_in_row, moment in enumerate(MOMENTS):
             frame = Image.fromarray(frames[round(moment * (len(frames) - 1))]).resize(FRAME)
-            sheet.paste(frame, (x + place * (FRAME[0] + GAP), y))
+            sheet.paste(frame, (x + index_in_row * (FRAME[0] + GAP), y))
         index = answer.question.index
         pen.text((x, y + FRAME[1] + 2), f"{index:04}  {answer.question.prompt}", INK, font(13))
         left = x

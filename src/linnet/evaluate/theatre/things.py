@@ -126,46 +126,48 @@ class SpriteReader:
             )
         return F.interpolate(sprite, (side, side), mode="area")
 
-    def best(self, found: Frames, templates: Sequence[Template], sides: Sequence[float]) -> list[Sighting]:
+    def best(self, clip: Frames, templates: Sequence[Template], sides: Sequence[float]) -> list[Sighting]:
         """In each frame, the best of the templates."""
-        best: list[Sighting | None] = [None] * len(found)
+        best: list[Sighting | None] = [None] * len(clip)
         for side in dict.fromkeys(max(SMALLEST, round(full / SCALE)) for full in sides):
-            if side > min(found.size):
+            if side > min(clip.size):
                 continue
-            of = self.kernels(tuple(templates), side, found.size)
-            table = everywhere(found, of, side)  # N F rows columns
+            of = self.kernels(tuple(templates), side, clip.size)
+            table = everywhere(clip, of, side)  # N F rows columns
             columns = table.shape[3]
             peaks, at = table.transpose(0, 1).flatten(1).max(1)
-            for frame, (peak, place) in enumerate(zip(peaks.tolist(), at.tolist(), strict=True)):
+            for frame, (peak, position) in enumerate(zip(peaks.tolist(), at.tolist(), strict=True)):
                 earlier = best[frame]
                 if earlier is None or peak > earlier.score:
-                    number, place = divmod(place, table.shape[2] * columns)
-                    row, column = divmod(place, columns)
+                    number, position = divmod(position, table.shape[2] * columns)
+                    row, column = divmod(position, columns)
                     x, y = column - BORDER_X + side / 2, row - BORDER_Y + side / 2
                     best[frame] = Sighting(templates[number], SCALE * side, SCALE * x, SCALE * y, peak)
         return [sight for sight in best if sight is not None]
 
-    def track(self, found: Frames, target: Wanted, *, rotates: bool = False) -> list[Sighting]:
+    def track(self, clip: Frames, target: Wanted, *, rotates: bool = False) -> list[Sighting]:
         """Where a thing is in each frame; where it is not, the score says so. `rotates`: also on its side."""
-        sights = self.best(found, upright(target), target.sides)
+        sights = self.best(clip, upright(target), target.sides)
         if rotates:
             turned = [Template(target.thing, target.tint, False, angle) for angle in ANGLES]
-            others = self.best(found, turned, [step * target.side for step in STEPS[4:7]])
+            others = self.best(clip, turned, [step * target.side for step in STEPS[4:7]])
             sights = [max(pair, key=lambda sight: sight.score) for pair in zip(sights, others, strict=True)]
         for number, sight in enumerate(sights):
             if sight.score > SEEN - 0.2:
-                alone = found.frame(number)
+                alone = clip.frame(number)
                 (finer,) = self.best(alone, [sight.template], [part * sight.side for part in FINER])
-                sight = max(sight, finer, key=lambda one: one.score)
+                sight = max(sight, finer, key=lambda sighting: sighting.score)
                 if rotates:
                     turned = [
                         replace(sight.template, angle=sight.template.angle + angle) for angle in FINER_ANGLES
                     ]
-                    sight = max(sight, *self.best(alone, turned, [sight.side]), key=lambda one: one.score)
+                    sight = max(
+                        sight, *self.best(alone, turned, [sight.side]), key=lambda sighting: sighting.score
+                    )
                 sights[number] = sight
         return sights
 
-    def likeness(self, found: Frames, sight: Sighting) -> list[tuple[float, Template]]:
+    def likeness(self, clip: Frames, sight: Sighting) -> list[tuple[float, Template]]:
         """How well each thing explains what is about a sighting in a single frame, best first: each from both sides,
         the same one in every tint, and smeared, and each of its halves alone."""
         thing = THINGS[sight.template.thing]
@@ -184,7 +186,7 @@ class SpriteReader:
             left = round(sight.x / SCALE - side / 2) + BORDER_X
             top = round(sight.y / SCALE - side / 2) + BORDER_Y
             for group in (tuple(same), tuple(others)):
-                table = about(found, self.pictures(group, side), left, top, REACH, STRIDE).amax(1)
+                table = about(clip, self.pictures(group, side), left, top, REACH, STRIDE).amax(1)
                 for template, score in zip(group, table.tolist(), strict=True):
                     best[template] = max(best.get(template, -1.0), score)
         return sorted(((score, template) for template, score in best.items()), key=lambda pair: -pair[0])

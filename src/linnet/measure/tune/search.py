@@ -232,13 +232,13 @@ class Search:
             alive, reserve = reserve, []
             for rung in rungs:
                 slack = 0.0 if rung == whole else SLACK
-                held = []
+                passed = []
                 for number, candidate in enumerate(alive):
                     self.watch(f"{name}, {rung} clips", number, len(alive))
                     if not self.judge(candidate, rung, rules, slack).why:
-                        held.append(candidate)
+                        passed.append(candidate)
                 self.watch(f"{name}, {rung} clips", len(alive), len(alive))
-                alive = sorted(held, key=self.faster, reverse=True)
+                alive = sorted(passed, key=self.faster, reverse=True)
                 if rung < whole:
                     most = max(keep, -(-len(alive) // 2))
                     alive, reserve = alive[:most], [*reserve, *alive[most:]]
