@@ -36,7 +36,7 @@ def segments_here() -> Segments:
     """Which kind PyTorch will use in this process: expandable ones on Linux (see linnet/__init__.py), unless the
     environment says otherwise."""
     names = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
-    settings = next((found for name in names if (found := os.environ.get(name))), "")
+    settings = next((value for name in names if (value := os.environ.get(name))), "")
     expandable = sys.platform == "linux" and "expandable_segments:true" in settings.lower().replace(" ", "")
     return "expandable" if expandable else "classic"
 

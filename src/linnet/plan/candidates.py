@@ -125,19 +125,21 @@ def with_more_held(plan: Plan, costs: CostModel | None) -> Plan:
         (True, "file"),
     ]
     if kind_of(workload.device) != "cuda":
-        ways = [way for way in ways if way[1] != "memory"]  # which is the same memory
+        ways = [choice for choice in ways if choice[1] != "memory"]  # which is the same memory
 
-    def worth_it(found: Plan) -> bool:
+    def worth_it(candidate: Plan) -> bool:
         """Only a card with room to spare is filled more than it must be."""
         card = workload.budget.device
         most = math.inf if card is None else max(plan.peak_device_bytes, SPARING * card)
-        return found.fits() and found.peak_device_bytes <= most
+        return candidate.fits() and candidate.peak_device_bytes <= most
 
-    plan = next((found for stays, waits in ways if worth_it(found := holding(small, stays, waits))), plan)
+    plan = next(
+        (candidate for stays, waits in ways if worth_it(candidate := holding(small, stays, waits))), plan
+    )
     if small:
         return plan
-    held = holding(True, plan.transformer_stays, plan.autoencoder_waits)
-    return held if held.fits(share_of(workload.budget, HELD_TEXT[workload.on_cpu])) else plan
+    resident = holding(True, plan.transformer_stays, plan.autoencoder_waits)
+    return resident if resident.fits(share_of(workload.budget, HELD_TEXT[workload.on_cpu])) else plan
 
 
 def frugal(workload: Workload, fixed: FixedExecution = NOTHING_FIXED) -> list[Plan]:

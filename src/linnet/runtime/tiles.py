@@ -87,7 +87,7 @@ class Waiting:
         if self.aside.is_apart:
             self._going = going, self.aside.mark()
 
-    def settle(self) -> None:
+    def release_sent(self) -> None:
         """Let go of what was sent, once it has arrived."""
         if self._going is not None:
             self.aside.wait(self._going[1])
@@ -133,11 +133,11 @@ def decode_tiled(
                     video.append(torch.empty((*piece.shape[:3], *sides), dtype=piece.dtype, device=parked))
                 transfer.copy(window(video[time], tile.rows[-1], tile.columns[-1]), piece)
                 del piece
-            (waits[index - 1] if index else common).settle()
+            (waits[index - 1] if index else common).release_sent()
             if number < len(chunks):
                 waiting.rest(past)
             del past
-        waits[-1].settle()
+        waits[-1].release_sent()
         while video:  # what has been handed out is let go of
             yield video.pop(0).float()
 
