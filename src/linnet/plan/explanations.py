@@ -62,7 +62,7 @@ def choices(
         )
         yield Choice("frames", words, "whole frames do not fit; same result, no seams")
         if execution.pasts == "bfloat16":
-            reason = "they do not fit in float32; pixels differ by less than one part in 256"
+            reason = "they do not fit in float32; the clip differs by their rounding"
             yield Choice("past", "of each tile waits in bfloat16", reason)
     else:
         yield Choice(
