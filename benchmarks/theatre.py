@@ -23,7 +23,7 @@ from linnet.evaluate.theatre.report import write_report
 from linnet.request import make_request
 from linnet.train.theatre.config import SIZES
 
-READER = {
+READER: dict[str, tuple[exam.Kind, exam.Drawn | None]] = {
     "ceiling, one thing": ("trained", "clean"),
     "ceiling, two things": ("two", "clean"),
     "ceiling, behind a tree": ("behind", "clean"),
@@ -31,7 +31,9 @@ READER = {
     "half missing": ("trained", "half"),
     "another thing": ("trained", "other"),
 }
-MODEL = {kind: (kind, None) for kind in ("trained", "held-out", "two", "behind")}
+MODEL: dict[str, tuple[exam.Kind, exam.Drawn | None]] = {
+    kind: (kind, None) for kind in exam.KINDS if kind != "free"
+}
 
 
 def main() -> None:
