@@ -14,7 +14,7 @@ from linnet.plan.budget import Budget, kind_of, share_of
 from linnet.plan.cost_model import CostModel
 from linnet.plan.execution import NOTHING_FIXED, ExecutionConfig, FixedExecution, Pasts, Tiling, Waits
 from linnet.plan.explanations import Stage
-from linnet.plan.passes import forwards
+from linnet.plan.passes import is_guided
 from linnet.plan.plan import Plan
 from linnet.plan.predict import predict
 from linnet.plan.workload import Workload
@@ -35,7 +35,7 @@ def candidates(workload: Workload, fixed: FixedExecution = NOTHING_FIXED) -> Ite
 
 def can_batch(workload: Workload) -> bool:
     """Whether both guidance passes in one batch are faster: on a card, which two passes fill better than one."""
-    return not workload.on_cpu and not workload.spec.batched_guidance and 2 in forwards(workload.request)
+    return not workload.on_cpu and not workload.spec.batched_guidance and is_guided(workload.request)
 
 
 def free_candidates(workload: Workload) -> Iterator[ExecutionConfig]:

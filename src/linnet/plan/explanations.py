@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 from linnet.plan.budget import gigabytes
 from linnet.plan.execution import ExecutionConfig, Waits
 from linnet.plan.memory import Shape, text_weights
-from linnet.plan.passes import forwards
+from linnet.plan.passes import is_guided
 from linnet.plan.workload import Workload
 
 Stage = Literal["text", "denoise", "decode"]
@@ -87,7 +87,7 @@ def speed(workload: Workload, execution: ExecutionConfig) -> Iterator[Choice]:
         yield Choice("blocks", "not compiled", "as asked")
     elif workload.spec.compiled and not workload.on_cpu:
         yield Choice("blocks", "not compiled", "no compiler is here: it takes triton and a C compiler")
-    if not workload.on_cpu and not workload.spec.batched_guidance and 2 in forwards(workload.request):
+    if not workload.on_cpu and not workload.spec.batched_guidance and is_guided(workload.request):
         separate = "in turn", "in one batch they do not fit"
         batch = "in one batch", "it fits, and two passes fill the card better than one"
         yield Choice("guidance passes", *(batch if execution.batched_guidance else separate))

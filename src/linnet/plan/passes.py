@@ -38,8 +38,19 @@ def forwards(request: Request) -> list[int]:
 
     Steps that decide for themselves whether to skip are counted as if none did.
     """
-    skipped = request.step_cache.skip
-    steps = [i for i in range(request.steps) if i not in skipped]
-    guided = request.guidance != no_guidance(request.guidance_method)
+    first, last = guided_steps(request)
+    steps = (step for step in range(request.steps) if step not in request.step_cache.skip)
+    return [2 if first <= step < last else 1 for step in steps]
+
+
+def guided_steps(request: Request) -> tuple[int, int]:
+    """The first guided step, and the first behind them; no step lies between the two where none is guided."""
+    if request.guidance == no_guidance(request.guidance_method):
+        return 0, 0
     first, last = (step_at(share, request.steps) for share in (request.guidance_from, request.guidance_until))
-    return [2 if guided and first <= step < last else 1 for step in steps]
+    return first, last
+
+
+def is_guided(request: Request) -> bool:
+    """Whether any step asks the model twice."""
+    return any(step not in request.step_cache.skip for step in range(*guided_steps(request)))
