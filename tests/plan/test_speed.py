@@ -89,7 +89,7 @@ def test_fp8_halves_the_blocks_and_says_so() -> None:
     assert "products" not in words(plain)
     saved = LINUM_V2.layers * (LINUM_V2.block.bytes("bfloat16") - LINUM_V2.block.bytes("float8"))
     decode = [plan.stages[-1].device_bytes for plan in (plain, fp8)]
-    assert decode[0] - decode[1] == saved
+    assert saved <= decode[0] - decode[1] <= 1.05 * saved  # the plan leaves a share free
 
 
 def test_what_is_loaded_is_kept_and_batched_anew() -> None:
