@@ -154,11 +154,11 @@ def test_a_terminal_says_that_pytorch_is_loading(
 def test_reading_weights_and_compiling_have_stages_of_their_own(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import linnet
+    from linnet.pipeline import Pipeline
+    from linnet.weights.store import resolve
 
     monkeypatch.setattr("linnet.loaded_model.compile_blocks", lambda blocks: None)
-    pipeline = linnet.load("seedling", weights=tiny_model, device="cpu")
-    pipeline.model.compiled = True
+    pipeline = Pipeline.open(SEEDLING, resolve(SEEDLING, weights=tiny_model), compiled=True)
     told: list[Progress] = []
     request = make_request(SEEDLING, prompt="a red star", seed=1, frames=1, steps=2)
     pipeline.generate(request, tmp_path / "a.mp4", watch=told.append)
@@ -185,12 +185,16 @@ def test_whatever_is_made_from_a_clip_is_summed_up_as_a_new_one_is(
     from typing import Any
 
     from linnet.cli.direct import run
+    from linnet.plan.workload import SizedModel
     from linnet.prepare_direct import PreparedClip
+    from linnet.runtime.machine import resolve_machine
+    from linnet.weights.store import resolve
 
     request = make_request(SEEDLING, prompt="a red star", seed=7, seconds=2)
     clip = Clip(path=tmp_path / "a.mp4", request=request, model_hash="", version="")
     nothing: Any = None
-    ready = PreparedClip(pipeline=nothing, plan=nothing, output=clip.path, make=lambda watch, tell: clip)
+    plan = resolve_machine("cpu").plan(SizedModel.of(SEEDLING, resolve(SEEDLING)), request)
+    ready = PreparedClip(pipeline=nothing, plan=plan, output=clip.path, make=lambda watch, tell: clip)
     run(ready, quiet=False, as_json=False)
     printed = capsys.readouterr()
     assert printed.err == "2 s of 128x72, seed 7, made in 0 s:\n"

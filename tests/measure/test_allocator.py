@@ -11,7 +11,6 @@ from linnet.measure.fake import Card
 from linnet.models.transformer import linum_v2
 from linnet.plan.budget import Budget
 from linnet.plan.execution import FixedExecution
-from linnet.plan.explanations import Row
 from linnet.plan.machine import Machine
 from linnet.plan.memory import LINUM_V2
 from linnet.plan.workload import SizedModel
@@ -70,13 +69,12 @@ def test_all_goes_back_in_the_end(segments: Segments) -> None:
     assert sum(len(pool.free) for pool in allocator.pools.values()) == 0
 
 
-@pytest.mark.parametrize("chunk", [None, 6000])
-def test_a_few_blocks_stand_for_all(chunk: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_few_blocks_stand_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
     spec, layers = CATALOG["linum-v2-360p"], 4
     machine = Machine(device="cuda", dtype="bfloat16", threads=1, budget=Budget())
     request = make_request(spec, prompt="a fox", seconds=2, dtype="bfloat16")
     plan = machine.plan(
-        SizedModel(spec=spec, shape=LINUM_V2), request, fixed=FixedExecution(token_chunk=chunk)
+        SizedModel(spec=spec, shape=LINUM_V2), request, fixed=FixedExecution(token_chunk=6000)
     )
     monkeypatch.setattr(simulate, "linum_v2", lambda: replace(linum_v2(), num_layers=layers))
     few = simulate.denoise(plan)
@@ -85,29 +83,18 @@ def test_a_few_blocks_stand_for_all(chunk: int | None, monkeypatch: pytest.Monke
     assert told(few) == told(whole)
 
 
-@pytest.mark.parametrize(
-    ("model", "seconds", "card", "spare", "stages"),
-    [
-        ("linum-v2-360p", 2, 4, 0.1, ("text", "denoise", "decode")),
-        ("linum-v2-360p", 5, 6, 0.3, ("denoise",)),
-        ("linum-v2-720p", 5, 8, 0.6, ("denoise",)),
-    ],
-)
-def test_a_plan_runs_in_the_memory_that_it_was_made_for(
-    model: str, seconds: float, card: int, spare: float, stages: tuple[Row, ...]
-) -> None:
-    """All that it asks of the allocator fits, with GB to spare, and the allocator never has to give anything back.
-    benchmarks/plan.py does all stages of all plans."""
-    budget = Budget(
-        device=card * 10**9, system=12 * 10**9, limited=frozenset({"vram", "ram"}), segments="expandable"
-    )
+def test_a_plan_runs_in_the_memory_that_it_was_made_for() -> None:
+    """5 s in 6 GB: all that denoising asks of the allocator fits with 0.3 GB to spare, and the allocator never has to
+    give anything back. benchmarks/plan.py does all stages of all plans, which takes too long here."""
+    card, spec = 6 * 10**9, CATALOG["linum-v2-360p"]
+    budget = Budget(device=card, system=12 * 10**9, limited=frozenset({"vram", "ram"}), segments="expandable")
     machine = Machine(device="cuda", dtype="bfloat16", threads=1, budget=budget)
-    request = make_request(CATALOG[model], prompt="a fox", seconds=seconds, seed=0, dtype="bfloat16")
-    plan = machine.plan(SizedModel(spec=CATALOG[model], shape=LINUM_V2), request)
-    events = simulate.events_of(plan, stages)
-    most = card * 10**9 - plan.allowance.device
+    request = make_request(spec, prompt="a fox", seconds=5, seed=0, dtype="bfloat16")
+    plan = machine.plan(SizedModel(spec=spec, shape=LINUM_V2), request)
+    events = simulate.events_of(plan, ("denoise",))
+    most = card - plan.allowance.device
     assert replayed(events, limit=most).retries == 0
-    assert least_limit(events) <= most - spare * 1e9
+    assert least_limit(events) <= most - 300_000_000
 
 
 def told(card: Card) -> list[tuple[int, int]]:
