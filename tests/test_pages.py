@@ -47,7 +47,11 @@ def test_ci_runs_the_readmes_test_command() -> None:
         (README, ["a-red-star-spins-on-a-blue-background-7.mp4", "heart-1.webm", "heart-2.webm"]),
         (
             ROOT / "docs" / "python.md",
-            ["green.mp4", "heart-1.webm", "heart-2.webm", "moon.mp4", "star.mp4", "variation.mp4"],
+            [
+                *("drafts", "film.mp4", "film.png", "film.shots", "film.yaml", "green.mp4", "heart-1.webm"),
+                *("heart-2.webm", "moon.mp4", "star-1.mp4", "star-2.mp4", "star-edited.mp4"),
+                *("star-extended.mp4", "star-refined.mp4", "star.mp4", "variation.mp4"),
+            ],
         ),
     ],
     ids=["README", "python"],
