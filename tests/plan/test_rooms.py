@@ -78,7 +78,10 @@ def test_no_room_reaches_into_another_for_what_it_keeps_to_itself() -> None:
 def private_names(tree: ast.AST) -> Iterator[str]:
     """Attributes that the file sets, and functions that it defines, for itself."""
     for node in ast.walk(tree):
-        set_here = isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
-        name = node.attr if set_here else node.name if isinstance(node, ast.FunctionDef) else ""
+        match node:
+            case ast.Attribute(attr=name, ctx=ast.Store()) | ast.FunctionDef(name=name):
+                pass
+            case _:
+                continue
         if re.match("_[a-z]", name):
             yield name

@@ -53,7 +53,7 @@ def product_in_fp8(
     bias: Float[Tensor, " o"] | None,
 ) -> Float[Tensor, "r o"]:
     """By the card, in bfloat16, which is what it gives."""
-    return torch._scaled_mm(
+    return torch._scaled_mm(  # pyright: ignore[reportPrivateImportUsage] (torch has no public one)
         rows,
         weight.t(),
         scale_a=row_scale,
