@@ -161,7 +161,7 @@ def test_a_compiled_clip_says_so_and_is_repeated_compiled(
     assert len(compiled) == 2
     monkeypatch.setattr("shutil.which", lambda name: None)
     line = refusal(generate(tiny_model, PROMPT, *STILL, "--compile", "--device", "cpu"))
-    assert 'compile "cpu": needs a C++ compiler; install g++, or leave --compile out' in line
+    assert 'compile "cpu": needs a C++ compiler, such as g++; install it, or leave --compile out' in line
 
 
 def test_dry_run_writes_nothing_and_tells_the_request(here: Path, tiny_model: Path) -> None:

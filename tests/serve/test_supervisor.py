@@ -27,7 +27,7 @@ REQUEST = make_request(SEEDLING, prompt="a red star", frames=1)
 class Clumsy(Supervisor):
     """Each of its workers claims a job; then this goes wrong, one thing after the other."""
 
-    place = "cpu"
+    runs_on = "cpu"
     wrongs: Iterator[Exception | None]
 
     def supervise(self, name: str) -> str | None:

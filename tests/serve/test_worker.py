@@ -103,14 +103,14 @@ def test_a_job_that_is_deleted_while_it_is_made_leaves_nothing(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = worker.queue.add(request())
-    generate = Pipeline.generate
+    run = Pipeline.run
 
     def late(self: Pipeline, *given: Any, **more: Any) -> Any:
-        clip = generate(self, *given, **more)
+        clips = run(self, *given, **more)
         worker.queue.delete(job.id)  # when the file stands complete, but nobody knows of it
-        return clip
+        return clips
 
-    monkeypatch.setattr(Pipeline, "generate", late)
+    monkeypatch.setattr(Pipeline, "run", late)
     rendered(worker)
     assert list(clips_folder(worker.data).iterdir()) == []
     assert worker.queue.ids() == set()

@@ -139,12 +139,13 @@ def decode_sizes(
     pasts = [past_size(tiled, tile) for tile in tiles]
     peaks = [common + working_size(whole, everything, item)]
     peaks += [past + working_size(tiled, tile, item) for past, tile in zip(pasts, tiles, strict=True)]
-    later = common + sum(pasts) if steps is None or steps > tiling.chunk else 0
+    goes_on = steps is None or steps > tiling.chunk
+    later = common + sum(pasts) if goes_on else 0
     frames = FRAMES_PER_LATENT * chunk * height * width * PIXELS_PER_LATENT**2 * 3
     return DecodeSizes(
         parked=batch * item * (later + frames),
         pasts=batch * item * later,
-        resident=batch * item * max(common, *pasts),
+        resident=batch * item * max(common, *pasts) if goes_on else 0,
         peak=batch * item * (small + max(peaks)),
     )
 
