@@ -8,7 +8,6 @@ processes of the same number.
 import errno
 import os
 import re
-import secrets
 import shutil
 import time
 from collections.abc import Iterator
@@ -157,7 +156,7 @@ def make_folder(folder: Path, *, field: str = "output") -> None:
 
 def temporary_name(path: Path) -> Path:
     """Beside `path`, hidden; no longer than its name is, but for short ones."""
-    tail = f".{os.getpid()}.{secrets.token_hex(4)}.part"
+    tail = f".{os.getpid()}.{os.urandom(4).hex()}.part"
     name = os.fsencode(path.name)
     head = name[: max(len(name), SHORT) - len(tail) - 1].decode(errors="ignore")
     return path.absolute().parent / f".{head}{tail}"

@@ -13,9 +13,8 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from linnet import filesystem, process
+from linnet import process
 from linnet.errors import InvalidInput, LinnetError, one_line, with_fields
-from linnet.wording import nearest
 
 COMMANDS = {
     "generate": "Make a video from a prompt.",
@@ -114,6 +113,8 @@ class Commands(Group):
         except LinnetError as error:
             fail(f"error: {with_fields(one_line(error), as_option)}", 1)
         except OSError as error:  # what no closer place has said of a path
+            from linnet import filesystem
+
             fail(f"error: {with_options(filesystem.last_net(error))}", 2)
         except (RuntimeError, MemoryError) as error:
             if "torch" not in sys.modules or not device_failed(error):
@@ -165,6 +166,8 @@ def usage_problem(error: Any, first: str) -> str:
 
 def suggestion(typed: str, known: Sequence[str]) -> str:
     """ "did you mean --seed? ", or nothing where nothing is near."""
+    from linnet.wording import nearest
+
     near = nearest(typed, known)
     return f"did you mean {near}? " if near else ""
 
