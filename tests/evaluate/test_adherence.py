@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -362,10 +363,9 @@ class StandIn:
 
     model_hash = "0123"
 
-    class device:
-        type = "cpu"
-
-    dtype = "torch.float32"
+    class model:
+        device = SimpleNamespace(type="cpu")
+        dtype = "torch.float32"
 
     def generate(self, request: object, output: Path) -> None:
         draw(scene_like(), getattr(request, "frames"), output)  # noqa: B009
