@@ -384,9 +384,9 @@ SECTIONS = (
         short_clips,
         "frames | as the drawn scene (95 %) | all right | drawn: all right",
         """Seedling, with its defaults, on the same questions at each length. It was trained on clips of 1, 25 and 49
-        frames. A clip of 5 to 21 frames is the first frames of one of 25. A short clip can show less, such as half a
-        hop. So the first count is of clips in which the reader sees what it sees in the same scene drawn in as many
-        frames.""",
+        frames. A clip of 5 to 21 frames is the last frames of one of 25: of the first 13 frames 52 of 60 were right,
+        because what rises begins slowly. A short clip can show less, such as half a hop. So the first count is of clips
+        in which the reader sees what it sees in the same scene drawn in as many frames.""",
     ),
     (
         "Beyond one clip",

@@ -21,7 +21,7 @@ from linnet.catalog import ModelSpec
 from linnet.clip import Clip
 from linnet.errors import InvalidInput
 from linnet.filesystem import StrPath, as_path
-from linnet.geometry import FRAMES_PER_LATENT, latent_grid, latents_in, token_count
+from linnet.geometry import FRAMES_PER_LATENT, frames_of, latent_grid, latents_in, token_count
 from linnet.loaded_model import LoadedModel
 from linnet.models.attention import Attend, attend
 from linnet.models.transformer import TextContext
@@ -299,7 +299,8 @@ class Pipeline:
     ) -> Iterator[Step]:
         """Denoise one clip for each seed (the request's own when None), all in one batch.
 
-        A clip that is shorter than those that the model knows is the first frames of one that it does know.
+        A clip that is shorter than those that the model knows is part of one that it does know: its first frames where
+        `sampler` holds some, such as a first image; otherwise its last ones, which `decoded` cuts out.
         `skipped`, if given, is filled with the steps (from 0) that did without the model; `watch` hears only of what
         the steps do not tell; `sampler` goes the way from noise to clip.
         """
@@ -327,7 +328,9 @@ class Pipeline:
         else:
             steps = sampler(run(), noise, sigmas, solver)
         for step in finite_steps(steps, self.model.files.transformer):
-            yield replace(step, latents=step.latents[:, :, :shown], denoised=step.denoised[:, :, :shown])
+            if sampler is not denoise:
+                step = replace(step, latents=step.latents[:, :, :shown], denoised=step.denoised[:, :, :shown])
+            yield step
         if skipped is not None:
             own = (
                 (number * request.steps, run)
@@ -640,13 +643,16 @@ class Pipeline:
         total: int | None = None,
     ) -> Iterator[Frames]:
         """One clip's frames after the first `skip`, a few at a time, of which `watch` is told when they are used.
-        `total` counts the frames of the latents, where they are not the request's alone."""
+        `total` counts the frames of the clip, where they are not the request's alone. Of latents that hold more, the
+        last frames are taken."""
         self.model.make_room_for_autoencoder()
         _ = self.model.autoencoder  # which is read before decoding is said to have begun
-        done, count = 0, (total or request.frames) - skip
+        total = total or request.frames
+        done, count = 0, total - skip
         watch(Progress("decode", done, count))
         decode = self.decode_loop if request.loop else self.decode
-        for frames in after(skip, decode(latents, lower=request.decoder_dtype == "bfloat16")):
+        more = 0 if request.loop else frames_of(latents.shape[2]) - total
+        for frames in after(more + skip, decode(latents, lower=request.decoder_dtype == "bfloat16")):
             yield frames
             done += len(frames)
             watch(Progress("decode", done, count))

@@ -72,7 +72,7 @@ def takes_of(board: Storyboard, pipeline: Pipeline, folder: Path) -> list[Take]:
     done: dict[int, Take] = {}
 
     def changed(request: Request) -> bool:
-        """Since method 2: momentum may be at its limit, and a short shot is the first frames of a longer one."""
+        """Since method 2: momentum may be at its limit, and a short shot is a part of a longer one."""
         return pipeline.steady(request) or denoised(pipeline.spec, request) != request
 
     def take(index: int) -> Take:

@@ -27,7 +27,7 @@ class Windows:
 
 
 def denoised(spec: ModelSpec, request: Request) -> Request:
-    """The request of which this one's clip is the first frames (see `ModelSpec.denoised_frames`): mostly the same.
+    """The request of which this one's clip is a part (see `ModelSpec.denoised_frames`): mostly the same.
 
     A loop has no frames that could be left out.
     """
