@@ -280,7 +280,7 @@ def test_frames_that_are_given_must_fit_too() -> None:
     assert make_plan(large, LINUM_V2, request, encoded_frames=1, **way).fits()
     assert make_plan(large, LINUM_V2, request, **way).stages[-1].stage == "decode"
     with pytest.raises(
-        TooLarge, match=r'^vram "7.0 GB": is too little: the encode stage .* `vram=9.6GB`, or'
+        TooLarge, match=r'^vram "7.0 GB": is too little: the encode stage .* `vram=9.8GB`, or'
     ):
         make_plan(large, LINUM_V2, request, encoded_frames=49, **way)
 
