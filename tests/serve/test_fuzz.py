@@ -57,6 +57,9 @@ def api(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Any:
     described = schemathesis.openapi.from_asgi(
         "/openapi.json", create_app(service), headers={"Host": "localhost"}
     )
+    # A body that is too large to be looked at is rejected, too.
+    rejection = described.config.checks.negative_data_rejection
+    rejection.expected_statuses = [*rejection.expected_statuses, "413"]
     described.hook(map_body)
     return described
 
