@@ -51,15 +51,12 @@ def slack(size: int, segments: Segments, churn: int = 0) -> int:
 @dataclass(frozen=True, kw_only=True)
 class Budget:
     """Bytes that may be used of a card's memory and of main memory; None: no limit known. On a CPU the second alone
-    counts. `limited` names those of "vram" and "ram" that a person set; the others are what is free. `others`: bytes of
-    the card that a screen and other programs have at this moment; None where it is not here. `wanted`: what a person
-    allowed of the card, where less than that is free. `segments`: of the card's allocator."""
+    counts. `limited` names those of "vram" and "ram" that a person set; the others are what is free. `segments`: of the
+    card's allocator."""
 
     device: int | None = None
     system: int | None = None
     limited: frozenset[str] = frozenset()
-    others: int | None = None
-    wanted: int | None = None
     segments: Segments = field(default_factory=segments_here)
 
     @property
