@@ -37,7 +37,9 @@ class Server:
         found = re.search(r"http://\S+", line)
         assert found, f"no address in {line!r}: {self.log.name}"
         self.url = found[0]
-        self.http = httpx2.Client(base_url=self.url, timeout=PATIENCE)
+        # Each request has a connection of its own: one that is kept may be closed as idle at the moment it is used.
+        fresh = httpx2.Limits(max_keepalive_connections=0)
+        self.http = httpx2.Client(base_url=self.url, timeout=PATIENCE, limits=fresh)
 
     def __enter__(self) -> Self:
         return self

@@ -5,6 +5,7 @@ import sqlite3
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -110,7 +111,7 @@ def test_a_worker_that_hangs_is_found_out_even_after_its_job_was_cancelled(
 
     monkeypatch.setattr(Renderer, "warm", lambda self: None)
     monkeypatch.setattr(Renderer, "make", hang)
-    monkeypatch.setattr("linnet.serve.worker.time.sleep", rest)
+    monkeypatch.setattr("linnet.serve.worker.time", SimpleNamespace(sleep=rest))  # for no other thread
     job = worker.queue.add(REQUEST).id
     worker.run()
     assert found == ["made no progress for 0 s", None]

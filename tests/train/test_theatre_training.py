@@ -4,6 +4,7 @@ import json
 import random
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -125,7 +126,7 @@ def test_phases_leave_parts_from_which_another_machine_goes_on(packed: Path) -> 
 
 def test_a_run_ends_when_its_minutes_are_over(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(10_000))  # each look at the clock finds a second more
-    monkeypatch.setattr("linnet.train.loop.time.monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr("linnet.train.loop.time", SimpleNamespace(monotonic=lambda: float(next(clock))))
     run = tiny_run(packed, "timed")
     loops = {name: replace(loop, steps=1000) for name, loop in run.config.loops.items()}
     seen: list[Report] = []

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -309,7 +310,7 @@ def test_encoding_tells_how_long_it_takes(monkeypatch: pytest.MonkeyPatch) -> No
 
     told: list[object] = []
     clock = iter([0.0, 0.0, 10.0])
-    monkeypatch.setattr("linnet.train.recipes.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("linnet.train.recipes.time", SimpleNamespace(monotonic=lambda: next(clock)))
     look = paced(told.append)
     look(100, 200)
     look(150, 200)
