@@ -109,3 +109,18 @@ def test_what_ships_says_what_made_it() -> None:
 
 def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_words_are_learnt_and_forgotten(pipeline: Pipeline) -> None:
+    model, prompt = pipeline.model, "a red cross spins"
+    rows = torch.randn(2, 128, generator=torch.Generator().manual_seed(0))
+    old = model.text_states("a red star spins")[0].clone()
+    model.learn_words({"cross": rows[0]})
+    first = model.text_states(prompt)[0].clone()
+    model.learn_words({"cross": rows[1]})
+    assert not torch.equal(model.text_states(prompt)[0], first)
+    model.learn_words({"ring": rows[1], "cross": rows[0]})
+    assert torch.equal(model.text_states(prompt)[0], first)
+    model.learn_words({})
+    assert model.tokenizer.unknown(prompt) == ["cross"]
+    assert torch.equal(model.text_states("a red star spins")[0], old)

@@ -3,7 +3,7 @@
 Axes: M the text encoder's width.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import TypeVar
@@ -81,7 +81,8 @@ class LoadedModel:
         self._given: Plan | None = None
         self._fixed = self.execution.fixed() if execution else fixed
         self._reduced: FixedExecution | None = None  # what all plans keep to since memory ran out
-        self.tokenizer = Tokenizer.open(files.tokenizer)
+        self.tokenizer = self._own_tokenizer = Tokenizer.open(files.tokenizer)
+        self.taught: tuple[str, ...] = ()  # words beyond the model's own vocabulary
         self.text = TextStates(
             files.text_encoder,
             device=self.device,
@@ -116,6 +117,16 @@ class LoadedModel:
         self.on_load(Progress("load", done, total, part=part))
 
     # --- text ---------------------------------------------------------------------------------------------------------
+
+    def learn_words(self, words: Mapping[str, Float[Tensor, " M"]]) -> None:
+        """Know these words beside the model's own, each by its row of the text encoder's table, and no others that were
+        learnt before. Only a small text encoder can; the vocabulary of a large one writes any word."""
+        if words and not self.text.small:
+            problem = f"teaches words ({', '.join(words)}), and {self.spec.name}'s vocabulary is not closed"
+            raise InvalidInput("lora", ", ".join(words), problem, "use a LoRA that was made for this model")
+        self.taught = tuple(words)
+        self.tokenizer = self._own_tokenizer.with_words(self.taught)
+        self.text.set_new_rows(torch.stack([row.float() for row in words.values()]) if words else None)
 
     def encode(self, prompt: str) -> Encoded:
         """The prompt's tokens as the model will get them, and the words that were cut off."""

@@ -133,7 +133,10 @@ def check_prompts(
     for field, prompt in prompts.items():
         if pipeline.spec.closed_vocabulary and not anyway:
             try:
-                left_open = check_words(pipeline.spec, pipeline.model.tokenizer, prompt, field=field)
+                model = pipeline.model
+                left_open = check_words(
+                    pipeline.spec, model.tokenizer, prompt, field=field, taught=model.taught
+                )
             except InvalidInput as error:
                 remedy = f"{error.remedy}, or add `anyway`"
                 raise InvalidInput(field, prompt, error.problem, remedy) from None

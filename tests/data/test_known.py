@@ -125,3 +125,16 @@ def test_the_list_of_what_it_knows_has_every_word_of_its_captions() -> None:
     told = {"a", "an", "and", "background", "front", "is", "it", "of", "that", "the", ","}
     doing = {word for word in synthetic.vocabulary() if word.endswith("ing")} | {"not"}
     assert {*synthetic.vocabulary()} <= {*listed, *told, *doing}
+
+
+def test_a_taught_word_is_known_and_stands_for_a_shape(tokenizer: Tokenizer) -> None:
+    taught, prompt = tokenizer.with_words(["cross"]), "a red Cross, spinning, on a blue background"
+    assert check_words(SEEDLING, taught, prompt, taught=["cross"]) == []
+    ids = taught.encode(prompt, 32).ids
+    assert ids.count(tokenizer.size) == 1
+    plain = tokenizer.encode(prompt.replace("Cross", "star"), 32).ids
+    assert [a for a, b in zip(ids, plain, strict=True) if a != b] == [tokenizer.size]
+    with pytest.raises(InvalidInput, match="does not know: crosses"):
+        check_words(SEEDLING, taught, "a red crosses", taught=["cross"])
+    with pytest.raises(InvalidInput, match="names no shape"):
+        check_words(SEEDLING, taught, "red on a blue background", taught=["cross"])

@@ -6,7 +6,7 @@ unknown words and goes on (see `theatre.words`).
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from linnet.catalog import CATALOG, SEEDLING, ModelSpec
@@ -54,11 +54,19 @@ class Mentioned:
 
 
 def check_words(
-    spec: ModelSpec, tokenizer: Tokenizer, text: str, *, field: str = "prompt", more: str = ""
+    spec: ModelSpec,
+    tokenizer: Tokenizer,
+    text: str,
+    *,
+    field: str = "prompt",
+    more: str = "",
+    taught: Collection[str] = (),
 ) -> list[str]:
     """Refuse a text that the model cannot draw; what it leaves for the model to choose and what of it the model does
     not know, in sentences to be told.
 
+    `taught` are words beyond its own, which a LoRA brought and the tokenizer knows: what they stand for is not known
+    here, so a prompt that has one of them need not name a shape.
     Signs and capital letters do not matter. `more` says where to see what it knows. A negative prompt describes no
     clip: its words alone are checked.
     """
@@ -76,8 +84,8 @@ def check_words(
         raise InvalidInput(field, text, problem, more)
     if field == "negative" or not text.strip():
         return []
-    seen = read_prompt(text)
-    for problem, remedy in problems(seen):
+    seen, new = read_prompt(text), {word.lower() for word in taught}.intersection(text_words(text))
+    for problem, remedy in problems(seen, names_new=bool(new)):
         raise InvalidInput(field, text, problem, remedy)
     open_ = {"colour": seen.colours, "background": seen.backgrounds, "motion": seen.motions}
     if missing := [f"no {name}" for name, words in open_.items() if not words]:
@@ -96,7 +104,7 @@ def meant(unknown: Iterable[str]) -> str:
 
 def read_prompt(text: str) -> Mentioned:
     """What a prompt names; its words are known."""
-    normalised = " ".join(re.findall(r"\w+", text.lower()))
+    normalised = " ".join(text_words(text))
     normalised = re.sub(r"\b(bounc|hop)(\w+) up and down\b", r"\1\2", normalised)  # as everybody says it
     backgrounds = [
         word for match in BACKGROUND.finditer(normalised) for word in (match[1] or match[2]).split()
@@ -121,10 +129,14 @@ def read_prompt(text: str) -> Mentioned:
     )
 
 
-def problems(seen: Mentioned) -> Iterable[tuple[str, str]]:
-    """What of it seedling cannot draw, each with its remedy."""
+def text_words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.lower())
+
+
+def problems(seen: Mentioned, *, names_new: bool = False) -> Iterable[tuple[str, str]]:
+    """What of it seedling cannot draw, each with its remedy; `names_new`: a word that it was taught is in it."""
     shape = seen.shapes[0] if seen.shapes else "object"
-    if not seen.shapes:
+    if not seen.shapes and not names_new:
         yield f"names no shape, and {NAME} draws one", f"use {in_a_row(SHAPES, 'or')}"
     if len(seen.shapes) > 1 or seen.objects > 1:
         named = seen.shapes if len(seen.shapes) > 1 else [shape] * 2

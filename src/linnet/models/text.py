@@ -181,6 +181,13 @@ class T5Encoder(nn.Module):
         return self.encoder.final_layer_norm(x)
 
     @torch.no_grad()
+    def set_new_rows(self, rows: Float[Tensor, "n M"]) -> None:
+        """Let the token table end with these rows, of words beyond `config.vocab_size`; earlier ones are dropped."""
+        known = self.shared.weight[: self.config.vocab_size]
+        table = torch.cat((known, rows.to(known)))
+        self.shared = nn.Embedding.from_pretrained(table, freeze=not self.shared.weight.requires_grad)
+
+    @torch.no_grad()
     def initialise(self, generator: torch.Generator | None = None) -> Self:
         """Weights to train from, with T5's own scales: attention logits of order one without a 1/sqrt(d)."""
         c = self.config
@@ -272,6 +279,23 @@ class Tokenizer:
             end=backend.eos_id(),
             unknown=backend.unk_id(),
         )
+
+    def with_words(self, words: Sequence[str]) -> "Tokenizer":
+        """This one, which also knows `words`, in lower case: their ids follow its own."""
+        ids = {word: self.size + number for number, word in enumerate(words)}
+        if not ids:
+            return self
+        pattern = re.compile(rf"\b({'|'.join(map(re.escape, ids))})\b", re.IGNORECASE)
+
+        def pieces(text: str) -> list[int]:
+            parts = pattern.split(text)  # what is between words, and each second one a word
+            return [
+                piece
+                for index, part in enumerate(parts)
+                for piece in ([ids[part.lower()]] if index % 2 else self._pieces(part))
+            ]
+
+        return Tokenizer(pieces, size=self.size + len(ids), end=self._end, unknown=self._unknown)
 
     def encode(self, text: str, limit: int) -> Encoded:
         """At most `limit` ids, the end token among them."""

@@ -47,6 +47,21 @@ class TextStates:
         self.keep_resident, self.loading = False, loading
         self._known: dict[tuple[int, ...], States] = {}
         self._resident: T5Encoder | None = None
+        self._new_rows: Float[Tensor, "n M"] | None = None
+
+    def set_new_rows(self, rows: Float[Tensor, "n M"] | None) -> None:
+        """Of words that the model's own vocabulary lacks, for a small encoder; None: there are none."""
+        if (rows is None) != (self._new_rows is None) or (
+            rows is not None and self._new_rows is not None and not torch.equal(rows, self._new_rows)
+        ):
+            self._new_rows = rows
+            self._known.clear()
+            self._extend()
+
+    def _extend(self) -> None:
+        if self._resident is not None:
+            rows, width = self._new_rows, self._resident.config.d_model
+            self._resident.set_new_rows(torch.empty(0, width) if rows is None else rows)
 
     @cached_property
     def matched(self) -> tuple[T5Encoder, list[Header]]:
@@ -118,6 +133,8 @@ class TextStates:
             self.loading(0, 1)
             options = {"device": self.device, "dtype": self.dtype, "watch": self.loading}
             self._resident = fill(encoder, headers, **options).eval()
+            if self._new_rows is not None:
+                self._extend()
         with torch.inference_mode():
             return [self._resident(ids, torch.ones_like(ids)) for ids in prompts]
 
