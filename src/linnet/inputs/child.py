@@ -40,7 +40,7 @@ def limit() -> None:
 def answers(question: dict[str, Any]) -> Iterator[tuple[dict[str, Any], bytes | None]]:
     path = Path(question["path"])
     what = question["what"]
-    if what in ("content_size", "picture", "picture_size", "metadata", "probe", "scan", "frames"):
+    if what in ("content_size", "picture", "picture_size", "metadata", "probe", "scan", "survey", "frames"):
         from PIL import PngImagePlugin
 
         PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY = MOST_TEXT, MOST_TEXT
@@ -76,6 +76,13 @@ def looked_at(
         yield {"size": facts.size, "frames": facts.frames, "fps": facts.fps}, None
     elif what == "scan":
         yield clips.scan(path, clips.Limits(**question["limits"])).to_json(), None
+    elif what == "survey":
+        from linnet.inputs import survey
+
+        seen, thumbnails = survey.survey(path, clips.Limits(**question["limits"]))
+        yield seen.to_json(), None
+        for frame in thumbnails:
+            yield {"shape": frame.shape}, frame.tobytes()
     else:
         wanted = iter(question["wanted"])
         number = next(wanted, None)

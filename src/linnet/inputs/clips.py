@@ -1,12 +1,13 @@
 """A clip is a video file, an animation, or a folder of pictures: one set of functions for all three."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
 from jaxtyping import UInt8
+from PIL import Image
 
 from linnet.errors import InvalidInput
 from linnet.geometry import Size
@@ -66,6 +67,29 @@ class Footage:
     fps: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """A frame on its way: `luma` as it is stored but for the turn, `shown` as a player shows it. Either costs a
+    conversion when it is called. `turned` is in degrees, clockwise."""
+
+    luma: Callable[[], UInt8[np.ndarray, "H W"]]
+    shown: Callable[[], Frame]
+    turned: int = 0
+    hdr: bool = False
+
+    @classmethod
+    def of(cls, frame: Frame) -> Self:
+        """A frame that is decoded already."""
+        return cls(luma=lambda: np.asarray(Image.fromarray(frame).convert("L")), shown=lambda: frame)
+
+
+Look = Callable[[View, float], None]  # is given each frame, and when it is shown
+
+
+def unseen(view: View, time: float) -> None:
+    """Nobody looks."""
+
+
 class Notes(list[str]):
     """Each said once."""
 
@@ -83,15 +107,15 @@ def kind_of(path: Path) -> Kind:
             return "picture" if pictures.is_picture(file.read(HEAD)) else "video"
 
 
-def scan(path: Path, limits: Limits) -> Scan:
+def scan(path: Path, limits: Limits, look: Look = unseen) -> Scan:
     """InvalidInput for a file that is no clip, has no frame, or is over the limits."""
     kind = kind_of(path)
     if kind == "folder":
-        return scan_folder(path)
-    return scan_animation(path, limits) if kind == "picture" else scan_video(path, limits)
+        return scan_folder(path, look)
+    return scan_animation(path, limits, look) if kind == "picture" else scan_video(path, limits, look)
 
 
-def scan_folder(path: Path) -> Scan:
+def scan_folder(path: Path, look: Look = unseen) -> Scan:
     files = folders.checked(path)
     if len(files) == 1:
         raise still(files[0])
@@ -101,6 +125,9 @@ def scan_folder(path: Path) -> Scan:
         notes.add(f"{path.name} does not say how fast its pictures follow: read at {pace:.0f} a second")
     pictures.read(files[0], notes.add)
     times = tuple(index / pace for index in range(len(files)))
+    if look is not unseen:
+        for file, time in zip(files, times, strict=True):
+            look(View.of(pictures.read(file, notes.add)), time)
     return Scan(
         size=pictures.size_of(files[0]),
         times=times,
@@ -114,7 +141,7 @@ def still(path: Path) -> InvalidInput:
     return InvalidInput("video", path, "is a still image", "use `image`, or give a clip")
 
 
-def scan_animation(path: Path, limits: Limits) -> Scan:
+def scan_animation(path: Path, limits: Limits, look: Look = unseen) -> Scan:
     notes = Notes()
     with legibly(path), pictures.opened(path) as image:
         if not pictures.is_animation(image):
@@ -125,14 +152,14 @@ def scan_animation(path: Path, limits: Limits) -> Scan:
             if end > limits.seconds:
                 more = True
                 break
-            if not times:
-                pictures.as_shown(image, path, notes.add)
+            if not times or look is not unseen:
+                look(View.of(pictures.as_shown(image, path, notes.add)), end)
             times.append(end)
             end += min(duration, timing.LONGEST_PAUSE)
     return Scan(size=size, times=tuple(times), end=end, more=more, notes=tuple(notes))
 
 
-def scan_video(path: Path, limits: Limits) -> Scan:
+def scan_video(path: Path, limits: Limits, look: Look = unseen) -> Scan:
     from linnet.inputs import videos  # which takes longer to import than a picture to read
 
     notes = Notes()
@@ -174,6 +201,7 @@ def scan_video(path: Path, limits: Limits) -> Scan:
             if limits.frames and len(stamps) >= limits.frames:
                 raise refused(f"has over {limits.frames} frames", "send a shorter one")
             stamps.append(frame.time)
+            look(videos.view_of(frame, stream, path), elapsed)
             last = float((frame.duration or 0) * (frame.time_base or 0))
         if size is None:
             raise refused("holds no frame", "give a clip with frames in it")

@@ -24,6 +24,7 @@ from linnet.errors import InvalidInput
 from linnet.geometry import Size
 from linnet.inputs.child import MEMORY, SECONDS
 from linnet.inputs.clips import Footage, Limits, Scan
+from linnet.inputs.survey import Survey
 from linnet.records import read_object_or_nothing
 
 Frame = UInt8[np.ndarray, "H W 3"]
@@ -61,6 +62,12 @@ def scan(path: Path, limits: Limits, tick: Tick = nothing) -> Scan:
     """What a clip holds, after it was decoded once."""
     answer, _ = only(ask("scan", path, tick, limits=asdict(limits)))
     return Scan.from_json(answer)
+
+
+def survey(path: Path, limits: Limits, tick: Tick = nothing) -> tuple[Survey, tuple[Frame, ...]]:
+    """What a clip or a picture shows, and thumbnails of it; see `inputs.survey`."""
+    (answer, _), *thumbnails = ask("survey", path, tick, limits=asdict(limits))
+    return Survey.from_json(answer), tuple(frame for _, frame in thumbnails if frame is not None)
 
 
 def probe(path: Path, tick: Tick = nothing) -> Footage:

@@ -19,6 +19,7 @@ from PIL import Image
 from linnet.errors import InvalidInput
 from linnet.geometry import Size
 from linnet.inputs import colour
+from linnet.inputs.clips import View
 from linnet.inputs.refusals import CLIPS, legibly
 
 Frame = UInt8[np.ndarray, "H W 3"]
@@ -95,6 +96,20 @@ def as_shown(frames: Iterator[Any], stream: Any, path: Path, note: Note) -> Iter
             say_colours(frame, path, note)
         shown = widened(in_srgb(frame, note, path), aspect)
         yield np.ascontiguousarray(np.rot90(shown, quarter)) if quarter else shown
+
+
+def view_of(frame: Any, stream: Any, path: Path) -> View:
+    """A decoded frame for whoever looks at it while the clip is scanned."""
+    quarter = quarter_turns(frame, path)
+
+    def luma() -> UInt8[np.ndarray, "H W"]:
+        # Not from RGB, into which the colours of a neighbouring pixel bleed: they are stored at half the resolution.
+        return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="gray"), quarter))
+
+    def shown() -> Frame:
+        return next(as_shown(iter([frame]), stream, path, lambda line: None))
+
+    return View(luma=luma, shown=shown, turned=-90 * quarter % 360, hdr=colour.is_high_range(frame))
 
 
 def in_srgb(frame: Any, note: Note, path: Path) -> Frame:

@@ -1,0 +1,158 @@
+"""Which size and length a clip is trained at, and which of its frames are used. No torch is imported.
+
+Clips of one bucket can be batched: they have the same size and number of frames. A clip is scaled to cover the size of
+its bucket and cropped about its middle; it keeps its speed, since frames are chosen by their time stamps.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cache
+from typing import NamedTuple
+
+from linnet.catalog import WIDEST_ASPECT, ModelSpec
+from linnet.data.dataset import Sample
+from linnet.data.probe import Probed
+from linnet.direct.footage import paced
+from linnet.errors import InvalidInput
+from linnet.geometry import FRAMES_PER_LATENT, Size, format_seconds, latents_in
+from linnet.inputs.survey import Box, Survey
+
+SHORT_LENGTHS = (1, 5, 9)  # frames
+LENGTH_STEP = 12  # frames between two longer lengths: half a second, so that clips share buckets
+SHORTEST = 5  # frames: of less nothing moves
+SHAPES = (21 / 9, 16 / 9, 3 / 2, 4 / 3, 1.0, 3 / 4, 2 / 3, 9 / 16, 9 / 21)  # width by height
+SMALLEST = 16  # pixels of a side that cropping has to leave
+
+
+class Bucket(NamedTuple):
+    size: Size
+    frames: int
+
+    def __str__(self) -> str:
+        return f"{self.size}, {self.frames} frame{'s' * (self.frames > 1)}"
+
+    @property
+    def latents(self) -> int:
+        """Latent frames."""
+        return latents_in(self.frames)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingClip:
+    """Frames of a file that are trained on: those numbered `order`, which rise, of which `box` is scaled to the
+    bucket's size. `content` is the hash of the file."""
+
+    sample: Sample
+    content: str
+    bucket: Bucket
+    order: tuple[int, ...]
+    box: Box
+    still: bool = False
+
+
+def bucket_of(survey: Survey, spec: ModelSpec, sample: Sample | None = None) -> Bucket:
+    """Of the first clip that is made of a file."""
+    box = box_of(survey, sample)
+    count = 1 if survey.still else frames_in(survey, spec)
+    return Bucket(size_for(box.size, spec), 1 if survey.still else length_for(count, spec))
+
+
+def clips_of(sample: Sample, probed: Probed, spec: ModelSpec) -> list[TrainingClip]:
+    """One, or several of a long clip that is to be split; InvalidInput where nothing can be made of it."""
+    survey = probed.survey
+    box = box_of(survey, sample)
+    size = size_for(box.size, spec)
+
+    def clip(order: list[int]) -> TrainingClip:
+        return TrainingClip(
+            sample=sample,
+            content=probed.content,
+            bucket=Bucket(size, len(order)),
+            order=tuple(order),
+            box=box,
+            still=survey.still,
+        )
+
+    if survey.still:
+        return [clip([0])]
+    order = paced(survey.scan.times, spec.fps, end=survey.scan.end)
+    if len(order) < SHORTEST:
+        seconds = format_seconds(len(order) / spec.fps)
+        remedy = "give a longer one, or a picture"
+        raise InvalidInput("file", sample.path, f"is too short: it lasts {seconds} s", remedy)
+    if sample.options.long == "split" and len(order) > spec.max_frames:
+        return [clip(order[part.start : part.stop]) for part in parts_of(len(order), spec)]
+    length = length_for(len(order), spec)
+    start = (len(order) - length) // 2
+    return [clip(order[start : start + length])]
+
+
+def frames_in(survey: Survey, spec: ModelSpec) -> int:
+    """At the model's frame rate."""
+    return len(paced(survey.scan.times, spec.fps, end=survey.scan.end))
+
+
+def parts_of(count: int, spec: ModelSpec) -> list[range]:
+    """A long clip from its beginning: as many of the longest as it holds, and what is left if the model makes such."""
+    longest = length_for(count, spec)
+    parts = [range(start, start + longest) for start in range(0, count - longest + 1, longest)]
+    left = count - parts[-1].stop
+    if left >= max(spec.min_frames, SHORTEST):
+        parts.append(range(parts[-1].stop, parts[-1].stop + length_for(left, spec)))
+    return parts
+
+
+def length_for(count: int, spec: ModelSpec) -> int:
+    """The longest length of a bucket that so many frames hold, up to what the model makes at once."""
+    most = min(count, spec.max_frames)
+    most = (most - 1) // FRAMES_PER_LATENT * FRAMES_PER_LATENT + 1
+    longest = (most - 1) // LENGTH_STEP * LENGTH_STEP + 1
+    return longest if longest > 1 else max(length for length in SHORT_LENGTHS if length <= most)
+
+
+def box_of(survey: Survey, sample: Sample | None) -> Box:
+    """What of the frame is used: without what the dataset's owner crops, else without black bars."""
+    whole = Box(0, 0, *survey.size)
+    if sample is None or (sample.options.crop is None and sample.options.bars):
+        return survey.content
+    if sample.options.crop is None:
+        return whole
+    left, top, right, bottom = sample.options.crop
+    box = Box(left, top, whole.right - right, whole.bottom - bottom)
+    if min(box.size) < SMALLEST:
+        problem = f"has {whole.size} pixels, of which the crop leaves too few"
+        raise InvalidInput("file", sample.path, problem, "make `crop` in dataset.yaml smaller")
+    return box
+
+
+def size_for(shown: Size, spec: ModelSpec) -> Size:
+    """Of the model's sizes the one whose shape is nearest."""
+    shape = math.log(shown.width / shown.height)
+    return min(sizes_of(spec), key=lambda size: abs(math.log(size.width / size.height) - shape))
+
+
+def sizes_of(spec: ModelSpec) -> tuple[Size, ...]:
+    """The sizes that buckets have: those that the model was trained on, and of other shapes the nearest that it can
+    make, with about as many pixels."""
+    return sizes_about(spec.sizes, spec.size_multiple) if spec.size_multiple else spec.sizes
+
+
+@cache
+def sizes_about(trained: tuple[Size, ...], step: int) -> tuple[Size, ...]:
+    """See `ModelSpec.allows`, of which this takes the upper part."""
+    most = max(size.pixels for size in trained)
+    sides = range(step, int(math.sqrt(WIDEST_ASPECT * most)) + 1, step)
+    sizes = [Size(width, height) for width in sides for height in sides]
+    allowed = [
+        size
+        for size in sizes
+        if 0.85 * most <= size.pixels <= most and max(size) <= WIDEST_ASPECT * min(size)
+    ]
+    covered = {round(size.width / size.height, 2) for size in trained}
+    others = [shape for shape in SHAPES if round(shape, 2) not in covered]
+    return (*trained, *(min(allowed, key=lambda size: misfit(size, shape, most)) for shape in others))
+
+
+def misfit(size: Size, shape: float, most: int) -> float:
+    """How much of a picture of that shape is cropped, and how many pixels are given away, which counts for less."""
+    return abs(math.log(size.width / size.height / shape)) + 0.3 * (1 - size.pixels / most)
