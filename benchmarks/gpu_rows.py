@@ -207,7 +207,7 @@ class Bench:
 
     def profiled(self, pipeline: Pipeline) -> list[dict[str, Any]]:
         """What one step's time went to, by kernel on a card, and by operator on a CPU."""
-        steps = pipeline.sample(self.request)
+        steps = pipeline.runner.sample(self.request)
         next(steps)
         kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if self.cuda else [])]
         with profile(activities=kinds) as seen:
@@ -234,7 +234,7 @@ class Bench:
         pipeline = self.open()
         pipeline.model.follow(pipeline.plan(self.request))
         times, last = [], self.wait()
-        for step in pipeline.sample(self.request):
+        for step in pipeline.runner.sample(self.request):
             now = self.wait()
             times.append(now - last)
             last = now
@@ -257,13 +257,13 @@ class Bench:
         pipeline.model.follow(plan)
         with self.watched() as seen:
             start, latents = self.wait(), None
-            for step in pipeline.sample(self.request):
+            for step in pipeline.runner.sample(self.request):
                 latents = step.latents
                 if step.index == 1:
                     break
             seconds = self.wait() - start
             assert latents is not None
-            frames = sum(len(part) for part in pipeline.decode(latents[:1, :, :STEADY]))
+            frames = sum(len(part) for part in pipeline.runner.decode(latents[:1, :, :STEADY]))
         peak = self.peak()
         return {
             "seconds": seconds,

@@ -41,7 +41,7 @@ def distance(a: Tensor, b: Tensor) -> float:
 
 
 def latents(pipeline: Any, request: Request) -> Tensor:
-    *_, last = pipeline.sample(request)
+    *_, last = pipeline.runner.sample(request)
     return last.latents
 
 

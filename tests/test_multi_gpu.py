@@ -54,14 +54,14 @@ def test_a_helper_that_is_killed_is_an_error_and_not_a_wait(tiny_model: Path) ->
     pipeline, request = opened(tiny_model), asked(steps=40)
     attach(pipeline, 2, pipeline.plan(request), device="cpu")
     pipeline.model.follow(pipeline.plan(request))
-    steps = pipeline.sample(request)
+    steps = pipeline.runner.sample(request)
     next(steps)
-    assert pipeline.processes is not None
-    pipeline.processes.helpers[0].process.kill()
+    assert pipeline.runner.processes is not None
+    pipeline.runner.processes.helpers[0].process.kill()
     with pytest.raises(DeviceLost, match="ended with status -9"):
         list(steps)
     pipeline.unload()
-    assert not pipeline.processes.helpers
+    assert not pipeline.runner.processes.helpers
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])

@@ -18,6 +18,7 @@ from linnet import Cancelled, InvalidInput, Progress
 from linnet.cli import app
 from linnet.inputs import clips
 from linnet.loaded_model import LoadedModel
+from linnet.model_runner import ModelRunner
 
 TINY: dict[str, Any] = {"model": "seedling", "device": "cpu", "frames": 5, "steps": 2, "seed": 1}
 PROMPT = "a red star"
@@ -229,7 +230,7 @@ def test_frames_that_nobody_wants_free_the_model(
 
 def test_frames_go_on_where_memory_ran_out(tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     whole = list(linnet.frames(PROMPT, **tiny))
-    decode, tries = linnet.Pipeline.decode, []
+    decode, tries = ModelRunner.decode, []
 
     def failing(self: Any, *given: Any, **more: Any) -> Any:
         tries.append(1)
@@ -239,7 +240,7 @@ def test_frames_go_on_where_memory_ran_out(tiny: dict[str, Any], monkeypatch: py
             raise MemoryError
         yield frames[-3:]
 
-    monkeypatch.setattr(linnet.Pipeline, "decode", failing)
+    monkeypatch.setattr(ModelRunner, "decode", failing)
     frames = list(linnet.frames(PROMPT, **tiny))
     assert len(tries) == 2
     assert len(frames) == len(whole)

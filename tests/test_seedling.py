@@ -65,11 +65,11 @@ def test_the_same_request_gives_the_same_bytes_and_a_clip_its_own_request(
 def test_a_clip_does_not_depend_on_its_neighbours(dtype: Dtype, most: int, mean: float) -> None:
     pipeline = linnet.load("seedling", device="cpu", dtype=dtype)
     request = make_request(SEEDLING, prompt=PROMPT, seconds=0.5, seed=11, steps=4)
-    assert torch.equal(pipeline.noise(request, [5, 11, 7])[1:2], pipeline.noise(request, [11]))
-    *_, together = pipeline.sample(request, [5, 11, 7])
-    *_, alone = pipeline.sample(request)
+    assert torch.equal(pipeline.runner.noise(request, [5, 11, 7])[1:2], pipeline.runner.noise(request, [11]))
+    *_, together = pipeline.runner.sample(request, [5, 11, 7])
+    *_, alone = pipeline.runner.sample(request)
     frames = [
-        np.concatenate(list(pipeline.decode(latents))).astype(int)
+        np.concatenate(list(pipeline.runner.decode(latents))).astype(int)
         for latents in (together.latents[1:2], alone.latents)
     ]
     difference = abs(frames[0] - frames[1])
@@ -81,8 +81,8 @@ def test_a_clip_does_not_depend_on_its_neighbours(dtype: Dtype, most: int, mean:
 def test_few_steps_are_enough_for_each_solver(pipeline: Pipeline, solver: Any, steps: int) -> None:
     """With momentum that swings from step to step they gave neither the shape nor the background."""
     request = make_request(SEEDLING, prompt=PROMPT, seed=1, steps=steps, solver=solver)
-    *_, last = pipeline.sample(request)
-    sight = parse(np.concatenate(list(pipeline.decode(last.latents))))
+    *_, last = pipeline.runner.sample(request)
+    sight = parse(np.concatenate(list(pipeline.runner.decode(last.latents))))
     assert (sight.shape, sight.colour, sight.background) == ("star", "red", "blue")
 
 

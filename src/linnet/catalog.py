@@ -41,7 +41,7 @@ class ModelSpec:
     A clip over `max_frames` is made in windows of `window` frames that share `overlap`: each from the one before it
     (`autoregressive_windows`, see sampling.autoregressive), or all jointly (see sampling.windows).
     `shortest_lengths` rise: the lengths in frames at which a short clip is made. It is a part of the least of them that
-    is no shorter than it (see `denoised_frames`, `Pipeline.sample`).
+    is no shorter than it (see `denoised_frames`, `ModelRunner.sample`).
     `momentum_steps`: with fewer, each of them guided, APG's momentum is at its limit from the first on, whatever the
     solver: its swings do not even out in so few.
     `least_steps` says by solver with how few steps a clip is as asked; fewer are refused (docs/performance.md).

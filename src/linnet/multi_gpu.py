@@ -76,7 +76,7 @@ def attach(pipeline: Pipeline, count: int, plan: Plan, *, device: str | None) ->
         own = {"rank": rank, "device": devices[rank], "meet": meet}
         return [sys.executable, "-m", "linnet.multi_gpu", json.dumps(settings | own)]
 
-    pipeline.processes = Processes(devices=devices, split=split, command=command)
+    pipeline.runner.processes = Processes(devices=devices, split=split, command=command)
     what = "processes share the CPU, which makes nothing faster" if devices[0] == "cpu" else "GPUs"
     how = "a guided step's two passes apart" if split == "guidance" else "the tokens of each pass shared out"
     return f"note: {count} {what}: {how}"
@@ -117,7 +117,7 @@ class PassHelper:
             execution=ExecutionConfig(**execution),
             attention=attention,
         )
-        self.run = self.pipeline.forward(Request.from_json(request))
+        self.run = self.pipeline.runner.forward(Request.from_json(request))
         _ = self.pipeline.model.transformer
         self.texts = []
 

@@ -1,7 +1,4 @@
-"""A request becomes a clip: text states, noise, denoising, frames, file, each stage handing a small record to the next.
-
-Axes: B clips, C latent channels, T latent frames, H and W latent rows and columns, f decoded frames.
-"""
+"""A request becomes a clip: text states, latents, frames, file, each stage handing a small record to the next."""
 
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -11,58 +8,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-import numpy as np
 import torch
-from jaxtyping import Float, UInt8
-from torch import Tensor
 
 from linnet import __version__, media
 from linnet.catalog import ModelSpec
 from linnet.clip import Clip
-from linnet.errors import InvalidInput
 from linnet.filesystem import StrPath, as_path
-from linnet.geometry import FRAMES_PER_LATENT, frames_of, latent_grid, latents_in, token_count
 from linnet.loaded_model import LoadedModel
-from linnet.models.attention import Attend, attend
-from linnet.models.transformer import TextContext
-from linnet.models.vae import VAE
-from linnet.plan.execution import NOTHING_FIXED, PREVIEW_TILING, ExecutionConfig, Tiling, as_asked
+from linnet.model_runner import Frames, Latents, ModelRunner, after
+from linnet.plan.execution import NOTHING_FIXED, ExecutionConfig, as_asked
 from linnet.plan.machine import Machine
-from linnet.plan.passes import in_one_batch
 from linnet.plan.plan import Plan
-from linnet.plan.windows import denoised, latents_at_once, windows_of
 from linnet.progress import Image, Progress, Watch, ignore
 from linnet.request import Request
-from linnet.runtime.attention import Work, choose, way_of
-from linnet.runtime.finite import finite_steps, is_finite, not_finite
 from linnet.runtime.machine import check_asked, occupy, resolve_machine
-from linnet.runtime.pixels import arriving
-from linnet.runtime.processes import ApartVelocity, Processes, Share, SharedPass
 from linnet.runtime.recover import free_memory, out_of_memory
-from linnet.runtime.tiles import decode_tiled
-from linnet.sampling import flow
-from linnet.sampling.autoregressive import autoregressive
-from linnet.sampling.denoise import (
-    Guidance,
-    GuidedVelocity,
-    Model,
-    Sampler,
-    Step,
-    Velocity,
-    denoise,
-    levels_between,
-)
-from linnet.sampling.keep_frames import KeptFrames
-from linnet.sampling.local_attention import local_attention
-from linnet.sampling.solvers import MULTISTEP, SOLVERS
-from linnet.sampling.step_cache import CachedVelocity
-from linnet.sampling.windows import Windowed, free_noise
+from linnet.sampling.denoise import Sampler, Step, denoise
 from linnet.weights.store import ModelFiles
-
-Latents = Float[Tensor, "B C T H W"]
-Frames = UInt8[np.ndarray, "f H W 3"]
-
-LOOP_LEAD = 4  # latent frames from a loop's end that its decoder sees before the first
 
 
 class Denoised(NamedTuple):
@@ -74,17 +36,11 @@ class Denoised(NamedTuple):
 
 
 class Pipeline:
-    """Makes clips with a loaded model. `attention` is the way to attend that an earlier clip records; without it, the
-    fastest is chosen for each request."""
+    """Makes clips with a loaded model."""
 
-    def __init__(self, model: LoadedModel, *, attention: str = "") -> None:
-        self.model = model
-        self.attention = attention
-        self.attention_used = ""  # for the last request
-        self.processes: Processes | None = None  # that share the transformer's passes (see multi_gpu)
-        self.profile: Mapping[str, Any] | None = (
-            None  # the record of the profile that the clips are made with
-        )
+    def __init__(self, runner: ModelRunner) -> None:
+        self.runner, self.model = runner, runner.model
+        self.profile: Mapping[str, Any] | None = None  # the record of the one that the clips are made with
 
     @classmethod
     def open(
@@ -111,7 +67,7 @@ class Pipeline:
         check_asked(machine, as_asked(execution.fixed() if execution else fixed, compiled=compiled, fp8=fp8))
         model = LoadedModel(spec, files, machine, cache=cache, execution=execution, fixed=fixed)
         model.check_files()
-        return cls(model, attention=attention)
+        return cls(ModelRunner(model, attention=attention))
 
     @property
     def spec(self) -> ModelSpec:
@@ -136,8 +92,8 @@ class Pipeline:
 
     def unload(self) -> None:
         """Free the model's memory. Its weights are read again when they are needed."""
-        if self.processes is not None:
-            self.processes.close()
+        if self.runner.processes is not None:
+            self.runner.processes.close()
         self.model.unload()
 
     def choices(self) -> dict[str, Any]:
@@ -147,266 +103,13 @@ class Pipeline:
         return {
             "device": model.device.type,
             "threads": torch.get_num_threads(),
-            "attention": self.attention_used,
+            "attention": self.runner.attention_used,
             **({"compiled": True} if model.execution.compiled else {}),
-            **({"processes": self.processes.record()} if self.processes else {}),
+            **({"processes": self.runner.processes.record()} if self.runner.processes else {}),
             **({"profile": dict(self.profile)} if self.profile else {}),
             **({"knobs": execution} if execution else {}),
             **({"shrunk": model.shrunk} if model.shrunk else {}),
         }
-
-    # --- latents --------------------------------------------------------------------------------------------------
-
-    def attend(self, request: Request) -> Attend:
-        """How tokens attend to each other: as an earlier clip did, where this device can, else the fastest way."""
-        config, device = self.model.transformer_config, self.model.device
-        batch = 2 if in_one_batch(self.spec, self.model.execution) else 1
-        tokens = latents_at_once(request) * token_count(1, request.size)
-        work = Work(batch, config.num_heads, tokens, config.dim // config.num_heads)
-        recorded = way_of(self.attention, work, device)
-        # Anew for each request: what an earlier one chose must not change this one's bytes.
-        self.attention_used = self.attention if recorded else choose(work, device, self.model.dtype)
-        attend_whole = recorded or way_of(self.attention_used, work, device) or attend
-        if not request.span:
-            return attend_whole
-        return local_attention(
-            token_count(1, request.size), request.span // FRAMES_PER_LATENT, inner=attend_whole
-        )
-
-    def noise(self, request: Request, seeds: Sequence[int]) -> Latents:
-        """Each seed's own noise, whatever its neighbours."""
-        grid, windows = latent_grid(request.frames, request.size), windows_of(request)
-        frames = windows.frames if windows else grid.frames
-        joint = request.window and not request.onward
-        seen = min(frames, latents_in(request.window)) if joint else frames
-        shape = (self.model.transformer_config.channels, seen, grid.height, grid.width)
-        shift = max(1, seen - request.window_overlap // FRAMES_PER_LATENT)
-        each = ((flow.noise(seed, shape, self.model.device), seed) for seed in seeds)
-        return torch.stack([free_noise(noise, frames, shift, seed) for noise, seed in each])
-
-    def contexts(self, *prompts: str, watch: Watch = ignore) -> list[TextContext]:
-        """Each prompt as the transformer's blocks see it."""
-        states = self.model.text_states(*prompts)
-
-        def contexts() -> list[TextContext]:
-            with torch.inference_mode():
-                transformer = self.model.transformer
-                return [transformer.encode_text([state], blocks=self.model.blocks) for state in states]
-
-        return self.model.retry_on_oom("denoise", contexts, watch)
-
-    def denoiser(self, request: Request, watch: Watch = ignore) -> Model:
-        """The transformer, run as the plan says: for clips or windows of the request's length."""
-        run, model = self.forward(request), self.model
-        alone = model.retrying("denoise", run, watch)
-        if self.processes is None:
-            return alone
-        execution = replace(model.execution, tiling=None)
-        self.processes.follow(
-            request=self.settled(request).to_json(), execution=vars(execution), attention=self.attention_used
-        )
-
-        def shared(
-            latents: Latents, timestep: Float[Tensor, "B"], text: TextContext, share: Share
-        ) -> Latents:
-            return alone(latents, timestep, text) if share is None else run(latents, timestep, text, share)
-
-        return SharedPass(self.processes, shared)
-
-    def forward(self, request: Request) -> Callable[..., Latents]:
-        """One pass of the transformer on this device, a `Run` whose last argument may be left out."""
-        attention, model = self.attend(request), self.model
-
-        def run(
-            latents: Latents, timestep: Float[Tensor, "B"], text: TextContext, share: Share = None
-        ) -> Latents:
-            transformer, chunk = model.transformer, model.execution.token_chunk
-            return transformer(
-                latents, timestep, text, blocks=model.blocks, token_chunk=chunk, share=share, attend=attention
-            )
-
-        return run
-
-    def velocity(self, request: Request, sigmas: Float[Tensor, " levels"], watch: Watch = ignore) -> Velocity:
-        """What the request's prompts, guidance and reuse make of the transformer, for one run over `sigmas`."""
-        return self.velocities(request, sigmas, watch)()
-
-    def velocities(
-        self, request: Request, sigmas: Float[Tensor, " levels"], watch: Watch = ignore
-    ) -> Callable[[], Velocity]:
-        """A new one for each run: of the whole clip, or, where windows follow each other, of one of them."""
-        prompt, negative = self.contexts(request.prompt, request.negative, watch=watch)
-        model, windows = self.denoiser(request, watch), windows_of(request)
-        if windows and not request.onward:
-            model = Windowed(model, windows)
-        return partial(self.steered, request, sigmas, model, prompt, negative, watch=watch)
-
-    def steered(
-        self,
-        request: Request,
-        sigmas: Float[Tensor, " levels"],
-        model: Model,
-        prompt: TextContext,
-        negative: TextContext,
-        *,
-        batched: bool = True,
-        watch: Watch = ignore,
-    ) -> Velocity:
-        """`model` under the request's guidance and reuse; `batched`: both passes may go through it in one batch."""
-        guidance = Guidance(
-            method=request.guidance_method,
-            scale=request.guidance,
-            rescale=request.apg_rescale,
-            momentum=request.apg_momentum,
-            eta=request.apg_eta,
-            levels=levels_between(sigmas, request.guidance_from, request.guidance_until),
-            steady=self.steady(request),
-        )
-        parts: dict[str, Any] = {
-            "model": model, "prompt": prompt, "negative": negative, "guidance": guidance
-        }  # fmt: skip
-        if isinstance(model, SharedPass) and model.processes.split == "guidance":
-            guided, batched = ApartVelocity(**parts, shared=model), False
-        else:
-            guided = GuidedVelocity(**parts)
-
-        def steer(latents: Latents, timestep: Float[Tensor, "B"]) -> Latents:
-            # Asked each time: since memory ran out, a smaller plan may be followed.
-            guided.batched = batched and in_one_batch(self.spec, self.model.execution)
-            return guided(latents, timestep)
-
-        cache, spared = request.step_cache, self.model.retrying("denoise", steer, watch)
-        if cache.skip:
-            return CachedVelocity(velocity=spared, count=request.steps, skip=cache.skip)
-        return (
-            CachedVelocity(velocity=spared, count=request.steps, threshold=cache.threshold)
-            if cache.adaptive
-            else spared
-        )
-
-    def steady(self, request: Request) -> bool:
-        """Whether APG's momentum has to be at its limit throughout (see sampling.guidance.steady_state)."""
-        always = (request.guidance_from, request.guidance_until) == (0.0, 1.0)
-        return request.solver in MULTISTEP or (always and request.steps < self.spec.momentum_steps)
-
-    def sample(
-        self,
-        request: Request,
-        seeds: Sequence[int] | None = None,
-        skipped: list[int] | None = None,
-        watch: Watch = ignore,
-        sampler: Sampler = denoise,
-    ) -> Iterator[Step]:
-        """Denoise one clip for each seed (the request's own when None), all in one batch.
-
-        A clip that is shorter than those that the model knows is part of one that it does know: its first frames where
-        `sampler` holds some, such as a first image; otherwise its last ones, which `decoded` cuts out.
-        `skipped`, if given, is filled with the steps (from 0) that did without the model; `watch` hears only of what
-        the steps do not tell; `sampler` goes the way from noise to clip.
-        """
-        seeds = [request.seed] if seeds is None else seeds
-        self.model.offload_autoencoder()  # whatever used it so far
-        sigmas = flow.levels_of(request)
-        solver = self.model.retrying("denoise", SOLVERS[request.solver], watch)
-        whole, shown = denoised(self.spec, request), latents_in(request.frames)
-        fresh, windows = self.velocities(whole, sigmas, watch), windows_of(whole)
-        noise = self.noise(whole, seeds)
-        runs: list[Velocity] = []
-
-        def run() -> Velocity:
-            runs.append(fresh())
-            return runs[-1]
-
-        if windows and request.onward:
-            kept_frames = kept_by(sampler)
-            kept: dict[str, Any] = {
-                "given": kept_frames.frames,
-                "resampling_steps": kept_frames.resampling_steps,
-                "seed": request.seed,
-            }
-            steps = autoregressive(run, noise, sigmas, solver, windows, **kept)
-        else:
-            steps = sampler(run(), noise, sigmas, solver)
-        for step in finite_steps(steps, self.model.files.transformer):
-            if sampler is not denoise:
-                step = replace(step, latents=step.latents[:, :, :shown], denoised=step.denoised[:, :, :shown])
-            yield step
-        if skipped is not None:
-            own = (
-                (number * request.steps, run)
-                for number, run in enumerate(runs)
-                if isinstance(run, CachedVelocity)
-            )
-            skipped += [before + index for before, run in own for index in run.skipped]
-
-    # --- pixels ---------------------------------------------------------------------------------------------------
-
-    def encode_frames(
-        self, frames: Callable[[], Iterable[Image]], watch: Watch = ignore
-    ) -> Float[Tensor, "1 C T h w"]:
-        """The latents of 4k+1 frames, read a few at a time: the first stands for the first frame alone.
-
-        `frames` gives them anew for each try: memory may run out here, too.
-        """
-
-        model = self.model
-
-        def encode() -> Float[Tensor, "1 C T h w"]:
-            model.make_room_for_autoencoder()
-            autoencoder = model.autoencoder
-            model.on_load(Progress("encode", 0, 1))
-            pixels = (
-                torch.tensor(frame, device=model.device).permute(2, 0, 1)[None, :, None].float() / 127.5 - 1
-                for frame in frames()
-            )
-            with torch.inference_mode():
-                latents = torch.cat(list(autoencoder.encode_stream(pixels)), 2).float()
-                if not is_finite(latents):
-                    raise not_finite("in encoding the given frames", model.files.autoencoder)
-                model.on_load(Progress("encode", 1, 1))
-                return model.latent_space.enter(latents)
-
-        return model.retry_on_oom("decode", encode, watch)  # the stage that the autoencoder belongs to
-
-    def decode(self, latents: Float[Tensor, "1 C T H W"], *, lower: bool = False) -> Iterator[Frames]:
-        """One clip's frames, a few at a time; the whole video never exists at once. `lower`: convolved in bfloat16."""
-        self.model.make_room_for_autoencoder()
-        yield from self._frames(latents, self.model.execution.tiling, lower=lower)
-
-    def _frames(
-        self, latents: Float[Tensor, "1 C T H W"], tiling: Tiling | None, *, lower: bool = False
-    ) -> Iterator[Frames]:
-        with torch.inference_mode():
-            z = self.model.latent_space.leave(latents)
-        autoencoder, files = self.model.autoencoder, self.model.files
-        stream = (
-            decode_tiled(autoencoder, z, tiling, pasts=self.model.execution.pasts)
-            if tiling and isinstance(autoencoder, VAE)
-            else autoencoder.decode_stream(z)
-        )
-        precision = torch.autocast(self.model.device.type, torch.bfloat16, enabled=lower)
-
-        def decoded() -> Iterator[Float[Tensor, "1 3 f h w"]]:
-            while True:
-                with torch.inference_mode(), precision:  # not across the yield, which would lend them on
-                    frames = next(stream, None)
-                if frames is None:
-                    return
-                yield frames
-
-        for pixels, finite in arriving(decoded()):
-            if not finite:
-                raise not_finite("in the decode stage", files.autoencoder, files.transformer)
-            yield pixels
-
-    def decode_loop(self, latents: Float[Tensor, "1 C T H W"], *, lower: bool = False) -> Iterator[Frames]:
-        """The frames of a clip whose last latent frame meets its first: four for every latent frame.
-
-        The decoder, which looks back in time, first sees the end of the loop, and those frames are dropped.
-        """
-        lead = min(LOOP_LEAD, latents.shape[2])
-        late = FRAMES_PER_LATENT * (lead - 1) + 1
-        yield from after(late, self.decode(torch.cat([latents[:, :, -lead:], latents], 2), lower=lower))
 
     # --- the whole way --------------------------------------------------------------------------------------------
 
@@ -472,7 +175,7 @@ class Pipeline:
             clip = self.record(path, own, direction=direction, seconds=made.seconds)
             if request.reuse != "none":
                 clip.choices["reused"] = made.skipped[index]
-            frames = partial(self.decoded, own, latents, watch)
+            frames = partial(self.runner.decoded, own, latents, watch)
             clips.append(self.save(clip, frames, overwrite=overwrite, watch=watch))
         return clips
 
@@ -489,7 +192,9 @@ class Pipeline:
             """The next ones. If memory runs out, decoding begins again by a smaller plan, after those `given`."""
             nonlocal stream
             stream = (
-                after(given, self.decoded(plan.request, made.latents, watch)) if stream is None else stream
+                after(given, self.runner.decoded(plan.request, made.latents, watch))
+                if stream is None
+                else stream
             )
             try:
                 return next(stream, None)
@@ -523,7 +228,7 @@ class Pipeline:
             watch(Progress("text", 1, 1))
 
         def sample(group: Sequence[int], skipped: list[int]) -> Iterator[Step]:
-            return steps() if steps else self.sample(request, group, skipped, watch, sampler)
+            return steps() if steps else self.runner.sample(request, group, skipped, watch, sampler)
 
         with timed(seconds, "denoise"):
             latents, skipped = self._denoise(request, sample, seeds or [request.seed], watch)
@@ -633,35 +338,11 @@ class Pipeline:
 
         return self.model.retry_on_oom("decode", attempt, watch)
 
-    def decoded(
-        self,
-        request: Request,
-        latents: Latents,
-        watch: Watch = ignore,
-        *,
-        skip: int = 0,
-        total: int | None = None,
-    ) -> Iterator[Frames]:
-        """One clip's frames after the first `skip`, a few at a time, of which `watch` is told when they are used.
-        `total` counts the frames of the clip, where they are not the request's alone. Of latents that hold more, the
-        last frames are taken."""
-        self.model.make_room_for_autoencoder()
-        _ = self.model.autoencoder  # which is read before decoding is said to have begun
-        total = total or request.frames
-        done, count = 0, total - skip
-        watch(Progress("decode", done, count))
-        decode = self.decode_loop if request.loop else self.decode
-        more = 0 if request.loop else frames_of(latents.shape[2]) - total
-        for frames in after(more + skip, decode(latents, lower=request.decoder_dtype == "bfloat16")):
-            yield frames
-            done += len(frames)
-            watch(Progress("decode", done, count))
-
     def tell(self, step: Step, watch: Watch, *, before: int = 0, count: int | None = None) -> None:
         """That one more step is done, of `count`, and what it looks like, unless memory has no room for a picture."""
         done, count = before + step.index + 1, count or step.count
         try:
-            watch(Progress("denoise", done, count, lambda: self.preview(step)))
+            watch(Progress("denoise", done, count, lambda: self.runner.preview(step)))
             return
         except Exception as error:
             if not out_of_memory(error):
@@ -670,32 +351,6 @@ class Pipeline:
         self.model.free_autoencoder()
         free_memory(self.model.device)
         watch(Progress("denoise", done, count))
-
-    def preview(self, step: Step) -> Image:
-        """The first frame of what the model expects at this step."""
-        first = step.denoised[:1, :, :1]
-        try:
-            return next(self._frames(first, PREVIEW_TILING))[0]
-        finally:
-            self.model.offload_autoencoder()
-
-
-def kept_by(sampler: Sampler) -> KeptFrames:
-    """What windows that follow each other have to keep of a sampler's; InvalidInput if it is of another kind."""
-    if isinstance(sampler, KeptFrames):
-        return sampler
-    if sampler is denoise:
-        return KeptFrames(frames={}, seed=0)
-    problem = "is a way to make a clip from noise, not from another clip"
-    raise InvalidInput("onward", "true", problem, "make its windows together")
-
-
-def after(count: int, stream: Iterable[Frames]) -> Iterator[Frames]:
-    """What is left of a stream of frames behind the first `count`."""
-    for frames in stream:
-        kept, count = frames[count:], max(0, count - len(frames))
-        if len(kept):
-            yield kept
 
 
 @contextmanager

@@ -190,7 +190,7 @@ def test_preview_is_a_picture_beside_the_clip(here: Path, tiny_model: Path) -> N
 def test_ctrl_c_leaves_no_half_written_file(
     here: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from linnet.pipeline import Pipeline
+    from linnet.model_runner import ModelRunner
 
     def decode(self: Any, latents: Any, **settings: Any) -> Any:
         second = any(here.glob("*.mp4"))
@@ -198,8 +198,8 @@ def test_ctrl_c_leaves_no_half_written_file(
         if second:  # while its file is open
             raise KeyboardInterrupt
 
-    honest = Pipeline.decode
-    monkeypatch.setattr(Pipeline, "decode", decode)
+    honest = ModelRunner.decode
+    monkeypatch.setattr(ModelRunner, "decode", decode)
     result = generate(tiny_model, PROMPT, *STILL, "--seed", 1, "--seed", 2, "--quiet")
     assert result.exit_code == 130
     assert result.stderr == "stopped; 1 of 2 clips was written\n"

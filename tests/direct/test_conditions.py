@@ -29,6 +29,7 @@ from linnet.direct.samplers import Edited, Renoised, differences
 from linnet.errors import InvalidInput
 from linnet.evaluate.measures import apart, path_of
 from linnet.geometry import Size
+from linnet.model_runner import ModelRunner
 from linnet.models.tae import TAE, TAEConfig
 from linnet.pipeline import Pipeline
 from linnet.request import make_request
@@ -194,10 +195,10 @@ def test_the_first_frame_is_the_images(pipeline: Pipeline, tmp_path: Path) -> No
     Image.fromarray(render(SCENE, 1)[0]).save(tmp_path / "first.png")
     request = make_request(SEEDLING, prompt=PROMPT, frames=13, steps=4, seed=1)
     way = Conditions(image=tmp_path / "first.png").conditioning(pipeline, request)
-    *_, last = pipeline.sample(request, sampler=way.sampler)
-    known = pipeline.encode_frames(lambda: [read_image(tmp_path / "first.png", SIZE)])
-    alone = next(pipeline.decode(known))[0].astype(int)
-    assert np.abs(next(pipeline.decode(last.latents))[0] - alone).max() <= 1
+    *_, last = pipeline.runner.sample(request, sampler=way.sampler)
+    known = pipeline.runner.encode_frames(lambda: [read_image(tmp_path / "first.png", SIZE)])
+    alone = next(pipeline.runner.decode(known))[0].astype(int)
+    assert np.abs(next(pipeline.runner.decode(last.latents))[0] - alone).max() <= 1
 
 
 def test_a_short_clip_ends_with_its_last_image(pipeline: Pipeline, tmp_path: Path) -> None:
@@ -205,9 +206,9 @@ def test_a_short_clip_ends_with_its_last_image(pipeline: Pipeline, tmp_path: Pat
     Image.fromarray(render(SCENE, 1)[0]).save(tmp_path / "last.png")
     request = make_request(SEEDLING, prompt=PROMPT, frames=13, steps=2, seed=1)
     way = Conditions(last_image=tmp_path / "last.png").conditioning(pipeline, request)
-    *_, last = pipeline.sample(request, sampler=way.sampler)
+    *_, last = pipeline.runner.sample(request, sampler=way.sampler)
     picture = read_image(tmp_path / "last.png", SIZE)
-    known = pipeline.encode_frames(lambda: still(picture))
+    known = pipeline.runner.encode_frames(lambda: still(picture))
     torch.testing.assert_close(last.latents[:, :, -1], known[:, :, -1], rtol=1e-4, atol=1e-4)
 
 
@@ -297,7 +298,7 @@ def test_a_clip_takes_the_colours_of_another_and_keeps_its_outlines() -> None:
 
 def test_a_video_sets_out_in_its_own_colours_where_asked(drawn: Path, pipeline: Pipeline) -> None:
     request = pipeline.settled(make_request(SEEDLING, prompt=PROMPT, frames=29, steps=2, seed=1))
-    own = pipeline.encode_frames(lambda: media.read_frames(drawn))
+    own = pipeline.runner.encode_frames(lambda: media.read_frames(drawn))
     ways: tuple[tuple[Colours, bool], ...] = (("clip", True), ("prompt", False))
     for colours, kept in ways:
         way = Conditions(video=drawn, colours=colours).conditioning(pipeline, request)
@@ -405,7 +406,7 @@ def test_a_clip_that_cannot_go_on_is_refused_before_anything_is_made(
     drawn: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Pipeline, "encode_frames", None)  # nothing may come so far
+    monkeypatch.setattr(ModelRunner, "encode_frames", None)  # nothing may come so far
     foreign(Path("foreign.mp4"))
     write(Path("one.mp4"), render(SCENE, 1))  # begins when it is decoded: what follows would have to, before
     common = ("--prompt", PROMPT, "--seconds", 1, "--model", "seedling", "--weights", tiny_model, "--quiet")

@@ -293,7 +293,7 @@ def test_shots_that_morph_are_one_take(
 
 def test_one_text_blended_with_itself_is_that_text(tiny_model: Path) -> None:
     pipeline = linnet.load("seedling", weights=tiny_model, device="cpu", dtype="float32", threads=1)
-    one, other = pipeline.contexts("a red star spins", "a small blue moon")
+    one, other = pipeline.runner.contexts("a red star spins", "a small blue moon")
     x, t = torch.randn(1, 16, 3, 4, 4), torch.tensor([500.0])
     with torch.inference_mode():
         said, other_said, twice, nearly = (

@@ -125,7 +125,7 @@ def test_both_ways_to_guide_make_the_same_clip(
             )[1],
         )
         clip = pipeline.generate(request, tmp_path / "a.mp4", overwrite=True)
-        *_, last = pipeline.sample(request)
+        *_, last = pipeline.runner.sample(request)
         found.append(last.latents)
         assert set(sizes) == {2 if execution.batched_guidance else 1}
         assert clip.choices.get("knobs", {}) == execution.record()

@@ -20,6 +20,7 @@ from linnet.direct.footage import open_source
 from linnet.direct.samplers import Edited
 from linnet.errors import DeviceLost, InvalidInput
 from linnet.media import open_writer
+from linnet.model_runner import ModelRunner
 from linnet.models.tae import TAE
 from linnet.models.text import T5Encoder
 from linnet.models.transformer import Transformer
@@ -248,7 +249,7 @@ def test_a_device_that_is_gone_is_said_in_one_line(
 def test_the_command_says_what_nobody_caught_in_one_line(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Failing(monkeypatch, Pipeline, "noise", 1, FULL)
+    Failing(monkeypatch, ModelRunner, "noise", 1, FULL)
     words = ["generate", "a red star", "--weights", str(tiny_model), "--seconds", "0", "--quiet", "--output"]
     result = CliRunner().invoke(app, [*words, str(tmp_path / "a.mp4")])
     assert (result.exit_code, result.stdout) == (1, "")

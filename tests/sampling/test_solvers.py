@@ -163,5 +163,5 @@ def test_momentum_does_not_swing_where_a_solver_looks_back_or_steps_are_few(
     common: dict[str, Any] = {"prompt": "a red star", "frames": 1, "seed": 1, **settings}
     swinging = make_request(SEEDLING, **common, guidance=3.0, apg_momentum=-0.5)
     limit = make_request(SEEDLING, **common, guidance=2.0, apg_momentum=0.0)
-    (*_, one), (*_, other) = pipeline.sample(swinging), pipeline.sample(limit)
+    (*_, one), (*_, other) = pipeline.runner.sample(swinging), pipeline.runner.sample(limit)
     assert torch.allclose(one.latents, other.latents, rtol=1e-3, atol=1e-3) == steady

@@ -62,7 +62,7 @@ def test_one_window_is_plain_denoising_exactly(tiny_model) -> None:
     pipeline = linnet.load("seedling", weights=tiny_model, device="cpu")
     plain = make_request(SEEDLING, prompt="a red star", frames=25, steps=3, seed=1)
     windowed = make_request(SEEDLING, like=plain, window=25, window_overlap=12)
-    (*_, one), (*_, other) = pipeline.sample(plain), pipeline.sample(windowed)
+    (*_, one), (*_, other) = pipeline.runner.sample(plain), pipeline.runner.sample(windowed)
     assert torch.equal(one.latents, other.latents)
 
 
@@ -191,9 +191,9 @@ def test_windows_that_follow_each_other_do_not_know_their_neighbours_in_a_batch(
     pipeline = linnet.load("seedling", weights=tiny_model, device="cpu", dtype="float32")
     request = make_request(SEEDLING, prompt="a red star", frames=133, steps=2, seed=1)
     assert request.onward
-    *_, both = pipeline.sample(request, [1, 2])
+    *_, both = pipeline.runner.sample(request, [1, 2])
     for number, seed in enumerate((1, 2)):
-        *_, alone = pipeline.sample(request, [seed])
+        *_, alone = pipeline.runner.sample(request, [seed])
         assert torch.allclose(both.latents[number], alone.latents[0], atol=1e-4)
 
 
@@ -213,16 +213,18 @@ def test_a_clip_made_from_another_has_its_windows_together(tiny_model) -> None:
     request = make_request(SEEDLING, prompt="a red star", frames=133, steps=2, seed=1)
     sampler = Renoised(clip=torch.zeros(1, 16, 34, 9, 16), strength=0.5)
     with pytest.raises(InvalidInput, match="together"):
-        next(pipeline.sample(request, sampler=sampler))
-    *_, last = pipeline.sample(replace(request, onward=False), sampler=sampler)
+        next(pipeline.runner.sample(request, sampler=sampler))
+    *_, last = pipeline.runner.sample(replace(request, onward=False), sampler=sampler)
     assert last.latents.shape[2] == 34
 
 
 def test_a_loops_decoder_has_seen_its_end(tiny_model) -> None:
     pipeline = linnet.load("seedling", weights=tiny_model, device="cpu")
     latents = torch.randn(1, 16, 9, 9, 16)
-    once = [frame for frames in pipeline.decode_loop(latents) for frame in frames]
-    twice = [frame for frames in pipeline.decode_loop(torch.cat([latents, latents], 2)) for frame in frames]
+    once = [frame for frames in pipeline.runner.decode_loop(latents) for frame in frames]
+    twice = [
+        frame for frames in pipeline.runner.decode_loop(torch.cat([latents, latents], 2)) for frame in frames
+    ]
     assert len(once) == 36
     assert max(abs(a.astype(int) - b).max() for a, b in zip(once, twice[36:], strict=True)) <= 1
 
@@ -249,10 +251,10 @@ def test_a_span_over_the_whole_clip_is_plain_denoising(tiny_model) -> None:
     pipeline = linnet.load("seedling", weights=tiny_model, device="cpu")
     plain = make_request(SEEDLING, prompt="a red star", frames=25, steps=3, seed=1)
     (*_, one), (*_, other) = (
-        pipeline.sample(request) for request in (plain, make_request(SEEDLING, like=plain, span=24))
+        pipeline.runner.sample(request) for request in (plain, make_request(SEEDLING, like=plain, span=24))
     )
     assert torch.allclose(one.latents, other.latents, atol=1e-5)
-    *_, narrow = pipeline.sample(make_request(SEEDLING, like=plain, span=4))
+    *_, narrow = pipeline.runner.sample(make_request(SEEDLING, like=plain, span=4))
     assert not torch.allclose(one.latents, narrow.latents, atol=1e-3)
 
 
@@ -269,6 +271,6 @@ def test_a_span_makes_long_clips_without_windows(tiny_model) -> None:
     pipeline = linnet.load("seedling", weights=tiny_model, device="cpu")
     request = make_request(SEEDLING, prompt="a red star", frames=201, span=16, steps=2, seed=1)
     assert request.window == 0
-    *_, last = pipeline.sample(request)
+    *_, last = pipeline.runner.sample(request)
     assert last.latents.shape[2] == 51
     assert last.latents.isfinite().all()

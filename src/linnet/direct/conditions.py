@@ -173,14 +173,14 @@ class Conditions:
         if self.image:
             first, told = read_image_and_notes(self.image, request.size, self.fit, field="image", tick=tick)
             notes += told
-            kept[0] = pipeline.encode_frames(lambda: [first], watch)[:, :, 0]
+            kept[0] = pipeline.runner.encode_frames(lambda: [first], watch)[:, :, 0]
         if self.last_image:
             last, told = read_image_and_notes(
                 self.last_image, request.size, self.fit, field="last-image", tick=tick
             )
             notes += told
             end = latents_in(request.frames) - 1
-            kept[end] = pipeline.encode_frames(lambda: still(last), watch)[:, :, -1]
+            kept[end] = pipeline.runner.encode_frames(lambda: still(last), watch)[:, :, -1]
         if self.last_image and request.window and not request.onward:
             notes.append("the windows are made together, so that all of them lead to the last image")
         return Conditioning(
@@ -197,13 +197,13 @@ class Conditions:
         def frames() -> Iterable[Frame]:
             return islice(source.frames(), request.frames)
 
-        latents = pipeline.encode_frames(frames, watch)
+        latents = pipeline.runner.encode_frames(frames, watch)
         strength, colours = self.strength or STRENGTH, self.colours or "prompt"
         if colours == "prompt":
             draft = drafted(pipeline, request, latents, watch)
-            pairs = zip(frames(), chain.from_iterable(pipeline.decode(draft)), strict=True)
+            pairs = zip(frames(), chain.from_iterable(pipeline.runner.decode(draft)), strict=True)
             table = look_up_table(pairs, share=min(1.0, strength / ALL_COLOURS) ** 2)
-            latents = pipeline.encode_frames(lambda: graded(frames(), table), watch)
+            latents = pipeline.runner.encode_frames(lambda: graded(frames(), table), watch)
         return Conditioning(
             plan,
             Renoised(clip=latents, strength=strength),
@@ -244,7 +244,7 @@ def drafted(pipeline: Pipeline, request: Request, clip: Latents, watch: Watch) -
     sigmas = flow.levels_of(brief)
     unguided = replace(brief, guidance=no_guidance(brief.guidance_method))
     words, nothing = (
-        pipeline.velocity(variant, sigmas)
+        pipeline.runner.velocity(variant, sigmas)
         for variant in (unguided, replace(unguided, prompt=request.negative))
     )
     watch(
@@ -253,7 +253,7 @@ def drafted(pipeline: Pipeline, request: Request, clip: Latents, watch: Watch) -
     sampler = Edited(
         clip=clip, source=nothing, strength=DRAFT_STRENGTH, seed=request.seed, plain=(nothing, words)
     )
-    *_, last = pipeline.sample(brief, sampler=sampler)
+    *_, last = pipeline.runner.sample(brief, sampler=sampler)
     return last.latents
 
 

@@ -36,13 +36,13 @@ def edit(
     sigmas = flow.levels_of(request)
     followed = request.guidance / 3 if guidance is None else guidance
     # First, while the transformer is not there yet and takes no memory.
-    latents = pipeline.encode_frames(lambda: islice(source.frames(), request.frames))
-    velocity = pipeline.velocity(replace(request, prompt=shown, guidance=followed), sigmas)
+    latents = pipeline.runner.encode_frames(lambda: islice(source.frames(), request.frames))
+    velocity = pipeline.runner.velocity(replace(request, prompt=shown, guidance=followed), sigmas)
     plain = None
     if not everywhere:
         unguided = replace(request, guidance=no_guidance(request.guidance_method))
-        before = pipeline.velocity(replace(unguided, prompt=shown), sigmas)
-        plain = before, pipeline.velocity(unguided, sigmas)
+        before = pipeline.runner.velocity(replace(unguided, prompt=shown), sigmas)
+        plain = before, pipeline.runner.velocity(unguided, sigmas)
     sampler = Edited(
         clip=latents,
         source=velocity,
@@ -65,7 +65,7 @@ def refine(pipeline: Pipeline, plan: Plan, source: Source, *, strength: float) -
     check_strength(strength)
     check_whole(request, "a draft to refine")
     pipeline.model.follow(plan)
-    latents = pipeline.encode_frames(lambda: islice(source.frames(), request.frames))
+    latents = pipeline.runner.encode_frames(lambda: islice(source.frames(), request.frames))
     direction = {"refines": fingerprint(source.path), "strength": strength}
     notes = (*source.notes, begins_at(request, strength))
     return Conditioning(plan, Renoised(clip=latents, strength=strength), direction, notes)

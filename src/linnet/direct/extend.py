@@ -120,7 +120,7 @@ def extend(
     seen = seen_of(source)
     pipeline.model.on_load = watch
     pipeline.model.follow(plan)
-    known = pipeline.encode_frames(lambda: source.frames(len(source.order) - seen), watch)
+    known = pipeline.runner.encode_frames(lambda: source.frames(len(source.order) - seen), watch)
     sampler = KeptFrames(frames=dict(enumerate(known.unbind(2))), seed=request.seed)
     made = pipeline.latents(plan, sampler=sampler, watch=watch)
     clip = pipeline.record(
@@ -131,7 +131,7 @@ def extend(
         seconds=made.seconds,
         version=(reader.read_metadata(source.path) or {}).get("linnet", ""),
     )
-    new = partial(pipeline.decoded, request, made.latents, watch, skip=seen)
+    new = partial(pipeline.runner.decoded, request, made.latents, watch, skip=seen)
     if reencode:
         frames = lambda: chain((frame[None] for frame in source.frames()), new())  # noqa: E731
         return pipeline.save(clip, frames, overwrite=overwrite, watch=watch)

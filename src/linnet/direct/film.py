@@ -73,7 +73,7 @@ def takes_of(board: Storyboard, pipeline: Pipeline, folder: Path) -> list[Take]:
 
     def changed(request: Request) -> bool:
         """Since method 2: momentum may be at its limit, and a short shot is a part of a longer one."""
-        return pipeline.steady(request) or denoised(pipeline.spec, request) != request
+        return pipeline.runner.steady(request) or denoised(pipeline.spec, request) != request
 
     def take(index: int) -> Take:
         shots = [board.shots[number] for number in ranges[index]]
@@ -167,18 +167,20 @@ def make(board: Storyboard, pipeline: Pipeline, take: Take, watch: Watch) -> Non
     overlaps = [shot.overlap for shot in shots[1:]]
     made = pipeline.latents(
         plan,
-        steps=partial(sample, pipeline, requests, overlaps, sampler, watch),
+        steps=partial(sample, pipeline.runner, requests, overlaps, sampler, watch),
         prompts=[text for request in requests for text in (request.prompt, request.negative)],
         watch=watch,
     )
     metadata = {"linnet": __version__, "generated": GENERATED, "take": take.made_by}
-    frames = partial(pipeline.decoded, request, made.latents, watch, total=take.frames)
+    frames = partial(pipeline.runner.decoded, request, made.latents, watch, total=take.frames)
     pipeline.write(take.path, request, frames, lambda: metadata, overwrite=True, watch=watch)
 
 
 def continuing(pipeline: Pipeline, source: Take, frames: range, seed: int) -> Sampler:
     """A way from noise to a clip whose first frames are those frames of another take."""
-    known = pipeline.encode_frames(lambda: islice(media.read_frames(source.path), frames.start, frames.stop))
+    known = pipeline.runner.encode_frames(
+        lambda: islice(media.read_frames(source.path), frames.start, frames.stop)
+    )
     return KeptFrames(frames=dict(enumerate(known.unbind(2))), seed=seed)
 
 

@@ -15,8 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from linnet.geometry import latents_in
+from linnet.model_runner import ModelRunner
 from linnet.models.transformer import TextContext
-from linnet.pipeline import Pipeline
 from linnet.plan.windows import Windows, windows_of
 from linnet.progress import Watch, ignore
 from linnet.request import Request
@@ -28,7 +28,7 @@ from linnet.sampling.windows import Windowed
 
 
 def sample(
-    pipeline: Pipeline,
+    runner: ModelRunner,
     requests: Sequence[Request],
     overlaps: Sequence[int],
     sampler: Sampler = denoise,
@@ -38,25 +38,25 @@ def sample(
     seed and length alone. `sampler` goes the way from noise to clip."""
     request = requests[0]
     if len(requests) == 1:
-        yield from pipeline.sample(request, watch=watch, sampler=sampler)
+        yield from runner.sample(request, watch=watch, sampler=sampler)
         return
     shared = [latents_in(overlap) for overlap in overlaps]
     sigmas = flow.levels_of(request)
     scenes = scenes_of([places_of(each) for each in requests], shared)
-    prompts = pipeline.contexts(*(each.prompt for each in requests), watch=watch)
-    negatives = pipeline.contexts(*(each.negative for each in requests), watch=watch)
-    velocity = pipeline.steered(
+    prompts = runner.contexts(*(each.prompt for each in requests), watch=watch)
+    negatives = runner.contexts(*(each.negative for each in requests), watch=watch)
+    velocity = runner.steered(
         request,
         sigmas,
-        Scenes(pipeline.denoiser(max(requests, key=lambda each: each.frames), watch), scenes),
+        Scenes(runner.denoiser(max(requests, key=lambda each: each.frames), watch), scenes),
         texts_of(scenes, prompts),
         texts_of(scenes, negatives),
         batched=False,
         watch=watch,
     )
-    noise = joined_noise([pipeline.noise(each, [each.seed]) for each in requests], shared)
+    noise = joined_noise([runner.noise(each, [each.seed]) for each in requests], shared)
     yield from finite_steps(
-        sampler(velocity, noise, sigmas, SOLVERS[request.solver]), pipeline.model.files.transformer
+        sampler(velocity, noise, sigmas, SOLVERS[request.solver]), runner.model.files.transformer
     )
 
 

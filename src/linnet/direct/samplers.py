@@ -2,7 +2,7 @@
 
 Each is a `Sampler`, like `sampling.keep_frames.KeptFrames`: it takes what `sampling.denoise.denoise` takes and yields
 its steps, so it works with every solver and with windows. Latents that are given are the transformer's own (see
-`Pipeline.encode_frames`).
+`ModelRunner.encode_frames`).
 
 Axes: B batch, C channels, T frames, H and W rows and columns of the latents.
 """

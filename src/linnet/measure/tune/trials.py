@@ -179,7 +179,7 @@ class Trials:
             return kept
         seconds, latents, frames, _ = self._make(candidate, pair, None)
         assert frames is not None
-        used = self.pipeline(candidate).attention_used
+        used = self.pipeline(candidate).runner.attention_used
         tensors = {"latents": latents.cpu().contiguous(), "frames": torch.from_numpy(frames)}
         with complete(path, field="state") as part:
             save_file(tensors, part, {"seconds": repr(seconds), "attention": used})
@@ -241,13 +241,13 @@ class Trials:
         clock = clock_of(pipeline)
         start, skipped = clock(), list[int]()
         latents = None
-        for step in pipeline.sample(request, skipped=skipped):
+        for step in pipeline.runner.sample(request, skipped=skipped):
             latents = step.latents
         assert latents is not None  # a request has a step
         if exact is not None and relative_error(latents.cpu(), exact) > HOPELESS:
             return clock() - start, latents, None, [step + 1 for step in skipped]
         lower = request.decoder_dtype == "bfloat16"
-        frames = np.concatenate(list(pipeline.decode(latents, lower=lower)))
+        frames = np.concatenate(list(pipeline.runner.decode(latents, lower=lower)))
         return clock() - start, latents, frames, [step + 1 for step in skipped]
 
     def _warm_up(self, pipeline: Pipeline, request: Request) -> None:
@@ -257,9 +257,9 @@ class Trials:
         # Half of it guided: both kinds of step are seen.
         short = replace(request, steps=WARM_UP, reuse="none", guidance_from=0.0, guidance_until=1 / WARM_UP)
         pipeline.model.follow(pipeline.plan(short))
-        for step in pipeline.sample(short):
+        for step in pipeline.runner.sample(short):
             if step.index == WARM_UP - 1:
-                for _ in pipeline.decode(step.latents, lower=request.decoder_dtype == "bfloat16"):
+                for _ in pipeline.runner.decode(step.latents, lower=request.decoder_dtype == "bfloat16"):
                     pass
         self._warm.add(request.decoder_dtype)
 
