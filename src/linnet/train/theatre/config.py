@@ -164,6 +164,7 @@ FEW = replace(  # for days on a CPU instead of minutes on a card: 30 things in 6
     places=("meadow", "forest", "snow", "sea", "street", "plain"),
     stills=((1, 24, 1.0),),
     clips=((13, 2, 0.6), (7, 4, 0.25), (1, 24, 0.15)),
+    encoded=2 * 49,  # more at a time takes 15 GB of memory
     crops=6,
     crop=64,
 )
