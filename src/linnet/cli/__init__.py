@@ -34,6 +34,7 @@ COMMANDS = {
     "doctor": "Show what this machine can run.",
     "serve": "Serve the models with an HTTP API, a queue and a web page.",
     "keys": "Manage the access keys of the server.",
+    "data": "Make a dataset of clips, and check it.",
     "train": "Train a model.",
     "evaluate": "Measure how well a model follows its prompts.",
 }

@@ -5,13 +5,15 @@ its bucket and cropped about its middle; it keeps its speed, since frames are ch
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache as remembered
+from pathlib import Path
 from typing import NamedTuple
 
 from linnet.catalog import WIDEST_ASPECT, ModelSpec
-from linnet.data.dataset import Sample
-from linnet.data.probe import Probed
+from linnet.data.dataset import Dataset, LeftOut, Sample
+from linnet.data.probe import Probed, probe_all
 from linnet.direct.footage import paced
 from linnet.errors import InvalidInput
 from linnet.geometry import FRAMES_PER_LATENT, Size, format_seconds, latents_in
@@ -87,6 +89,33 @@ def clips_of(sample: Sample, probed: Probed, spec: ModelSpec) -> list[TrainingCl
     return [clip(order[start : start + length])]
 
 
+def clips_in(
+    dataset: Dataset,
+    spec: ModelSpec,
+    cache: Path | None,
+    watch: Callable[[int, int], object] = lambda done, total: None,
+) -> tuple[list[TrainingClip], list[LeftOut]]:
+    """All that can be trained on, and each file that cannot with its reason. InvalidInput where nothing can.
+
+    Surveys are kept in `cache`; `watch` hears how many files are read, of how many."""
+    clips: list[TrainingClip] = []
+    left_out = list(dataset.left_out)
+    results = probe_all([sample.path for sample in dataset.samples], cache, watch)
+    for sample, probed in zip(dataset.samples, results, strict=True):
+        try:
+            if isinstance(probed, InvalidInput):
+                raise probed
+            clips += clips_of(sample, probed, spec)
+        except InvalidInput as error:
+            fault = "too short" if "too short" in error.problem else "cannot be read"
+            left_out.append(LeftOut(sample.name, fault, error.problem, sample.path))
+    if not any(not clip.sample.held_out for clip in clips):
+        name, problem = left_out[-1].name, left_out[-1].problem
+        problem = f"has no clip that can be used ({name} {problem})"
+        raise InvalidInput("folder", dataset.folder, problem, "see `linnet data check`")
+    return clips, left_out
+
+
 def frames_in(survey: Survey, spec: ModelSpec) -> int:
     """At the model's frame rate."""
     return len(paced(survey.scan.times, spec.fps, end=survey.scan.end))
@@ -137,7 +166,7 @@ def sizes_of(spec: ModelSpec) -> tuple[Size, ...]:
     return sizes_about(spec.sizes, spec.size_multiple) if spec.size_multiple else spec.sizes
 
 
-@cache
+@remembered
 def sizes_about(trained: tuple[Size, ...], step: int) -> tuple[Size, ...]:
     """See `ModelSpec.allows`, of which this takes the upper part."""
     most = max(size.pixels for size in trained)
