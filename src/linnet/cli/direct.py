@@ -2,11 +2,13 @@
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from linnet.cli import fail
-from linnet.cli.terminal import bars, note
+from linnet.cli.option_groups import ClipOptions
+from linnet.cli.terminal import bars, note, starting
 from linnet.cli.watching import tell_made, telling
 from linnet.geometry import seconds_of
 from linnet.wording import format_seconds
@@ -15,8 +17,12 @@ if TYPE_CHECKING:
     from linnet.prepare_direct import PreparedClip
 
 
-def run(ready: "PreparedClip", *, quiet: bool, as_json: bool) -> None:
-    """Make the clip behind bars, and say what it is and where."""
+def run(prepare: Callable[..., "PreparedClip"], result: ClipOptions) -> None:
+    """Make the clip, with progress bars, and print its path. `prepare` is one of linnet.prepare_direct, which lacks
+    `overwrite` and `anyway` alone."""
+    quiet, as_json = result.quiet, result.as_json
+    with starting(quiet=quiet or as_json):
+        ready = prepare(overwrite=result.overwrite, anyway=result.anyway)
 
     def tell(line: str) -> None:
         if not quiet:

@@ -1,101 +1,59 @@
 """`linnet extend`"""
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 
 from linnet.cli.direct import run
-from linnet.cli.options import (
-    Anyway,
-    AsJson,
-    ClipsModel,
-    ClipsSeed,
-    Device,
-    GuidanceScale,
-    Overwrite,
-    Profile,
-    Quiet,
-    Ram,
-    Steps,
-    Threads,
-    Vram,
-    Weights,
-    number,
-    option,
-)
-from linnet.cli.terminal import starting
+from linnet.cli.option_groups import ClipLoadOptions, ClipOptions, RemakeOptions, grouped
+from linnet.cli.options import number, option
 from linnet.prepare_direct import ExtendSettings, prepare_extend
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @app.command()
+@grouped
 def extend(
     file: Annotated[
         Path,
         typer.Argument(
-            help="A .mp4 with H.264 of the model's size; with --reencode, any clip.",
+            help="A .mp4 file with H.264 video of the model's size; with --reencode, any clip.",
             metavar="FILE",
             show_default=False,
         ),
     ],
-    seconds: Annotated[float, number("seconds", "How much is added, in steps of 1/6 s; 2 by default.")] = 2.0,
+    *,
+    seconds: Annotated[
+        float, number("seconds", "Length of the new part, in steps of 1/6 s; 2 by default.")
+    ] = 2.0,
     prompt: Annotated[
-        str | None, option("prompt", "What goes on; by default the clip's own.", metavar="TEXT")
+        str | None,
+        option("prompt", "What the new part shows; by default the clip's own prompt.", metavar="TEXT"),
     ] = None,
-    seed: ClipsSeed = None,
-    profile: Profile = None,
-    steps: Steps = None,
-    guidance: GuidanceScale = None,
     reencode: Annotated[
         bool,
         option(
-            "reencode",
-            "Encode all of it anew, at the model's size and pace, without its sound: for any clip.",
+            "reencode", "Encode the whole clip again, at the model's size and frame rate, without its sound."
         ),
     ] = False,
-    fit: Annotated[
-        str | None, option("fit", "crop or pad a clip of another shape; with --reencode.", metavar="HOW")
+    output: Annotated[
+        Path | None, option("output", "The new clip; by default FILE-extended.mp4.", metavar="PATH")
     ] = None,
-    output: Annotated[Path | None, option("output", "By default FILE-extended.mp4.", metavar="PATH")] = None,
-    model: ClipsModel = None,
-    weights: Weights = None,
-    device: Device = "auto",
-    threads: Threads = None,
-    vram: Vram = None,
-    ram: Ram = None,
-    overwrite: Overwrite = False,
-    anyway: Anyway = False,
-    quiet: Quiet = False,
-    as_json: AsJson = False,
+    remake: RemakeOptions,
+    load: ClipLoadOptions,
+    result: ClipOptions,
 ) -> None:
     """Continue a clip from its last frames.
 
-    Its own packets are copied, not encoded again, and so is its sound; the new frames follow them. A clip whose
-    packets cannot be kept so is refused, or encoded anew with --reencode.
+    The old video and its sound are copied without encoding them again. The new frames follow them. If the old video
+    cannot be copied, the command says why; --reencode then encodes it again. --fit applies only with --reencode.
 
-    Of a clip of linnet's the prompt goes on; if the same model made it, all its settings do, too, those of its profile
-    unless --profile says another, but not its --step-cache.
+    By default the new part has the prompt of the clip. If the same model made the clip, it also has the clip's
+    settings, except for its --step-cache. --profile selects another profile.
     """
-    settings = {
-        "seconds": seconds,
-        "prompt": prompt,
-        "reencode": reencode,
-        "seed": seed,
-        "profile": profile,
-        "steps": steps,
-        "guidance": guidance,
-        "fit": fit,
-        "model": model,
-        "weights": weights,
-        "device": device,
-        "threads": threads,
-        "vram": vram,
-        "ram": ram,
-    }
-    with starting(quiet=quiet or as_json):
-        ready = prepare_extend(
-            file, cast(ExtendSettings, settings), output=output, overwrite=overwrite, anyway=anyway
-        )
-    run(ready, quiet=quiet, as_json=as_json)
+    own = ExtendSettings(seconds=seconds, prompt=prompt, reencode=reencode)
+    settings = ExtendSettings(**own, **vars(remake), **vars(load))
+    run(partial(prepare_extend, file, settings, output=output), result)

@@ -7,6 +7,7 @@ from typing import Annotated, cast
 import typer
 
 from linnet.cli import fail
+from linnet.cli.option_groups import ConditionOptions, FileOptions, LoadOptions, grouped
 from linnet.cli.options import (
     Anyway,
     Compile,
@@ -15,14 +16,9 @@ from linnet.cli.options import (
     Fp8,
     Gpus,
     GuidanceScale,
-    Model,
     Overwrite,
     Profile,
-    Ram,
     Steps,
-    Threads,
-    Vram,
-    Weights,
     number,
     one_of,
     option,
@@ -47,11 +43,12 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @app.command()
+@grouped
 def generate(
     prompt: Annotated[
         str | None, typer.Argument(help="What the video shows.", metavar="PROMPT", show_default=False)
     ] = None,
-    model: Model = None,
+    *,
     size: Dimensions = None,
     seconds: Annotated[float | None, number("seconds", "Length, in steps of 1/6 s; up to 300.")] = None,
     seed: Annotated[
@@ -82,7 +79,7 @@ def generate(
         str | None,
         option(
             "step-cache",
-            "Steps that skip the model: none, a list such as 5,7,9, or the change that they may add up to, 0.05.",
+            "Steps that skip the model: none, a list such as 5,7,9, or a limit such as 0.05 for their change.",
             metavar="WHAT",
         ),
     ] = None,
@@ -103,26 +100,7 @@ def generate(
         whole("local-attention", "Without windows: each frame attends to this many frames on either side."),
     ] = None,
     loop: Annotated[bool, option("loop", "The last frame meets the first.")] = False,
-    image: Annotated[Path | None, option("image", "The first frame.", metavar="FILE")] = None,
-    last_image: Annotated[Path | None, option("last-image", "The last frame.", metavar="FILE")] = None,
-    video: Annotated[Path | None, option("video", "A clip to make another of.", metavar="FILE")] = None,
-    strength: Annotated[
-        float | None, number("strength", "How far from the --video: a share of the steps, 0.6 by default.")
-    ] = None,
-    colours: Annotated[
-        str | None,
-        one_of(
-            "colours",
-            "Whose the --video sets out in: what the prompt makes of its own, or those: prompt (default) or clip.",
-            "prompt",
-            "clip",
-            metavar="WHOSE",
-        ),
-    ] = None,
-    fit: Annotated[
-        str | None,
-        one_of("fit", "crop or pad an image or video of another shape.", "crop", "pad", metavar="HOW"),
-    ] = None,
+    conditions: ConditionOptions,
     output: Annotated[
         Path | None,
         option(
@@ -137,25 +115,10 @@ def generate(
     like: Annotated[
         Path | None, option("like", "A clip that linnet made: start from its request.", metavar="FILE")
     ] = None,
-    device: Annotated[
-        str | None, one_of("device", "cpu, cuda or mps; by default the fastest here.", "cpu", "cuda", "mps")
-    ] = None,
+    load: LoadOptions,
     gpus: Gpus = 1,
     dtype: Dtype = None,
-    threads: Threads = None,
-    vram: Vram = None,
-    ram: Ram = None,
-    weights: Weights = None,
-    transformer: Annotated[
-        Path | None, option("transformer", "The transformer's own file.", metavar="FILE")
-    ] = None,
-    vae: Annotated[Path | None, option("vae", "The autoencoder's own file.", metavar="FILE")] = None,
-    text_encoder: Annotated[
-        Path | None, option("text-encoder", "The text encoder's own file or folder.", metavar="PATH")
-    ] = None,
-    tokenizer: Annotated[
-        Path | None, option("tokenizer", "The tokenizer's own file or folder.", metavar="PATH")
-    ] = None,
+    files: FileOptions,
     compiled: Compile = None,
     fp8: Fp8 = None,
     overwrite: Overwrite = False,
@@ -166,7 +129,10 @@ def generate(
 ) -> None:
     """Make a video from a prompt."""
     settings = {
-        "model": model,
+        **vars(load),
+        **vars(files),
+        **vars(conditions),
+        **interval(guidance_interval),
         "negative": negative,
         "size": size,
         "seconds": seconds,
@@ -176,29 +142,13 @@ def generate(
         "dtype": dtype,
         "profile": profile,
         "solver": solver,
-        **interval(guidance_interval),
         "reuse": step_cache,
         "window": window,
         "window_overlap": window_overlap,
         "onward": autoregressive,
         "span": local_attention,
         "loop": loop or None,
-        "image": image,
-        "last_image": last_image,
-        "video": video,
-        "strength": strength,
-        "colours": colours,
-        "fit": fit,
         "like": like,
-        "device": device,
-        "threads": threads,
-        "vram": vram,
-        "ram": ram,
-        "weights": weights,
-        "transformer": transformer,
-        "vae": vae,
-        "text_encoder": text_encoder,
-        "tokenizer": tokenizer,
         "compile": compiled,
         "fp8": fp8,
         "untuned": untuned,
@@ -212,7 +162,7 @@ def generate(
             output=output,
             overwrite=overwrite,
             anyway=anyway,
-            here=not (device and dry_run),
+            here=not (load.device and dry_run),
         )
     plans, first = ready.plans, ready.plans[0].request
     for path in ready.outputs if preview else ():

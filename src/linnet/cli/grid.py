@@ -8,19 +8,14 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from linnet.cli import fail
+from linnet.cli.option_groups import LoadOptions, grouped
 from linnet.cli.options import (
     PROFILES,
     Anyway,
     AsJson,
-    Device,
     Dimensions,
     GuidanceScale,
-    Model,
-    Ram,
     Steps,
-    Threads,
-    Vram,
-    Weights,
     number,
     one_of,
     option,
@@ -38,15 +33,21 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @app.command()
+@grouped
 def grid(
     prompt: Annotated[
         str, typer.Argument(help="What the video shows.", metavar="PROMPT", show_default=False)
     ],
+    *,
     seeds: Annotated[
         list[str] | None,
-        option("seed", "Which: 1-9, or 3,5,8; by default 1-9.", also=("--seeds",), metavar="SEEDS"),
+        option(
+            "seed",
+            "A draft for each seed: 1-9, or 3,5,8; by default 1-9.",
+            also=("--seeds",),
+            metavar="SEEDS",
+        ),
     ] = None,
-    model: Model = None,
     size: Dimensions = None,
     seconds: Annotated[float | None, number("seconds", "Length, in steps of 1/6 s.")] = None,
     profile: Annotated[
@@ -59,38 +60,35 @@ def grid(
         str | None, option("negative", "What the video must not show.", metavar="TEXT")
     ] = None,
     output: Annotated[
-        Path | None, option("output", "Folder for all of it; by default PROMPT-grid.", metavar="DIR")
+        Path | None,
+        option(
+            "output",
+            "Folder for drafts, sheet and mosaic; by default PROMPT-grid.",
+            metavar="DIR",
+        ),
     ] = None,
-    device: Device = "auto",
-    threads: Threads = None,
-    vram: Vram = None,
-    ram: Ram = None,
-    weights: Weights = None,
     overwrite: Annotated[
-        bool, option("overwrite", "Replace files that are no drafts, sheet or mosaic of it.")
+        bool, option("overwrite", "Replace files in the folder that an earlier grid did not write.")
     ] = False,
     anyway: Anyway = False,
     quiet: Annotated[bool, option("quiet", "Print nothing but the folder and errors.")] = False,
     as_json: AsJson = False,
+    load: LoadOptions,
 ) -> None:
     """Make several drafts of a prompt to choose from.
 
-    A clip for each seed, SEED.mp4, which carries its request; sheet.png shows three moments of each, mosaic.mp4 all of
-    them at once. Make the one you pick in full with `linnet generate --like DIR/SEED.mp4 --profile exact`.
+    The folder has a clip for each seed, SEED.mp4. sheet.png shows three frames of each clip, and mosaic.mp4 plays
+    all of them at once. To make the clip of your choice in full, run `linnet generate --like DIR/SEED.mp4 --profile
+    exact`.
     """
     settings = {
+        **vars(load),
         "negative": negative,
         "size": size,
         "seconds": seconds,
         "profile": profile,
         "steps": steps,
         "guidance": guidance,
-        "model": model,
-        "weights": weights,
-        "device": device,
-        "threads": threads,
-        "vram": vram,
-        "ram": ram,
     }
 
     with starting(quiet=quiet or as_json):

@@ -131,7 +131,7 @@ Threads = Annotated[
     int | None, whole("threads", "CPU threads; by default all cores.", least=1, most=most_threads())
 ]
 Device = Annotated[
-    str,
+    str | None,
     one_of(
         "device", "cpu, cuda or mps; by default the fastest on this machine.", "cpu", "cuda", "mps", "auto"
     ),

@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,10 +10,12 @@ import typer
 
 from linnet.catalog import CATALOG
 from linnet.cli import Group, fail
-from linnet.cli.options import Anyway, AsJson, Device, Quiet, Ram, Threads, Vram, Weights, one_of, option
+from linnet.cli.option_groups import LoadOptions, grouped
+from linnet.cli.options import Anyway, AsJson, Device, Quiet, Weights, one_of, option
 from linnet.cli.terminal import bars, note, print_table, starting
 from linnet.cli.watching import tell_made, telling
 from linnet.geometry import format_seconds, seconds_of
+from linnet.prepare import LoadSettings
 from linnet.prepare_direct import prepare_film
 from linnet.wording import format_count
 
@@ -27,50 +30,39 @@ app = typer.Typer(
 
 File = Annotated[Path, typer.Argument(help="The storyboard, in YAML.", metavar="FILE", show_default=False)]
 Model = Annotated[
-    str | None, one_of("model", "A name from `linnet models`, instead of the file's.", *CATALOG)
+    str | None, one_of("model", "A name from `linnet models`; by default the storyboard's own.", *CATALOG)
 ]
 
 
+@dataclass(frozen=True, kw_only=True)
+class FilmLoadOptions(LoadOptions):
+    model: Model = None
+
+
 @app.command()
+@grouped
 def render(
     file: File,
+    *,
     output: Annotated[
         Path | None, option("output", "The film; by default FILE with .mp4 as its ending.", metavar="PATH")
     ] = None,
-    model: Model = None,
-    weights: Weights = None,
-    device: Device = "auto",
-    threads: Threads = None,
-    vram: Vram = None,
-    ram: Ram = None,
     overwrite: Annotated[
-        bool, option("overwrite", "Replace a file that is no earlier film of this storyboard, or no sheet.")
+        bool, option("overwrite", "Replace a file that is not an earlier film or sheet of this storyboard.")
     ] = False,
-    tidy: Annotated[
-        bool, option("tidy", "Throw away the takes that the film does not use any more.")
-    ] = False,
+    tidy: Annotated[bool, option("tidy", "Delete the takes that the film no longer uses.")] = False,
     anyway: Anyway = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
+    load: FilmLoadOptions,
 ) -> None:
     """Make the film, and a contact sheet beside it.
 
-    Every shot is kept in the folder FILE.shots. Only what is not there is made: a render that was stopped or killed
-    goes on, and a changed shot is made again, with those that continue it.
+    Every shot is kept in the folder FILE.shots, and only missing shots are made. The same command therefore continues
+    a render that was stopped. A shot that you change is made again, and so are the shots that continue it.
     """
     with starting(quiet=quiet or as_json):
-        ready = prepare_film(
-            file,
-            {
-                "model": model,
-                "weights": weights,
-                "device": device,
-                "threads": threads,
-                "vram": vram,
-                "ram": ram,
-            },
-            anyway=anyway,
-        )
+        ready = prepare_film(file, LoadSettings(**vars(load)), anyway=anyway)
     board = ready.board
     for line in () if quiet else ready.notes:
         note(line)
@@ -112,11 +104,11 @@ def check(
     file: File,
     model: Model = None,
     weights: Weights = None,
-    device: Device = "auto",
+    device: Device = None,
     anyway: Anyway = False,
     as_json: AsJson = False,
 ) -> None:
-    """Say what is wrong with a storyboard, or show its shots and which of them are made."""
+    """Check a storyboard, and show its shots and which of them are made."""
     board, pipeline = opened(file, model, weights, device, anyway)
 
     from linnet.direct.film import takes_folder, takes_of
@@ -150,11 +142,11 @@ def sheet(
     ] = None,
     model: Model = None,
     weights: Weights = None,
-    device: Device = "auto",
-    overwrite: Annotated[bool, option("overwrite", "Replace a file that is no earlier sheet.")] = False,
+    device: Device = None,
+    overwrite: Annotated[bool, option("overwrite", "Replace a file that is not an earlier sheet.")] = False,
     anyway: Anyway = False,
 ) -> None:
-    """Draw the contact sheet of what is made so far; what is not is grey."""
+    """Draw the contact sheet of the shots that are made so far. Missing shots are grey."""
     board, pipeline = opened(file, model, weights, device, anyway)
 
     from linnet.direct import film
@@ -166,7 +158,7 @@ def sheet(
 
 
 def opened(
-    file: Path, model: str | None, weights: Path | None, device: str, anyway: bool
+    file: Path, model: str | None, weights: Path | None, device: str | None, anyway: bool
 ) -> tuple["Storyboard", "Pipeline"]:
     """The storyboard and its model, and what there is to say of its prompts."""
     ready = prepare_film(file, {"model": model, "weights": weights, "device": device}, anyway=anyway)

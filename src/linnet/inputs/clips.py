@@ -37,14 +37,13 @@ class Limits:
 @dataclass(frozen=True, kw_only=True)
 class Scan:
     """A clip that was decoded once. `times`: when each frame is shown, in seconds from the first; the last one stands
-    until `end`. `more`: there are frames behind the limit. `lacking`: seconds that the file says it lasts longer."""
+    until `end`. `more`: there are frames behind the limit."""
 
     size: Size
     times: tuple[float, ...]
     end: float
     more: bool
     notes: tuple[str, ...]
-    lacking: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -213,12 +212,9 @@ def scan_video(path: Path, limits: Limits, look: Look = unseen) -> Scan:
         if container.streams.audio:
             notes.add(f"the sound of {path.name} is left out")
         says = (container.duration or 0) / 1e6
-        lacking = says - end if says > end + MISSING and not more and not mended else 0.0
-        if lacking:
+        if says > end + MISSING and not more and not mended:
             notes.add(f"{path.name} says that it lasts {says:.1f} s, and has pictures for {end:.1f} s")
-    return Scan(
-        size=size, times=tuple(times), end=end, more=more, notes=tuple(notes), lacking=round(lacking, 3)
-    )
+    return Scan(size=size, times=tuple(times), end=end, more=more, notes=tuple(notes))
 
 
 def widening(stream: Any) -> float:

@@ -60,8 +60,7 @@ class Look:
 @dataclass(frozen=True, kw_only=True)
 class Survey:
     """`content` is what the black bars leave. `luma`: mean and deviation of each frame; `changes`: how much each frame
-    differs from the one before, the mean of absolute differences (the first has 0). `extent`: how far the liveliest
-    hundredth of the picture changes over the whole clip. `looks` are of MOMENTS."""
+    differs from the one before, the mean of absolute differences (the first has 0). `looks` are of MOMENTS."""
 
     kind: str
     scan: Scan
@@ -71,7 +70,6 @@ class Survey:
     luma: tuple[float, ...]
     deviation: tuple[float, ...]
     changes: tuple[float, ...]
-    extent: float
     looks: tuple[Look, ...]
 
     @property
@@ -127,8 +125,6 @@ class Watcher:
         self.small: list[Frame] = []
         self.bars: Bars | None = None
         self.before: Float[np.ndarray, "h w"] | None = None
-        self.darkest: Float[np.ndarray, "h w"] | None = None
-        self.brightest: Float[np.ndarray, "h w"] | None = None
         self.due = 0.0
         self.turned, self.hdr = 0, False
 
@@ -141,8 +137,6 @@ class Watcher:
             0.0 if self.before is None else round(float(np.abs(coarse - self.before).mean()), 3)
         )
         self.before = coarse
-        self.darkest = coarse if self.darkest is None else np.minimum(self.darkest, coarse)
-        self.brightest = coarse if self.brightest is None else np.maximum(self.brightest, coarse)
         if self.bars is None:
             self.bars, self.turned, self.hdr = Bars(luma), view.turned, view.hdr
         self.bars.add(luma)
@@ -162,9 +156,6 @@ class Watcher:
 
     def survey(self, kind: str, scan: Scan) -> Survey:
         assert self.bars is not None
-        assert self.brightest is not None
-        assert self.darkest is not None
-        extent = np.quantile(self.brightest - self.darkest, 0.99)
         return Survey(
             kind=kind,
             scan=scan,
@@ -174,7 +165,6 @@ class Watcher:
             luma=tuple(self.luma),
             deviation=tuple(self.deviation),
             changes=tuple(self.changes),
-            extent=round(float(extent), 2),
             looks=tuple(self.looks[index] for index in self.chosen(scan.end)),
         )
 
