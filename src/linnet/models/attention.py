@@ -8,7 +8,7 @@ queries and keys and their rotation run in float32.
 
 import math
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -38,7 +38,18 @@ class Linear(nn.Linear):
         return F.linear(input.to(product_dtype(self)), self.weight, self.bias)
 
 
-def product_dtype(layer: Linear) -> torch.dtype:
+@runtime_checkable
+class Layer(Protocol):
+    """A linear layer, or what stands in its place (see models.lora)."""
+
+    @property
+    def weight(self) -> Tensor: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+
+def product_dtype(layer: Layer) -> torch.dtype:
     """The dtype in which `layer` multiplies.
 
     Casting to it once, ahead of several layers that share an input, saves autocast from casting once a layer.

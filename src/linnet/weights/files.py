@@ -52,6 +52,8 @@ STARTS: dict[bytes, tuple[str, str]] = {
 START = 1024  # bytes of a file that tell what it is
 TAR = slice(257, 262)  # where a tar archive says "ustar"
 
+FLOATS = frozenset({"F32", "BF16", "F16"})  # as files call the dtypes in which weights are stored
+
 WHOLE = 64 * 2**20  # files up to this many bytes are hashed whole
 BLOCKS, BLOCK = 256, 64 * 2**10  # of larger ones, this many evenly spaced blocks of this many bytes
 
@@ -103,6 +105,13 @@ def read_header(path: Path) -> Header:
         state = "is cut short" if total < 8 + length + end else "is damaged"
         raise damaged(path, f"{state}: it has {total:,} bytes and should have {8 + length + end:,}")
     return Header(path=path, metadata=metadata, tensors=tensors, start=8 + length)
+
+
+def check_dtypes(header: Header, entries: dict[str, Entry]) -> None:
+    for name, entry in entries.items():
+        if entry.dtype not in FLOATS:
+            problem = f'tensor "{name}" is stored as {entry.dtype}'
+            raise WeightsError("weights", header.path, problem, "use a float32, bfloat16 or float16 file")
 
 
 def write_weights(

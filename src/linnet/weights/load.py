@@ -13,7 +13,15 @@ from torch.nn.modules.conv import _ConvNd
 from linnet.errors import WeightsError
 from linnet.models.quantised import STORED, Format, store_in
 from linnet.models.quantised import quantise as quantised
-from linnet.weights.files import Entry, Header, damaged, fingerprint, read_config, read_header, shards
+from linnet.weights.files import (
+    Header,
+    check_dtypes,
+    damaged,
+    fingerprint,
+    read_config,
+    read_header,
+    shards,
+)
 from linnet.weights.names import FLOAT32_PARTS, LATENT_BIAS, LATENT_SCALE, NOT_WEIGHTS
 from linnet.weights.staging import fetched, stored
 
@@ -23,7 +31,6 @@ M = TypeVar("M", bound=nn.Module)
 
 QUANTISATION = "quantisation"  # the metadata key under which a file says its 8-bit format
 EIGHT_BITS = {torch.int8: "I8", torch.float8_e4m3fn: "F8_E4M3"}
-STORED_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 BATCH = 256 * 2**20  # bytes of a file that are mapped into memory at a time
 
 
@@ -193,13 +200,6 @@ def check(wanted: dict[str, Tensor], headers: Sequence[Header], ignore: frozense
     if missing := [name for name in wanted if name not in sources]:
         path = headers[0].path if len(headers) == 1 else headers[0].path.parent
         raise stranger(path, "lacks", missing)
-
-
-def check_dtypes(header: Header, entries: dict[str, Entry]) -> None:
-    for name, entry in entries.items():
-        if entry.dtype not in STORED_DTYPES:
-            problem = f'tensor "{name}" is stored as {entry.dtype}'
-            raise WeightsError("weights", header.path, problem, "use a float32, bfloat16 or float16 file")
 
 
 def stranger(path: Path, verb: str, names: Sequence[str]) -> WeightsError:
