@@ -55,7 +55,9 @@ def test_no_function_has_more_parameters_than_a_reader_can_hold() -> None:
 def is_command(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
     """Whether typer reads its parameters."""
     decorated = any(re.match(r"app\.(command|callback)\b", ast.unparse(each)) for each in node.decorator_list)
-    return decorated or any("option(" in ast.unparse(each) for each in node.args.args)
+    return decorated or any(
+        "option(" in ast.unparse(each) for each in (*node.args.args, *node.args.kwonlyargs)
+    )
 
 
 def test_no_room_reaches_into_another_for_what_it_keeps_to_itself() -> None:
