@@ -144,8 +144,9 @@ class ModelRunner:
 
     def velocities(
         self, request: Request, sigmas: Float[Tensor, " levels"], watch: Watch = ignore
-    ) -> Callable[[], Velocity]:
-        """A new one for each run: of the whole clip, or, where windows follow each other, of one of them."""
+    ) -> Callable[..., Velocity]:
+        """A new one for each run: of the whole clip, or, where windows follow each other, of one of them. Its argument
+        is `skipped`, of `steered`."""
         prompt, negative = self.contexts(request.prompt, request.negative, watch=watch)
         model, windows = self.denoiser(request, watch), windows_of(request)
         if windows and not request.onward:
@@ -161,9 +162,11 @@ class ModelRunner:
         negative: TextContext,
         *,
         batched: bool = True,
+        skipped: list[int] | None = None,
         watch: Watch = ignore,
     ) -> Velocity:
-        """`model` under the request's guidance and reuse; `batched`: both passes may go through it in one batch."""
+        """`model` under the request's guidance and reuse; `batched`: both passes may go through it in one batch.
+        `skipped`, if given, is filled with the steps (from 0) that do without the model."""
         guidance = Guidance(
             method=request.guidance_method,
             scale=request.guidance,
@@ -186,14 +189,16 @@ class ModelRunner:
             guided.batched = batched and in_one_batch(self.model.spec, self.model.execution)
             return guided(latents, timestep)
 
-        cache, spared = request.step_cache, self.model.retrying("denoise", steer, watch)
-        if cache.skip:
-            return CachedVelocity(velocity=spared, count=request.steps, skip=cache.skip)
-        return (
-            CachedVelocity(velocity=spared, count=request.steps, threshold=cache.threshold)
-            if cache.adaptive
-            else spared
-        )
+        cache, velocity = request.step_cache, steer
+        if cache.skip or cache.adaptive:
+            velocity = CachedVelocity(
+                velocity=steer,
+                count=request.steps,
+                threshold=cache.threshold,
+                skip=cache.skip or None,
+                skipped=[] if skipped is None else skipped,
+            )
+        return self.model.retrying("denoise", velocity, watch)
 
     def steady(self, request: Request) -> bool:
         """Whether APG's momentum has to be at its limit throughout (see sampling.guidance.steady_state)."""
@@ -222,11 +227,11 @@ class ModelRunner:
         whole, shown = denoised(self.model.spec, request), latents_in(request.frames)
         fresh, windows = self.velocities(whole, sigmas, watch), windows_of(whole)
         noise = self.noise(whole, seeds)
-        runs: list[Velocity] = []
+        runs: list[list[int]] = []  # the steps that each of them left out
 
         def run() -> Velocity:
-            runs.append(fresh())
-            return runs[-1]
+            runs.append([])
+            return fresh(skipped=runs[-1])
 
         if windows and request.onward:
             kept_frames = kept_by(sampler)
@@ -243,12 +248,7 @@ class ModelRunner:
                 step = replace(step, latents=step.latents[:, :, :shown], denoised=step.denoised[:, :, :shown])
             yield step
         if skipped is not None:
-            own = (
-                (number * request.steps, run)
-                for number, run in enumerate(runs)
-                if isinstance(run, CachedVelocity)
-            )
-            skipped += [before + index for before, run in own for index in run.skipped]
+            skipped += [number * request.steps + step for number, run in enumerate(runs) for step in run]
 
     # --- pixels ---------------------------------------------------------------------------------------------------
 

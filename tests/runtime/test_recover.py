@@ -9,6 +9,8 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from typer.testing import CliRunner
 
 import linnet.sampling.denoise
@@ -121,6 +123,38 @@ def test_guidance_and_the_solver_have_another_try(
     assert content == expected
     assert told == choices | {"shrunk": "denoise"}
     assert len(tried) == REQUEST.steps + 1
+
+
+@pytest.mark.parametrize("guidance", [0.0, 3.0])
+def test_nothing_of_a_step_is_computed_outside_of_a_try(tiny_model: Path, guidance: float) -> None:
+    pipeline = Pipeline.open(SEEDLING, resolve(SEEDLING, weights=tiny_model))
+    request = replace(REQUEST, steps=6, reuse="3,5", guidance=guidance)
+    within, outside, latents = [0], list[str](), pipeline.noise(request, [3]).numel()
+    retry = pipeline.model.retry_on_oom
+
+    def tried(*given: Any) -> Any:
+        within[0] += 1
+        try:
+            return retry(*given)
+        finally:
+            within[0] -= 1
+
+    class Computed(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            given = {x.untyped_storage().data_ptr() for x in tree_leaves(args) if isinstance(x, torch.Tensor)}
+            result = func(*args, **(kwargs or {}))
+            for x in tree_leaves(result):
+                new = isinstance(x, torch.Tensor) and x.untyped_storage().data_ptr() not in given
+                if new and x.is_floating_point() and x.numel() >= latents and not within[0]:
+                    outside.append(str(func))
+            return result
+
+    steps = pipeline.sample(pipeline.settled(request))
+    next(steps)  # before it, the noise is made
+    pipeline.model.retry_on_oom = tried  # type: ignore[method-assign]
+    with Computed():
+        assert len(list(steps)) == 5
+    assert outside == []
 
 
 def test_a_preview_without_memory_is_left_out(

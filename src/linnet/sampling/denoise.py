@@ -49,13 +49,12 @@ def denoise(
     """
     latents, history, count = noise.float(), START, len(sigmas) - 1
     timesteps = (TIMESTEPS * sigmas[:-1]).to(noise.device)  # once: each copy would wait for the device
-    for index, sigma in enumerate(sigmas[:-1]):
+    for index in range(count):
         timestep = timesteps[index].expand(len(latents))
         with torch.no_grad():
             direction = velocity(latents, timestep).float()
-        denoised = latents - sigma * direction
         latents, history = solver(latents, direction, sigmas, index, history)
-        yield Step(index, count, float(sigmas[index + 1]), latents, denoised)
+        yield Step(index, count, float(sigmas[index + 1]), latents, history.denoised[0])
 
 
 @dataclass(frozen=True, kw_only=True)

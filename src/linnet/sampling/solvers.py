@@ -22,7 +22,8 @@ Levels = Float[Tensor, " levels"]  # on the CPU
 
 
 class History(NamedTuple):
-    """`clean`: the data expected at the last two steps, the newer first; `origin`: where the last step set out."""
+    """`denoised`: the data expected at the last two steps, the newer first, of which every solver gives the first;
+    `origin`: where the last step set out."""
 
     denoised: tuple[Latents, ...] = ()
     origin: Latents | None = None
@@ -41,8 +42,9 @@ Solver = Callable[[Latents, Latents, Levels, int, History], tuple[Latents, Histo
 def euler(
     x: Latents, velocity: Latents, levels: Levels, index: int, history: History = START
 ) -> tuple[Latents, History]:
-    """The published one. Straight along the velocity; remembers nothing."""
-    return x + (levels[index + 1] - levels[index]) * velocity, history
+    """The published one. Straight along the velocity; goes by nothing of the steps before."""
+    denoised = x - levels[index] * velocity
+    return x + (levels[index + 1] - levels[index]) * velocity, History((denoised,))
 
 
 def dpm2m(

@@ -48,25 +48,31 @@ class CachedVelocity:
     _before: Latents | None = None
 
     def __call__(self, latents: Latents, timestep: Float[Tensor, "B"]) -> Latents:
-        index, before = self._index, self._before
-        self._index, self._before = index + 1, latents
-        if self._can_skip(index, latents, before):
-            self.skipped.append(index)
-            return continued(self.seen, timestep)
-        self._drift = 0.0
-        velocity = self.velocity(latents, timestep)
-        self.seen = (Evaluation(latents, timestep, velocity), *self.seen[:1])
+        """Nothing is remembered before all is computed: after memory ran out the same call is made again."""
+        drift = self._drifted(latents)
+        if self._can_skip(drift):
+            velocity = continued(self.seen, timestep)
+            self.skipped.append(self._index)
+            self._drift = drift
+        else:
+            velocity = self.velocity(latents, timestep)
+            self.seen = (Evaluation(latents, timestep, velocity), *self.seen[:1])
+            self._drift = 0.0
+        self._index, self._before = self._index + 1, latents
         return velocity
 
-    def _can_skip(self, index: int, latents: Latents, before: Latents | None) -> bool:
-        if index < WARM_UP or index == self.count - 1 or before is None or len(self.seen) < 2:
+    def _can_skip(self, drift: float) -> bool:
+        if self._index < WARM_UP or self._index == self.count - 1 or len(self.seen) < 2:
             return False
-        if self.skip is not None:
-            return index in self.skip
+        return drift < self.threshold if self.skip is None else self._index in self.skip
+
+    def _drifted(self, latents: Latents) -> float:
+        """By which share of it the velocity may have changed since it was last asked for; 0 where nobody asks."""
+        if self.skip is not None or self._index < WARM_UP or self._before is None or len(self.seen) < 2:
+            return 0.0
         new, old = self.seen
         rate = (new.velocity - old.velocity).norm() / (new.latents - old.latents).norm()
-        self._drift += float(rate * (latents - before).norm() / new.velocity.norm())
-        return self._drift < self.threshold
+        return self._drift + float(rate * (latents - self._before).norm() / new.velocity.norm())
 
 
 def continued(seen: tuple[Evaluation, ...], timestep: Float[Tensor, "B"]) -> Latents:
