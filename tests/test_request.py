@@ -277,6 +277,8 @@ def test_a_record_from_before_the_solvers_is_read_as_it_was_made() -> None:
         ("0.05", StepCache(threshold=0.05)),
         ("7", StepCache(skip=frozenset({6}))),
         ("3,10,4", StepCache(skip=frozenset({2, 3, 9}))),
+        ("hold:3,4", StepCache(skip=frozenset({2, 3}), hold=True)),
+        ("hold:0.05", StepCache(threshold=0.05, hold=True)),
     ],
 )
 def test_reuse_is_a_change_or_steps(text: str, meaning: StepCache) -> None:
@@ -285,7 +287,9 @@ def test_reuse_is_a_change_or_steps(text: str, meaning: StepCache) -> None:
     assert Request.from_json(request.to_json()).step_cache == meaning
 
 
-@pytest.mark.parametrize("text", ["", "often", "1.5", "-0.1", "nan.", "2", "1,5", "20", "0", "3,,4"])
+@pytest.mark.parametrize(
+    "text", ["", "often", "1.5", "-0.1", "nan.", "2", "1,5", "20", "0", "3,,4", "hold:", "hold:none"]
+)
 def test_reuse_that_makes_no_sense(text: str) -> None:
     with pytest.raises(InvalidInput, match=r"use none, a change such as 0.05, or steps from 3 to 19"):
         make_request(SEEDLING, prompt="a fox", steps=20, reuse=text)

@@ -196,6 +196,7 @@ class ModelRunner:
                 count=request.steps,
                 threshold=cache.threshold,
                 skip=cache.skip or None,
+                hold=cache.hold,
                 skipped=[] if skipped is None else skipped,
             )
         return self.model.retrying("denoise", velocity, watch)

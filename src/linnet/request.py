@@ -17,6 +17,7 @@ ProfileName = Literal["exact", "fast", "draft"]
 DtypeChoice = Literal["auto"] | Dtype
 PROFILES = ("exact", "fast", "draft")
 
+HOLD = "hold:"  # how a `reuse` begins that holds velocities
 LONGEST_SECONDS = 300  # of a clip made in windows
 SEEDS = 2**32  # the noise generator is seeded modulo this: larger seeds would repeat smaller ones
 
@@ -59,20 +60,24 @@ EXACT = {
 @dataclass(frozen=True, kw_only=True)
 class StepCache:
     """Which steps reuse what the model said before, in the place of asking it again: those of `skip` (from 0), or, by
-    themselves, as many as change the velocity by less than `threshold` in all, a share of it. Neither: none."""
+    themselves, as many as change the velocity by less than `threshold` in all, a share of it. Neither: none.
+
+    `hold`: the last velocity stays as it is. Otherwise its change is continued."""
 
     threshold: float = 0.0
     skip: frozenset[int] = frozenset()
+    hold: bool = False
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """From a request's `reuse`: "none", a change such as "0.05", or steps (from 1) such as "4,6". ValueError for
-        anything else."""
+        """From a request's `reuse`: "none", a change such as "0.05", or steps (from 1) such as "4,6", the latter two
+        after "hold:" or not. ValueError for anything else."""
         if text == "none":
             return cls()
-        if "." in text:
-            return cls(threshold=float(text))
-        return cls(skip=frozenset(int(step) - 1 for step in text.split(",")))
+        hold, which = text.startswith(HOLD), text.removeprefix(HOLD)
+        if "." in which:
+            return cls(threshold=float(which), hold=hold)
+        return cls(skip=frozenset(int(step) - 1 for step in which.split(",")), hold=hold)
 
     @property
     def adaptive(self) -> bool:
@@ -91,7 +96,8 @@ class Request:
     What has a default came later than the first clips, whose records lack it; the default is what made those.
     Of n steps, counted from 0, step i is guided where guidance_from <= i/n < guidance_until. `reuse` is "none", the
     steps (from 1) that do without the model, as "6,8,9", or the change, as "0.05", that steps may add up to before it
-    is asked again (see sampling.step_cache). `window` (4k+1) and `window_overlap` (4k) are frames of the windows that a
+    is asked again; after "hold:" the velocity is held, otherwise its change is continued (see sampling.step_cache).
+    `window` (4k+1) and `window_overlap` (4k) are frames of the windows that a
     long clip is made in: jointly (see sampling.windows) or, with `onward`, each from the one before it (see
     sampling.autoregressive). Without windows the model sees the clip at once; with `span` (4k) a frame attends to so
     many frames to either side, 0: to all of them (see sampling.local_attention). A `loop` has one frame less than
@@ -463,7 +469,7 @@ def check_profile(name: str) -> ProfileName:
 
 
 def check_reuse(text: str, steps: int) -> None:
-    remedy = f"use none, a change such as 0.05, or steps from 3 to {steps - 1}, such as 4,6"
+    remedy = f"use none, a change such as 0.05, or steps from 3 to {steps - 1}, such as 4,6 or hold:4,6"
     try:
         cache = StepCache.parse(text)
     except ValueError:

@@ -1,16 +1,20 @@
 """`linnet tune`: what it keeps, what it rejects, and that it goes on where it was."""
 
 import json
+import math
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from linnet.catalog import SEEDLING
@@ -18,8 +22,13 @@ from linnet.cli import app
 from linnet.errors import InvalidInput
 from linnet.measure.tune.fidelity import Fidelity, compare, worst_tenth
 from linnet.measure.tune.search import Search, lower_bound, tune
+from linnet.measure.tune.skipping import Velocities, best_skips
 from linnet.measure.tune.trials import Candidate, Pair, Trial, Trials
 from linnet.plan import profiles
+from linnet.request import HOLD, Request, make_request
+from linnet.sampling.denoise import denoise
+from linnet.sampling.flow import sigmas
+from linnet.sampling.solvers import SOLVERS
 
 BAD = Candidate(settings={"guidance": 9.0})
 PAIRS = [Pair(f"prompt {index}", index) for index in range(16)]
@@ -44,10 +53,7 @@ class Scripted(Trials):
         decided = candidate.settings
         share = decided.get("guidance_until", 1.0) - decided.get("guidance_from", 0.0)
         reuse = str(decided.get("reuse", "none"))
-        if reuse.startswith("0."):
-            skipped = list(range(3, 4 + round(20 * float(reuse))))
-        else:
-            skipped = [] if reuse == "none" else [int(step) for step in reuse.split(",")]
+        skipped = [] if reuse == "none" else [int(step) for step in reuse.removeprefix(HOLD).split(",")]
         seconds = (1 - len(skipped) / 20) * (1 + share) / 2
         psnr = 50 - 10 * (1 - share) - 1.2 * len(skipped) + pair.seed % 3
         if candidate == BAD:
@@ -55,7 +61,21 @@ class Scripted(Trials):
         seen = Fidelity(
             psnr=[psnr] * 4, ssim=[0.95] * 4, motion=psnr, flicker=1.0, brightness=0.0, saturation=0.0
         )
-        return Trial(seconds=seconds, exact_seconds=1.0, latent_error=0.1, skipped=skipped, fidelity=seen)
+        return Trial(
+            seconds=seconds,
+            exact_seconds=1.0,
+            latent_error=0.1,
+            skipped=skipped,
+            products=products_of([math.cos(step / 20) for step in range(decided.get("steps", 20))]),
+            fidelity=seen,
+        )
+
+    def request_of(self, candidate: Candidate, pair: Pair) -> Request:
+        return make_request(SEEDLING, prompt=pair.prompt, seed=pair.seed, **candidate.settings)
+
+
+def products_of(velocities: Sequence[float]) -> list[list[float]]:
+    return [[a * b for b in velocities] for a in velocities]
 
 
 def search(**settings: Any) -> Search:
@@ -69,7 +89,7 @@ def test_the_fastest_that_holds_is_found_and_a_bad_candidate_loses() -> None:
     assert outcome.fast.candidate != BAD
     assert outcome.fast.figures.faster >= 2.0
     assert outcome.fast.bound >= 32.0
-    assert "," in outcome.fast.candidate.settings["reuse"]  # frozen to steps
+    assert outcome.fast.candidate.settings["reuse"].startswith(HOLD)
     assert next(one for one in outcome.verdicts if one.candidate == BAD).why.startswith("PSNR is 1")
     # It left after two clips, and the clips that decide were not searched on.
     scripted = trying.trials
@@ -116,6 +136,50 @@ def test_a_search_that_runs_out_of_time_decides_by_what_it_has() -> None:
     outcome = tune(search(clock=clock), floor=32.0, target=1.0, seconds=150.0)
     assert not outcome.finished
     assert outcome.fast is not None
+
+
+def test_the_steps_that_are_left_out_are_those_in_which_the_velocity_changes_least() -> None:
+    """Against all that could be left out."""
+    levels, passes = sigmas(8, 3.0).tolist(), [2, 2, 2, 2, 1, 1, 1, 1]
+    runs = [[0.0, 3.0, 3.1, 3.2, 9.0, 9.1, 2.0, 1.0], [0.0, 1.0, 1.5, 1.4, 6.0, 6.0, 2.0, 1.0]]
+
+    def astray(left_out: Sequence[int]) -> float:
+        asked = [step for step in range(8) if step not in left_out]
+        held = {step: max(other for other in asked if other < step) for step in left_out}
+        return sum(
+            (levels[step] - levels[step + 1])
+            * math.sqrt(sum((run[held[step]] - run[step]) ** 2 for run in runs) / 2)
+            for step in left_out
+        )
+
+    found = best_skips([products_of(run) for run in runs], levels, passes)
+    every = [steps for count in range(6) for steps in combinations(range(2, 7), count)]
+    for total, chosen in found.items():
+        as_cheap = [steps for steps in every if sum(passes) - sum(passes[step] for step in steps) == total]
+        least = min(as_cheap, key=astray)
+        assert astray([step - 1 for step in chosen]) == pytest.approx(astray(least))
+    assert set(found) == {sum(passes) - sum(passes[step] for step in steps) for steps in every}
+
+
+@pytest.mark.parametrize("solver", ["euler", "dpm++", "unipc"])
+def test_the_velocities_of_a_run_are_told_from_its_steps(solver: str) -> None:
+    noise, asked = (
+        torch.randn(1, 4, 2, 3, 3, generator=torch.Generator().manual_seed(0)),
+        list[torch.Tensor](),
+    )
+
+    def velocity(x: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        asked.append((x * timestep.view(-1, 1, 1, 1, 1) / 1000).sin())
+        return asked[-1]
+
+    levels = sigmas(6, 3.0)
+    seen = Velocities(levels=levels)
+    for step in denoise(velocity, noise, levels, SOLVERS[solver]):
+        seen.see(step)
+    every = torch.stack([x.flatten() for x in asked]).double()
+    expected = every @ every.T
+    expected = expected / expected.diagonal().mean()
+    torch.testing.assert_close(torch.tensor(seen.products()).double(), expected, rtol=1e-3, atol=1e-3)
 
 
 def test_what_decides_is_beyond_chance() -> None:

@@ -129,7 +129,7 @@ def test_guidance_and_the_solver_have_another_try(
 def test_nothing_of_a_step_is_computed_outside_of_a_try(tiny_model: Path, guidance: float) -> None:
     pipeline = Pipeline.open(SEEDLING, resolve(SEEDLING, weights=tiny_model))
     request = replace(REQUEST, steps=6, reuse="3,5", guidance=guidance)
-    within, outside, latents = [0], list[str](), pipeline.noise(request, [3]).numel()
+    within, outside, latents = [0], list[str](), pipeline.runner.noise(request, [3]).numel()
     retry = pipeline.model.retry_on_oom
 
     def tried(*given: Any) -> Any:
@@ -149,7 +149,7 @@ def test_nothing_of_a_step_is_computed_outside_of_a_try(tiny_model: Path, guidan
                     outside.append(str(func))
             return result
 
-    steps = pipeline.sample(pipeline.settled(request))
+    steps = pipeline.runner.sample(pipeline.settled(request))
     next(steps)  # before it, the noise is made
     pipeline.model.retry_on_oom = tried  # type: ignore[method-assign]
     with Computed():

@@ -121,6 +121,28 @@ def test_what_changes_evenly_is_continued_exactly() -> None:
     torch.testing.assert_close(run(skipping), run(even), rtol=1e-4, atol=1e-4)
 
 
+def test_a_held_velocity_makes_one_long_step_of_several() -> None:
+    """Which stays near where velocities swing, and their continued changes would grow."""
+    calls: list[float] = []
+
+    def swinging(x: Tensor, timestep: Tensor) -> Tensor:
+        calls.append(float(timestep[0]))
+        return gaussian_velocity(x, timestep) + 0.3 * (-1) ** len(calls)
+
+    left_out = frozenset({3, 4, 6, 7, 9, 10})
+    held = run(CachedVelocity(velocity=gaussian_velocity, count=12, skip=left_out, hold=True))
+    levels = sigmas(12, 3.0)[[index for index in range(13) if index not in left_out]]
+    noise = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))
+    *_, last = denoise(gaussian_velocity, noise, levels)
+    torch.testing.assert_close(held, last.latents)
+    errors = []
+    for hold in (True, False):
+        calls.clear()
+        skipping = CachedVelocity(velocity=swinging, count=12, skip=left_out, hold=hold)
+        errors.append(float((run(skipping) - run(gaussian_velocity)).norm()))
+    assert errors[0] < errors[1]
+
+
 def test_guidance_acts_within_its_interval_and_its_momentum_rests_outside() -> None:
     texts = [TextContext((), (), torch.full((1, 1), float(name))) for name in (0, 1)]
     calls: list[tuple[float, bool]] = []

@@ -79,7 +79,8 @@ def generate(
         str | None,
         option(
             "step-cache",
-            "Steps that skip the model: none, a list such as 5,7,9, or a limit such as 0.05 for their change.",
+            "Steps that skip the model: none, a list such as 5,7,9, or a limit such as 0.05 for their change. "
+            "After hold: they take the velocity as it was.",
             metavar="WHAT",
         ),
     ] = None,

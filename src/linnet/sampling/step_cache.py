@@ -1,4 +1,5 @@
-"""Steps that do without the model: where the velocity changes evenly, it is continued from the last evaluations.
+"""Steps that do without the model: the velocity of the last evaluation is held, or, where it changes evenly, its change
+is continued from the last two.
 
 Axes: B batch, C channels, T frames, H and W rows and columns of the latents.
 """
@@ -33,6 +34,10 @@ class CachedVelocity:
     the latents have moved says how far the velocity has, relative to its size; steps are continued until these changes
     add up to `threshold`. Never the first two nor the last of `count` steps.
 
+    With `hold` a step takes the last velocity as it is. Guidance with momentum swings from step to step, and over
+    several steps in a row a change that is continued is a swing made larger: on seedling, with two steps of three left
+    out, the clips were 40 to 50 dB from exact's with held velocities, and 30 to 34 dB with continued ones.
+
     `skipped` is what was decided so far; given as `skip` to another run, it repeats this one. A state's object serves
     one run, and its decisions hold for the whole batch.
     """
@@ -41,6 +46,7 @@ class CachedVelocity:
     count: int
     threshold: float = 0.0
     skip: frozenset[int] | None = None
+    hold: bool = False
     skipped: list[int] = field(default_factory=list)
     seen: tuple[Evaluation, ...] = ()  # the last two, the newer first
     _index: int = 0
@@ -51,7 +57,7 @@ class CachedVelocity:
         """Nothing is remembered before all is computed: after memory ran out the same call is made again."""
         drift = self._drifted(latents)
         if self._can_skip(drift):
-            velocity = continued(self.seen, timestep)
+            velocity = self.seen[0].velocity if self.hold else continued(self.seen, timestep)
             self.skipped.append(self._index)
             self._drift = drift
         else:

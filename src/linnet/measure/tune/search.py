@@ -2,7 +2,8 @@
 
 Candidates are measured beside exact at the same prompts and seeds. Stages follow each other, the safest first, and each
 goes on from the best of those before it: how the transformer is run, the decoder's dtype, which steps are guided, which
-steps are cached. Fewer steps and other solvers can move what a clip shows, so they are tried only with consent.
+steps hold the velocity of the one before (see tune.skipping). Fewer steps and other solvers can move what a clip shows,
+so they are tried only with consent.
 
 In a stage candidates are measured on 2 clips, then 4, then all (successive halving, Jamieson & Talwalkar, arXiv
 1502.07943); those that break a rule leave, and of the others the faster half goes on. What passes is confirmed on clips
@@ -20,13 +21,30 @@ from statistics import median
 from linnet.catalog import ModelSpec
 from linnet.errors import InvalidInput
 from linnet.measure.tune.fidelity import clip_psnr
+from linnet.measure.tune.skipping import best_skips
 from linnet.measure.tune.trials import EXACT, Candidate, Figures, Pair, Trials
+from linnet.plan.passes import forwards
+from linnet.request import HOLD
+from linnet.sampling.flow import levels_of
 from linnet.wording import format_duration, format_number
 
 RUNGS = (2, 4)  # clips, before all of them
 SLACK = 1.0  # dB that a rule gives on fewer clips than all
 INTERVALS = ((0.0, 0.75), (0.25, 1.0), (0.0, 0.5), (0.25, 0.75), (0.5, 1.0))
-THRESHOLDS = ("0.02", "0.04", "0.06", "0.08", "0.1", "0.14", "0.2", "0.3", "0.4", "0.6")
+SHARES = (
+    0.9,
+    0.8,
+    0.7,
+    0.6,
+    0.55,
+    0.5,
+    0.45,
+    0.4,
+    0.35,
+    0.3,
+    0.25,
+    0.2,
+)  # of the passes through the transformer
 OTHER_WAYS = ("efficient", "flash", "stock", "plain")  # to attend
 BEAM = 3  # candidates that a stage hands on
 TRIES = 4  # candidates that are confirmed at most
@@ -170,18 +188,27 @@ class Search:
             self._moving(rules, list(dict.fromkeys([base, *starts])), holding)
 
     def _cached(self, rules: Rules, starts: Sequence[Candidate], holding: list[Candidate]) -> None:
-        """Thresholds, of which the best are frozen to lists of steps."""
+        """Steps that hold a velocity: with each of the starts, as many as the rules bear."""
         options: list[Candidate] = []
         for candidate in starts:
-            rising = [candidate.with_settings(reuse=threshold) for threshold in THRESHOLDS]
-            options += self.highest("step cache", rising, rules)
-        passed = self.halve("step cache", options, rules, keep=BEAM)
-        frozen = [self.frozen(candidate) for candidate in passed]
-        holding.extend(
-            self.halve(
-                "frozen step cache", [candidate for candidate in frozen if candidate], rules, keep=BEAM
-            )
-        )
+            options += self.highest("step cache", self.skipping(candidate), rules)
+        holding.extend(self.halve("step cache", options, rules, keep=BEAM))
+
+    def skipping(self, candidate: Candidate) -> list[Candidate]:
+        """The same with ever more steps left out: those that its own velocities can do without."""
+        few = self.search[: RUNGS[0]]
+        products = []
+        for pair in few:
+            self.check_time()
+            products.append(self.trials.trial(candidate, pair).products)
+        request = self.trials.request_of(candidate, few[0])
+        skips = best_skips(products, levels_of(request).tolist(), forwards(request))
+        most, rising = max(skips), list[Candidate]()
+        for share in SHARES:
+            within = [passes for passes in skips if passes <= share * most]
+            if within and (left_out := skips[max(within)]):
+                rising.append(candidate.with_settings(reuse=HOLD + ",".join(map(str, left_out))))
+        return list(dict.fromkeys(rising))
 
     def _moving(self, rules: Rules, starts: Sequence[Candidate], holding: list[Candidate]) -> None:
         """Fewer steps by each solver, then steps cached from there."""
@@ -196,16 +223,6 @@ class Search:
         passed = self.halve("solvers", options, rules, keep=BEAM)
         holding.extend(passed)
         self._cached(rules, passed, holding)
-
-    def frozen(self, candidate: Candidate) -> Candidate | None:
-        """The steps that most clips left out, as many as they left out in the middle; None if they left out none."""
-        skipped = [self.trials.trial(candidate, pair).skipped for pair in self.search]
-        count = round(median(len(steps) for steps in skipped))
-        votes = {step: sum(step in steps for steps in skipped) for steps in skipped for step in steps}
-        chosen = sorted(votes, key=lambda step: (-votes[step], step))[:count]
-        if not chosen:
-            return None
-        return candidate.with_settings(reuse=",".join(map(str, sorted(chosen))))
 
     def highest(self, name: str, rising: Sequence[Candidate], rules: Rules) -> list[Candidate]:
         """Of candidates that rise in speed and in distance from exact, the last that holds the rules on a few clips,

@@ -23,9 +23,11 @@ from torch import Tensor
 
 from linnet.filesystem import complete, make_folder, sweep, write_text
 from linnet.measure.tune.fidelity import Fidelity, clip_psnr, compare, relative_error, worst_tenth
+from linnet.measure.tune.skipping import Products, Velocities
 from linnet.pipeline import Pipeline
 from linnet.records import read_object_or_nothing
 from linnet.request import Request, make_request
+from linnet.sampling.flow import levels_of
 
 Clip = UInt8[np.ndarray, "T H W 3"]
 
@@ -85,12 +87,14 @@ class Reference:
 @dataclass(frozen=True, kw_only=True)
 class Trial:
     """One clip of a candidate beside exact's. `fidelity` is None where the latents alone were too far away.
-    `skipped`: the steps (from 1) that did without the model."""
+    `skipped`: the steps (from 1) that did without the model. `products` of its steps' velocities are there where none
+    did (see tune.skipping)."""
 
     seconds: float
     exact_seconds: float
     latent_error: float
     skipped: list[int]
+    products: Products
     fidelity: Fidelity | None
 
     @classmethod
@@ -139,6 +143,16 @@ class Figures:
         )
 
 
+class Made(NamedTuple):
+    """A clip as it was made; no frames where the latents are hopeless."""
+
+    seconds: float
+    latents: Float[Tensor, "1 C t h w"]
+    frames: Clip | None
+    skipped: list[int]
+    products: Products
+
+
 Kind = Literal["exact", "trial"]
 Open = Callable[[Candidate], Pipeline]
 
@@ -177,14 +191,15 @@ class Trials:
         path = self.folder / "exact" / f"{name_of(pair, candidate)}.safetensors"
         if (kept := read_reference(path)) is not None:
             return kept
-        seconds, latents, frames, _ = self._make(candidate, pair, None)
+        made = self._make(candidate, pair, None)
+        latents, frames = made.latents, made.frames
         assert frames is not None
         used = self.pipeline(candidate).runner.attention_used
         tensors = {"latents": latents.cpu().contiguous(), "frames": torch.from_numpy(frames)}
         with complete(path, field="state") as part:
-            save_file(tensors, part, {"seconds": repr(seconds), "attention": used})
+            save_file(tensors, part, {"seconds": repr(made.seconds), "attention": used})
         self.made("exact", pair.prompt)
-        return Reference(seconds=seconds, attention=used, latents=latents.cpu(), frames=frames)
+        return Reference(seconds=made.seconds, attention=used, latents=latents.cpu(), frames=frames)
 
     def trial(self, candidate: Candidate, pair: Pair, *, picture: bool = False) -> Trial:
         """The candidate's clip beside the exact one. With `picture` the two are kept as a moving picture."""
@@ -196,15 +211,16 @@ class Trials:
             except (KeyError, TypeError):
                 pass  # spoilt: it is made again
         exact = self.exact(pair)
-        seconds, latents, frames, skipped = self._make(candidate, pair, exact.latents)
-        if frames is not None and picture:
-            write_pictures(shown, exact.frames, frames)
+        made = self._make(candidate, pair, exact.latents)
+        if made.frames is not None and picture:
+            write_pictures(shown, exact.frames, made.frames)
         trial = Trial(
-            seconds=seconds,
+            seconds=made.seconds,
             exact_seconds=exact.seconds,
-            latent_error=relative_error(latents.cpu(), exact.latents),
-            skipped=skipped,
-            fidelity=None if frames is None else compare(frames, exact.frames),
+            latent_error=relative_error(made.latents.cpu(), exact.latents),
+            skipped=made.skipped,
+            products=made.products,
+            fidelity=None if made.frames is None else compare(made.frames, exact.frames),
         )
         write_text(path, json.dumps(asdict(trial)), field="state")
         self.made("trial", str(candidate))
@@ -228,27 +244,37 @@ class Trials:
             self._pipeline, self._runs_as = self.open_pipeline(candidate), runs_as
         return self._pipeline
 
-    def _make(
-        self, candidate: Candidate, pair: Pair, exact: Tensor | None
-    ) -> tuple[float, Tensor, Clip | None, list[int]]:
-        """Seconds, latents, frames and the steps without the model; no frames where the latents are hopeless."""
-        pipeline = self.pipeline(candidate)
+    def request_of(self, candidate: Candidate, pair: Pair) -> Request:
+        """What makes the candidate's clip."""
         settings: dict[str, Any] = {"prompt": pair.prompt, "seed": pair.seed, **candidate.settings}
-        request = pipeline.settled(make_request(pipeline.spec, like=self.request, **settings))
+        pipeline = self.pipeline(candidate)
+        return pipeline.settled(make_request(pipeline.spec, like=self.request, **settings))
+
+    def _make(self, candidate: Candidate, pair: Pair, exact: Tensor | None) -> Made:
+        pipeline, request = self.pipeline(candidate), self.request_of(candidate, pair)
         self._warm_up(pipeline, request)
         pipeline.model.follow(pipeline.plan(request))
         pipeline.model.text_states(request.prompt, request.negative)  # the same for all, so it is not timed
         clock = clock_of(pipeline)
         start, skipped = clock(), list[int]()
+        velocities = Velocities(levels=levels_of(request)) if request.reuse == "none" else None
         latents = None
         for step in pipeline.runner.sample(request, skipped=skipped):
             latents = step.latents
+            if velocities and exact is not None:
+                velocities.see(step)
         assert latents is not None  # a request has a step
-        if exact is not None and relative_error(latents.cpu(), exact) > HOPELESS:
-            return clock() - start, latents, None, [step + 1 for step in skipped]
-        lower = request.decoder_dtype == "bfloat16"
-        frames = np.concatenate(list(pipeline.runner.decode(latents, lower=lower)))
-        return clock() - start, latents, frames, [step + 1 for step in skipped]
+        frames = None
+        if exact is None or relative_error(latents.cpu(), exact) <= HOPELESS:
+            lower = request.decoder_dtype == "bfloat16"
+            frames = np.concatenate(list(pipeline.runner.decode(latents, lower=lower)))
+        return Made(
+            seconds=clock() - start,
+            latents=latents,
+            frames=frames,
+            skipped=[step + 1 for step in skipped],
+            products=velocities.products() if velocities and velocities.gathered else [],
+        )
 
     def _warm_up(self, pipeline: Pipeline, request: Request) -> None:
         """Read the weights and run everything once that a clip with such settings runs."""
