@@ -55,8 +55,8 @@ def pretend() -> None:
     import torch
     import torch._dynamo.device_interface as interfaces
     import torch._functorch.aot_autograd as aot
-    from triton.backends.compiler import GPUTarget
-    from triton.runtime.driver import driver
+    from triton.backends.compiler import GPUTarget  # pyright: ignore[reportMissingImports]
+    from triton.runtime.driver import driver  # pyright: ignore[reportMissingImports]
 
     def constant(value: Any) -> Any:
         return staticmethod(lambda *given, **more: value)
@@ -89,7 +89,8 @@ def pretend() -> None:
         if hasattr(torch.cuda, name):
             setattr(torch.cuda, name, lambda *given, value=value, **more: value)
     torch.version.cuda = "13.0"
-    aot.preserve_rng_state = contextlib.nullcontext  # a card that is not there has no generator
+    # A card that is not there has no generator.
+    setattr(aot, "preserve_rng_state", contextlib.nullcontext)  # noqa: B010, it is no public name
 
 
 def block_of_linum(tokens: int, text_rows: int) -> tuple[Callable[..., Any], list[Any]]:
@@ -169,13 +170,13 @@ def compiled(tokens: int, text_rows: int) -> tuple[list[Kernel], str]:
     fake, found = FakeTensorMode(), []
     sources: list[str] = []
 
-    def lower(module: Any, inputs: Any) -> Any:
+    def lower(gm: Any, example_inputs: Any) -> Any:
         with V.set_fake_mode(fake):
-            joint_graph.joint_graph_passes(module)
-            _recursive_post_grad_passes(module, is_inference=True)
-            graph = GraphLowering(module, example_inputs=inputs, is_inference=True)
+            joint_graph.joint_graph_passes(gm)
+            _recursive_post_grad_passes(gm, is_inference=True)
+            graph = GraphLowering(gm, example_inputs=example_inputs, is_inference=True)
             with V.set_graph_handler(graph), V.set_debug_handler(DebugContext()):
-                graph.run(*inputs)
+                graph.run(*example_inputs)
                 code, _ = graph.codegen()
                 for node in graph.scheduler.nodes:
                     own = getattr(getattr(node, "node", None), "python_kernel_name", None)

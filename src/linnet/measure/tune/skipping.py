@@ -60,22 +60,22 @@ def best_skips(
     """
     count, mean = len(passes), np.mean(np.array(products), axis=0)
 
-    def astray(held: int, step: int) -> float:
-        difference = mean[held, held] + mean[step, step] - 2 * mean[held, step]
+    def astray(last: int, step: int) -> float:
+        difference = mean[last, last] + mean[step, step] - 2 * mean[last, step]
         return (levels[step] - levels[step + 1]) * math.sqrt(max(0.0, difference))
 
-    # By the last step that asks the model and the passes so far: the least error, and which steps ask it.
+    # By the last step that calls the model and the passes so far: the least error, and which steps call it.
     best: list[dict[int, tuple[float, tuple[int, ...]]]] = [{} for _ in range(count)]
     best[min(1, count - 1)][sum(passes[:2])] = (0.0, tuple(range(min(2, count))))
-    for held in range(1, count - 1):
+    for last in range(1, count - 1):
         error = 0.0
-        for step in range(held + 1, min(count, held + LONGEST_STRETCH + 1)):
-            for so_far, (least, asked) in best[held].items():
-                total, candidate = so_far + passes[step], (least + error, (*asked, step))
+        for step in range(last + 1, min(count, last + LONGEST_STRETCH + 1)):
+            for so_far, (least, calls) in best[last].items():
+                total, candidate = so_far + passes[step], (least + error, (*calls, step))
                 if total not in best[step] or candidate < best[step][total]:
                     best[step][total] = candidate
-            error += astray(held, step)
+            error += astray(last, step)
     return {
-        total: [step + 1 for step in range(count) if step not in asked]
-        for total, (_, asked) in sorted(best[count - 1].items())
+        total: [step + 1 for step in range(count) if step not in calls]
+        for total, (_, calls) in sorted(best[count - 1].items())
     }
