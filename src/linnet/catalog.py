@@ -49,6 +49,7 @@ class ModelSpec:
     `literature`: settings that stand in for a profile which was not measured, on request alone.
     `floor`: PSNR to exact, in dB, that `linnet tune` asks of a fast profile where nobody says otherwise.
     `default_profile` is the one of a request that names none.
+    `teaching`: settings of `linnet train lora` that suit it, where they are not as usual.
     """
 
     name: str
@@ -92,6 +93,7 @@ class ModelSpec:
     literature: Mapping[str, tuple[Published, ...]] = field(default_factory=dict)
     floor: float = 24.0
     default_profile: Literal["exact", "fast", "draft"] = "exact"
+    teaching: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def ships(self) -> bool:
@@ -248,6 +250,7 @@ SEEDLING = ModelSpec(
             "decoder_dtype": "auto",
         },
     },
+    teaching={"steps": 600, "batch": 4, "learning_rate": 1e-3},
     floor=32.0,  # on its even backgrounds clips with another shape are as near as 28 dB (docs/performance.md)
 )
 

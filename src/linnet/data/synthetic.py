@@ -22,6 +22,7 @@ from jaxtyping import Float, UInt8
 WIDTH, HEIGHT, FPS = 128, 72, 24
 
 SHAPES = ("square", "triangle", "star", "heart", "moon")
+NEW_SHAPES = ("cross", "circle")  # which seedling does not know: to teach it something
 COLOURS = {
     "red": (222, 40, 44),
     "orange": (246, 138, 22),
@@ -245,12 +246,23 @@ def _moon() -> Points:
     ]
 
 
+def _cross() -> Points:
+    """A plus sign, its arms a third as wide as it is."""
+    corner = [(1, -3), (1, -1), (3, -1)]
+    turns = [corner]
+    for _ in range(3):
+        turns.append([(-y, x) for x, y in turns[-1]])
+    return [point for turn in turns for point in turn]
+
+
 OUTLINES = {
     "square": [(-1, -1), (1, -1), (1, 1), (-1, 1)],
     "triangle": _ring(3, 1.0),
     "star": _ring(10, 1.0, 0.5),
     "heart": _heart(),
     "moon": _moon(),
+    "cross": _cross(),
+    "circle": _ring(48, 1.0),
 }
 
 
@@ -271,7 +283,7 @@ REACH = {
 LATTICE, EXTENT = 256, 2.0  # distances are looked up on a grid of so many points over [-EXTENT, EXTENT]
 
 
-@functools.lru_cache(maxsize=len(SHAPES))
+@functools.lru_cache(maxsize=len(OUTLINES))
 def _distances(shape: str) -> Float[np.ndarray, "y x"]:
     """The signed distance (negative inside) to a shape of area 1, on the lattice."""
     axis = np.linspace(-EXTENT, EXTENT, LATTICE)

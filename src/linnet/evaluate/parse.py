@@ -38,7 +38,6 @@ LEAST_MOTION = 0.5  # of the synthetic dataset's own speed, turn, growth or hop
 MOST_DISTRACTION = 0.8  # a second motion as strong as this leaves the first without a name
 LEAST_GAIN = 0.01  # in mean likeness, for an object that turns over one that does not
 
-SHAPES = len(world.SHAPES) + 1  # and a disc
 ANGLES = 60  # templates are drawn every 6 degrees
 BLUNT = 2.5  # pixels by which the blunt templates are blurred
 GRID, GRID_REACH = 28, 1.15  # points a side, and how far it reaches from the object's centre, in its sides
@@ -79,8 +78,9 @@ class Track:
     likeness: Float[np.ndarray, "T S A"]  # overlap with each shape at each angle, 0..1
 
 
-def parse(frames: Iterable[UInt8[np.ndarray, "_ _ 3"]]) -> Sight:
-    """What the frames, 24 a second, show. Never fails: noise, emptiness or no frames at all give None."""
+def parse(frames: Iterable[UInt8[np.ndarray, "_ _ 3"]], shapes: tuple[str, ...] = world.SHAPES) -> Sight:
+    """What the frames, 24 a second, show. Never fails: noise, emptiness or no frames at all give None. `shapes` are
+    those that are told apart."""
     shown = [fit(frame) for frame in frames]
     if not shown:
         return Sight()
@@ -92,11 +92,11 @@ def parse(frames: Iterable[UInt8[np.ndarray, "_ _ 3"]]) -> Sight:
         return Sight(background=background)
     paint = find_paint(solid, behind)
     colour = name_colour(paint, solid, behind)
-    track = follow(cover(clip, empty, paint))
+    track = follow(cover(clip, empty, paint), shapes)
     if len(track.frames) < LEAST_SEEN * len(clip):
         return Sight(background=background, colour=colour)
     return Sight(
-        shape=name_shape(track),
+        shape=name_shape(track, shapes),
         colour=colour,
         size=name_size(track),
         background=background,
@@ -183,7 +183,7 @@ def cover(
 # --- places -------------------------------------------------------------------------------------------------
 
 
-def follow(cover: Float[np.ndarray, "T H W"]) -> Track:
+def follow(cover: Float[np.ndarray, "T H W"], shapes: tuple[str, ...] = world.SHAPES) -> Track:
     """Centre, side and likeness to every template, frame by frame."""
     whole = cover.sum((1, 2))
     seen = np.flatnonzero(whole >= (LEAST_SIDE / 2) ** 2)
@@ -200,7 +200,7 @@ def follow(cover: Float[np.ndarray, "T H W"]) -> Track:
         x=np.unwrap(x, period=WIDTH),
         y=np.unwrap(y, period=HEIGHT),
         side=side,
-        likeness=compare(own, x, y, side),
+        likeness=compare(own, x, y, side, shapes),
     )
 
 
@@ -238,8 +238,8 @@ def axis() -> Float[np.ndarray, "G"]:
     return np.linspace(-GRID_REACH, GRID_REACH, GRID)
 
 
-@functools.lru_cache(maxsize=16)
-def templates(side: int) -> Float[np.ndarray, "KSA GG"]:
+@functools.lru_cache(maxsize=32)
+def templates(side: int, shapes: tuple[str, ...]) -> Float[np.ndarray, "KSA GG"]:
     """Every shape at every angle, as soft at the edges as an object of so many pixels a side; discs are last.
 
     First with their corners, then blunt, as clips have them that come out of an autoencoder. Nothing in the
@@ -247,7 +247,7 @@ def templates(side: int) -> Float[np.ndarray, "KSA GG"]:
     """
     x, y = np.meshgrid(axis() * side, axis() * side)
     angles = [2 * math.pi * i / ANGLES for i in range(ANGLES)]
-    drawn = [world.coverage(shape, x, y, side, turn) for shape in world.SHAPES for turn in angles]
+    drawn = [world.coverage(shape, x, y, side, turn) for shape in shapes for turn in angles]
     disc = np.clip(0.5 + side / math.sqrt(math.pi) - np.hypot(x, y), 0, 1)
     sharp = np.stack(drawn + [disc] * ANGLES)
     return np.concatenate([sharp, blunt(sharp, side)]).reshape(-1, GRID * GRID)
@@ -269,17 +269,19 @@ def compare(
     x: Float[np.ndarray, "T"],
     y: Float[np.ndarray, "T"],
     side: Float[np.ndarray, "T"],
+    shapes: tuple[str, ...],
 ) -> Float[np.ndarray, "T S A"]:
     """What the object and a template both cover, over what either covers (Tanimoto's, for shares), 0..1."""
     seen = magnify(cover, x, y, side)
-    likeness = np.empty((len(seen), 2 * SHAPES * ANGLES))
+    kinds = len(shapes) + 1  # and a disc
+    likeness = np.empty((len(seen), 2 * kinds * ANGLES))
     coarse = np.clip(4 * np.rint(side / 4), 8, 64).astype(int)  # so that few templates are drawn
     for size in np.unique(coarse):
-        here, drawn = seen[coarse == size], templates(int(size))
+        here, drawn = seen[coarse == size], templates(int(size), shapes)
         both = here @ drawn.T
         either = (here**2).sum(1)[:, None] + (drawn**2).sum(1) - both
         likeness[coarse == size] = both / either
-    return likeness.reshape(-1, 2, SHAPES, ANGLES).max(1)
+    return likeness.reshape(-1, 2, kinds, ANGLES).max(1)
 
 
 def magnify(
@@ -302,7 +304,7 @@ def magnify(
     return (row(top) * (1 - low_share) + row(top + 1) * low_share).reshape(len(cover), GRID * GRID)
 
 
-def name_shape(track: Track) -> str | None:
+def name_shape(track: Track, shapes: tuple[str, ...] = world.SHAPES) -> str | None:
     """The shape that the object resembles most over the clip, at whatever angle it has in each frame."""
     clear = track.side >= LEAST_SIDE
     if clear.mean() < LEAST_CLEAR:
@@ -311,7 +313,7 @@ def name_shape(track: Track) -> str | None:
     best = likeness.mean(0).argmax()
     agreement = (likeness.argmax(1) == best).mean()
     sure = likeness[:, best].mean() >= LEAST_LIKENESS and agreement >= LEAST_AGREEMENT
-    return (*world.SHAPES, None)[best] if sure else None
+    return (*shapes, None)[best] if sure else None
 
 
 def name_size(track: Track) -> str | None:

@@ -174,7 +174,10 @@ class T5Encoder(nn.Module):
 
     def forward(self, ids: Int[Tensor, "B L"], mask: Int[Tensor, "B L"]) -> Float[Tensor, "B L M"]:
         """Float32 states; `mask` is 1 where a token is real, and what stands where it is 0 means nothing."""
-        x = self.shared(ids).float()
+        return self.contextualise(self.shared(ids).float(), mask)
+
+    def contextualise(self, x: Float[Tensor, "B L M"], mask: Int[Tensor, "B L"]) -> Float[Tensor, "B L M"]:
+        """The same from the tokens' rows of the table."""
         bias = self.position_bias(mask)
         for block in self.encoder.block:
             x = block(x, bias)
@@ -183,8 +186,9 @@ class T5Encoder(nn.Module):
     @torch.no_grad()
     def set_new_rows(self, rows: Float[Tensor, "n M"]) -> None:
         """Let the token table end with these rows, of words beyond `config.vocab_size`; earlier ones are dropped."""
-        known = self.shared.weight[: self.config.vocab_size]
-        table = torch.cat((known, rows.to(known)))
+        with torch.inference_mode(False):  # training may go on with it
+            known = self.shared.weight[: self.config.vocab_size]
+            table = torch.cat((known, rows.to(known)))
         self.shared = nn.Embedding.from_pretrained(table, freeze=not self.shared.weight.requires_grad)
 
     @torch.no_grad()

@@ -60,8 +60,9 @@ class TextStates:
 
     def _extend(self) -> None:
         if self._resident is not None:
-            rows, width = self._new_rows, self._resident.config.d_model
-            self._resident.set_new_rows(torch.empty(0, width) if rows is None else rows)
+            rows = self._new_rows
+            none = torch.empty(0, self._resident.config.d_model)
+            self._resident.set_new_rows(none if rows is None else rows)
 
     @cached_property
     def matched(self) -> tuple[T5Encoder, list[Header]]:
@@ -129,14 +130,19 @@ class TextStates:
             return encode_streamed(
                 encoder, headers, prompts, device=self.device, dtype=self.dtype, watch=watch
             )
+        resident = self.resident()
+        with torch.inference_mode():
+            return [resident(ids, torch.ones_like(ids)) for ids in prompts]
+
+    def resident(self) -> T5Encoder:
+        """The whole encoder, on the device."""
         if self._resident is None:
+            encoder, headers = self.matched
             self.loading(0, 1)
             options = {"device": self.device, "dtype": self.dtype, "watch": self.loading}
-            self._resident = fill(encoder, headers, **options).eval()
-            if self._new_rows is not None:
-                self._extend()
-        with torch.inference_mode():
-            return [self._resident(ids, torch.ones_like(ids)) for ids in prompts]
+            self._resident = fill(encoder, headers, **options).requires_grad_(False).eval()
+            self._extend()
+        return self._resident
 
 
 def text_config(files: Path) -> T5Config:

@@ -4,6 +4,7 @@ Axes: B clips, C latent channels, T H W the latent grid, S text tokens.
 """
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -112,7 +113,7 @@ def known_frames(given: list[int], frames: int) -> Bool[Tensor, "B {frames}"]:
 
 
 def squared_error(
-    transformer: Transformer,
+    transformer: Callable[[Tensor, Tensor, TextContext], Tensor],
     context: TextContext,
     data: Float[Tensor, "B C T H W"],
     noise: Float[Tensor, "B C T H W"],

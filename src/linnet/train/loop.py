@@ -8,21 +8,26 @@ import hashlib
 import json
 import random
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from linnet.errors import InvalidInput
+from linnet.errors import InvalidInput, one_line
 from linnet.filesystem import check_folder, make_folder, write_text
-from linnet.records import read_object, read_object_or_nothing, read_text
+from linnet.records import read_object, read_text
+from linnet.runtime.recover import free_memory, out_of_memory
 from linnet.train.config import LoopConfig
-from linnet.train.state import load_state, save_state
+from linnet.train.distributed import ALONE, Ranks
+from linnet.train.log import Log
+from linnet.train.optimisers import make_optimisers
+from linnet.train.resources import check_main_memory, memory_now
+from linnet.train.state import learnt, load_state, save_state
 
 
 @runtime_checkable
@@ -41,6 +46,18 @@ class Task(Protocol):
     def sample(self, folder: Path, step: int) -> None:
         """Write something that a person can judge; the model holds its averaged weights meanwhile."""
         ...
+
+
+@runtime_checkable
+class Validated(Protocol):
+    """A task that measures itself on samples that it does not learn from."""
+
+    def validate(self) -> dict[str, float]:
+        """Named losses; the model holds its averaged weights meanwhile."""
+        ...
+
+
+REMEDY = "use a smaller batch, fewer frames, a smaller rank, or a lower `vram`, which keeps less in memory"
 
 
 @dataclass(frozen=True)
@@ -66,59 +83,142 @@ def train(
     watch: Callable[[Report], None] = lambda report: None,
     stop_at: int | None = None,
     minutes: float | None = None,
+    described: Mapping[str, Any] | None = None,
+    ranks: Ranks = ALONE,
 ) -> dict[str, Tensor]:
-    """Run (or go on) to `config.steps`; the averaged weights.
+    """Run (or go on) to `config.steps`; the averaged weights, of parameters that are frozen none.
 
     `folder` keeps `state.safetensors` (to resume), `log.jsonl` and TensorBoard's events, and `samples/`. A folder that
-    was begun with another configuration raises InvalidInput. `stop_at` ends early, with the state saved. With `minutes`
-    the run ends when they are over, and the rate rises and falls in that time, whatever the run before it did: such a
-    run is not repeated number for number.
+    was begun with another configuration raises InvalidInput; so does one of another `described`, which says in JSON
+    values what else the run depends on. `stop_at` ends early, with the state saved. With `minutes` the run ends when
+    they are over, and the rate rises and falls in that time, whatever the run before it did: such a run is not repeated
+    number for number. `ranks` train together.
     """
     make_folder(folder)
-    check_folder(folder)
-    _same_config(folder / "config.json", json.loads(json.dumps(asdict(config))))
-    model = task.model.to(device).train()
-    optimisers = make_optimisers(model, config)
-    average = {name: value.detach().clone() for name, value in model.state_dict().items()}
-    state = folder / "state.safetensors"
-    first = load_state(state, model=model, average=average, optimisers=optimisers) if state.exists() else 0
-    log = _Log(folder, first)
+    if ranks.main:
+        check_folder(folder)
+        _same_config(folder / "config.json", config, described or {})
+    ranks.wait()
+    run = _Run(task, config, folder, device, ranks)
+    log = Log(folder, run.done) if ranks.main else None
     last = min(config.steps, stop_at or config.steps)
-    clock, since = time.monotonic(), first
-    spent = _spent(minutes)
-    for step in range(first, last):
+    spent, first = _spent(minutes), run.done
+    clock, since = time.monotonic(), run.done
+    while run.done < last:
         share = spent()
-        rate = config.rate(step) if minutes is None else config.rate_within(step - first, share)
-        for optimiser in optimisers:
-            for group in optimiser.param_groups:
-                group["lr"] = group["peak"] * rate
-        rng, generator = randomness(config.seed, step, device)
-        with torch.autocast(device, torch.bfloat16, enabled=config.precision == "bfloat16"):
-            loss, numbers = task.loss(step, rng, generator)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-        for optimiser in optimisers:
-            optimiser.step()
-            optimiser.zero_grad()
-        update_average(average, model, min(config.ema, (step + 1) / (step + 10)))
-
-        done = step + 1
-        ends = done == last or spent() >= 1
-        if done % config.log_every == 0 or ends:
-            pace = (time.monotonic() - clock) / (done - since)
-            numbers = {"loss": loss.item(), **numbers, "gradient": norm.item(), "rate": rate}
+        rate = config.rate(run.done) if minutes is None else config.rate_within(run.done - first, share)
+        numbers = run.step(rate)
+        done, ends = run.done, run.done == last or spent() >= 1
+        final = done == config.steps or (ends and minutes is not None)
+        reported = done % config.log_every == 0 or ends
+        pace = (time.monotonic() - clock) / (done - since)
+        numbers = {name: float(value) for name, value in numbers.items()} if reported else {}
+        if config.validate_every and (final or done % config.validate_every == 0):
+            numbers |= run.validate()
+        if log and numbers:
             log.write(done, numbers, pace)
-            watch(Report(done, config.steps, numbers, pace))
+        if reported and ranks.main:
+            watch(Report(done, config.steps, {**numbers, **memory_now(device)}, pace))
+        if reported:
             clock, since = time.monotonic(), done
         if done % config.checkpoint_every == 0 or ends:
-            save_state(state, step=done, model=model, average=average, optimisers=optimisers)
-        if done % config.sample_every == 0 or done == config.steps or (ends and minutes):
-            with averaged(model, average), torch.inference_mode():
-                task.sample(folder / "samples", done)
+            run.save()
+        if final or done % config.sample_every == 0:
+            begun = time.monotonic()
+            run.sample()
+            clock += time.monotonic() - begun
         if ends:
             break
-    log.close()
-    return average
+    if log:
+        log.close()
+    return run.average
+
+
+class _Run:
+    """What changes from step to step. `done`: the steps that are behind it, those of an earlier process among them."""
+
+    def __init__(self, task: Task, config: LoopConfig, folder: Path, device: str, ranks: Ranks) -> None:
+        self.task, self.config, self.folder, self.device, self.ranks = task, config, folder, device, ranks
+        self.model = task.model.to(device).train()
+        self.optimisers = make_optimisers(self.model, config)
+        self.average = {name: value.detach().clone() for name, value in learnt(self.model).items()}
+        self.state = folder / "state.safetensors"
+        self.done = 0
+        if self.state.exists():
+            self.done = load_state(
+                self.state, model=self.model, average=self.average, optimisers=self.optimisers
+            )
+
+    def step(self, rate: float) -> dict[str, Tensor | float]:
+        """One step of the optimisers at this share of their rates; its loss and other numbers."""
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = group["peak"] * rate
+        with self._explained():
+            loss, numbers = self._gradients()
+            learning = [p for p in self.model.parameters() if p.requires_grad]
+            self.ranks.sum_gradients(learning)
+            norm = nn.utils.clip_grad_norm_(learning, self.config.clip_norm)
+            for optimiser in self.optimisers:
+                optimiser.step()
+                optimiser.zero_grad()
+        self.done += 1
+        update_average(self.average, self.model, min(self.config.ema, self.done / (self.done + 9)))
+        return {"loss": self.ranks.sum(loss), **numbers, "gradient": norm, "rate": rate}
+
+    def _gradients(self) -> tuple[Tensor, dict[str, float]]:
+        """Of the step's microbatches, whose losses are averaged; the numbers are the last one's."""
+        config, kind = self.config, torch.device(self.device).type
+        total, numbers = torch.zeros((), device=self.device), dict[str, float]()
+        for index in range(self.done * config.accumulation, (self.done + 1) * config.accumulation):
+            rng, generator = randomness(config.seed, index, self.device)
+            with torch.autocast(kind, torch.bfloat16, enabled=config.precision == "bfloat16"):
+                loss, numbers = self.task.loss(index, rng, generator)
+            loss = loss / config.accumulation
+            loss.backward()
+            total += loss.detach()
+        return total, numbers
+
+    def save(self) -> None:
+        if self.ranks.main:
+            save_state(
+                self.state,
+                step=self.done,
+                model=self.model,
+                average=self.average,
+                optimisers=self.optimisers,
+            )
+        self.ranks.wait()
+
+    def validate(self) -> dict[str, float]:
+        if not (self.ranks.main and isinstance(self.task, Validated)):
+            return {}
+        with averaged(self.model, self.average), torch.inference_mode(), self._explained():
+            return self.task.validate()
+
+    def sample(self) -> None:
+        if self.ranks.main:
+            with averaged(self.model, self.average), torch.inference_mode(), self._explained():
+                self.task.sample(self.folder / "samples", self.done)
+        self.ranks.wait()
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Memory that runs out, told with the step and what to change; the last saved state stays."""
+        check_main_memory(self.done, self.folder)
+        try:
+            yield
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            reason = one_line(error)[:120]
+        else:
+            return
+        free_memory(torch.device(self.device))
+        problem = (
+            f"ran out of memory in step {self.done + 1} ({reason}); the last saved state is in {self.folder}"
+        )
+        raise InvalidInput("device", self.device, problem, REMEDY)
 
 
 def _spent(minutes: float | None) -> Callable[[], float]:
@@ -129,45 +229,16 @@ def _spent(minutes: float | None) -> Callable[[], float]:
 
 def randomness(seed: int, step: int, device: str = "cpu") -> tuple[random.Random, torch.Generator]:
     """Two generators that depend on the seed and the step alone."""
-    mixed = int.from_bytes(hashlib.sha256(f"{seed}/{step}".encode()).digest()[:7], "big")
+    return drawn_from(f"{seed}/{step}", device)
+
+
+def drawn_from(key: str, device: str = "cpu") -> tuple[random.Random, torch.Generator]:
+    mixed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:7], "big")
     return random.Random(mixed), torch.Generator(device).manual_seed(mixed)
 
 
-def make_optimisers(model: nn.Module, config: LoopConfig) -> list[Optimizer]:
-    """AdamW for all, or Muon for the hidden matrices (Jordan et al. 2024) and AdamW for the rest.
-
-    A hidden matrix is a linear layer's in the transformer's stack of blocks: inputs, outputs, embeddings, norms and
-    the text encoder stay with AdamW.
-    """
-    hidden = [
-        module.weight
-        for name, module in model.named_modules()
-        if config.optimiser == "muon" and isinstance(module, nn.Linear) and "blocks." in name
-    ]
-    chosen = {id(p) for p in hidden}
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, p in model.named_parameters():
-        if id(p) not in chosen:
-            factor = next((f for prefix, f in config.slower if name.startswith(prefix)), 1.0)
-            decay = config.weight_decay if p.ndim > 1 else 0.0
-            groups.setdefault((factor, decay), []).append(p)
-    adamw = [
-        {"params": params, "lr": config.learning_rate * factor, "weight_decay": decay}
-        for (factor, decay), params in groups.items()
-    ]
-    optimisers: list[Optimizer] = [torch.optim.AdamW(adamw, betas=(0.9, 0.98))]
-    if hidden:
-        optimisers.append(
-            torch.optim.Muon(hidden, lr=config.muon_learning_rate, weight_decay=config.weight_decay)
-        )
-    for optimiser in optimisers:
-        for group in optimiser.param_groups:
-            group["peak"] = group["lr"]
-    return optimisers
-
-
 def update_average(average: dict[str, Tensor], model: nn.Module, decay: float) -> None:
-    values = model.state_dict()
+    values = learnt(model)
     get_ema_multi_avg_fn(decay)([average[name] for name in values], list(values.values()), 0)
 
 
@@ -178,63 +249,36 @@ class averaged:
         self.model, self.average = model, average
 
     def __enter__(self) -> None:
-        self.own = {name: value.clone() for name, value in self.model.state_dict().items()}
-        self.model.load_state_dict(self.average)
+        self.own = {name: value.clone() for name, value in learnt(self.model).items()}
+        self._hold(self.average)
         self.model.eval()
 
     def __exit__(self, *_: object) -> None:
-        self.model.load_state_dict(self.own)
+        self._hold(self.own)
         self.model.train()
 
+    @torch.no_grad()
+    def _hold(self, values: dict[str, Tensor]) -> None:
+        for name, value in learnt(self.model).items():
+            value.copy_(values[name])
 
-def _same_config(path: Path, config: dict) -> None:
+
+def _same_config(path: Path, config: LoopConfig, described: Mapping[str, Any]) -> None:
     """Note the configuration, or check that the run was begun with it."""
+    now = json.loads(json.dumps({**asdict(config), **described}))
     if not path.exists():
-        write_text(path, json.dumps(config, indent=1))
+        write_text(path, json.dumps(now, indent=1))
         return
     remedy = "name another --output, or put the file back as it was"
     begun = read_object(read_text(path), field="config", value=path, remedy=remedy)
-    for name, value in config.items():
-        if begun.get(name) != value:
+    usual = json.loads(
+        json.dumps({f.name: f.default for f in fields(LoopConfig) if f.default is not MISSING})
+    )
+    for name, value in now.items():
+        if (before := begun.get(name, usual.get(name))) != value:  # earlier versions wrote fewer fields
             raise InvalidInput(
                 name,
-                value,
-                f"the run in {path.parent} was begun with {begun.get(name)!r}",
-                "use another --output folder",
+                value if isinstance(value, str) else json.dumps(value),
+                f"the run in {path.parent} was begun with {json.dumps(before)}",
+                "use another --output folder, or the same setting",
             )
-
-
-class _Log:
-    """One JSON line a report and the same to TensorBoard; lines after the resumed step are dropped, to be replayed."""
-
-    def __init__(self, folder: Path, first: int) -> None:
-        path = folder / "log.jsonl"
-        lines = path.read_text("utf-8", errors="replace").splitlines() if path.exists() else []
-        write_text(path, "".join(f"{line}\n" for line in lines if _step_of(line) <= first))
-        self.file = path.open("a")
-        self.board = _tensorboard(folder, first)
-
-    def write(self, step: int, numbers: dict[str, float], pace: float) -> None:
-        self.file.write(json.dumps({"step": step, **numbers, "seconds_a_step": round(pace, 4)}) + "\n")
-        self.file.flush()
-        if self.board:
-            for name, value in numbers.items():
-                self.board.add_scalar(name, value, step)
-
-    def close(self) -> None:
-        self.file.close()
-        if self.board:
-            self.board.close()
-
-
-def _step_of(line: str) -> float:
-    step = read_object_or_nothing(line).get("step")
-    return step if isinstance(step, int | float) else float("inf")  # of the line that a kill cut short
-
-
-def _tensorboard(folder: Path, first: int):
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:  # the [train] extra is not installed
-        return None
-    return SummaryWriter(str(folder / "tensorboard"), purge_step=first or None)

@@ -12,24 +12,45 @@ from torch.optim import Optimizer
 from linnet.filesystem import complete, system_errors
 
 
+def learnt(model: nn.Module) -> dict[str, Tensor]:
+    """What training changes: the state without parameters that are frozen."""
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    return {name: value for name, value in model.state_dict().items() if name not in frozen}
+
+
 def save_state(
     path: Path, *, step: int, model: nn.Module, average: dict[str, Tensor], optimisers: list[Optimizer]
 ) -> None:
     """Write beside `path`, flush to the disk, then rename: a kill leaves the old or the new file."""
-    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    tensors = {f"model.{name}": value for name, value in learnt(model).items()}
     tensors |= {f"average.{name}": value for name, value in average.items()}
     for number, optimiser in enumerate(optimisers):
         for index, slots in optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser.{number}.{index}.{slot}": torch.as_tensor(v) for slot, v in slots.items()}
-    replace_file(path, {name: value.contiguous() for name, value in tensors.items()}, {"step": str(step)})
+            for slot, value in slots.items():
+                for suffix, part in plain(torch.as_tensor(value)):
+                    tensors[f"optimiser.{number}.{index}.{slot}{suffix}"] = part
+    replace_file(
+        path,
+        {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
+        {"step": str(step)},
+    )
+
+
+def plain(value: Tensor) -> list[tuple[str, Tensor]]:
+    """A tensor, or the ordinary ones inside of one that holds 8-bit numbers and their scales."""
+    if type(value) in (Tensor, nn.Parameter):
+        return [("", value)]
+    names, _ = value.__tensor_flatten__()  # type: ignore[attr-defined]
+    return [(f".{name}", getattr(value, name)) for name in names]
 
 
 def load_state(
     path: Path, *, model: nn.Module, average: dict[str, Tensor], optimisers: list[Optimizer]
 ) -> int:
     """Restore in place what `save_state` wrote; the step to go on with."""
-    with safe_open(path, "pt") as file:
-        model.load_state_dict({n: file.get_tensor(f"model.{n}") for n in model.state_dict()})
+    with safe_open(path, "pt") as file, torch.no_grad():
+        for name, value in learnt(model).items():
+            value.copy_(file.get_tensor(f"model.{name}"))
         for name, value in average.items():
             value.copy_(file.get_tensor(f"average.{name}"))
         for number, optimiser in enumerate(optimisers):
@@ -37,9 +58,38 @@ def load_state(
             for key in file.keys():  # noqa: SIM118 (a safetensors file is no dict)
                 kind, *rest = key.split(".")
                 if kind == "optimiser" and int(rest[0]) == number:
-                    state.setdefault(int(rest[1]), {})[rest[2]] = file.get_tensor(key)
-            optimiser.load_state_dict(optimiser.state_dict() | {"state": state})
+                    state.setdefault(int(rest[1]), {})[".".join(rest[2:])] = file.get_tensor(key)
+            restore(optimiser, state)
         return int(file.metadata()["step"])
+
+
+def restore(optimiser: Optimizer, state: dict[int, dict[str, Tensor]]) -> None:
+    if any("." in slot for slots in state.values() for slot in slots):
+        fill_in_place(optimiser, state)
+    else:
+        optimiser.load_state_dict(optimiser.state_dict() | {"state": state})
+
+
+@torch.no_grad()
+def fill_in_place(optimiser: Optimizer, state: dict[int, dict[str, Tensor]]) -> None:
+    """For an optimiser whose state is in tensors of its own kinds, which it makes at its first step: one step with a
+    rate and gradients of zero makes them."""
+    rates = [group["lr"] for group in optimiser.param_groups]
+    values = {p: p.clone() for group in optimiser.param_groups for p in group["params"]}
+    for group in optimiser.param_groups:
+        group["lr"] = 0.0 * group["lr"]
+        for p in group["params"]:
+            p.grad = torch.zeros_like(p)
+    optimiser.step()
+    optimiser.zero_grad()
+    for group, rate in zip(optimiser.param_groups, rates, strict=True):
+        group["lr"] = rate
+    for p, value in values.items():
+        p.copy_(value)
+    for index, slots in optimiser.state_dict()["state"].items():
+        for slot, value in slots.items():
+            for suffix, part in plain(value):
+                part.copy_(state[index][slot + suffix])
 
 
 def saved_step(path: Path) -> int:

@@ -1,0 +1,80 @@
+"""A LoRA that learns from somebody's clips, and the words that a model with a closed vocabulary learns with it."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from linnet.loaded_model import LoadedModel
+from linnet.models.lora import LoraShape, LoraWeights, add_lora, lora_weights
+from linnet.models.text import T5Encoder, Tokenizer
+from linnet.train.clips import Learner
+from linnet.train.settings import TrainingSettings
+from linnet.weights.lora import Lora, write_lora
+
+
+def new_words(tokenizer: Tokenizer, captions: Iterable[str]) -> list[str]:
+    """Words of the captions that a closed vocabulary lacks, in lower case, in order; what cannot be a word is left."""
+    words = [word.lower() for caption in captions for word in re.findall(r"\w+", caption)]
+    return [word for word in dict.fromkeys(words) if tokenizer.unknown(word)]
+
+
+@torch.no_grad()
+def first_rows(encoder: T5Encoder, count: int) -> Float[Tensor, "n M"]:
+    """Where new words begin: at the mean of the known ones, as no word in particular."""
+    table = encoder.shared.weight[: encoder.config.vocab_size].float()
+    return table.mean(0).expand(count, -1).clone()
+
+
+def make_learner(model: LoadedModel, settings: TrainingSettings, captions: Iterable[str]) -> Learner:
+    """The model's transformer, frozen, with a LoRA on its layers, and rows of the words that it is to learn. The model
+    knows these words from now on."""
+    transformer = model.transformer.requires_grad_(False)
+    generator = torch.Generator().manual_seed(settings.seed)
+    shape = LoraShape(
+        rank=settings.rank,
+        alpha=settings.alpha,
+        dropout=settings.dropout,
+        dora=settings.dora,
+        targets=settings.targets,
+    )
+    add_lora(transformer, shape, generator)
+    words = new_words(model.tokenizer, captions) if model.spec.closed_vocabulary else []
+    rows = None
+    if words:
+        rows = first_rows(model.text.resident(), len(words))
+        model.learn_words(dict(zip(words, rows, strict=True)))
+    return Learner(transformer, rows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraFile:
+    """How what was learnt is written."""
+
+    model: LoadedModel
+    learner: Learner
+    metadata: Mapping[str, str]
+
+    def write(self, path: Path) -> Path:
+        """In bfloat16, as others store LoRAs; new words' rows in float32."""
+        weights = {name: stored(own) for name, own in lora_weights(self.learner.transformer).items()}
+        rows = self.learner.rows
+        words = {} if rows is None else dict(zip(self.model.taught, rows.detach().cpu(), strict=True))
+        return write_lora(path, Lora(weights=weights, metadata=self.metadata, words=words))
+
+
+def stored(weights: LoraWeights) -> LoraWeights:
+    def narrow(tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else tensor.detach().to("cpu", torch.bfloat16)
+
+    scale = weights.dora_scale
+    return LoraWeights(
+        narrow(weights.down),
+        narrow(weights.up),
+        weights.alpha,
+        dora_scale=None if scale is None else scale.detach().cpu(),
+    )

@@ -1,0 +1,78 @@
+"""Optimisers by their usual names. Those that other packages bring are imported where they are asked for."""
+
+from collections.abc import Iterable
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from linnet.errors import InvalidInput
+from linnet.train.config import LoopConfig
+
+
+class Elsewhere(NamedTuple):
+    """A class of another package, and what it is given beside the parameters."""
+
+    package: str
+    module: str
+    name: str
+    settings: dict[str, Any]
+
+
+ELSEWHERE = {
+    "adamw8bit": Elsewhere("torchao", "torchao.optim", "AdamW8bit", {}),
+    "prodigy": Elsewhere("prodigyopt", "prodigyopt", "Prodigy", {"use_bias_correction": True}),
+    "came": Elsewhere("came-pytorch", "came_pytorch", "CAME", {}),
+}
+
+
+def make_optimisers(model: nn.Module, config: LoopConfig) -> list[Optimizer]:
+    """For the parameters that learn: one optimiser for all, or Muon for the hidden matrices (Jordan et al. 2024) and
+    AdamW for the rest.
+
+    A hidden matrix is a linear layer's in the transformer's stack of blocks: inputs, outputs, embeddings, norms and
+    the text encoder stay with AdamW. InvalidInput where an optimiser's package is not installed.
+    """
+    hidden = [
+        module.weight
+        for name, module in model.named_modules()
+        if config.optimiser == "muon" and isinstance(module, nn.Linear) and "blocks." in name
+    ]
+    chosen = {id(p) for p in hidden}
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, p in model.named_parameters():
+        if p.requires_grad and id(p) not in chosen:
+            factor = next((f for prefix, f in config.slower if name.startswith(prefix)), 1.0)
+            decay = config.weight_decay if p.ndim > 1 else 0.0
+            groups.setdefault((factor, decay), []).append(p)
+    rows = [
+        {"params": params, "lr": config.learning_rate * factor, "weight_decay": decay}
+        for (factor, decay), params in groups.items()
+    ]
+    optimisers = [named(config.optimiser, rows, config)]
+    if hidden:
+        optimisers.append(
+            torch.optim.Muon(hidden, lr=config.muon_learning_rate, weight_decay=config.weight_decay)
+        )
+    for optimiser in optimisers:
+        for group in optimiser.param_groups:
+            group["peak"] = group["lr"]
+    return optimisers
+
+
+def named(name: str, rows: Iterable[dict[str, Any]], config: LoopConfig) -> Optimizer:
+    if name in ("adamw", "muon"):
+        return torch.optim.AdamW(rows, betas=config.betas)
+    package, module, kind, settings = ELSEWHERE[name]
+    try:
+        make = getattr(import_module(module), kind)
+    except ImportError:
+        problem = f"is in the package {package}, which is not installed"
+        raise InvalidInput("optimiser", name, problem, f"run `pip install {package}`, or use adamw") from None
+    settings = {**settings, "betas": (*config.betas, 0.9999) if name == "came" else config.betas}
+    bfloat16 = any(p.dtype == torch.bfloat16 for row in rows for p in row["params"])
+    if name == "adamw8bit" and bfloat16:
+        settings["bf16_stochastic_round"] = True  # otherwise small steps are rounded away
+    return make(rows, **settings)

@@ -1,0 +1,220 @@
+"""From a folder of clips and a person's settings to a training run: all that can be refused is refused here, before a
+weight is read."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from linnet import __version__
+from linnet.catalog import ModelSpec, find
+from linnet.data.buckets import TrainingClip, clips_of
+from linnet.data.dataset import Dataset, LeftOut, read_dataset
+from linnet.data.probe import default_cache, probe_all
+from linnet.errors import InvalidInput
+from linnet.filesystem import check_folder
+from linnet.plan.machine import Machine
+from linnet.request import Request, make_request
+from linnet.train.config import LoopConfig
+from linnet.train.distributed import ALONE, Ranks
+from linnet.train.loop import Report
+from linnet.train.settings import TrainingSettings
+from linnet.weights.store import ModelFiles, resolve
+
+Tell = Callable[[str, int, int], object]  # a stage, what is done of it, and the whole
+PREVIEWS = 2  # captions that previews are made of, where none is given
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedTraining:
+    """`clips` are all of the dataset's, held-out ones among them; `output` is the folder of the run."""
+
+    spec: ModelSpec
+    files: ModelFiles
+    machine: Machine
+    settings: TrainingSettings
+    dataset: Dataset
+    clips: tuple[TrainingClip, ...]
+    left_out: tuple[LeftOut, ...]
+    output: Path
+
+    @property
+    def name(self) -> str:
+        return self.output.name
+
+    @property
+    def result(self) -> Path:
+        return self.output / f"{self.name}.safetensors"
+
+    def loop(self) -> LoopConfig:
+        chosen: Any = self.settings  # in which nothing is None any more
+        return LoopConfig(
+            steps=chosen.steps,
+            learning_rate=chosen.learning_rate,
+            optimiser=chosen.optimiser,
+            betas=(0.9, 0.99),
+            slower=(("rows", ROWS_RATE),),
+            weight_decay=chosen.weight_decay,
+            accumulation=chosen.accumulation,
+            schedule=chosen.schedule,
+            warmup=chosen.warmup,
+            clip_norm=chosen.clip_norm,
+            ema=chosen.ema,
+            seed=chosen.seed,
+            precision="float32",  # what is narrower is so by itself
+            sample_every=chosen.preview_every,
+            checkpoint_every=chosen.checkpoint_every,
+            validate_every=chosen.validate_every,
+        )
+
+    def described(self) -> dict[str, Any]:
+        """What a run that goes on has to have been begun with, beside the loop's configuration."""
+        kept = asdict(self.settings)
+        of_no_account = ("previews", "base", *asdict(self.loop()))
+        told = {name: value for name, value in kept.items() if name not in of_no_account}
+        clips = sorted(f"{clip.content} {clip.bucket} {clip.sample.caption}" for clip in self.clips)
+        return {"model": self.spec.name, **told, "clips": fingerprint_of(clips)}
+
+    def requests(self) -> list[Request]:
+        """What previews show: as asked, else captions of the dataset, those that are held out first."""
+        ordered = sorted(self.clips, key=lambda clip: not clip.sample.held_out)
+        shown = (
+            self.settings.previews or list(dict.fromkeys(clip.sample.caption for clip in ordered))[:PREVIEWS]
+        )
+        return [make_request(self.spec, prompt=prompt, seed=number) for number, prompt in enumerate(shown)]
+
+
+ROWS_RATE = 10.0  # factor on the learning rate of new words' rows, whose numbers are of order one
+
+
+def fingerprint_of(lines: Sequence[str]) -> str:
+    import hashlib
+
+    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def prepare_training(
+    folder: Path,
+    *,
+    model: str,
+    output: Path,
+    settings: TrainingSettings,
+    machine: Machine,
+    weights: Path | None = None,
+    tell: Tell = lambda stage, done, total: None,
+) -> PreparedTraining:
+    """InvalidInput for whatever cannot be done, by the field; no weights are read."""
+    spec = find(model)
+    files = resolve(spec, weights=weights)
+    dataset = read_dataset(folder, held_out=settings.held_out)
+    clips, left_out = training_clips(dataset, spec, tell)
+    if output.exists():
+        check_folder(output)
+    chosen = settings.for_clips(spec, len(clips))
+    return PreparedTraining(
+        spec=spec,
+        files=files,
+        machine=machine,
+        settings=chosen,
+        dataset=dataset,
+        clips=tuple(clips),
+        left_out=(*dataset.left_out, *left_out),
+        output=output,
+    )
+
+
+def training_clips(dataset: Dataset, spec: ModelSpec, tell: Tell) -> tuple[list[TrainingClip], list[LeftOut]]:
+    """What of each file is trained on, and the files that cannot be used, each with its reason."""
+    clips: list[TrainingClip] = []
+    left_out: list[LeftOut] = []
+    paths = [sample.path for sample in dataset.samples]
+    probed = probe_all(paths, default_cache(), lambda done, total: tell("clips", done, total))
+    for sample, result in zip(dataset.samples, probed, strict=True):
+        try:
+            if isinstance(result, InvalidInput):
+                raise result
+            clips += clips_of(sample, result, spec)
+        except InvalidInput as error:
+            left_out.append(LeftOut(sample.name, "cannot be used", error.problem, sample.path))
+    if not any(not clip.sample.held_out for clip in clips):
+        reason = f"{left_out[0].name}: {left_out[0].problem}" if left_out else "all are held out"
+        problem = f"has no clip to train on ({reason})"
+        raise InvalidInput("folder", dataset.folder, problem, "see `linnet data check`")
+    return clips, left_out
+
+
+def run_training(
+    ready: PreparedTraining,
+    *,
+    watch: Callable[[Report], None] = lambda report: None,
+    tell: Tell = lambda stage, done, total: None,
+    ranks: Ranks = ALONE,
+) -> Path:
+    """Train, or go on; the file of what was learnt."""
+    from linnet.data.encoded import encode_dataset
+    from linnet.pipeline import Pipeline
+    from linnet.train.clips import ClipsConfig, ClipsTask, Texts
+    from linnet.train.loop import train
+    from linnet.train.lora import LoraFile, make_learner
+    from linnet.train.previews import Previews
+
+    chosen = ready.settings
+    pipeline = Pipeline.open(ready.spec, ready.files, ready.machine)
+    model = pipeline.model
+    cache = default_cache() or ready.output / "cache"
+    encoded = encode_dataset(pipeline, ready.clips, cache, text=not model.text.small, tell=tell)
+    learner = make_learner(model, chosen, [clip.sample.caption for clip in ready.clips])
+    file = LoraFile(model=model, learner=learner, metadata=metadata_of(ready))
+    previews = Previews(pipeline=pipeline, learner=learner, requests=ready.requests())
+
+    def publish(folder: Path, step: int) -> None:
+        saved = file.write(ready.output / f"{ready.name}-{step:06d}.safetensors")
+        previews.make(saved, folder, step)
+
+    task = ClipsTask(
+        learner,
+        encoded,
+        Texts(model, learner, encoded),
+        ClipsConfig(
+            batch=chosen.batch or 1,
+            timesteps=chosen.timesteps,
+            shift=ready.spec.shift,
+            caption_dropout=chosen.caption_dropout or 0.0,
+            first_frame=chosen.first_frame or 0.0,
+            seed=chosen.seed,
+        ),
+        publish=publish,
+        ranks=ranks,
+    )
+    average = train(
+        task,
+        ready.loop(),
+        ready.output,
+        device=str(model.device),
+        watch=watch,
+        described=ready.described(),
+        ranks=ranks,
+    )
+    if ranks.main:
+        from linnet.train.loop import averaged
+
+        with averaged(learner, average):
+            file.write(ready.result)
+    return ready.result
+
+
+def metadata_of(ready: PreparedTraining) -> dict[str, str]:
+    """What other programs and people look for in a LoRA's file."""
+    chosen = ready.settings
+    return {
+        "ss_base_model_version": ready.spec.name,
+        "ss_learning_rate": str(chosen.learning_rate),
+        "ss_optimizer": chosen.optimiser,
+        "ss_seed": str(chosen.seed),
+        "ss_steps": str(chosen.steps),
+        "ss_num_train_items": str(len(ready.clips)),
+        "ss_timestep_sampling": chosen.timesteps,
+        "ss_training_finished_at": f"{time.time():.0f}",
+        "modelspec.implementation": f"linnet {__version__}",
+    }
