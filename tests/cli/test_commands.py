@@ -282,7 +282,7 @@ def test_bad_input_is_answered_in_one_line(here: Path, tiny_model: Path, words: 
         (["inspect", "nowhere.mp4"], "nowhere.mp4"),
         (["pull", "seedling"], 'model "seedling": ships with linnet'),
         (["pull", "linum"], "did you mean linum-v2-"),
-        (["train", "seedlin"], 'recipe "seedlin": .*did you mean seedling'),
+        (["train", "seedlin"], 'command "seedlin": .*did you mean seedling'),
         (["train", "autoencoder", "--device", "abacus"], 'device "abacus": '),
     ],
     ids=str,

@@ -44,7 +44,7 @@ def offered(*words: str) -> list[str]:
         (("generate", "--solver", ""), ["euler", "dpm++", "unipc"]),
         (("plan", "--dtype", "b"), ["bfloat16"]),
         (("pull", "linum-v2-3"), ["linum-v2-360p"]),
-        (("train", ""), ["seedling", "autoencoder"]),
+        (("train", ""), ["lora", "full", "seedling", "autoencoder"]),
         (("storyboard", "ch"), ["check"]),
         (("storyboard", "render", "--ov"), ["--overwrite"]),
         (("nonsense", ""), list(COMMANDS)),  # no trace either

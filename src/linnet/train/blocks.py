@@ -1,8 +1,8 @@
 """A transformer's blocks as training runs them in little memory.
 
-Only what goes into a block is kept for the backward pass, which computes the rest again (gradient checkpointing, Chen et
-al., arXiv 1604.06174). Frozen weights may wait in main memory: they come to the device for the time of their block, once
-in the forward pass and once in the backward pass.
+Only what goes into a block is kept for the backward pass, which computes the rest again (gradient checkpointing, Chen
+et al., arXiv 1604.06174). Frozen weights may wait in main memory: they come to the device for the time of their block,
+once in the forward pass and once in the backward pass.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,8 @@ class TrainedBlock:
     """Called as a block is, and asked for keys and values as its cross-attention is. `checkpointed` False keeps all
     that the backward pass needs."""
 
-    def __init__(self, block: Block, device: torch.device, *, checkpointed: bool, random: bool = False
+    def __init__(
+        self, block: Block, device: torch.device, *, checkpointed: bool, random: bool = False
     ) -> None:
         self.block, self.device = block, device
         self.checkpointed, self.random = checkpointed, random

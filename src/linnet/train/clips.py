@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -29,6 +29,7 @@ LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)  # of noise, at which the held-out loss is me
 MOST_HELD_OUT = 32  # clips that are measured each time
 
 
+@runtime_checkable
 class Clips(Protocol):
     """An encoded dataset (see data.encoded). Clips are numbered."""
 

@@ -9,10 +9,9 @@ from typing import Any
 
 from linnet import __version__
 from linnet.catalog import ModelSpec, find
-from linnet.data.buckets import TrainingClip, clips_of
+from linnet.data.buckets import TrainingClip, clips_in
 from linnet.data.dataset import Dataset, LeftOut, read_dataset
-from linnet.data.probe import default_cache, probe_all
-from linnet.errors import InvalidInput
+from linnet.data.probe import default_cache
 from linnet.filesystem import check_folder
 from linnet.plan.machine import Machine
 from linnet.request import Request, make_request
@@ -108,7 +107,7 @@ def prepare_training(
     spec = find(model)
     files = resolve(spec, weights=weights)
     dataset = read_dataset(folder, held_out=settings.held_out)
-    clips, left_out = training_clips(dataset, spec, tell)
+    clips, left_out = clips_in(dataset, spec, default_cache(), lambda done, total: tell("files", done, total))
     if output.exists():
         check_folder(output)
     chosen = settings.for_clips(spec, len(clips))
@@ -119,29 +118,9 @@ def prepare_training(
         settings=chosen,
         dataset=dataset,
         clips=tuple(clips),
-        left_out=(*dataset.left_out, *left_out),
+        left_out=tuple(left_out),
         output=output,
     )
-
-
-def training_clips(dataset: Dataset, spec: ModelSpec, tell: Tell) -> tuple[list[TrainingClip], list[LeftOut]]:
-    """What of each file is trained on, and the files that cannot be used, each with its reason."""
-    clips: list[TrainingClip] = []
-    left_out: list[LeftOut] = []
-    paths = [sample.path for sample in dataset.samples]
-    probed = probe_all(paths, default_cache(), lambda done, total: tell("clips", done, total))
-    for sample, result in zip(dataset.samples, probed, strict=True):
-        try:
-            if isinstance(result, InvalidInput):
-                raise result
-            clips += clips_of(sample, result, spec)
-        except InvalidInput as error:
-            left_out.append(LeftOut(sample.name, "cannot be used", error.problem, sample.path))
-    if not any(not clip.sample.held_out for clip in clips):
-        reason = f"{left_out[0].name}: {left_out[0].problem}" if left_out else "all are held out"
-        problem = f"has no clip to train on ({reason})"
-        raise InvalidInput("folder", dataset.folder, problem, "see `linnet data check`")
-    return clips, left_out
 
 
 def run_training(

@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -21,6 +21,7 @@ from linnet.sampling.flow import shifted
 LEAST, MOST = 1e-4, 1 - 1e-6  # quantiles
 
 
+@runtime_checkable
 class Timesteps(Protocol):
     def __call__(self, quantile: Float[Tensor, "B"]) -> Float[Tensor, "B"]:
         """Noise levels, sigma in 0..1, at these quantiles."""
