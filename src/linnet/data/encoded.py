@@ -177,7 +177,7 @@ def encode_dataset(
         if content_hash(clip.sample.path, folder) != clip.content:
             problem = "changed while it was read"
             raise InvalidInput("file", clip.sample.path, problem, "run the same command again")
-        latents = pipeline.encode_frames(lambda frames=frames: iter(frames))[0]
+        latents = pipeline.runner.encode_frames(lambda frames=frames: iter(frames))[0]
         write_tensor(path, "latents", latents.to("cpu", torch.float16), clip_record(clip))
         tell("latents", done, len(waiting))
     if waiting:

@@ -5,7 +5,6 @@ et al., arXiv 1604.06174). Frozen weights may wait in main memory: they come to 
 once in the forward pass and once in the backward pass.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -49,7 +48,7 @@ class TrainedBlock:
         absent = self._arriving(module)
         return functional_call(module, absent, given) if absent else module(*given)
 
-    def _arriving(self, module: nn.Module) -> Mapping[str, Tensor]:
+    def _arriving(self, module: nn.Module) -> dict[str, Tensor]:
         """The weights that wait elsewhere, on the device."""
         return {
             name: tensor.to(self.device, non_blocking=True)

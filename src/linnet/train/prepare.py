@@ -2,6 +2,7 @@
 weight is read."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -76,12 +77,17 @@ class PreparedTraining:
         return {"model": self.spec.name, **told, "clips": fingerprint_of(clips)}
 
     def requests(self) -> list[Request]:
-        """What previews show: as asked, else captions of the dataset, those that are held out first."""
+        """What previews show: as asked, else captions of the dataset, those that are held out first; of the size and
+        length of most clips."""
         ordered = sorted(self.clips, key=lambda clip: not clip.sample.held_out)
         shown = (
             self.settings.previews or list(dict.fromkeys(clip.sample.caption for clip in ordered))[:PREVIEWS]
         )
-        return [make_request(self.spec, prompt=prompt, seed=number) for number, prompt in enumerate(shown)]
+        ((size, frames), _), *_ = Counter(clip.bucket for clip in self.clips).most_common(1)
+        like: Any = {"size": str(size), "frames": max(frames, self.spec.min_frames)}
+        return [
+            make_request(self.spec, prompt=prompt, seed=number, **like) for number, prompt in enumerate(shown)
+        ]
 
 
 ROWS_RATE = 10.0  # factor on the learning rate of new words' rows, whose numbers are of order one
