@@ -115,13 +115,17 @@ def planned_bytes(name: str, plans: Sequence[Mapping[str, Any]]) -> float | None
     """Of a row with a limit, with what the driver takes, if it is among the plans on record."""
     for case in CASES:
         for plan in plans:
-            asked = plan["model"], plan["seconds"], plan["vram"]
             if (
                 case.name == name
                 and case.vram
-                and asked == (case.model, case.seconds, f"{case.vram // GB}GB")
+                and (case.model, case.seconds, case.vram)
+                == (
+                    plan["model"],
+                    plan["seconds"],
+                    plan["card"],
+                )
             ):
-                return plan["plan"] * GB + 0.8 * GB
+                return plan["plan"]
     return None
 
 

@@ -50,7 +50,7 @@ def test_a_row_that_cannot_be_run_says_why(script: ModuleType, tmp_path: Path) -
 
 
 def test_planned_and_measured_are_told_apart(script: ModuleType) -> None:
-    plans = [{"model": "linum-v2-360p", "seconds": 5.0, "vram": "6GB", "plan": 4.7}]
+    plans = [{"model": "linum-v2-360p", "seconds": 5.0, "card": 6 * 10**9, "plan": 5_530_000_000}]
     lines = {line.split(" | ")[0][2:]: line for line in script.table({}, plans).splitlines()[2:]}
     assert lines.pop("360p 5 s in 6 GB").endswith("| planned | not measured |  |  | 5.5 |")
     assert all("| not measured | not measured |" in line for line in lines.values())

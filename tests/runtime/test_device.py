@@ -1,5 +1,6 @@
 """Where a model runs: limits of containers are seen, devices that are not there are refused."""
 
+import json
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,9 +9,11 @@ from typing import Any
 import pytest
 import torch
 from torch._utils import _get_device_index
+from typer.testing import CliRunner
 
 import linnet
 from linnet.catalog import find
+from linnet.cli import app
 from linnet.errors import InvalidInput
 from linnet.measure.doctor import doctor
 from linnet.plan.host import cgroup_folders, host_memory, installed_memory, processors
@@ -18,8 +21,9 @@ from linnet.plan.workload import SizedModel
 from linnet.request import make_request
 from linnet.runtime import device
 from linnet.runtime.device import default_dtype, resolve_device
-from linnet.runtime.machine import resolve_machine
+from linnet.runtime.machine import resolve_machine, with_free_memory
 from linnet.weights.store import locate
+from linnet.wording import format_bytes
 
 GB = 1_000_000_000
 
@@ -76,7 +80,9 @@ def test_a_device_that_is_not_there_is_refused_with_those_that_are() -> None:
             resolve_device(name)
 
 
-def test_the_doctor_s_facts_are_plain_values() -> None:
+def test_the_doctor_s_facts_are_plain_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Both ask what is free, which other programs change in between.
+    monkeypatch.setattr("linnet.runtime.machine.host_memory", lambda: 16 * GB)
     facts = doctor()
     assert facts["devices"][-1]["device"] == "cpu"
     assert facts["packages"]["torch"] == torch.__version__
@@ -86,6 +92,68 @@ def test_the_doctor_s_facts_are_plain_values() -> None:
         model = SizedModel.of(find(name), locate(find(name)))
         plan = resolve_machine().plan_or_nearest(model, make_request(find(name), prompt="any", seed=0))
         assert (found["needs_bytes"], found["fits"]) == (plan.peak_bytes, plan.fits())
+
+
+@pytest.fixture
+def screen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A card of 8.6 GB that also drives a screen: others hold 1.9 GB of it, and this process 0.5 GB."""
+    cuda = {
+        "is_available": True,
+        "device_count": 1,
+        "current_device": 0,
+        "mem_get_info": (62 * GB // 10, 86 * GB // 10),
+        "memory_reserved": GB // 2,
+        "get_device_name": "GeForce RTX 4060",
+        "get_device_capability": (8, 9),
+        "get_device_properties": SimpleNamespace(total_memory=86 * GB // 10),
+    }
+    for name, value in cuda.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *given, value=value: value)
+    monkeypatch.setattr("linnet.runtime.machine.may_have_gpu", lambda: True)
+
+
+def test_a_card_with_a_screen_is_planned_by_what_is_free(screen: None) -> None:
+    assert resolve_machine().budget.device == 62 * GB // 10
+    allowed = resolve_machine(vram="8GB").budget
+    assert (allowed.device, allowed.others, allowed.allowed) == (67 * GB // 10, 19 * GB // 10, 8 * GB)
+    less = resolve_machine(vram="6GB")
+    assert (less.budget.device, less.budget.limited) == (6 * GB, {"vram"})
+    # What a person allowed stays the most, if others let go of theirs.
+    assert with_free_memory(resolve_machine(vram="8GB")).budget.allowed == 8 * GB
+    assert resolve_machine("cuda", vram="24GB", here=False).budget.device == 24 * GB  # another card
+
+
+def test_plan_and_doctor_say_what_others_hold_of_a_card(screen: None) -> None:
+    def said(*words: str) -> str:
+        result = CliRunner().invoke(app, [*words])
+        assert result.exit_code == 0, result.stderr
+        return result.stdout
+
+    words = ("plan", "--model", "linum-v2-360p", "--ram", "12GB", "--vram", "8GB")
+    shown = said(*words)
+    assert "of the 6.7 GB that are free on cuda" in shown
+    held = "Other programs and the driver hold 1.9 GB of cuda's memory now, so less is free than the 8.0 GB allowed."
+    assert held in shown
+    assert json.loads(said(*words, "--json"))["budget"]["others_bytes"] == 19 * GB // 10
+    assert "GeForce RTX 4060, 6.2 GB free, 1.9 GB held by other programs and the driver" in said("doctor")
+    larger = ("plan", "--model", "linum-v2-720p", "--seconds", "5", "--ram", "3GB", "--vram", "8GB")
+    refused = CliRunner().invoke(app, [*larger])
+    assert refused.exit_code == 2
+
+
+@pytest.mark.parametrize("segments", ["expandable", "classic"])
+def test_a_plan_says_what_classic_segments_would_need(segments: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", f"expandable_segments:{segments == 'expandable'}")
+    words = ["plan", "--model", "linum-v2-360p", "--device", "cuda", "--vram", "12GB", "--ram", "12GB"]
+    taken = json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)
+    shown = CliRunner().invoke(app, words).stdout
+    classic = format_bytes(taken["classic_device_bytes"])
+    if segments == "expandable":
+        assert taken["classic_device_bytes"] > 1.05 * taken["peak_device_bytes"]
+        assert f"as on Windows, PyTorch would take {classic} of the card for this." in shown
+    else:
+        assert taken["classic_device_bytes"] == taken["peak_device_bytes"] <= 12 * GB
+        assert f"PyTorch has no expandable segments here: {classic} include the gaps" in shown
 
 
 @pytest.mark.parametrize("dtype", ["banana", "float16"])

@@ -30,7 +30,10 @@ def doctor(
     rows = [("linnet", facts["linnet"]), ("python", f"{facts['python']} on {facts['system']}")]
     rows += [(name, number or "not installed") for name, number in facts["packages"].items()]
     for index, device in enumerate(facts["devices"]):
-        words = [device["title"], f"{bytes_or_unknown(device['free_bytes'])} free", device["dtype"]]
+        words = [device["title"], f"{bytes_or_unknown(device['free_bytes'])} free"]
+        if device["others_bytes"] is not None:
+            words.append(f"{format_bytes(device['others_bytes'])} held by other programs and the driver")
+        words.append(device["dtype"])
         words += [format_count(facts["threads"], "thread")] if device["device"] == "cpu" else []
         words += ["used by default"] if index == 0 else []
         rows.append((device["device"], ", ".join(words)))

@@ -28,6 +28,7 @@ from linnet.cli.options import (
 from linnet.cli.terminal import bars, format_bytes, print_table
 from linnet.errors import InvalidInput
 from linnet.geometry import format_seconds
+from linnet.plan.budget import kind_of
 from linnet.plan.choose import TooLarge
 from linnet.plan.execution import NOTHING_FIXED, as_asked
 from linnet.plan.machine import Machine
@@ -167,6 +168,14 @@ def show_plan(plan: Plan) -> None:
     device, system = plan.allowance
     apart = f"{format_bytes(device)} for the driver and its workspaces and " if device else ""
     print(f"Peaks include {apart}{format_bytes(system)} for libraries.")
+    if kind_of(plan.device) == "cuda":
+        classic = format_bytes(plan.classic_device_bytes)
+        if plan.budget.segments == "expandable":
+            print(
+                f"Without expandable segments, as on Windows, PyTorch would take {classic} of the card for this."
+            )
+        else:
+            print(f"PyTorch has no expandable segments here: {classic} include the gaps between tensors.")
 
 
 def summary(plan: Plan) -> Iterator[str]:
@@ -185,6 +194,13 @@ def summary(plan: Plan) -> Iterator[str]:
             f"{format_bytes(plan.peaks[name])} of the {format_bytes(limit)} that are {source} {places[name]}"
         )
     yield f"It fits: {' and '.join(parts)}." if parts else "How much memory is free is not known here."
+    budget = plan.budget
+    if budget.others is not None:
+        instead = (
+            f", so less is free than the {format_bytes(budget.allowed)} allowed" if budget.allowed else ""
+        )
+        others = format_bytes(budget.others)
+        yield f"Other programs and the driver hold {others} of {plan.device}'s memory now{instead}."
 
 
 def time(seconds: float | None) -> str:

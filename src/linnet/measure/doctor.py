@@ -17,7 +17,7 @@ from linnet.plan.choose import longest_frames
 from linnet.plan.machine import Machine
 from linnet.plan.workload import SizedModel
 from linnet.request import make_request
-from linnet.runtime.device import available_memory, default_dtype, dtype_name, title
+from linnet.runtime.device import available_memory, card_memory, default_dtype, dtype_name, title
 from linnet.runtime.machine import resolve_machine
 from linnet.weights.store import hub_cache, locate
 
@@ -42,6 +42,7 @@ def doctor() -> dict[str, Any]:
                 "device": name,
                 "title": title(name),
                 "free_bytes": available_memory(name),
+                "others_bytes": memory.others if (memory := card_memory(name)) else None,
                 "dtype": dtype_name(default_dtype(name)),
             }
             for name in names

@@ -51,12 +51,15 @@ def slack(size: int, segments: Segments, churn: int = 0) -> int:
 @dataclass(frozen=True, kw_only=True)
 class Budget:
     """Bytes that may be used of a card's memory and of main memory; None: no limit known. On a CPU the second alone
-    counts. `limited` names those of "vram" and "ram" that a person set; the others are what is free. `segments`: of the
-    card's allocator."""
+    counts. `limited` names those of "vram" and "ram" that a person set; the others are what is free. `others`: what
+    other programs and the driver hold of the card, None where that is not known. `allowed`: what a person allowed of
+    it, where less than that is free. `segments`: of the card's allocator."""
 
     device: int | None = None
     system: int | None = None
     limited: frozenset[str] = frozenset()
+    others: int | None = None
+    allowed: int | None = None
     segments: Segments = field(default_factory=segments_here)
 
     @property

@@ -72,6 +72,8 @@ def too_large(workload: Workload, fixed: FixedExecution = NOTHING_FIXED) -> TooL
         error = TooLarge(short, have, f"is too little: {takes}", words)
     else:
         close = "close other programs"
+        if short == "vram" and budget.others:
+            close += f", which hold {gigabytes(budget.others)} with the driver"
         if workload.spec is not SEEDLING:
             close += ", or use `model=seedling`"
         where = device if short == "vram" else "cpu"

@@ -16,11 +16,13 @@ from linnet.request import Request
 @dataclass(frozen=True, kw_only=True)
 class StagePlan:
     """Peaks in bytes, allowances included; `tensor_bytes`: on the device, without those and without its allocator's
-    slack. `seconds` is None where nobody has measured the device."""
+    slack; `classic_bytes`: on the device, with the slack that classic segments take. `seconds` is None where nobody has
+    measured the device."""
 
     stage: Row
     tensor_bytes: int
     device_bytes: int
+    classic_bytes: int
     system_bytes: int
     seconds: float | None
     choices: tuple[Choice, ...]
@@ -67,6 +69,11 @@ class Plan:
     def peak_device_bytes(self) -> int:
         """0 on a CPU, where all is in the system's memory."""
         return max(stage.device_bytes for stage in self.stages)
+
+    @property
+    def classic_device_bytes(self) -> int:
+        """What the same would take if PyTorch's allocator had no expandable segments."""
+        return max(stage.classic_bytes for stage in self.stages)
 
     @property
     def peak_system_bytes(self) -> int:
@@ -117,12 +124,17 @@ class Plan:
             "windows": self.windows,
             "window_frames": self.window_frames,
             "peak_device_bytes": self.peak_device_bytes,
+            "classic_device_bytes": self.classic_device_bytes,
             "peak_system_bytes": self.peak_system_bytes,
             "seconds": self.seconds,
             "slower": self.slower,
             "device": self.device,
             "dtype": self.request.dtype,
-            "budget": {"device_bytes": self.budget.device, "system_bytes": self.budget.system},
+            "budget": {
+                "device_bytes": self.budget.device,
+                "system_bytes": self.budget.system,
+                "others_bytes": self.budget.others,
+            },
             "allowance": self.allowance._asdict(),
             "stages": [
                 {

@@ -1,7 +1,7 @@
 """What a workload takes if it is run in a given way: peaks of memory and, where the machine was measured, seconds."""
 
 from linnet.geometry import latent_grid, token_count
-from linnet.plan.budget import slack
+from linnet.plan.budget import Segments, slack
 from linnet.plan.cost_model import CostModel
 from linnet.plan.execution import ExecutionConfig, Waits
 from linnet.plan.explanations import Row, Stage, choices
@@ -39,17 +39,22 @@ def predict(
         workload, execution, text_resident, transformer_stays, autoencoder_waits
     )
     seconds = costs.of(workload, execution) if costs else {}
-    allowance = workload.allowance
+    allowance, segments = workload.allowance, workload.budget.segments
     stages: list[StagePlan] = []
+
+    def on_device(stage: Row, size: int, segments: Segments) -> int:
+        if workload.on_cpu:
+            return 0
+        return allowance.device + size + slack(size, segments, churn.get(stage, 0))
+
     for stage, size in working.items():
         taken = max(size, LOADING) if workload.on_cpu else LOADING
         stages.append(
             StagePlan(
                 stage=stage,
                 tensor_bytes=size,
-                device_bytes=0
-                if workload.on_cpu
-                else allowance.device + size + slack(size, workload.budget.segments, churn.get(stage, 0)),
+                device_bytes=on_device(stage, size, segments),
+                classic_bytes=on_device(stage, size, "classic"),
                 system_bytes=allowance.system + aside[stage] + taken,
                 seconds=seconds.get(stage),
                 choices=tuple(

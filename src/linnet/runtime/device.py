@@ -4,6 +4,7 @@ import math
 import platform
 import time
 from contextlib import suppress
+from typing import NamedTuple
 
 import torch
 
@@ -155,6 +156,23 @@ def limit_memory(device: str, size: int) -> None:
         card = card_number(device)
         total = torch.cuda.get_device_properties(card).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, max(0, size) / total), card)
+
+
+class CardMemory(NamedTuple):
+    """Bytes of a card: all of it, what is free now, and what other programs, such as the screen's, and the driver
+    hold."""
+
+    total: int
+    free: int
+    others: int
+
+
+def card_memory(device: str) -> CardMemory | None:
+    """None where the device does not tell."""
+    if not device.startswith("cuda"):
+        return None
+    free, total = torch.cuda.mem_get_info(device)
+    return CardMemory(total, free, max(0, total - free - torch.cuda.memory_reserved(device)))
 
 
 def available_memory(device: str = "cpu") -> int | None:

@@ -54,6 +54,7 @@ def resolve_machine(
     name = resolve_device(name)
     if here:
         check_there(name, vram=vram, ram=ram)
+    budget = beside_others(name, budget)
     return Machine(
         device=name,
         dtype=dtype_name(default_dtype(name)) if dtype == "auto" else dtype,
@@ -104,7 +105,8 @@ def with_free_memory(machine: Machine) -> Machine:
     """With what is free now, where nobody has said what may be used."""
     if machine.budget.limited:
         return machine
-    return replace(machine, budget=budget_of(machine.device))
+    budget = budget_of(machine.device, vram=machine.budget.allowed)
+    return replace(machine, budget=beside_others(machine.device, budget))
 
 
 def occupy(machine: Machine) -> None:
@@ -142,6 +144,21 @@ def card_is_here(name: str) -> bool:
     from linnet.runtime.device import is_here
 
     return is_here(name)
+
+
+def beside_others(device: str, budget: Budget) -> Budget:
+    """The budget on a card that is here: what is free now counts where a person allowed more. One of more than the card
+    has is of another card, and stays."""
+    from linnet.runtime.device import card_memory
+
+    memory = card_memory(device)
+    if memory is None or budget.device is None or budget.device > memory.total:
+        return budget
+    left, others = memory.total - memory.others, memory.others
+    if "vram" not in budget.limited or budget.device <= left:
+        return replace(budget, others=others)
+    limited = budget.limited - {"vram"}
+    return replace(budget, device=left, limited=limited, others=others, allowed=budget.device)
 
 
 def budget_of(device: str, *, vram: int | None = None, ram: int | None = None) -> Budget:
