@@ -22,6 +22,7 @@ from linnet.prepare_direct import (
     EditSettings,
     ExtendSettings,
     GridSettings,
+    LoadAndLoras,
     PreparedClip,
     RefineSettings,
     prepare_edit,
@@ -272,14 +273,14 @@ def storyboard(
     overwrite: bool = False,
     anyway: bool = False,
     progress: Watch = ignore,
-    **settings: Unpack[LoadSettings],
+    **settings: Unpack[LoadAndLoras],
 ) -> Film:
     """Make the film of a storyboard, a YAML file, and a contact sheet beside it; by default FILE with the ending .mp4.
 
     Every shot is kept in the folder FILE.shots. Only what is not there is made: a call that was stopped goes on, and a
     changed shot is made again, with those that continue it.
     """
-    settings = checked(settings, LoadSettings, progress)
+    settings = checked(settings, LoadAndLoras, progress)
     ready = prepare_film(as_path(file, "file"), settings, anyway=anyway)
     tell = telling(progress)
 

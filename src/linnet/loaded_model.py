@@ -6,7 +6,8 @@ Axes: M the text encoder's width.
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property, partial
-from typing import TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from linnet.catalog import ModelSpec
 from linnet.errors import DeviceLost, InvalidInput, one_line
+from linnet.loras import LoraUse
 from linnet.models.fp8 import multiply_in_fp8
 from linnet.models.latents import LatentSpace, linum_v2_latents
 from linnet.models.tae import TAE, TAEConfig
@@ -49,6 +51,9 @@ from linnet.weights.load import (
 )
 from linnet.weights.names import TRANSFORMER_PREFIX
 from linnet.weights.store import ModelFiles
+
+if TYPE_CHECKING:
+    from linnet.lora_use import LorasInUse
 
 T = TypeVar("T")
 
@@ -97,6 +102,8 @@ class LoadedModel:
         self._autoencoder_copy: dict[str, Tensor] | None = None  # in main memory, where it waits there
         self._space: LatentSpace | None = None
         self._hash = ""
+        self.lora_folder: Path | None = None  # in which requests name their LoRAs; None: they name files
+        self._loras: LorasInUse | None = None
 
     def check_files(self) -> None:
         """WeightsError if the files do not hold exactly this model, InvalidInput where the device cannot do what was
@@ -179,6 +186,8 @@ class LoadedModel:
                     prefix=TRANSFORMER_PREFIX,
                     watch=watch,
                 )
+                if self._loras:
+                    self._loras.apply(model)
             else:
                 self.blocks = stream_into(
                     model,
@@ -188,12 +197,38 @@ class LoadedModel:
                     resident_blocks=self.execution.resident_blocks,
                     blocks_from=self.execution.blocks_from,
                     prefix=TRANSFORMER_PREFIX,
+                    adapt=self._loras.apply if self._loras else None,
                     watch=watch,
                 )
             if self.execution.compiled:
                 compile_blocks(self.blocks.real if self.blocks else model.blocks)
             self._transformer = model.eval()
         return self._transformer
+
+    @property
+    def loras(self) -> tuple[LoraUse, ...]:
+        """Those that are in use."""
+        return self._loras.uses if self._loras else ()
+
+    def use_loras(self, uses: tuple[LoraUse, ...]) -> None:
+        """Compute with these from now on, and no others. WeightsError where a file is not there, is of another model,
+        or is not what it was when it was asked for."""
+        uses = tuple(use for use in uses if use.strength)
+        if uses == self.loras:
+            return
+        if self._loras and self._transformer is not None and self.blocks is None:
+            self._loras.remove(self._transformer)
+        elif self.blocks is not None:
+            self.free_transformer()  # its blocks are here one by one
+        self._loras = None
+        if uses:
+            from linnet.lora_use import LorasInUse  # where there are any
+
+            self._loras = LorasInUse.read(uses, self._matched_transformer()[0], self.lora_folder)
+            if self._transformer is not None:
+                self._loras.apply(self._transformer)
+        self.learn_words(self._loras.words if self._loras else {})
+        self.compiled_shapes.clear()
 
     def free_transformer(self) -> None:
         if self._transformer is not None:
@@ -308,6 +343,7 @@ class LoadedModel:
         """
         if plan is self._given:
             return
+        self.use_loras(plan.request.loras)
         self._given, self.shrunk = plan, None
         if self._reduced:
             plan = first_fitting(plan.workload, fixed=self._reduced) or plan

@@ -117,6 +117,7 @@ class PassHelper:
             execution=ExecutionConfig(**execution),
             attention=attention,
         )
+        self.pipeline.model.use_loras(Request.from_json(request).loras)
         self.run = self.pipeline.runner.forward(Request.from_json(request))
         _ = self.pipeline.model.transformer
         self.texts = []

@@ -5,6 +5,7 @@ command line and the server all come through here. Importing it imports no torch
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 
@@ -12,6 +13,7 @@ from linnet.catalog import ModelSpec, find
 from linnet.clip import Clip, default_name
 from linnet.errors import InvalidInput, WeightsError
 from linnet.filesystem import StrPath
+from linnet.loras import LoraUse
 from linnet.plan.execution import NOTHING_FIXED, FixedExecution, as_asked, recorded
 from linnet.plan.plan import Plan
 from linnet.profiles import carried_on, choose_profile
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from linnet.direct.conditions import Conditioning, Conditions
     from linnet.pipeline import Pipeline
     from linnet.progress import Image, Watch
+    from linnet.resolve_loras import ResolvedLoras
 
 Tell = Callable[[str], object]  # hears a line for a person
 
@@ -35,6 +38,12 @@ class LoadSettings(TypedDict, total=False):
     threads: int | None
     vram: int | str | None
     ram: int | str | None
+
+
+class LoraSettings(TypedDict, total=False):
+    """LoRAs, each a file or FILE:STRENGTH. None: those of the clip that is started from, if there is one."""
+
+    loras: Sequence[LoraUse | StrPath] | None
 
 
 class ConditionSettings(TypedDict, total=False):
@@ -122,13 +131,29 @@ def open_pipeline(spec: ModelSpec, settings: LoadSettings, *, dtype: DtypeChoice
     return Pipeline.open(spec, files, machine)
 
 
+def loras_of(
+    spec: ModelSpec,
+    files: Callable[[], ModelFiles],
+    given: Sequence[LoraUse | StrPath] | None,
+    earlier: Clip | None = None,
+) -> "ResolvedLoras | None":
+    """The LoRAs that are named or, without any, those that the same model made the earlier clip with; None for none."""
+    if given is None and (earlier is None or not earlier.request.loras or earlier.request.model != spec.name):
+        return None
+    from linnet.resolve_loras import resolve_loras
+
+    return resolve_loras(files().transformer, given, earlier=earlier)
+
+
 def check_prompts(
-    pipeline: "Pipeline", prompts: Mapping[str, str], *, anyway: bool, prefix: str = ""
+    pipeline: "Pipeline", prompts: Mapping[str, str], request: Request, *, anyway: bool, prefix: str = ""
 ) -> list[str]:
     """Refuse prompts that the model cannot draw, each named as the person gave it, unless `anyway`. Lines for the
-    person: what the prompts leave open, and what of them the model does not see."""
+    person: what the prompts leave open, and what of them the model does not see. The request's LoRAs may teach words.
+    """
     from linnet.data.known import check_words
 
+    pipeline.model.use_loras(request.loras)
     lines: list[str] = []
     for field, prompt in prompts.items():
         if pipeline.spec.closed_vocabulary and not anyway:
@@ -224,11 +249,14 @@ def prepare_clips(
     untuned = settings.get("untuned", False)
     if not isinstance(untuned, bool):
         raise InvalidInput("untuned", untuned, "is neither true nor false", "use one of the two")
+    files_of = partial(resolve, spec, weights=weights, **single_files)
+    if loras := loras_of(spec, files_of, settings.get("loras"), earlier):
+        of_request["loras"] = loras.uses
     chosen = choose_profile(
         spec,
         cast(RequestSettings, of_request),
         untuned=untuned,
-        files=lambda: resolve(spec, weights=weights, **single_files),
+        files=files_of,
         device=settings.get("device"),
         like=earlier.request if earlier else None,
     )
@@ -240,7 +268,7 @@ def prepare_clips(
         conditions=conditions,
         settings=chosen.settings,
     )
-    files = resolve(spec, weights=weights, **single_files)
+    files = files_of()
     outputs = output_names(output, requests)
 
     from linnet.media import check_target  # imports PyAV
@@ -258,7 +286,11 @@ def prepare_clips(
     if chosen.record is None and earlier is not None:
         pipeline.profile = carried_on(earlier.choices.get("profile"), earlier.request, requests[0])
     first = requests[0]
-    words = check_prompts(pipeline, {"prompt": first.prompt, "negative": first.negative}, anyway=anyway)
+    words = check_prompts(
+        pipeline, {"prompt": first.prompt, "negative": first.negative}, first, anyway=anyway
+    )
+    if loras:
+        notes += loras.notes
     if (file := single_files["transformer"]) and spec.repository and model_of(file) is None:
         notes.insert(0, f"warning: {file} does not tell by its name that it is {spec.name}'s")
     return replace(opened, outputs=tuple(outputs), why=why, notes=(*words, *chosen.notes, *notes))

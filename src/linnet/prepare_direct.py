@@ -6,6 +6,7 @@ Importing it imports no torch, so that what cannot be done is refused early.
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,13 +17,16 @@ from linnet.geometry import FRAMES_PER_LATENT, Size, format_seconds, frames_for
 from linnet.plan.plan import Plan
 from linnet.prepare import (
     LoadSettings,
+    LoraSettings,
     Tell,
     check_prompts,
     choose_model,
+    loras_of,
     open_pipeline,
     path_of,
 )
 from linnet.request import LONGEST_SECONDS, ProfileName, Request, make_request
+from linnet.weights.store import resolve
 
 if TYPE_CHECKING:
     from linnet.direct.conditions import Conditioning
@@ -32,9 +36,14 @@ if TYPE_CHECKING:
     from linnet.direct.storyboard import Storyboard
     from linnet.pipeline import Pipeline
     from linnet.progress import Watch
+    from linnet.resolve_loras import ResolvedLoras
 
 
-class RemakeSettings(LoadSettings, total=False):
+class LoadAndLoras(LoadSettings, LoraSettings, total=False):
+    """What every clip's model is loaded with, a storyboard's, too."""
+
+
+class RemakeSettings(LoadAndLoras, total=False):
     """What `extend`, `edit` and `refine` take alike. What is not given is as in the clip that they start from."""
 
     seed: int | None
@@ -71,7 +80,7 @@ class RefineSettings(RemakeSettings, total=False):
     size: Size | str | None
 
 
-class GridSettings(LoadSettings, total=False):
+class GridSettings(LoadAndLoras, total=False):
     """The profile is by default draft, where the model has one."""
 
     negative: str | None
@@ -133,6 +142,9 @@ def prepare_extend(
         "like": earlier.request if earlier and earlier.request.model == spec.name else None,
         "loop": False,
     }
+    loras = loras_for(spec, settings, earlier)
+    if loras:
+        of_request["loras"] = loras.uses
     if spec.allows(size := probe(file).size):
         of_request["size"] = size
     usual = make_request(spec, **of_request, seed=settings.get("seed"), frames=spec.default_frames)
@@ -142,7 +154,8 @@ def prepare_extend(
     frames = frames_after(spec, seen, added, seconds)
     request = make_request(spec, **of_request, seed=usual.seed, frames=frames)
     pipeline = open_pipeline(spec, settings)
-    notes = check_prompts(pipeline, {"prompt": request.prompt}, anyway=anyway)
+    notes = check_prompts(pipeline, {"prompt": request.prompt}, request, anyway=anyway)
+    notes += loras.notes if loras else ()
     plan = pipeline.plan(request, encoded_frames=seen)
 
     def make(watch: "Watch", tell: Tell) -> Clip:
@@ -204,9 +217,20 @@ def prepare_edit(
     strength = check_strength(editing.STRENGTH if strength is None else strength)
     like = earlier.request if earlier and earlier.request.model == spec.name else None
     output = output or beside(file, "edited")
-    request, source, notes = remaking(spec, file, output, settings, overwrite=overwrite, prompt=to, like=like)
+    loras = loras_for(spec, settings, earlier)
+    request, source, notes = remaking(
+        spec,
+        file,
+        output,
+        settings,
+        overwrite=overwrite,
+        prompt=to,
+        like=like,
+        loras=loras.uses if loras else None,
+    )
     pipeline = open_pipeline(spec, settings)
-    words = check_prompts(pipeline, {"to": to, "from": shown}, anyway=anyway)
+    words = check_prompts(pipeline, {"to": to, "from": shown}, request, anyway=anyway)
+    words += loras.notes if loras else ()
     plan = pipeline.plan(request, encoded_frames=request.frames)
 
     def conditioning() -> "Conditioning":
@@ -236,6 +260,7 @@ def prepare_refine(
     strength = settings.get("strength")
     strength = check_strength(0.4 if strength is None else strength)
     output = output or beside(file, "refined")
+    loras = loras_for(spec, settings, earlier)
     request, source, notes = remaking(
         spec,
         file,
@@ -245,9 +270,11 @@ def prepare_refine(
         prompt=settings.get("prompt"),
         size=settings.get("size"),
         like=earlier.request if earlier else None,
+        loras=loras.uses if loras else None,
     )
     pipeline = open_pipeline(spec, settings)
-    words = check_prompts(pipeline, {"prompt": request.prompt}, anyway=anyway)
+    words = check_prompts(pipeline, {"prompt": request.prompt}, request, anyway=anyway)
+    words += loras.notes if loras else ()
     plan = pipeline.plan(request, encoded_frames=request.frames)
 
     def conditioning() -> "Conditioning":
@@ -255,6 +282,11 @@ def prepare_refine(
 
     make = making(pipeline, conditioning, output, notes, overwrite=overwrite)
     return PreparedClip(pipeline=pipeline, plan=plan, output=output, make=make, notes=tuple(words))
+
+
+def loras_for(spec: ModelSpec, settings: LoadAndLoras, earlier: Clip | None = None) -> "ResolvedLoras | None":
+    files = partial(resolve, spec, weights=path_of(settings, "weights"))
+    return loras_of(spec, files, settings.get("loras"), earlier)
 
 
 def model_of_clip(
@@ -350,17 +382,23 @@ class PreparedFilm:
         return film.render(self.board, self.pipeline, path, overwrite=overwrite, watch=watch)
 
 
-def prepare_film(file: Path, settings: LoadSettings, *, anyway: bool = False) -> PreparedFilm:
+def prepare_film(file: Path, settings: LoadAndLoras, *, anyway: bool = False) -> PreparedFilm:
     """Whatever is wrong with the storyboard or its model is said now, with its place in the file."""
     from linnet.direct.storyboard import read_storyboard
 
-    board = read_storyboard(file, model=settings.get("model"), weights=path_of(settings, "weights"))
+    board = read_storyboard(
+        file,
+        model=settings.get("model"),
+        weights=path_of(settings, "weights"),
+        loras=settings.get("loras"),
+    )
     pipeline = open_pipeline(board.spec, settings, dtype=board.shots[0].request.dtype)
-    notes: list[str] = []
+    notes = list(board.notes)
     for shot, section in zip(board.shots, board.sections, strict=True):
         prompts = {"prompt": shot.request.prompt, "negative": shot.request.negative}
         with section.placed():
-            notes += check_prompts(pipeline, prompts, anyway=anyway, prefix=f"{file}:{section.line}: ")
+            place = f"{file}:{section.line}: "
+            notes += check_prompts(pipeline, prompts, shot.request, anyway=anyway, prefix=place)
     return PreparedFilm(board=board, pipeline=pipeline, notes=tuple(notes))
 
 
@@ -391,10 +429,12 @@ def prepare_grid(
     """A draft of the prompt for each seed."""
     spec, _ = choose_model(settings.get("model"), None, path_of(settings, "weights"))
     profile: ProfileName | None = settings.get("profile") or ("draft" if "draft" in spec.profiles else None)
+    loras = loras_for(spec, settings)
     requests = [
         make_request(
             spec,
             prompt=prompt,
+            loras=loras.uses if loras else None,
             negative=settings.get("negative"),
             size=settings.get("size"),
             seconds=settings.get("seconds"),
@@ -407,6 +447,9 @@ def prepare_grid(
     ]
     pipeline = open_pipeline(spec, settings)
     first = requests[0]
-    notes = check_prompts(pipeline, {"prompt": first.prompt, "negative": first.negative}, anyway=anyway)
+    notes = check_prompts(
+        pipeline, {"prompt": first.prompt, "negative": first.negative}, first, anyway=anyway
+    )
+    notes += loras.notes if loras else ()
     folder = folder or Path(default_name(first).removesuffix(f"{first.seed}.mp4") + "grid")
     return PreparedGrid(pipeline=pipeline, requests=tuple(requests), folder=folder, notes=tuple(notes))

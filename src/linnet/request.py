@@ -2,14 +2,16 @@
 
 import math
 import secrets
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, Field, asdict, dataclass, fields
 from typing import Any, Literal, Self, TypedDict, Unpack
 
 from linnet.catalog import ModelSpec
 from linnet.errors import InvalidInput, one_line
+from linnet.filesystem import StrPath
 from linnet.geometry import FRAMES_PER_LATENT, Size, check_frames, format_seconds, frames_for, seconds_of
 from linnet.letters import is_blank
+from linnet.loras import LoraUse, check_loras
 from linnet.wording import choices, format_number
 
 Dtype = Literal["float32", "bfloat16"]
@@ -101,7 +103,7 @@ class Request:
     long clip is made in: jointly (see sampling.windows) or, with `onward`, each from the one before it (see
     sampling.autoregressive). Without windows the model sees the clip at once; with `span` (4k) a frame attends to so
     many frames to either side, 0: to all of them (see sampling.local_attention). A `loop` has one frame less than
-    `frames`: the last would be the first again.
+    `frames`: the last would be the first again. `loras` are applied to the model, in their order.
     """
 
     prompt: str
@@ -131,6 +133,7 @@ class Request:
     span: int = 0
     loop: bool = False
     spacing: Literal["linspace", "trailing"] = "linspace"
+    loras: tuple[LoraUse, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_step_cache", StepCache.parse(self.reuse))  # once; it is no field
@@ -149,8 +152,10 @@ class Request:
         return seconds_of(self.frames, self.fps)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values, one per field; `from_json` gives back an equal request."""
-        return asdict(self)
+        """Plain JSON values, one per field; `from_json` gives back an equal request. Without LoRAs it says nothing of
+        them, as before there were any."""
+        record = asdict(self) | {"loras": [use.to_json() for use in self.loras]}
+        return record if self.loras else {name: value for name, value in record.items() if name != "loras"}
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Self:
@@ -198,6 +203,7 @@ class RequestSettings(TypedDict, total=False):
     onward: bool | None
     span: int | None
     loop: bool | None
+    loras: Sequence[LoraUse | StrPath] | None  # files, where `linnet.prepare` finds them
     profile: ProfileName | None
 
 
@@ -239,6 +245,7 @@ def make_request(
         "dtype": "auto",
         "span": 0,
         "loop": False,
+        "loras": (),
         **profile_settings(spec, spec.default_profile),
     }
     chosen = {} if profile is None else profile_settings(spec, profile)
@@ -438,6 +445,8 @@ def check_fields(settings: dict[str, Any]) -> dict[str, Any]:
 def check_field(field: Field[Any], value: Any) -> Any:
     """The value of a request's field, of its declared type: no text for a number, no true for 1, no 13.0 for 13."""
     name = field.name
+    if name == "loras":
+        return check_loras(value)
     if name in CHOICES:
         if value not in CHOICES[name]:
             raise InvalidInput(name, value, "is not known", choices(one_line(value), CHOICES[name]))

@@ -7,7 +7,13 @@ from typing import Annotated
 import typer
 
 from linnet.cli.direct import run
-from linnet.cli.option_groups import ClipLoadOptions, ClipOptions, RemakeOptions, grouped
+from linnet.cli.option_groups import (
+    ClipLoadOptions,
+    ClipOptions,
+    LoraOptions,
+    RemakeOptions,
+    grouped,
+)
 from linnet.cli.options import number, option
 from linnet.prepare_direct import EditSettings, prepare_edit
 
@@ -38,6 +44,7 @@ def edit(
     ] = None,
     remake: RemakeOptions,
     load: ClipLoadOptions,
+    lora: LoraOptions,
     result: ClipOptions,
 ) -> None:
     """Change what a clip shows, and keep its motion.
@@ -46,5 +53,5 @@ def edit(
     copied: without --profile, the new clip is made with `exact`.
     """
     own = EditSettings(from_=shown, strength=strength, everywhere=everywhere)
-    settings = EditSettings(**own, **vars(remake), **vars(load))
+    settings = EditSettings(**own, **vars(remake), **vars(load), **vars(lora))
     run(partial(prepare_edit, file, wanted, settings, output=output), result)

@@ -7,7 +7,13 @@ from typing import Annotated
 import typer
 
 from linnet.cli.direct import run
-from linnet.cli.option_groups import ClipLoadOptions, ClipOptions, RemakeOptions, grouped
+from linnet.cli.option_groups import (
+    ClipLoadOptions,
+    ClipOptions,
+    LoraOptions,
+    RemakeOptions,
+    grouped,
+)
 from linnet.cli.options import number, option
 from linnet.prepare_direct import ExtendSettings, prepare_extend
 
@@ -44,6 +50,7 @@ def extend(
     ] = None,
     remake: RemakeOptions,
     load: ClipLoadOptions,
+    lora: LoraOptions,
     result: ClipOptions,
 ) -> None:
     """Continue a clip from its last frames.
@@ -55,5 +62,5 @@ def extend(
     settings, except for its --step-cache. --profile selects another profile.
     """
     own = ExtendSettings(seconds=seconds, prompt=prompt, reencode=reencode)
-    settings = ExtendSettings(**own, **vars(remake), **vars(load))
+    settings = ExtendSettings(**own, **vars(remake), **vars(load), **vars(lora))
     run(partial(prepare_extend, file, settings, output=output), result)

@@ -7,7 +7,7 @@ from typing import Annotated, cast
 import typer
 
 from linnet.cli import fail
-from linnet.cli.option_groups import ConditionOptions, FileOptions, LoadOptions, grouped
+from linnet.cli.option_groups import ConditionOptions, FileOptions, LoadOptions, LoraOptions, grouped
 from linnet.cli.options import (
     Anyway,
     Compile,
@@ -117,6 +117,7 @@ def generate(
         Path | None, option("like", "A clip that linnet made: start from its request.", metavar="FILE")
     ] = None,
     load: LoadOptions,
+    lora: LoraOptions,
     gpus: Gpus = 1,
     dtype: Dtype = None,
     files: FileOptions,
@@ -131,6 +132,7 @@ def generate(
     """Make a video from a prompt."""
     settings = {
         **vars(load),
+        **vars(lora),
         **vars(files),
         **vars(conditions),
         **interval(guidance_interval),
@@ -228,6 +230,8 @@ def print_request(request: Request, path: Path, plan: Plan, as_json: bool) -> No
         print(json.dumps(record))
         return
     record |= {"seconds": format_seconds(request.seconds), "memory": f"about {format_bytes(memory)}"}
+    if request.loras:
+        record["loras"] = ", ".join(map(str, request.loras))
     for name, value in {**record, "output": path}.items():
         print(f"{name:<16} {value}")
 

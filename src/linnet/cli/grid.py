@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from linnet.cli import fail
-from linnet.cli.option_groups import LoadOptions, grouped
+from linnet.cli.option_groups import LoadOptions, LoraOptions, grouped
 from linnet.cli.options import (
     PROFILES,
     Anyway,
@@ -74,6 +74,7 @@ def grid(
     quiet: Annotated[bool, option("quiet", "Print nothing but the folder and errors.")] = False,
     as_json: AsJson = False,
     load: LoadOptions,
+    lora: LoraOptions,
 ) -> None:
     """Make several drafts of a prompt to choose from.
 
@@ -83,6 +84,7 @@ def grid(
     """
     settings = {
         **vars(load),
+        **vars(lora),
         "negative": negative,
         "size": size,
         "seconds": seconds,

@@ -50,6 +50,23 @@ class ClipLoadOptions(LoadOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LoraOptions:
+    """Which LoRAs the model computes with."""
+
+    loras: Annotated[
+        list[str] | None,
+        option(
+            "lora",
+            "A LoRA, and its strength; may be repeated. `none`: not those of the clip that is started from.",
+            metavar="FILE[:STRENGTH]",
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "loras", self.loras or None)  # typer gives an empty list
+
+
+@dataclass(frozen=True, kw_only=True)
 class FileOptions:
     """Single files of a model, in the place of those in its folder."""
 

@@ -7,7 +7,13 @@ from typing import Annotated
 import typer
 
 from linnet.cli.direct import run
-from linnet.cli.option_groups import ClipLoadOptions, ClipOptions, RemakeOptions, grouped
+from linnet.cli.option_groups import (
+    ClipLoadOptions,
+    ClipOptions,
+    LoraOptions,
+    RemakeOptions,
+    grouped,
+)
 from linnet.cli.options import Dimensions, number, option
 from linnet.prepare_direct import RefineSettings, prepare_refine
 
@@ -35,6 +41,7 @@ def refine(
     ] = None,
     remake: RemakeOptions,
     load: ClipLoadOptions,
+    lora: LoraOptions,
     result: ClipOptions,
 ) -> None:
     """Improve a draft: scale it up and repeat the last steps.
@@ -46,5 +53,5 @@ def refine(
     also has the draft's size and guidance. The profile is not copied: without --profile, it is `exact`.
     """
     own = RefineSettings(prompt=prompt, strength=strength, size=size)
-    settings = RefineSettings(**own, **vars(remake), **vars(load))
+    settings = RefineSettings(**own, **vars(remake), **vars(load), **vars(lora))
     run(partial(prepare_refine, file, settings, output=output), result)

@@ -10,13 +10,12 @@ import typer
 
 from linnet.catalog import CATALOG
 from linnet.cli import Group, fail
-from linnet.cli.option_groups import LoadOptions, grouped
+from linnet.cli.option_groups import LoadOptions, LoraOptions, grouped
 from linnet.cli.options import Anyway, AsJson, Device, Quiet, Weights, one_of, option
 from linnet.cli.terminal import bars, note, print_table, starting
 from linnet.cli.watching import tell_made, telling
 from linnet.geometry import format_seconds, seconds_of
-from linnet.prepare import LoadSettings
-from linnet.prepare_direct import prepare_film
+from linnet.prepare_direct import LoadAndLoras, prepare_film
 from linnet.wording import format_count
 
 if TYPE_CHECKING:
@@ -55,6 +54,7 @@ def render(
     quiet: Quiet = False,
     as_json: AsJson = False,
     load: FilmLoadOptions,
+    lora: LoraOptions,
 ) -> None:
     """Make the film, and a contact sheet beside it.
 
@@ -62,7 +62,7 @@ def render(
     a render that was stopped. A shot that you change is made again, and so are the shots that continue it.
     """
     with starting(quiet=quiet or as_json):
-        ready = prepare_film(file, LoadSettings(**vars(load)), anyway=anyway)
+        ready = prepare_film(file, LoadAndLoras(**vars(load), **vars(lora)), anyway=anyway)
     board = ready.board
     for line in () if quiet else ready.notes:
         note(line)

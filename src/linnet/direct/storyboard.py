@@ -22,10 +22,12 @@ import yaml
 
 from linnet.catalog import ModelSpec, find
 from linnet.errors import InvalidInput
+from linnet.filesystem import StrPath
 from linnet.geometry import Size, format_seconds, frames_for, seconds_of
+from linnet.loras import LoraUse
 from linnet.records import read_text
 from linnet.request import Request, RequestSettings, make_request
-from linnet.weights.store import default_model
+from linnet.weights.store import default_model, resolve
 
 Begin = Literal["cut", "dissolve", "morph", "continue"]
 
@@ -34,7 +36,7 @@ MOST_BYTES = 2**20  # of the file: a thousand shots with long prompts
 OVERLAP = {"cut": 0.0, "dissolve": 0.5, "morph": 0.5, "continue": 0.5}  # seconds, where the file says nothing
 
 WHOLE_FILM = ("size", "dtype")  # of a request's settings, those that no shot has of its own
-NOT_HERE = ("loop", *WHOLE_FILM)  # a loop neither follows nor leads on
+NOT_HERE = ("loop", "loras", *WHOLE_FILM)  # a loop neither follows nor leads on; LoRAs are the text `lora`
 SETTINGS = tuple(name for name in ("prompt", *RequestSettings.__annotations__) if name not in NOT_HERE)
 ELSEWHERE = {  # settings of `linnet generate` that people look for here
     "loop": "a loop neither follows nor leads on: make it with `linnet generate --loop`",
@@ -43,7 +45,7 @@ ELSEWHERE = {  # settings of `linnet generate` that people look for here
         "a shot begins from others alone, by its begin: make a clip from files with `linnet generate`",
     ),
 }
-SHOT_KEYS = ("name", "from", "subject", "style", "begin", "overlap", *SETTINGS)
+SHOT_KEYS = ("name", "from", "subject", "style", "begin", "overlap", "lora", *SETTINGS)
 FILM_KEYS = (
     "shots",
     "model",
@@ -55,6 +57,7 @@ ALIASES = {
     "guidance interval": ("guidance_from", "guidance_until"),
     "prompt": ("subject", "style"),
     "frames": ("seconds",),
+    "loras": ("lora",),
 }
 WINDOWS = ("window", "window_overlap", "onward")
 BLENDS = ("dissolve", "morph")  # both shots are seen in the overlap
@@ -79,6 +82,7 @@ class Storyboard:
     spec: ModelSpec
     shots: tuple[Shot, ...]
     sections: tuple["Section", ...]  # where each shot stands in the file
+    notes: tuple[str, ...] = ()  # lines for the person
 
     @property
     def size(self) -> Size:
@@ -160,8 +164,15 @@ class Section:
         return {key: self.values[key] for key in SETTINGS if key in self.values}
 
 
-def read_storyboard(path: Path, *, model: str | None = None, weights: Path | None = None) -> Storyboard:
-    """The film in `path`, made by `model`, else by the one that the file names, else by `linnet generate`'s choice."""
+def read_storyboard(
+    path: Path,
+    *,
+    model: str | None = None,
+    weights: Path | None = None,
+    loras: Sequence[LoraUse | StrPath] | None = None,
+) -> Storyboard:
+    """The film in `path`, made by `model`, else by the one that the file names, else by `linnet generate`'s choice.
+    `loras` take the place of those that the file names for the whole film."""
     root = parse(path)
     film = read_section(path, root, FILM_KEYS)
     nodes = shot_nodes(film)
@@ -173,11 +184,13 @@ def read_storyboard(path: Path, *, model: str | None = None, weights: Path | Non
         settings: dict[str, Any] = {"prompt": "any", "seed": 0} | whole | film.settings()
         usual = make_request(spec, **settings)
     check_names(sections)
-    requests = [request_of(spec, usual, film, section) for section in sections]
+    find_loras = LoraFinder(spec, weights, film, loras)
+    requests = [request_of(spec, usual, film, section, find_loras(section)) for section in sections]
     shots = [shot_of(number, request, film, sections) for number, request in enumerate(requests)]
     check_overlaps(shots, sections)
     check_morphs(shots, film, sections)
-    board = Storyboard(path=path, spec=spec, shots=tuple(shots), sections=tuple(sections))
+    notes = tuple(dict.fromkeys(find_loras.notes))
+    board = Storyboard(path=path, spec=spec, shots=tuple(shots), sections=tuple(sections), notes=notes)
     board.order()
     return board
 
@@ -267,7 +280,43 @@ def shot_nodes(film: Section) -> list[yaml.Node]:
 # --- the shots ----------------------------------------------------------------------------------------------------
 
 
-def request_of(spec: ModelSpec, usual: Request, film: Section, section: Section) -> Request:
+class LoraFinder:
+    """The LoRAs of a shot: its own `lora`, else the film's: FILE[:STRENGTH], or several with commas between them, from
+    the storyboard's folder on."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        weights: Path | None,
+        film: Section,
+        given: Sequence[LoraUse | StrPath] | None,
+    ) -> None:
+        self.spec, self.weights, self.film, self.given = spec, weights, film, given
+        self.notes: list[str] = []
+        self._known: dict[str, tuple[LoraUse, ...]] = {}
+
+    def __call__(self, section: Section) -> tuple[LoraUse, ...]:
+        if "lora" not in section.values and self.given is not None:
+            return self._find("", self.given)
+        named = section if "lora" in section.values else self.film
+        text = text_in(named, "lora", named.values.get("lora"))
+        with named.placed():
+            return self._find(text, [part.strip() for part in text.split(",")]) if text.strip() else ()
+
+    def _find(self, text: str, given: Sequence[LoraUse | StrPath]) -> tuple[LoraUse, ...]:
+        if text not in self._known:
+            from linnet.resolve_loras import resolve_loras  # where there are any
+
+            transformer = resolve(self.spec, weights=self.weights).transformer
+            loras = resolve_loras(transformer, given, folder=self.film.path.parent)
+            self.notes += loras.notes
+            self._known[text] = loras.uses
+        return self._known[text]
+
+
+def request_of(
+    spec: ModelSpec, usual: Request, film: Section, section: Section, loras: tuple[LoraUse, ...]
+) -> Request:
     """The shot's own settings, else the film's; the prompt whole."""
     with section.placed():
         if "prompt" not in section.values:
@@ -279,7 +328,7 @@ def request_of(spec: ModelSpec, usual: Request, film: Section, section: Section)
         settings: dict[str, Any] = windows_in(usual, film, section) | {"prompt": sentence(parts)}
         if isinstance(settings.get("reuse"), int | float):
             settings["reuse"] = str(settings["reuse"])  # `reuse: 6` and `reuse: 0.05` are numbers to YAML
-        return make_request(spec, like=usual, **settings)
+        return make_request(spec, like=usual, loras=loras, **settings)
 
 
 def windows_in(usual: Request, film: Section, section: Section) -> dict[str, Any]:
@@ -369,11 +418,16 @@ def check_morphs(shots: Sequence[Shot], film: Section, sections: Sequence[Sectio
                 either.refuse(
                     "onward", "true", "does not go with a morph, whose shots are denoised jointly", remedy
                 )
-        for field, value in shot.request.to_json().items():
-            other = before.request.to_json()[field]
+        for field, value in vars_of(shot.request).items():
+            other = vars_of(before.request)[field]
             if field not in OWN_IN_MORPH and value != other:
                 problem = f"differs from the shot before, {other}, with which it is denoised as one"
                 section.refuse(field, value, problem, "use the same, or begin with a dissolve")
+
+
+def vars_of(request: Request) -> dict[str, Any]:
+    """What people wrote of it."""
+    return request.to_json() | {"loras": ", ".join(map(str, request.loras))}
 
 
 def check_overlaps(shots: Sequence[Shot], sections: Sequence[Section]) -> None:

@@ -22,6 +22,7 @@ from linnet.models.attention import Linear, product_dtype
 from linnet.models.quantised import QuantisedLinear
 from linnet.wording import choices
 
+NONE = nn.ModuleList()
 TARGETS = ("q", "k", "v", "o", "ffn")
 
 
@@ -98,7 +99,9 @@ class Adapter(nn.Module):
         raise NotImplementedError
 
     def add(self, y: Float[Tensor, "*B o"], x: Float[Tensor, "*B i"]) -> Float[Tensor, "*B o"]:
-        return y + self.strength * self.product(x)
+        """The layer's result with the change; in the memory of `y` where no gradient needs what was there."""
+        change = self.product(x)
+        return y + self.strength * change if torch.is_grad_enabled() else y.add_(change, alpha=self.strength)
 
     def weights(self) -> LoraWeights:
         raise NotImplementedError
@@ -120,7 +123,6 @@ class LowRank(Adapter):
         return self.scale * F.linear(self._inner(x), self.up.to(x.dtype))
 
     def add(self, y: Tensor, x: Tensor) -> Tensor:
-        """In one pass over `y`, and in its memory where no gradient needs what was there."""
         scale = self.strength * self.scale
         rows, inner, up = y.flatten(0, -2), self._inner(x).flatten(0, -2), self.up.to(x.dtype).t()
         if torch.is_grad_enabled():
@@ -170,7 +172,8 @@ class Decomposed(Adapter):
         super().__init__()
         self.inner, self.magnitude, self.strength = inner, nn.Parameter(magnitude), inner.strength
         inner.strength = 1.0
-        self.lengths: Tensor | None = None
+        self.lengths: Tensor | None
+        self.register_buffer("lengths", None, persistent=False)
 
     @torch.no_grad()
     def row_lengths(self, base: Linear) -> Float[Tensor, " o"]:
@@ -185,8 +188,10 @@ class Decomposed(Adapter):
         """What it adds to the layer's own result."""
         lengths = self.row_lengths(base) if self.lengths is None else self.lengths
         factor = (self.magnitude / lengths).to(plain.dtype)
-        own = plain if base.bias is None else plain - base.bias.to(plain.dtype)
-        return self.strength * ((factor - 1) * own + factor * self.inner.product(x))
+        change = factor * self.inner.product(x) + (factor - 1) * plain
+        if base.bias is not None:
+            change = change - (factor - 1) * base.bias.to(plain.dtype)
+        return self.strength * change
 
     def weights(self) -> LoraWeights:
         return replace(self.inner.weights(), dora_scale=self.magnitude.detach())
@@ -341,6 +346,21 @@ def change_parameter(model: nn.Module, name: str, change: Tensor) -> None:
     setattr(module, own, nn.Parameter(after, requires_grad=before.requires_grad))
 
 
+def changed_parameters(model: nn.Module) -> dict[str, Tensor]:
+    """Those that LoRAs changed as a whole, which stay so: what they were is forgotten."""
+    changed: dict[str, Tensor] = {}
+    for name, module in model.named_modules():
+        for own in module.__dict__.pop("lora_originals", {}):
+            changed[f"{name}.{own}" if name else own] = cast(nn.Parameter, getattr(module, own)).detach()
+    return changed
+
+
+def part_of(lora: Mapping[str, LoraWeights], name: str) -> dict[str, LoraWeights]:
+    """What a LoRA has for the modules in one part of a model, by their names in it."""
+    parts = {module: module.removeprefix(name).removeprefix(".") for module in lora}
+    return {own: lora[module] for module, own in parts.items() if f"{module}.".startswith(f"{name}.")}
+
+
 def lora_weights(model: nn.Module) -> dict[str, LoraWeights]:
     """The LoRA that is being trained, by the names of its modules. The tensors are the parameters' own memory."""
     return {
@@ -350,6 +370,21 @@ def lora_weights(model: nn.Module) -> dict[str, LoraWeights]:
         for adapter in cast(Iterable[Adapter], module.adapters)
         if any(parameter.requires_grad for parameter in adapter.parameters())
     }
+
+
+def take_adapters(model: nn.Module) -> dict[str, nn.ModuleList]:
+    """Every layer as it is without LoRAs, and what was on each, by its name. Parameters stay changed."""
+    taken = {name: layer.adapters for name, layer in model.named_modules() if isinstance(layer, LoraLinear)}
+    for name in taken:
+        put(model, name, cast(LoraLinear, model.get_submodule(name)).base)
+    return taken
+
+
+def set_adapters(model: nn.Module, adapters: Mapping[str, nn.ModuleList]) -> None:
+    """In the place of those that the model's layers have."""
+    for name, layer in model.named_modules():
+        if isinstance(layer, LoraLinear):
+            layer.adapters = adapters.get(name, NONE)
 
 
 def remove_lora(model: nn.Module) -> None:

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from linnet.geometry import latent_grid, token_count
+from linnet.loras import numbers_in
 from linnet.plan import machine_cache
 from linnet.plan.execution import ExecutionConfig, Tiling
 from linnet.plan.explanations import Row
@@ -83,7 +84,8 @@ class CostModel:
         seconds, batched = 0.0, in_one_batch(workload.spec, execution)
         for passes in forwards(request):
             calls, batch = (1, passes * clips) if batched else (passes, clips)
-            block = self.block + batch * tokens * (self.token + near * self.pair)
+            token = self.token * (1 + lora_share(workload))
+            block = self.block + batch * tokens * (token + near * self.pair)
             around = self.call + batch * tokens * self.step
             seconds += windows * calls * (max(shape.layers * block, brought) + around)
         return seconds
@@ -103,6 +105,14 @@ class CostModel:
         writing = request.frames * request.size.pixels * self.pixel
         # A card decodes while the processor encodes; on a CPU both share its cores.
         return seconds + writing if workload.on_cpu else max(seconds, writing)
+
+
+def lora_share(workload: Workload) -> float:
+    """What LoRAs add to a token's products: each number of theirs is multiplied once, as each weight is."""
+    shape = workload.shape
+    return numbers_in(workload.request.loras) / max(
+        1, shape.layers * (shape.block.products + shape.block.narrow)
+    )
 
 
 @cache

@@ -173,6 +173,11 @@ def transformer_weights(shape: Shape, dtype: str, execution: ExecutionConfig) ->
     return rest + (stay + min(2, absent)) * block, absent * block
 
 
+def lora_weights(numbers: int, dtype: str) -> int:
+    """Of LoRAs with so many numbers in all, which stay on the device beside the blocks that come and go."""
+    return numbers * BYTES[dtype]
+
+
 def denoise_working(
     shape: Shape,
     dtype: str,

@@ -1,6 +1,7 @@
 """What a workload takes if it is run in a given way: peaks of memory and, where the machine was measured, seconds."""
 
 from linnet.geometry import latent_grid, token_count
+from linnet.loras import numbers_in
 from linnet.plan.budget import Segments, slack
 from linnet.plan.cost_model import CostModel
 from linnet.plan.execution import ExecutionConfig, Waits
@@ -12,6 +13,7 @@ from linnet.plan.memory import (
     decode_working,
     denoise_working,
     encode_working,
+    lora_weights,
     preview_working,
     text_weights,
     text_working,
@@ -90,7 +92,9 @@ def memory_of(
     encoder = text if text_resident else shape.text_block.bytes(execution.text_format or dtype)
     passes = 2 if in_one_batch(spec, execution) else 1
     batch = workload.clips * passes
+    loras = numbers_in(request.loras)
     stay, waiting = transformer_weights(shape, dtype, execution)
+    stay += lora_weights(loras, dtype)
     waiting = waiting if execution.blocks_from == "memory" else 0
     latents = latent_grid(seen.frames, request.size)
     rows = 2 * passes * (spec.max_prompt_tokens + 1)  # both texts, and once more as one batch
@@ -102,7 +106,7 @@ def memory_of(
         grid=latents,
         clips=workload.clips,
         text_rows=rows,
-        fused=not workload.on_cpu,
+        fused=not workload.on_cpu and not loras,
     )
     lower = request.decoder_dtype == "bfloat16" and not workload.on_cpu
     decoder, parked = decode_working(spec.autoencoder, execution, grid, lower=lower)

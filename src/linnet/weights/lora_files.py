@@ -161,6 +161,27 @@ def lora_file(path: Path) -> Path:
     raise WeightsError("lora", path, problem, "name the file itself")
 
 
+def lora_path(file: str, folder: Path | None) -> Path:
+    """Of a LoRA as a request names it: a path or, in a server's folder, a name, which leads to nowhere else."""
+    return (
+        Path(file)
+        if folder is None
+        else loras_in(folder).get(file, folder / f"{Path(file).name}.safetensors")
+    )
+
+
+def loras_in(folder: Path) -> dict[str, Path]:
+    """Every LoRA of a folder by its name: files, and folders as PEFT and diffusers write them."""
+    paths = sorted(folder.iterdir()) if folder.is_dir() else []
+    names: dict[str, Path] = {}
+    for path in paths:
+        if path.suffix == ".safetensors" and path.is_file():
+            names.setdefault(path.stem, path)
+        elif any((path / name).is_file() for name in FOLDER_FILES):
+            names.setdefault(path.name, path)
+    return names
+
+
 def lora_hash(path: Path) -> str:
     """A fingerprint of all that decides what a LoRA does."""
     file = lora_file(path)
