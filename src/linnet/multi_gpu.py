@@ -68,6 +68,7 @@ def attach(pipeline: Pipeline, count: int, plan: Plan, *, device: str | None) ->
         "split": split,
         "model": pipeline.spec.name,
         "files": {name: str(path) for name, path in vars(model.files).items()},
+        "lora_folder": str(model.lora_folder) if model.lora_folder else None,
         "dtype": machine.dtype,
         "threads": max(1, machine.threads // count) if machine.device == "cpu" else machine.threads,
     }
@@ -117,8 +118,11 @@ class PassHelper:
             execution=ExecutionConfig(**execution),
             attention=attention,
         )
-        self.pipeline.model.use_loras(Request.from_json(request).loras)
-        self.run = self.pipeline.runner.forward(Request.from_json(request))
+        asked = Request.from_json(request)
+        folder = self.settings["lora_folder"]
+        self.pipeline.model.lora_folder = Path(folder) if folder else None
+        self.pipeline.model.use_loras(asked.loras)
+        self.run = self.pipeline.runner.forward(asked)
         _ = self.pipeline.model.transformer
         self.texts = []
 

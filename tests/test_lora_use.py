@@ -1,0 +1,198 @@
+"""A clip that is made with LoRAs: from Python, in blocks that come and go, on several processes, and found again."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+import linnet
+from linnet.errors import InvalidInput, WeightsError
+from linnet.loras import LoraUse, parse_lora
+from linnet.media import read_metadata
+from linnet.models.lora import LoraWeights, apply_lora, part_of
+from linnet.models.transformer import Transformer
+from linnet.multi_gpu import attach
+from linnet.pipeline import Pipeline
+from linnet.prepare import Settings, prepare_clips
+from linnet.runtime.stream import stream_into
+from linnet.weights.files import read_header
+from linnet.weights.load import load_into, matched
+from linnet.weights.lora import Lora, parameter_shapes, write_lora
+from linnet.weights.lora_files import shapes_in
+from linnet.weights.lora_formats import Shape
+from tiny_models import DEEPER, close, draw, random_model, velocity
+
+PROMPT = "a red star"
+FEW: Settings = {
+    "model": "seedling",
+    "device": "cpu",
+    "dtype": "float32",
+    "frames": 13,
+    "steps": 8,
+    "seed": 3,
+}
+
+
+def lora_for(shapes: dict[str, Shape], seed: int = 1, size: float = 0.2) -> Lora:
+    """On every layer and every norm of the blocks."""
+    weights: dict[str, LoraWeights] = {}
+    for name, shape in shapes.items():
+        module, _, own = name.rpartition(".")
+        if len(shape) == 2 and own == "weight":
+            down, up = draw(2, shape[1], seed=seed), draw(shape[0], 2, seed=seed + 1)
+            lengths = draw(shape[0]).abs() + 1 if module.endswith("self_attn.q") else None
+            weights[module] = LoraWeights(size * down, size * up, 2.0, dora_scale=lengths)
+        elif "norm1" in module and own == "weight":
+            weights[module] = LoraWeights(diff=size * draw(*shape, seed=seed))
+    return Lora(weights=weights)
+
+
+# --- blocks that come and go ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("held", [0, 3])
+@pytest.mark.parametrize("source", ["file", "memory"])
+def test_streamed_blocks_carry_their_own(
+    tmp_path: Path, held: int, source: Literal["file", "memory"]
+) -> None:
+    file = tmp_path / "transformer.safetensors"
+    save_file({f"model.{k}": v for k, v in random_model(config=DEEPER).state_dict().items()}, file)
+    resident = load_into(lambda: Transformer(DEEPER), file, prefix="model.").eval()
+    lora = dict(lora_for(parameter_shapes(resident)).weights)
+    del lora["blocks.2.self_attn.k"]  # not all blocks alike
+    apply_lora(resident, lora, 0.5)
+    model, headers = matched(lambda: Transformer(DEEPER), file, prefix="model.")
+    blocks = stream_into(
+        model,
+        headers,
+        device="cpu",
+        dtype=torch.float32,
+        resident_blocks=held,
+        blocks_from=source,
+        prefix="model.",
+        adapt=lambda part, name: apply_lora(part, part_of(lora, name), 0.5),
+    )
+    assert torch.equal(velocity(model.eval(), blocks), velocity(resident))
+
+
+# --- clips ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def lora(tiny_model: Path, tmp_path: Path) -> Path:
+    shapes = shapes_in(read_header(tiny_model / "transformer.safetensors"))
+    return write_lora(tmp_path / "dog.safetensors", lora_for(shapes, size=0.05))
+
+
+def latents(pipeline: Pipeline, settings: dict[str, Any]) -> Tensor:
+    request = linnet.make_request(pipeline.spec, prompt=PROMPT, frames=13, steps=8, seed=3, **settings)
+    return pipeline.latents(pipeline.plan(request)).latents
+
+
+def test_a_loaded_model_changes_its_loras_from_request_to_request(tiny_model: Path, lora: Path) -> None:
+    pipeline = linnet.load("seedling", weights=tiny_model, device="cpu", dtype="float32", threads=1)
+    use = LoraUse(file=str(lora), strength=0.7)
+    plain, taught = latents(pipeline, {}), latents(pipeline, {"loras": [use]})
+    assert (taught - plain).norm() > 0.01 * plain.norm()
+    assert torch.equal(latents(pipeline, {}), plain)
+    assert torch.equal(latents(pipeline, {"loras": [LoraUse(file=str(lora), strength=0)]}), plain)
+    assert torch.equal(latents(pipeline, {"loras": [use]}), taught)
+    pipeline.unload()
+    assert torch.equal(latents(pipeline, {"loras": [use]}), taught)
+
+
+def test_two_processes_use_them_too(tiny_model: Path, lora: Path) -> None:
+    settings = {"loras": [LoraUse(file=str(lora), strength=0.7)], "guidance": 3.0}
+    pipeline = linnet.load("seedling", weights=tiny_model, device="cpu", dtype="float32", threads=1)
+    alone = latents(pipeline, settings)
+    request = linnet.make_request(pipeline.spec, prompt=PROMPT, frames=13, steps=8, seed=3, **settings)
+    attach(pipeline, 2, pipeline.plan(request), device="cpu")
+    try:
+        close(latents(pipeline, settings), alone)
+    finally:
+        pipeline.unload()
+
+
+def test_a_clip_records_them_and_like_finds_them(tiny_model: Path, lora: Path, tmp_path: Path) -> None:
+    settings: Settings = {**FEW, "weights": tiny_model}
+    taught: Settings = {**settings, "loras": [f"{lora}:0.7"]}
+    with_it = linnet.generate(PROMPT, tmp_path / "a.mp4", **taught)
+    record = (read_metadata(with_it.path) or {})["request"]["loras"]
+    assert [(use["file"], use["strength"], len(use["hash"])) for use in record] == [(str(lora), 0.7, 64)]
+    again = linnet.generate(None, tmp_path / "b.mp4", like=with_it.path, weights=tiny_model, device="cpu")
+    assert again.path.read_bytes() == with_it.path.read_bytes()
+    without = linnet.generate(PROMPT, tmp_path / "c.mp4", **settings)
+    assert "loras" not in (read_metadata(without.path) or {})["request"]
+    off = linnet.generate(None, tmp_path / "d.mp4", like=with_it.path, loras=["none"], weights=tiny_model)
+    assert off.request.loras == ()
+
+    folder = tmp_path / "elsewhere"  # a clip and its LoRA, moved together
+    folder.mkdir()
+    moved, clip = lora.rename(folder / lora.name), with_it.path.rename(folder / "a.mp4")
+    again = linnet.generate(None, tmp_path / "e.mp4", like=clip, weights=tiny_model, device="cpu")
+    assert again.request.loras[0].hash == with_it.request.loras[0].hash
+
+    write_lora(moved, lora_for(shapes_in(read_header(tiny_model / "transformer.safetensors")), seed=9))
+    ready = prepare_clips(None, {"like": clip, "weights": tiny_model, "device": "cpu"})
+    assert any("has changed since" in note for note in ready.notes)
+    moved.unlink()
+    with pytest.raises(
+        WeightsError, match=r'lora ".*dog.safetensors": is not here, and .*a.mp4 was made with it'
+    ):
+        prepare_clips(None, {"like": clip, "weights": tiny_model, "device": "cpu"})
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("none.safetensors", "is missing"),
+        ("dog.safetensors:1000", "is out of range for a LoRA"),
+        ("dog.safetensors:nan", "is out of range for a LoRA"),
+        ("other.safetensors", "is of nothing in this model"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_before_weights_are_read(
+    text: str, problem: str, tiny_model: Path, lora: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(lora.parent)
+    save_file({"diffusion_model.blocks.77.self_attn.q.diff": torch.zeros(2, 2)}, "other.safetensors")
+    with pytest.raises(InvalidInput, match=problem):
+        prepare_clips(PROMPT, {**FEW, "weights": tiny_model, "loras": [text]})
+
+
+def test_the_plan_counts_what_a_lora_takes(tiny_model: Path, lora: Path) -> None:
+    settings: Settings = {**FEW, "weights": tiny_model}
+    plain, more = (
+        prepare_clips(PROMPT, {**settings, "loras": loras}).plans[0] for loras in (None, [str(lora)])
+    )
+    numbers = sum(tensor.numel() for tensor in tensors_of(lora))
+    difference = [b.tensor_bytes - a.tensor_bytes for a, b in zip(plain.stages, more.stages, strict=True)]
+    assert difference == [4 * numbers] * len(difference)
+
+
+def tensors_of(path: Path) -> list[Tensor]:
+    from safetensors.torch import load_file
+
+    return list(load_file(path).values())
+
+
+def test_a_clip_without_them_imports_nothing_of_them(tiny_model: Path, tmp_path: Path) -> None:
+    settings = {**FEW, "weights": str(tiny_model)}
+    script = (
+        "import sys, json, linnet; linnet.generate('a red star', 'a.mp4', **json.loads(sys.argv[1]));"
+        "sys.exit(', '.join(name for name in sys.modules if 'linnet' in name and 'lora_' in name) or "
+        "int('linnet.models.lora' in sys.modules))"
+    )
+    subprocess.run([sys.executable, "-c", script, json.dumps(settings)], check=True, cwd=tmp_path)
+
+
+def test_a_strength_stands_behind_the_file() -> None:
+    assert parse_lora("dog.safetensors:0.5") == ("dog.safetensors", 0.5)
+    assert parse_lora("C:\\loras\\dog.safetensors") == ("C:\\loras\\dog.safetensors", 1.0)
+    assert parse_lora("a:b:-1") == ("a:b", -1.0)
