@@ -118,11 +118,11 @@ class PassHelper:
             execution=ExecutionConfig(**execution),
             attention=attention,
         )
-        asked = Request.from_json(request)
+        own = Request.from_json(request)
         folder = self.settings["lora_folder"]
         self.pipeline.model.lora_folder = Path(folder) if folder else None
-        self.pipeline.model.use_loras(asked.loras)
-        self.run = self.pipeline.runner.forward(asked)
+        self.pipeline.model.use_loras(own.loras)
+        self.run = self.pipeline.runner.forward(own)
         _ = self.pipeline.model.transformer
         self.texts = []
 

@@ -397,8 +397,8 @@ def prepare_film(file: Path, settings: LoadAndLoras, *, anyway: bool = False) ->
     for shot, section in zip(board.shots, board.sections, strict=True):
         prompts = {"prompt": shot.request.prompt, "negative": shot.request.negative}
         with section.placed():
-            place = f"{file}:{section.line}: "
-            notes += check_prompts(pipeline, prompts, shot.request, anyway=anyway, prefix=place)
+            prefix = f"{file}:{section.line}: "
+            notes += check_prompts(pipeline, prompts, shot.request, anyway=anyway, prefix=prefix)
     return PreparedFilm(board=board, pipeline=pipeline, notes=tuple(notes))
 
 

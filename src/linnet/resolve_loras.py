@@ -38,7 +38,7 @@ def resolve_loras(
         if isinstance(given, str | Path):
             raise InvalidInput("loras", given, "is no list of LoRAs", "put it into one: [...]")
         wanted = [parse_lora(str(text)) for text in given if str(text) != NO_LORA]
-        paths = [(place_of(file, folder), strength) for file, strength in wanted]
+        paths = [(existing_path(file, folder), strength) for file, strength in wanted]
         return resolved(transformer, paths)
     if earlier is None or not earlier.request.loras:
         return ResolvedLoras()
@@ -67,11 +67,11 @@ def use_of(path: Path, strength: float, header: LoraHeader) -> LoraUse:
     return LoraUse(file=str(path), strength=strength, hash=lora_hash(path), numbers=header.numbers)
 
 
-def place_of(file: str, folder: Path | None) -> Path:
+def existing_path(file: str, folder: Path | None) -> Path:
     """As named, from here, or else in the folder; the ending .safetensors may be left out."""
     path = Path(file).expanduser()
-    for place in (path, *([folder / path] if folder else ())):
-        for named in (place, place.with_name(f"{place.name}.safetensors")):
+    for parent in (path, *([folder / path] if folder else ())):
+        for named in (parent, parent.with_name(f"{parent.name}.safetensors")):
             if named.exists():
                 return named
     return path
@@ -81,7 +81,7 @@ def path_like(use: LoraUse, earlier: Clip) -> Path:
     """Where a clip's LoRA is now: where it was, or beside the clip."""
     recorded = Path(use.file)
     for path in (recorded, earlier.path.parent / recorded, earlier.path.parent / recorded.name):
-        if (path := place_of(str(path), None)).exists():
+        if (path := existing_path(str(path), None)).exists():
             return path
     problem = f"is not here, and {earlier.path} was made with it"
     raise WeightsError(
