@@ -60,7 +60,10 @@ class Scene:
 
 @functools.cache
 def held_out(thing: str, backdrop: str, motion: str) -> bool:
-    """Whether this combination is kept out of training for good: a tenth of them, by a hash that no seed changes."""
+    """Whether this combination is kept out of training for good: a tenth of them, by a hash that no seed changes.
+
+    The tree that things pass behind is scenery and counts for none.
+    """
     digest = hashlib.sha256(f"{thing}/{backdrop}/{motion}".encode()).digest()
     return int.from_bytes(digest[:4], "big") < HELD_OUT_SHARE * 2**32
 
@@ -124,11 +127,13 @@ def accompanied(rng: random.Random, scene: Scene, allowed: Allowed, things: tupl
         return scene
     relation = rng.choice(RELATIONS)
     if relation == "chasing":
-        motion = CHASES.get(kind, "")
-        others = [name for name in things if THINGS[name].kind == kind and name != scene.thing]
+        motion = does = CHASES.get(kind, "")
+        others = [name for name in things if THINGS[name].kind == kind]
     else:
-        motion = scene.motion if scene.motion in AT_HOME else "waits"
-        others = [name for name in things if THINGS[name].kind != "sky" and name != scene.thing]
+        motion, does = scene.motion if scene.motion in AT_HOME else "waits", "waits"
+        others = [name for name in things if THINGS[name].kind != "sky"]
+    # Company is held out as well: a fox that must not be seen waiting in a room is not seen beside a dog there.
+    others = [name for name in others if name != scene.thing and trained(name, scene.backdrop, does)]
     if motion not in THINGS[scene.thing].motions or not others:
         return scene
     if not allowed(scene.thing, scene.backdrop, motion):

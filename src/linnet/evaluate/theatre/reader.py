@@ -38,6 +38,7 @@ from linnet.evaluate.theatre.things import (
 MOMENTS = tuple(range(0, 49, 4))  # frames that are looked at
 FEWER = tuple(range(0, 49, 8))  # the same where there are several things
 WHOLE = 0.85  # of a thing must be inside the frame to tell it from others
+SHOWN = 0.6  # of it must not be behind the tree
 HIDES = 0.5  # of a sprite's cover, from which on what is behind cannot be seen
 
 
@@ -155,30 +156,37 @@ class TheatreReader:
             layers.with_others(others, behind=behind).frames()
             for behind in ((False, True) if others else (False,))
         ]
-        thirds = np.array_split(np.arange(len(own)), 3)
-        right_at: list[bool | None] = []
         score = max(sight.score for sight in own)
         least = min(WHOLE, max(sight.inside for sight in own if sight.score >= score - 0.1) - 0.05)
+        right_at: list[bool | None] = []
         like = ""
-        for third in thirds:
-            whole = [n for n in third.tolist() if own[n].inside >= least]
-            best = max(whole, key=lambda n: own[n].score, default=None)
-            if best is None or own[best].score < SEEN:
-                right_at.append(None)
-                continue
-            tables = [self.sprites.likeness(layered.frame(best), own[best]) for layered in ways]
-            table = max(tables, key=lambda pairs: pairs[0][0])
-            mine = own[best].score
-            liker = [
-                other
-                for more, other in table
-                if not same(other, thing) and more > mine + allowed(other, thing)
-            ]
-            right_at.append(not liker and mine >= SURE - 0.02)
+        for third in np.array_split(np.arange(len(own)), 3):
+            whole = [n for n in third.tolist() if own[n].inside >= least and own[n].score >= SEEN]
+            right, liker = self.right_in(ways, own, whole, thing)
+            if right is False and layers.seen is not None:  # nothing is wrong for being behind the tree
+                shown = [n for n in whole if layers.shown(n, own[n]) >= SHOWN]
+                right, liker = self.right_in(ways, own, shown, thing)
+            right_at.append(right)
             if liker:
-                like = " ".join(filter(None, (liker[0].spoilt, liker[0].tint, liker[0].thing)))
+                like = " ".join(filter(None, (liker.spoilt, liker.tint, liker.thing)))
         before, middle, after = right_at
         return Seen(thing.thing, round(score, 3), like or thing.thing, (before, middle, after))
+
+    def right_in(
+        self, ways: Sequence[Frames], own: Sequence[Sighting], numbers: Sequence[int], thing: Wanted
+    ) -> tuple[bool | None, Template | None]:
+        """Whether it is the thing in the frame in which it is seen best, if there is one, and what is more like it."""
+        best = max(numbers, key=lambda number: own[number].score, default=None)
+        if best is None:
+            return None, None
+        mine = own[best].score
+        tables = [self.sprites.likeness(layered.frame(best), own[best]) for layered in ways]
+        table = max(tables, key=lambda pairs: pairs[0][0])
+        likers = (
+            other for more, other in table if not same(other, thing) and more > mine + allowed(other, thing)
+        )
+        liker = next(likers, None)
+        return liker is None and mine >= SURE - 0.02, liker
 
 
 def same(template: Template, thing: Wanted) -> bool:
@@ -210,6 +218,14 @@ class Layers:
         new = self.with_others([track], behind=True)
         self.bare, self.seen = new.bare, new.seen
 
+    def shown(self, frame: int, sight: Sighting) -> float:
+        """The share of a thing that nothing which was added hides."""
+        if self.seen is None:
+            return 1.0
+        picture, rows, columns = placed(self.sprites, sight, self.seen.shape[1:])
+        cover = picture[3]
+        return float((cover * self.seen[frame, rows, columns]).sum() / cover.sum().clamp(min=1e-3))
+
     def with_others(self, others: Sequence[Sequence[Sighting]], *, behind: bool) -> "Layers":
         """The place with other things drawn into it; `behind`: what is looked for is behind them."""
         if not others:
@@ -223,6 +239,22 @@ class Layers:
         return replace(self, bare=bare, seen=seen)
 
 
+def placed(
+    sprites: SpriteReader, sight: Sighting, size: Sequence[int]
+) -> tuple[Float[Tensor, "4 rows columns"], slice, slice]:
+    """What is inside the frame of a thing that was found, and where."""
+    side = round(sight.side / SCALE)
+    (picture,) = sprites.pictures((sight.template,), side)
+    left, top = (round(middle / SCALE - side / 2) for middle in (sight.x, sight.y))
+    height, width = size
+    rows, columns = slice(max(0, top), min(height, top + side)), slice(max(0, left), min(width, left + side))
+    return (
+        picture[:, rows.start - top : rows.stop - top, columns.start - left : columns.stop - left],
+        rows,
+        columns,
+    )
+
+
 def draw(
     bare: Float[Tensor, "c h w"],
     seen: Float[Tensor, "h w"],
@@ -233,12 +265,7 @@ def draw(
     behind: bool,
 ) -> None:
     """Put a thing that was found into the empty place, in place."""
-    side = round(sight.side / SCALE)
-    (picture,) = sprites.pictures((sight.template,), side)
-    left, top = (round(middle / SCALE - side / 2) for middle in (sight.x, sight.y))
-    height, width = seen.shape
-    rows, columns = slice(max(0, top), min(height, top + side)), slice(max(0, left), min(width, left + side))
-    picture = picture[:, rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+    picture, rows, columns = placed(sprites, sight, seen.shape)
     part = bare[:, rows, columns]
     bare[:, rows, columns] = picture[:3] * light[:, None, None] + (1 - picture[3]) * part
     if behind:
