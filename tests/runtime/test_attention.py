@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from linnet.catalog import SEEDLING
-from linnet.models.attention import attend_plainly
+from linnet.models.attention import attend_chunked, attend_plainly
 from linnet.pipeline import Pipeline
 from linnet.request import make_request
 from linnet.runtime import attention
@@ -37,6 +37,20 @@ def test_every_way_gives_the_same(device: torch.device) -> None:
             torch.testing.assert_close(
                 way(query, key, value), attend_plainly(query, key, value), rtol=1e-5, atol=1e-5
             )
+
+
+@pytest.mark.parametrize("beside", [True, False], ids=["heads beside each other", "heads apart"])
+def test_chunks_give_the_same(beside: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "linnet.models.attention.CHUNK_BYTES", 4 * 150 * 70
+    )  # 150 tokens in chunks of 70 rows
+    shape = (2, 150, 3, 16) if beside else (2, 3, 150, 16)
+    query, key, value = (draw(*shape, seed=seed) for seed in range(3))
+    if beside:
+        query, key, value = (x.transpose(1, 2) for x in (query, key, value))
+    torch.testing.assert_close(
+        attend_chunked(query, key, value), attend_plainly(query, key, value), rtol=1e-5, atol=1e-5
+    )
 
 
 def test_the_fastest_is_chosen_once_and_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,6 +88,7 @@ def test_what_the_device_cannot_do_or_does_hardly_faster_is_not_chosen(
 
 
 def test_many_tokens_are_not_attended_to_plainly() -> None:
+    assert set(candidates(CPU, WORK._replace(tokens=4000))) == {STOCK, "chunked"}
     assert set(candidates(CPU, WORK._replace(tokens=100_000))) == {STOCK}
 
 

@@ -21,6 +21,7 @@ Heads = Float[Tensor, "B N S d"]
 Tokens = Float[Tensor, "B _ N d"]
 
 PLAIN_LENGTH = 1024  # The longest attention of which training on a CPU keeps all weights in memory.
+CHUNK_BYTES, FEWEST_ROWS = 2**20, 64  # of attention's weights at a time: what stays in a core's cache
 
 
 class Linear(nn.Linear):
@@ -110,6 +111,21 @@ def attend_plainly(
     if bias is not None:
         logits = logits + bias
     return logits.softmax(dim=-1) @ value
+
+
+def attend_chunked(query: Float[Tensor, "B N L d"], key: Heads, value: Heads) -> Float[Tensor, "B N L d"]:
+    """Plain products for some rows of a head at a time. In bfloat16 on a CPU this takes two thirds of the fused
+    kernel's time."""
+    rows = max(FEWEST_ROWS, CHUNK_BYTES // (key.element_size() * key.shape[2]))
+    out = query.new_empty(query.shape)
+    heads = zip(
+        *(x.flatten(0, 1).unbind() for x in (query * query.shape[-1] ** -0.5, key, value)), strict=True
+    )
+    for one, (queries, keys, values) in zip(out.flatten(0, 1).unbind(), heads, strict=True):
+        for first in range(0, len(queries), rows):
+            part = slice(first, first + rows)
+            one[part] = (queries[part] @ keys.T).softmax(dim=-1) @ values
+    return out
 
 
 Attend = Callable[[Heads, Heads, Heads], Heads]

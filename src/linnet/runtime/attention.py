@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from linnet.models.attention import Attend, attend, attend_plainly
+from linnet.models.attention import Attend, attend, attend_chunked, attend_plainly
 from linnet.plan import machine_cache
 from linnet.runtime.device import circumstances, title
 
@@ -29,6 +29,7 @@ CLEARLY = 0.9  # of the stock way's time: what is no better than that may be cha
 MOST_TOKENS = {"cuda": 8192}  # measured at; more say the same and take memory
 USUAL_TOKENS = 2048
 PLAIN_BYTES = 64 * 2**20  # of attention's weights, which plain products hold all at once
+CHUNKED_TOKENS = 4096  # at most: of more, keys and values leave a core's cache as well
 ROUNDS, ENOUGH = 5, 0.2  # runs of each, and seconds of one after which it is not run again
 NEVER = float("inf")
 
@@ -57,8 +58,11 @@ def candidates(device: torch.device, work: Work) -> Mapping[str, Attend]:
     backends: dict[str, Attend] = {STOCK: attend}
     if device.type == "cuda":
         backends |= {name: partial(through, backend) for name, backend in BACKENDS.items()}
-    if device.type == "cpu" and 4 * work.batch * work.heads * work.tokens**2 <= PLAIN_BYTES:
-        backends["plain"] = attend_plainly
+    if device.type == "cpu":
+        if 4 * work.batch * work.heads * work.tokens**2 <= PLAIN_BYTES:
+            backends["plain"] = attend_plainly
+        elif work.tokens <= CHUNKED_TOKENS:
+            backends["chunked"] = attend_chunked
     return backends
 
 
