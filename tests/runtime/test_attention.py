@@ -92,6 +92,15 @@ def test_many_tokens_are_not_attended_to_plainly() -> None:
     assert set(candidates(CPU, WORK._replace(tokens=100_000))) == {STOCK}
 
 
+@pytest.mark.parametrize("tokens", [1, 500, 1024, 1025, 1300, 1872, 2048, 2049, 4000, 4096, 4097, 30_000])
+@pytest.mark.parametrize("together", [1, 2, 4, 8, 48], ids=lambda n: f"{n} heads of all clips")
+def test_what_is_chosen_is_what_runs(together: int, tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clip records the name: another way under that name would be told for the truth."""
+    work = Work(1, together, tokens, 64)
+    monkeypatch.setattr(attention, "fastest", lambda ways, *rest: list(ways)[-1])
+    assert choose(work, CPU, torch.float32) in candidates(CPU, work)
+
+
 def test_a_clip_tells_its_way_and_another_can_follow(tiny_model: Path, tmp_path: Path) -> None:
     request = make_request(SEEDLING, prompt="a red star", frames=5, steps=2, seed=3)
     files, used = resolve(SEEDLING, weights=tiny_model), []

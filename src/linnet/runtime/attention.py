@@ -26,10 +26,11 @@ BACKENDS = {
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
 }
 CLEARLY = 0.9  # of the stock way's time: what is no better than that may be chance
-MOST_TOKENS = {"cuda": 8192}  # measured at; more say the same and take memory
+MOST_TOKENS = {"cuda": 8192, "cpu": 4096}  # measured at; more say the same and take memory
 USUAL_TOKENS = 2048
 PLAIN_BYTES = 64 * 2**20  # of attention's weights, which plain products hold all at once
-CHUNKED_TOKENS = 4096  # at most: of more, keys and values leave a core's cache as well
+# Fewer are attended to plainly; of more, keys and values leave a core's cache as well.
+CHUNKED_TOKENS = range(1025, 4096 + 1)
 ROUNDS, ENOUGH = 5, 0.2  # runs of each, and seconds of one after which it is not run again
 NEVER = float("inf")
 
@@ -61,7 +62,7 @@ def candidates(device: torch.device, work: Work) -> Mapping[str, Attend]:
     if device.type == "cpu":
         if 4 * work.batch * work.heads * work.tokens**2 <= PLAIN_BYTES:
             backends["plain"] = attend_plainly
-        elif work.tokens <= CHUNKED_TOKENS:
+        if work.tokens in CHUNKED_TOKENS:
             backends["chunked"] = attend_chunked
     return backends
 
@@ -69,7 +70,8 @@ def candidates(device: torch.device, work: Work) -> Mapping[str, Attend]:
 def choose(work: Work, device: torch.device, dtype: torch.dtype) -> str:
     """The name of the fastest, from an earlier measurement if there was one."""
     kind = work.measured(device)
-    ways = candidates(device, kind)
+    possible, measured = candidates(device, work), candidates(device, kind)
+    ways = {name: attend for name, attend in measured.items() if name in possible}
     if len(ways) == 1:
         return STOCK
     facts = (title(str(device)), circumstances(), str(dtype), f"{torch.get_num_threads()} threads")
