@@ -14,8 +14,9 @@ from linnet.cli import app
 from linnet.data.theatre import captions
 from linnet.data.theatre.scene import sample_scene
 from linnet.data.theatre.vocabulary import write_tokenizer
-from linnet.data.theatre.words import INSTEAD, KNOWN, check_theatre, unknown
+from linnet.data.theatre.words import INSTEAD, KNOWN, check_theatre, understood, unknown
 from linnet.errors import InvalidInput
+from linnet.evaluate.theatre.exam import sentences
 from linnet.models.tae import TAE, TAEConfig
 from linnet.models.text import T5Config, T5Encoder
 from linnet.models.transformer import Transformer, TransformerConfig
@@ -59,6 +60,8 @@ def said(prompt: str, field: str = "prompt") -> list[str]:
         ("a xyzzy dog", "does not know xyzzy; it goes on"),
         ("a brid on a tree", "brid: did you mean bird?"),
         ("a dog, not a cat", "does not know not"),
+        ("a hammer and a nail in the wind", "does not know nail and wind; it goes on"),
+        ("an elefant on the beach", "elefant: did you mean elephant?"),
     ],
 )
 def test_it_names_what_it_does_not_know_and_goes_on(prompt: str, line: str) -> None:
@@ -79,6 +82,16 @@ def test_every_caption_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [captions.caption(sample_scene(rng), rng) for _ in range(500)]
     assert [line for text in texts for line in said(text)] == []
     assert unknown("a black-and-white cat; the camera does not move") == []
+
+
+def test_it_finds_what_a_sentence_names() -> None:
+    seen = understood("My doggy is jumping by a lake, a balloon floats upward and a jeep turns around")
+    assert (seen.things, seen.places) == (("doggy", "balloon"), ("lake",))
+    assert (seen.motions, seen.unknown) == (("jumps", "rises", "turns"), ("jeep",))
+    file = Path(__file__).parents[2] / "benchmarks" / "theatre_sentences.txt"
+    free = [understood(question.prompt) for question in sentences(file, 100)]
+    assert len(free) == 40
+    assert sum(bool(seen.things or seen.places) for seen in free) >= 38
 
 
 def test_the_nearest_words_are_known_words() -> None:

@@ -159,11 +159,6 @@ def test_an_exam_goes_on_and_counts_what_a_person_says(
         )
 
 
-def test_the_free_sentences_are_forty() -> None:
-    file = Path(__file__).parents[2] / "benchmarks" / "theatre_sentences.txt"
-    assert len(exam.sentences(file, 100)) == 40
-
-
 @pytest.mark.parametrize(
     ("options", "problem"),
     [

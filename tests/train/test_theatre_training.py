@@ -14,7 +14,7 @@ from linnet.data.theatre import render, stage
 from linnet.data.theatre.places import PLACES, PLAIN, TIMES
 from linnet.data.theatre.scene import VARIANTS, Scene, sample_scene
 from linnet.data.theatre.things import THINGS
-from linnet.data.theatre.vocabulary import write_tokenizer
+from linnet.data.theatre.vocabulary import pieces, write_tokenizer
 from linnet.errors import InvalidInput
 from linnet.models.tae import TAE, TAEConfig
 from linnet.models.text import T5Config, T5Encoder, Tokenizer
@@ -67,7 +67,9 @@ def tiny_run(packed: Path, name: str, **changes: object) -> TheatreRun:
     return replace(run, **changes)  # pyright: ignore[reportArgumentType]
 
 
-def test_phases_leave_parts_from_which_another_machine_goes_on(packed: Path) -> None:
+def test_phases_leave_parts_from_which_another_machine_goes_on(
+    packed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[tuple[str, int]] = []
 
     def watch(phase: str, report: Report) -> None:
@@ -90,6 +92,7 @@ def test_phases_leave_parts_from_which_another_machine_goes_on(packed: Path) -> 
     run_phases(replace(first, config=longer), [("clips", 5.0)], watch)
     assert seen == [("clips", 4), ("clips", 5)]
     before, _ = read_parts(first.leaves)
+    monkeypatch.setattr("linnet.train.theatre.run.pieces", lambda: ["wolf", *pieces()])  # learnt since
     seen.clear()
     second = tiny_run(packed, "second", begin=first.leaves)
     second = replace(
@@ -113,6 +116,7 @@ def test_phases_leave_parts_from_which_another_machine_goes_on(packed: Path) -> 
     # What ships loads strictly, by its own configurations.
     model = packed.parent / "model"
     export_parts(second.leaves, model)
+    assert (model / "tokenizer.json").read_bytes() == (first.folder / "tokenizer.json").read_bytes()
     kinds = {
         "autoencoder": lambda c: TAE(TAEConfig.from_json(c)),
         "text_encoder": lambda c: T5Encoder(T5Config(**c)),

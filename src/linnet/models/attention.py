@@ -121,10 +121,10 @@ def attend_chunked(query: Float[Tensor, "B N L d"], key: Heads, value: Heads) ->
     heads = zip(
         *(x.flatten(0, 1).unbind() for x in (query * query.shape[-1] ** -0.5, key, value)), strict=True
     )
-    for one, (queries, keys, values) in zip(out.flatten(0, 1).unbind(), heads, strict=True):
+    for head, (queries, keys, values) in zip(out.flatten(0, 1).unbind(), heads, strict=True):
         for first in range(0, len(queries), rows):
             part = slice(first, first + rows)
-            one[part] = (queries[part] @ keys.T).softmax(dim=-1) @ values
+            head[part] = (queries[part] @ keys.T).softmax(dim=-1) @ values
     return out
 
 

@@ -19,28 +19,41 @@ NUMBERS: Mapping[int, tuple[str, ...]] = {
 }
 # "many do, one does, doing: and the rest"; {to} is the side that it goes to, {from} the one that it comes from
 MOTION_WORDS: Mapping[str, tuple[str, ...]] = {
-    "walks": ("walk walks walking", "stroll strolls strolling", "wander wanders wandering"),
-    "runs": ("run runs running", "race races racing", "dash dashes dashing"),
-    "flies": ("fly flies flying", "soar soars soaring"),
-    "swims": ("swim swims swimming",),
-    "drives": ("drive drives driving", "move moves moving", "ride rides riding", "speed speeds speeding"),
-    "sails": ("sail sails sailing", "float floats floating"),
+    "walks": (
+        "walk walks walking",
+        "stroll strolls strolling",
+        "wander wanders wandering",
+        "crawl crawls crawling",
+    ),
+    "runs": ("run runs running", "race races racing", "dash dashes dashing", "gallop gallops galloping"),
+    "flies": (
+        "fly flies flying",
+        "soar soars soaring",
+        "flutter flutters fluttering",
+        "fly flies flying: in the sky",
+    ),
+    "swims": ("swim swims swimming", "swim swims swimming: along"),
+    "drives": (
+        *("drive drives driving", "move moves moving", "ride rides riding", "speed speeds speeding"),
+        "race races racing",
+    ),
+    "sails": ("sail sails sailing", "float floats floating", "drift drifts drifting"),
     "rolls": ("roll rolls rolling", "roll rolls rolling: along"),
     "slides": ("slide slides sliding", "glide glides gliding", "move moves moving"),
     "jumps": (
         *("jump jumps jumping", "hop hops hopping", "leap leaps leaping"),
-        *("jump jumps jumping: up and down", "hop hops hopping: up and down"),
+        *("jump jumps jumping: up and down", "hop hops hopping: up and down", "dance dances dancing"),
     ),
     "falls": (
         *("fall falls falling", "drop drops dropping", "fall falls falling: down"),
-        "fall falls falling: from above",
+        *("fall falls falling: from above", "tumble tumbles tumbling: down"),
     ),
     "bounces": ("bounce bounces bouncing", "bounce bounces bouncing: up and down"),
     "grows": ("grow grows growing", "get gets getting: bigger", "become becomes becoming: larger"),
     "shrinks": ("shrink shrinks shrinking", "get gets getting: smaller", "become becomes becoming: smaller"),
     "spins": (
         *("spin spins spinning", "rotate rotates rotating", "spin spins spinning: around"),
-        "whirl whirls whirling",
+        *("whirl whirls whirling", "twirl twirls twirling", "turn turns turning: in circles"),
     ),
     "turns": ("turn turns turning: round", "turn turns turning: around", "turn turns turning: back"),
     "enters": (
@@ -60,11 +73,17 @@ MOTION_WORDS: Mapping[str, tuple[str, ...]] = {
         *("walk walks walking: behind a tree", "disappear disappears disappearing: behind a tree"),
         "pass passes passing: behind a tree and comes out again",
     ),
-    "rises": ("rise rises rising", "go goes going: up", "ascend ascends ascending"),
-    "sinks": ("sink sinks sinking", "go goes going: down", "set sets setting"),
+    "rises": (
+        *("rise rises rising", "go goes going: up", "ascend ascends ascending", "come comes coming: up"),
+        *("float floats floating: upward", "take takes taking: off", "blast blasts blasting: off"),
+    ),
+    "sinks": (
+        *("sink sinks sinking", "go goes going: down", "set sets setting", "land lands landing"),
+        "come comes coming: down",
+    ),
     "waits": (
         *("wait waits waiting", "stand stands standing: still", "stay stays staying: still"),
-        "rest rests resting",
+        *("rest rests resting", "sit sits sitting", "stand stands standing"),
     ),
 }
 SIDES = (" to the {to}", " {to}", " from {from} to {to}", " towards the {to}")
@@ -76,12 +95,19 @@ RELATION_WORDS: Mapping[str, tuple[str, ...]] = {
     "chasing": ("chasing", "following", "running after", "pursuing"),
 }
 TIME_WORDS: Mapping[str, tuple[str, ...]] = {
-    "day": ("by day", "during the day", "in daylight", "in the daytime"),
-    "dusk": ("at dusk", "at sunset", "in the evening", "at twilight", "at dawn"),
-    "night": ("at night", "by night", "in the dark", "under the stars", "at midnight"),
+    "day": (
+        "by day",
+        "during the day",
+        "in daylight",
+        "in the daytime",
+        "in the afternoon",
+        "in the morning",
+    ),
+    "dusk": ("at dusk", "at sunset", "in the evening", "at twilight", "at dawn", "at sunrise"),
+    "night": ("at night", "by night", "in the dark", "under the stars", "at midnight", "in the moonlight"),
 }
 WEATHER_WORDS: Mapping[str, tuple[str, ...]] = {
-    "rain": ("in the rain", "while it rains", "as rain falls", "in rainy weather"),
+    "rain": ("in the rain", "while it rains", "as rain falls", "in rainy weather", "in a rainstorm"),
     "snow": ("while it snows", "in falling snow", "as snow falls", "in a snowstorm"),
 }
 ADJECTIVES: Mapping[str, str] = {
@@ -105,6 +131,8 @@ EMPTY_WORDS = (  # of what a person might say and nothing shows
     *("happy", "cute", "lovely", "beautiful", "old", "young", "funny", "quick", "lazy", "friendly", "brave", "pretty"),
     *("nice", "sad", "proud", "gentle", "curious", "lonely", "magnificent", "fluffy", "shiny", "wild", "playful"),
     *("noisy", "busy", "calm", "clever", "tired", "hungry", "famous", "strange", "cheerful", "wonderful", "elegant"),
+    *("quiet", "tall", "warm", "cold", "new", "fresh", "bright", "soft", "sweet", "fast", "wooden", "muddy", "sandy"),
+    *("favourite", "pale", "hot"),
 )  # fmt: skip
 EMPTY = 0.12  # share of the captions with such a word
 

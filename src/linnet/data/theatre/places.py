@@ -348,19 +348,39 @@ class Place:
 
 
 PLACES: Mapping[str, Place] = {
-    "meadow": Place(meadow, 120, ("in|a|meadow", "on|a|meadow", "in|a|field", "in|a|grassy field")),
-    "forest": Place(forest, 122, ("in|a|forest", "through|a|forest", "in|the|woods", "in|a|wood")),
-    "snow": Place(snow, 121, ("in|the|snow", "on|a|snow field", "on|a|field of snow")),
+    "meadow": Place(
+        meadow,
+        120,
+        (
+            *("in|a|meadow", "on|a|meadow", "in|a|field", "in|a|grassy field", "on|the|grass"),
+            *("in|a|garden", "in|the|garden", "in|a|park", "on|a|farm", "on|a|hill"),
+        ),
+    ),
+    "forest": Place(
+        forest, 122, ("in|a|forest", "through|a|forest", "in|the|woods", "in|a|wood", "in|the|jungle")
+    ),
+    "snow": Place(snow, 121, ("in|the|snow", "on|a|snow field", "on|a|field of snow", "on|the|ice")),
     "desert": Place(desert, 122, ("in|a|desert", "in|the|desert", "on|a|sand dune")),
-    "sea": Place(sea, 116, ("in|the|sea", "on|the|sea", "in|the|ocean", "in|the|water")),
-    "city": Place(city, 124, ("in|a|city", "in|the|city", "in front of|a|skyline", "in|a|town")),
+    "sea": Place(
+        sea,
+        116,
+        (
+            *("in|the|sea", "on|the|sea", "in|the|ocean", "in|the|water", "on|the|water"),
+            *("on|a|lake", "in|a|lake", "in|a|pond", "in|a|river"),
+        ),
+    ),
+    "city": Place(
+        city, 124, ("in|a|city", "in|the|city", "in front of|a|skyline", "in|a|town", "in|a|village")
+    ),
     "mountains": Place(mountains, 121, ("in|the|mountains", "in front of|some|mountains", "in|the|alps")),
     "space": Place(space, 128, ("in|-|space", "in|-|outer space", "among|the|stars"), False, black_sky),
     "room": Place(
         room, 126, ("in|a|room", "in|a|living room", "inside|a|house", "on|the|floor of a room"), False, wall
     ),
-    "street": Place(street, 122, ("in|a|street", "on|a|street", "on|the|road", "on|a|road")),
-    "beach": Place(beach, 122, ("on|a|beach", "at|the|beach", "on|the|sand", "at|the|seaside")),
+    "street": Place(street, 122, ("in|a|street", "on|a|street", "on|the|road", "on|a|road", "down|the|road")),
+    "beach": Place(
+        beach, 122, ("on|a|beach", "at|the|beach", "on|the|sand", "at|the|seaside", "on|the|shore")
+    ),
     "plain": Place(plain, 118, ("on|a|{colour} background", "in front of|a|{colour} wall"), False),
 }
 

@@ -24,12 +24,12 @@ SIZES = {"s": 46.0, "m": 56.0, "l": 68.0}  # pixels, the longer side of a sprite
 # name | sprite | size | other names, comma-separated | marks: > looks right, = has no front, ~ can be tinted
 TABLE: Mapping[str, str] = {
     "animal": """
-dog|🐕|m|puppy,hound
+dog|🐕|m|puppy,doggy,hound
 cat|🐈|m|kitten,kitty
 tiger|🐅|l|
 horse|🐎|l|pony
 cow|🐄|l|
-pig|🐖|m|piglet
+pig|🐖|m|piglet,piggy
 sheep/sheep|🐑|m|lamb
 camel|🐫|l|
 giraffe|🦒|l|
@@ -46,10 +46,10 @@ monkey|🐒|m|
 fox|🦊|m|red fox|=
 lion|🦁|m||=
 panda|🐼|m|panda bear|=
-frog|🐸|s|toad|=
+frog|🐸|s|toad,froggy|=
 rooster|🐓|m|cock
 penguin|🐧|m|
-duck|🦆|m|
+duck|🦆|m|duckling,ducky
 goose/geese|🪿|m|
 flamingo|🦩|l|
 turtle|🐢|s|tortoise
@@ -64,7 +64,7 @@ snowman/snowmen|⛄|m||=
 teddy bear|🧸|m|teddy|=
 """,
     "flyer": """
-bird|🐦|s|bluebird
+bird|🐦|s|bluebird,birdie
 eagle|🦅|m|hawk
 dove|🕊|m|pigeon
 owl|🦉|m||=
@@ -74,7 +74,7 @@ butterfly|🦋|s||=
 bee|🐝|s|bumblebee
 dragon|🐉|l|
 ghost|👻|m||=
-airplane|✈|l|plane,jet|>
+airplane|✈|l|plane,aeroplane,jet|>
 helicopter|🚁|l|chopper
 rocket|🚀|l|spaceship|>
 ufo|🛸|l|flying saucer|=
@@ -83,7 +83,7 @@ ufo|🛸|l|flying saucer|=
 whale|🐋|l|
 dolphin|🐬|l|
 shark|🦈|l|
-fish/fish|🐟|m|
+fish/fish|🐟|m|fishy
 tropical fish/tropical fish|🐠|m|
 octopus|🐙|m||=
 jellyfish/jellyfish|🪼|m||=
@@ -92,7 +92,7 @@ swan|🦢|m|
     "vehicle": """
 car|🚗|l|automobile|~
 taxi|🚕|l|cab
-bus|🚌|l|
+bus|🚌|l|school bus
 police car|🚓|l|
 ambulance|🚑|l|
 fire engine|🚒|l|fire truck
@@ -104,7 +104,7 @@ bicycle|🚲|l|bike
 train|🚂|l|locomotive,steam train
 """,
     "boat": """
-sailboat|⛵|l|sailing boat
+sailboat|⛵|l|sailing boat,sail boat
 ship|🚢|l|steamer
 """,
     "ball": """

@@ -3,8 +3,9 @@
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
-from linnet.data.theatre.captions import ADJECTIVES, MOTION_WORDS, vocabulary
+from linnet.data.theatre.captions import ADJECTIVES, EMPTY_WORDS, MOTION_WORDS, vocabulary
 from linnet.data.theatre.places import PLACES, PLAIN, TIMES, WEATHERS
 from linnet.data.theatre.scene import CAMERAS, RELATIONS, SIZES
 from linnet.data.theatre.things import THINGS, TINTS, plural
@@ -52,7 +53,7 @@ INSTEAD: Mapping[str, str] = {
     "rocket": "spacecraft shuttle satellite",
     "football": "ball soccer rugby",
     "baseball": "tennis golf",
-    "tree": "bush maple birch willow shrub",
+    "tree": "bush maple birch willow shrub branch twig log",
     "rose": "flower daisy lily orchid poppy",
     "apple": "pear peach plum cherry",
     "orange": "tangerine grapefruit",
@@ -85,16 +86,20 @@ INSTEAD: Mapping[str, str] = {
     "mountains": "mountain hills cliff volcano",
     "space": "galaxy universe",
     "room": "kitchen bedroom bathroom office indoors",
-    "street": "highway motorway alley lane",
+    "street": "highway motorway alley lane track racetrack bridge",
     "beach": "coast shore island",
     "running": "galloping sprinting trotting jogging",
-    "walking": "marching crawling sneaking tiptoeing",
+    "walking": "marching waddling sneaking tiptoeing",
     "jumping": "dancing skipping",
     "flying": "gliding hovering",
     "swimming": "diving",
     "spinning": "turning twirling",
     "runs": "gallops sprints trots jogs ran",
-    "walks": "marches crawls sneaks walked goes",
+    "shrinks": "melts melted",
+    "shrinking": "melting",
+    "grows": "blooms",
+    "growing": "blooming",
+    "walks": "marches waddles sneaks walked goes",
     "jumps": "dances skips jumped leapt",
     "flies": "glides hovers flew",
     "swims": "dives swam",
@@ -114,7 +119,8 @@ INSTEAD: Mapping[str, str] = {
 SMALL_WORDS = """
 a an and are as at be by can do for from has have he her his in into is it its just like now of off on or our out over
 past she so some that the their then there they this to up us very was we while who with through across along around
-toward towards under please show me make create draw video clip movie film scene picture
+toward towards under i my your you want would could one another single really very against please show me make create
+draw video clip movie film scene picture
 """
 """Of no meaning here, and not worth a line to the person."""
 
@@ -140,11 +146,40 @@ def named() -> dict[str, str]:
     return phrases
 
 
+def verbs() -> dict[str, str]:
+    """Every phrase for a motion ("runs", "going up"), with the motion."""
+    phrases: dict[str, str] = {}
+    for motion, wordings in MOTION_WORDS.items():
+        for wording in wordings:
+            forms, _, rest = wording.partition(":")
+            rest = re.sub(r"(from|to) the {.*", "", rest).rstrip()
+            for form in forms.split():
+                phrases.setdefault(form + rest, motion)
+    return phrases
+
+
+def any_of(phrases: Iterable[str]) -> re.Pattern[str]:
+    """The longest of them first."""
+    return re.compile(rf"\b(?:{'|'.join(sorted(map(re.escape, phrases), key=len, reverse=True))})\b")
+
+
 SMALL = frozenset(SMALL_WORDS.split())
 KNOWN = (frozenset(vocabulary()) | SMALL) - {"not"}
+MEANT = frozenset(word for word in KNOWN - SMALL - set(EMPTY_WORDS) if len(word) > 2)
 NAMED = named()
 NEAR = instead()
-PHRASES = re.compile(rf"\b(?:{'|'.join(sorted(map(re.escape, NAMED), key=len, reverse=True))})\b")
+VERBS = verbs()
+PHRASES, ACTIONS = any_of(NAMED), any_of(VERBS)
+
+
+@dataclass(frozen=True)
+class Understood:
+    """What a sentence names, as it stands there, and the words that no caption has."""
+
+    things: tuple[str, ...]
+    places: tuple[str, ...]
+    motions: tuple[str, ...]
+    unknown: tuple[str, ...]
 
 
 def plain(text: str) -> str:
@@ -163,9 +198,27 @@ def unknown(text: str) -> list[str]:
     )
 
 
+def understood(text: str) -> Understood:
+    """By the words alone: a word that has two meanings counts as the one that captions use it for."""
+    named = PHRASES.findall(plain(text))
+    return Understood(
+        things=tuple(phrase for phrase in named if NAMED[phrase] == "thing"),
+        places=tuple(phrase for phrase in named if NAMED[phrase] == "place"),
+        motions=tuple(VERBS[phrase] for phrase in ACTIONS.findall(plain(text))),
+        unknown=tuple(unknown(text)),
+    )
+
+
 def nearest_known(word: str) -> str | None:
-    """What has nearly the same meaning, else nearly the same letters."""
-    return NEAR.get(word) or nearest(word, [known for known in KNOWN - SMALL if len(known) > 2])
+    """What has nearly the same meaning, else nearly the same letters.
+
+    A short word with another letter is mostly another word ("nail" and "sail"), and so is one that begins otherwise.
+    """
+    if word in NEAR:
+        return NEAR[word]
+    near = nearest(word, [known for known in MEANT if known[0] == word[0]])
+    slip = near and (len(word) > 4 or sorted(word) == sorted(near) or near.startswith(word))
+    return near if slip else None
 
 
 def check_theatre(model: str, text: str, *, field: str, more: str) -> list[str]:

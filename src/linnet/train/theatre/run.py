@@ -19,7 +19,7 @@ from torch import Tensor
 
 from linnet.data.theatre.render import Scenery, render, set_scenery
 from linnet.data.theatre.sprites import load_sprites
-from linnet.data.theatre.vocabulary import write_tokenizer
+from linnet.data.theatre.vocabulary import pieces, write_tokenizer
 from linnet.errors import InvalidInput
 from linnet.filesystem import make_folder, write_text
 from linnet.models.latents import LatentSpace
@@ -60,8 +60,8 @@ def run_phases(run: TheatreRun, phases: list[tuple[Phase, float]], watch: Watch)
     """Each phase for its minutes; a report of each."""
     make_folder(run.leaves)
     scenery = set_scenery(load_sprites(run.sprites), run.device)
-    words = write_tokenizer(run.folder / "tokenizer.json")
-    weights = latest(run, words)
+    weights, tokens = latest(run)
+    words = write_tokenizer(run.folder / "tokenizer.json", tokens)
     reports = []
     for phase, minutes in phases:
         if phase == "autoencoder":
@@ -73,22 +73,24 @@ def run_phases(run: TheatreRun, phases: list[tuple[Phase, float]], watch: Watch)
             learnt, report = learn_to_make(run, scenery, weights, words, phase, minutes, watch)
         weights |= learnt
         reports.append(report)
-        leave(run, weights, words, report)
+        leave(run, weights, tokens, report)
     return reports
 
 
-def latest(run: TheatreRun, words: int) -> dict[str, Tensor]:
-    """The averaged weights of this folder's last phase or, in a new folder, those to begin with."""
+def latest(run: TheatreRun) -> tuple[dict[str, Tensor], list[str]]:
+    """The averaged weights of this folder's last phase or, in a new folder, those to begin with; and their tokens, so
+    that captions may have learnt new words since."""
     own = run.folder / "averaged"
     source = own if own.exists() else run.begin
     if source is None:
-        return {}
+        return {}, pieces()
     weights, metadata = read_parts(source)
-    for name, value in shapes(run.config, words).items():
+    tokens = metadata.get("tokens") or pieces()
+    for name, value in shapes(run.config, len(tokens)).items():
         if metadata.get(name) != value:
             problem = f"holds weights of another {name}: {metadata.get(name)}, not {value}"
             raise InvalidInput("from", str(source), problem, "use the version and --size that made them")
-    return weights
+    return weights, tokens
 
 
 def shapes(config: TheatreConfig, words: int) -> dict[str, Any]:
@@ -232,9 +234,9 @@ def measured(run: TheatreRun, phase: str, minutes: float):
         report["peak_gigabytes"] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
 
 
-def leave(run: TheatreRun, weights: dict[str, Tensor], words: int, report: dict[str, Any]) -> None:
+def leave(run: TheatreRun, weights: dict[str, Tensor], tokens: list[str], report: dict[str, Any]) -> None:
     """Write the parts, here to go on from and there to be carried away, and add to the report."""
-    metadata = shapes(run.config, words)
+    metadata = shapes(run.config, len(tokens)) | {"tokens": tokens}
     for folder in (run.folder / "averaged", run.leaves):
         write_parts(folder, weights, metadata)
     path = run.leaves / "report.json"
@@ -255,7 +257,7 @@ def export_parts(source: Path, folder: Path) -> None:
     """The model's four files as `weights.load` reads them and as the package ships them, from a run's parts."""
     weights, metadata = read_parts(source)
     make_folder(folder)
-    words = write_tokenizer(folder / "tokenizer.json")
+    words = write_tokenizer(folder / "tokenizer.json", metadata.get("tokens"))
     if words != metadata["text"]["vocab_size"]:
         problem = f"was trained with {metadata['text']['vocab_size']} tokens; this version has {words}"
         raise InvalidInput("from", str(source), problem, "use the version that trained it")
