@@ -1,18 +1,28 @@
 """What the name of a profile stands for: tuned here, from the catalogue, from the literature, or nothing yet."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from typer.testing import CliRunner
 
 import linnet
 from linnet.catalog import CATALOG, SEEDLING
+from linnet.cli import app
+from linnet.direct.storyboard import read_storyboard
 from linnet.errors import InvalidInput
+from linnet.media import read_metadata
 from linnet.plan import profiles
 from linnet.plan.profiles import TunedProfile
+from linnet.prepare_direct import prepare_grid
 from linnet.profiles import carried_on, choose_profile, subject_of
 from linnet.request import Request, RequestSettings, make_request
+from linnet.serve.batch import read_lines
+from linnet.serve.models import Models
+from linnet.serve.render import Renderer, RenderSettings
+from linnet.serve.schemas import VideoRequest
 from linnet.weights.store import ModelFiles, resolve
 
 LINUM = CATALOG["linum-v2-360p"]
@@ -112,3 +122,90 @@ def test_like_carries_the_profile_on_where_its_settings_stay() -> None:
     assert carried_on(record, earlier, replace(earlier, seed=2, prompt="a blue star")) == record
     assert carried_on(record, earlier, replace(earlier, reuse="none")) is None
     assert carried_on(None, earlier, earlier) is None
+
+
+# --- wherever a profile is named --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def seedling(files: ModelFiles) -> TunedProfile:
+    """Tuned for the tiny model, one frame, on this CPU."""
+    subject = subject_of(SEEDLING, files, "cpu", make_request(SEEDLING, prompt="any", seed=0, frames=1))
+    settings = {"reuse": "hold:4,6", "guidance_until": 0.75}
+    profile = TunedProfile(name="fast", subject=subject, settings=settings, faster=2.6)
+    profiles.keep(profile)
+    profiles.keep(replace(profile, name="draft"))
+    return profile
+
+
+def is_tuned(request: Request) -> bool:
+    return (request.reuse, request.guidance_until, request.steps) == ("hold:4,6", 0.75, 20)
+
+
+def test_plan_uses_a_tuned_profile(seedling: TunedProfile, tiny_model: Path) -> None:
+    words = [
+        "plan",
+        "--model",
+        "seedling",
+        "--weights",
+        str(tiny_model),
+        "--profile",
+        "fast",
+        "--device",
+        "cpu",
+    ]
+    shown = CliRunner().invoke(app, [*words, "--seconds", "0", "--json"])
+    assert json.loads(shown.stdout)["steps"] == 20  # the catalogue's fast has 10
+    other = CliRunner().invoke(app, words)
+    assert (
+        "fast was measured with another length (0 s, and this is 2 s): seedling's own fast is used"
+        in other.stderr
+    )
+    assert " 10 steps" in other.stdout
+
+
+def test_a_grid_uses_a_tuned_draft(seedling: TunedProfile, tiny_model: Path) -> None:
+    ready = prepare_grid(
+        "a red star",
+        {"model": "seedling", "weights": tiny_model, "device": "cpu", "seconds": 0},
+        seeds=[1, 2],
+    )
+    assert [is_tuned(request) for request in ready.requests] == [True, True]
+    assert ready.pipeline.profile == replace(seedling, name="draft").record
+
+
+def test_a_storyboard_uses_a_tuned_profile(seedling: TunedProfile, tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "film.yaml").write_text(
+        "model: seedling\nseconds: 0\nshots:\n- {prompt: a red star, profile: fast}\n- {prompt: a red star}\n"
+    )
+    board = read_storyboard(tmp_path / "film.yaml", weights=tiny_model, device="cpu")
+    assert [is_tuned(shot.request) for shot in board.shots] == [True, False]
+    (tmp_path / "film.yaml").write_text(
+        "model: seedling\nprofile: fast\nshots:\n- {prompt: a red star}\n- {prompt: a red star, begin: continue}\n"
+    )
+    profiles.keep(replace(seedling, subject=replace(seedling.subject, frames=49)))
+    first, second = read_storyboard(tmp_path / "film.yaml", weights=tiny_model, device="cpu").shots
+    assert is_tuned(first.request)
+    assert (second.request.reuse, second.request.guidance_until) == ("none", 0.75)
+
+
+def test_a_batch_and_a_server_use_a_tuned_profile(
+    seedling: TunedProfile, files: ModelFiles, tiny_model: Path, tmp_path: Path
+) -> None:
+    line = {"prompt": "a red star", "frames": 1, "profile": "fast", "seed": 3}
+    (tmp_path / "lines").write_text(f"{json.dumps(line)}\n{json.dumps({**line, 'frames': 5})}\n")
+    told: list[str] = []
+    lines = read_lines(tmp_path / "lines", SEEDLING, files, device="cpu", tell=told.append)
+    assert [is_tuned(make_request(SEEDLING, **each.settings)) for each in lines] == [True, False]
+    (note,) = told
+    assert "measured with another length" in note
+
+    models = Models("seedling", tiny_model, "cpu")
+    request = models.request(VideoRequest(prompt="a red star", num_frames=1, profile="fast", seed=3))
+    assert is_tuned(request)
+    renderer = Renderer(
+        RenderSettings(model="seedling", weights=str(tiny_model), device="cpu", watched=False)
+    )
+    for steps, record in ((20, seedling.record), (21, None)):
+        renderer.make(replace(request, steps=steps), tmp_path / "a.mp4", lambda *what: None)
+        assert (read_metadata(tmp_path / "a.mp4") or {})["choices"].get("profile") == record

@@ -115,7 +115,14 @@ def choose_model(
     return default_model(weights)
 
 
-def open_pipeline(spec: ModelSpec, settings: LoadSettings, *, dtype: DtypeChoice = "auto") -> "Pipeline":
+def open_pipeline(
+    spec: ModelSpec,
+    settings: LoadSettings,
+    *,
+    dtype: DtypeChoice = "auto",
+    compiled: bool | None = None,
+    fp8: bool | None = None,
+) -> "Pipeline":
     """The model on the machine that the settings describe; no weights are read yet."""
     from linnet.pipeline import Pipeline
     from linnet.runtime.machine import resolve_machine
@@ -128,7 +135,7 @@ def open_pipeline(spec: ModelSpec, settings: LoadSettings, *, dtype: DtypeChoice
         vram=settings.get("vram"),
         ram=settings.get("ram"),
     )
-    return Pipeline.open(spec, files, machine)
+    return Pipeline.open(spec, files, machine, compiled=compiled, fp8=fp8)
 
 
 def loras_of(

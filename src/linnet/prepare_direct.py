@@ -15,6 +15,7 @@ from linnet.clip import Clip, default_name
 from linnet.errors import InvalidInput
 from linnet.geometry import FRAMES_PER_LATENT, Size, format_seconds, frames_for
 from linnet.plan.plan import Plan
+from linnet.plan.profiles import kept
 from linnet.prepare import (
     LoadSettings,
     LoraSettings,
@@ -25,6 +26,7 @@ from linnet.prepare import (
     open_pipeline,
     path_of,
 )
+from linnet.profiles import choose_profile
 from linnet.request import LONGEST_SECONDS, ProfileName, Request, make_request
 from linnet.weights.store import resolve
 
@@ -81,7 +83,7 @@ class RefineSettings(RemakeSettings, total=False):
 
 
 class GridSettings(LoadAndLoras, total=False):
-    """The profile is by default draft, where the model has one."""
+    """The profile is by default draft, where the model has one or one was tuned here."""
 
     negative: str | None
     size: Size | str | None
@@ -390,6 +392,7 @@ def prepare_film(file: Path, settings: LoadAndLoras, *, anyway: bool = False) ->
         file,
         model=settings.get("model"),
         weights=path_of(settings, "weights"),
+        device=settings.get("device"),
         loras=settings.get("loras"),
     )
     pipeline = open_pipeline(board.spec, settings, dtype=board.shots[0].request.dtype)
@@ -428,28 +431,35 @@ def prepare_grid(
 ) -> PreparedGrid:
     """A draft of the prompt for each seed."""
     spec, _ = choose_model(settings.get("model"), None, path_of(settings, "weights"))
-    profile: ProfileName | None = settings.get("profile") or ("draft" if "draft" in spec.profiles else None)
+    drafts = "draft" in spec.profiles or kept(spec.name, "draft")
+    chosen = choose_profile(
+        spec,
+        {
+            "negative": settings.get("negative"),
+            "size": settings.get("size"),
+            "seconds": settings.get("seconds"),
+            "steps": settings.get("steps"),
+            "guidance": settings.get("guidance"),
+            "profile": settings.get("profile") or ("draft" if drafts else None),
+        },
+        files=lambda: resolve(spec, weights=path_of(settings, "weights")),
+        device=settings.get("device"),
+    )
     loras = loras_for(spec, settings)
-    requests = [
-        make_request(
-            spec,
-            prompt=prompt,
-            loras=loras.uses if loras else None,
-            negative=settings.get("negative"),
-            size=settings.get("size"),
-            seconds=settings.get("seconds"),
-            steps=settings.get("steps"),
-            guidance=settings.get("guidance"),
-            profile=profile,
-            seed=seed,
-        )
-        for seed in seeds
-    ]
-    pipeline = open_pipeline(spec, settings)
+    requests = []
+    for seed in seeds:
+        of_request = chosen.settings.copy()
+        of_request["seed"] = seed
+        of_request["loras"] = loras.uses if loras else None
+        requests.append(make_request(spec, prompt=prompt, **of_request))
+    pipeline = open_pipeline(spec, settings, compiled=chosen.compiled, fp8=chosen.fp8)
+    pipeline.profile = chosen.record
     first = requests[0]
     notes = check_prompts(
         pipeline, {"prompt": first.prompt, "negative": first.negative}, first, anyway=anyway
     )
     notes += loras.notes if loras else ()
     folder = folder or Path(default_name(first).removesuffix(f"{first.seed}.mp4") + "grid")
-    return PreparedGrid(pipeline=pipeline, requests=tuple(requests), folder=folder, notes=tuple(notes))
+    return PreparedGrid(
+        pipeline=pipeline, requests=tuple(requests), folder=folder, notes=(*chosen.notes, *notes)
+    )

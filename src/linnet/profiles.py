@@ -3,6 +3,8 @@ or what the literature supports. Imports no torch before it must."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import Any, cast
 
 from linnet import __version__
@@ -12,7 +14,7 @@ from linnet.plan import profiles
 from linnet.plan.profiles import Subject, TunedProfile
 from linnet.request import EXACT, Request, RequestSettings, make_request, profile_settings
 from linnet.runtime.machine import card_is_here, device_name
-from linnet.weights.files import fingerprint
+from linnet.weights.files import files_under, fingerprint
 from linnet.weights.store import ModelFiles
 from linnet.wording import in_a_row
 
@@ -128,7 +130,7 @@ def subject_of(spec: ModelSpec, files: ModelFiles, device: str | None, request: 
     usual = dtype_name(default_dtype(name)) if here else "bfloat16"
     return Subject(
         model=spec.name,
-        weights=fingerprint(files.weights),
+        weights=weights_name(files),
         width=request.width,
         height=request.height,
         frames=request.frames,
@@ -137,6 +139,35 @@ def subject_of(spec: ModelSpec, files: ModelFiles, device: str | None, request: 
         torch=torch.__version__,
         linnet=__version__,
     )
+
+
+def weights_name(files: ModelFiles) -> str:
+    """The fingerprint of all files, read again only where one of them has changed."""
+    stats = [file.stat() for path in files.weights for file in files_under(path)]
+    return remembered(tuple(files.weights), tuple((each.st_mtime_ns, each.st_size) for each in stats))
+
+
+@lru_cache(maxsize=16)
+def remembered(weights: tuple[Path, ...], changed: tuple[tuple[int, int], ...]) -> str:
+    return fingerprint(weights)
+
+
+def record_of(
+    spec: ModelSpec, request: Request, *, files: ModelFiles, device: str | None
+) -> Mapping[str, Any] | None:
+    """What the request's clip says of its profile: of the one that was tuned here and has its settings; None if there
+    is none. For a request that does not tell by itself, such as one that waited in a queue."""
+    for name in profiles.NAMES:
+        for each in profiles.kept(spec.name, name):
+            wanted = profile_settings(spec, "exact") | dict(each.settings)
+            same = all(
+                getattr(request, field) == value
+                for field, value in wanted.items()
+                if field != "decoder_dtype"
+            )
+            if same and each.subject == subject_of(spec, files, device, request):
+                return each.record
+    return None
 
 
 def not_tuned(spec: ModelSpec, name: str) -> InvalidInput:

@@ -354,9 +354,7 @@ def profile_settings(spec: ModelSpec, name: str) -> dict[str, Any]:
     """Everything that a profile decides, so that it takes the place of another one."""
     if name != "exact" and name not in spec.profiles:
         if name in PROFILES:
-            remedy = (
-                f"use exact, or run `linnet tune --model {spec.name}`, after which `linnet generate` knows it"
-            )
+            remedy = f"use exact, or run `linnet tune --model {spec.name}` first"
             raise InvalidInput("profile", name, f"was not measured for {spec.name}", remedy)
         raise InvalidInput("profile", name, "is not known", choices(name, ("exact", *spec.profiles)))
     return EXACT | {"steps": spec.steps, "shift": spec.shift} | dict(spec.profiles.get(name, {}))

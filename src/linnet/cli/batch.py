@@ -73,7 +73,14 @@ def batch(
 
     spec = find(model) if model else default_model(weights)[0]
     try:
-        lines = read_lines(prompts, spec, resolve(spec, weights=weights), anyway=anyway)
+        lines = read_lines(
+            prompts,
+            spec,
+            resolve(spec, weights=weights),
+            anyway=anyway,
+            device=device[0] if device else None,
+            tell=note if ray is None else lambda line: None,
+        )
     except BadLines as bad:
         say_each(bad)
     pool = WorkerPool(

@@ -25,7 +25,7 @@ from linnet.cli.options import (
     number,
     option,
 )
-from linnet.cli.terminal import bars, format_bytes, print_table
+from linnet.cli.terminal import bars, format_bytes, note, print_table
 from linnet.errors import InvalidInput
 from linnet.geometry import format_seconds
 from linnet.plan.budget import kind_of
@@ -34,6 +34,7 @@ from linnet.plan.execution import NOTHING_FIXED, as_asked
 from linnet.plan.machine import Machine
 from linnet.plan.plan import Plan
 from linnet.plan.workload import SizedModel
+from linnet.profiles import choose_profile
 from linnet.request import check_dtype, check_profile, make_request
 from linnet.runtime.machine import check_asked, refuse_early, resolve_machine
 from linnet.weights.store import ModelFiles, default_model, locate, resolve
@@ -80,16 +81,24 @@ def plan(
     Times are known only for devices that were measured with --measure.
     """
     spec = find(model) if model else default_model(weights)[0]
-    request = make_request(
+    chosen = choose_profile(
         spec,
-        prompt=prompt or "any",
-        seconds=seconds,
-        size=size,
-        seed=0,
-        steps=steps,
-        profile=check_profile(profile) if profile else None,
-        dtype=check_dtype(dtype) if dtype else None,
+        {
+            "seconds": seconds,
+            "size": size,
+            "seed": 0,
+            "steps": steps,
+            "profile": check_profile(profile) if profile else None,
+            "dtype": check_dtype(dtype) if dtype else None,
+        },
+        files=lambda: resolve(spec, weights=weights),
+        device=device,
     )
+    for line in chosen.notes:
+        note(line)
+    compiled = chosen.compiled if compiled is None else compiled
+    fp8 = chosen.fp8 if fp8 is None else fp8
+    request = make_request(spec, prompt=prompt or "any", **chosen.settings)
     files = files_here(spec, weights)
     sized = SizedModel.of(spec, files)
     try:

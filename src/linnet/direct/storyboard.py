@@ -12,11 +12,11 @@ What is wrong is said with its place: `film.yaml:7: shot 2: seconds "2.1": is be
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, cast
 
 import yaml
 
@@ -25,6 +25,7 @@ from linnet.errors import InvalidInput
 from linnet.filesystem import StrPath
 from linnet.geometry import Size, format_seconds, frames_for, seconds_of
 from linnet.loras import LoraUse
+from linnet.profiles import choose_profile
 from linnet.records import read_text
 from linnet.request import Request, RequestSettings, make_request
 from linnet.weights.store import default_model, resolve
@@ -78,6 +79,8 @@ class Shot:
 
 @dataclass(frozen=True, kw_only=True)
 class Storyboard:
+    """`notes` are lines for the person."""
+
     path: Path
     spec: ModelSpec
     shots: tuple[Shot, ...]
@@ -169,10 +172,12 @@ def read_storyboard(
     *,
     model: str | None = None,
     weights: Path | None = None,
+    device: str | None = None,
     loras: Sequence[LoraUse | StrPath] | None = None,
 ) -> Storyboard:
     """The film in `path`, made by `model`, else by the one that the file names, else by `linnet generate`'s choice.
-    `loras` take the place of those that the file names for the whole film."""
+    `weights` and `device` decide which tuned profiles are used; `loras` take the place of those that the file names for
+    the whole film."""
     root = parse(path)
     film = read_section(path, root, FILM_KEYS)
     nodes = shot_nodes(film)
@@ -181,16 +186,32 @@ def read_storyboard(
         named = model or film.values.get("model")
         spec = find(text_in(film, "model", named)) if named else default_model(weights)[0]
         whole = {key: film.values.get(key) for key in WHOLE_FILM}
+        notes: list[str] = []
+
+        def profiled(given: Mapping[str, Any], like: Request | None = None) -> dict[str, Any]:
+            """With what the profile stands for on this machine."""
+            wanted = cast(RequestSettings, {key: value for key, value in given.items() if key != "prompt"})
+            chosen = choose_profile(
+                spec, wanted, files=lambda: resolve(spec, weights=weights), device=device, like=like
+            )
+            notes.extend(note for note in chosen.notes if note not in notes)
+            return {**given, **chosen.settings}
+
         settings: dict[str, Any] = {"prompt": "any", "seed": 0} | whole | film.settings()
-        usual = make_request(spec, **settings)
+        usual = make_request(spec, **profiled(settings))
     check_names(sections)
     find_loras = LoraFinder(spec, weights, film, loras)
-    requests = [request_of(spec, usual, film, section, find_loras(section)) for section in sections]
+    requests = [request_of(spec, usual, film, section, find_loras(section), profiled) for section in sections]
     shots = [shot_of(number, request, film, sections) for number, request in enumerate(requests)]
     check_overlaps(shots, sections)
     check_morphs(shots, film, sections)
-    notes = tuple(dict.fromkeys(find_loras.notes))
-    board = Storyboard(path=path, spec=spec, shots=tuple(shots), sections=tuple(sections), notes=notes)
+    board = Storyboard(
+        path=path,
+        spec=spec,
+        shots=tuple(shots),
+        sections=tuple(sections),
+        notes=tuple(dict.fromkeys([*notes, *find_loras.notes])),
+    )
     board.order()
     return board
 
@@ -315,7 +336,12 @@ class LoraFinder:
 
 
 def request_of(
-    spec: ModelSpec, usual: Request, film: Section, section: Section, loras: tuple[LoraUse, ...]
+    spec: ModelSpec,
+    usual: Request,
+    film: Section,
+    section: Section,
+    loras: tuple[LoraUse, ...],
+    profiled: Callable[[Mapping[str, Any], Request | None], dict[str, Any]],
 ) -> Request:
     """The shot's own settings, else the film's; the prompt whole."""
     with section.placed():
@@ -328,7 +354,11 @@ def request_of(
         settings: dict[str, Any] = windows_in(usual, film, section) | {"prompt": sentence(parts)}
         if isinstance(settings.get("reuse"), int | float):
             settings["reuse"] = str(settings["reuse"])  # `reuse: 6` and `reuse: 0.05` are numbers to YAML
-        return make_request(spec, like=usual, loras=loras, **settings)
+        request = make_request(spec, like=usual, loras=loras, **profiled(settings, usual))
+        named = section.values.get("reuse", film.values.get("reuse"))
+        continues = (section.values.get("begin") or film.values.get("begin")) == "continue"
+        # A profile's step cache does not go with it; one that the file names is refused.
+        return replace(request, reuse="none") if continues and named is None else request
 
 
 def windows_in(usual: Request, film: Section, section: Section) -> dict[str, Any]:

@@ -14,15 +14,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from linnet.catalog import ModelSpec
 from linnet.clip import Clip, default_name
 from linnet.errors import InvalidInput
 from linnet.filesystem import flush_folder
 from linnet.media import read_metadata
+from linnet.profiles import choose_profile
 from linnet.records import read_object, read_object_or_nothing, read_text
-from linnet.request import Request, make_request
+from linnet.request import Request, RequestSettings, make_request
 from linnet.serve.clips import file_of, put, remove_files, tidy
 from linnet.serve.jobs import Job, Limits
 from linnet.serve.queue import Queue
@@ -68,8 +69,17 @@ class BadLines(InvalidInput):
         self.errors = tuple(errors)
 
 
-def read_lines(file: Path, spec: ModelSpec, files: ModelFiles, *, anyway: bool = False) -> list[Line]:
-    """Every line of the file that is not empty, checked: a JSON object of settings, or else the prompt itself.
+def read_lines(
+    file: Path,
+    spec: ModelSpec,
+    files: ModelFiles,
+    *,
+    anyway: bool = False,
+    device: str | None = None,
+    tell: Callable[[str], object] = lambda note: None,
+) -> list[Line]:
+    """Every line of the file that is not empty, checked: a JSON object of settings, or else the prompt itself. A
+    profile is the one that was tuned on the `device`, if there is one; `tell` hears where it is not used, and why.
 
     InvalidInput names the line that cannot be done, BadLines all of them where there are several; a line with a word
     that the model does not know is one, unless `anyway`.
@@ -79,12 +89,21 @@ def read_lines(file: Path, spec: ModelSpec, files: ModelFiles, *, anyway: bool =
     seen: Counter[str] = Counter()
     lines: list[Line] = []
     errors: list[InvalidInput] = []
+    told: list[str] = []
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         where = f"line {number} of {file.name}"
         try:
-            settings = settings_in(line.strip(), where)
+            given = settings_in(line.strip(), where)
+            prompt = given.get("prompt")
+            of_request = cast(RequestSettings, {name: given[name] for name in given if name != "prompt"})
+            chosen = choose_profile(spec, of_request, files=lambda: files, device=device)
+            for note in chosen.notes:
+                if note not in told:
+                    told.append(note)
+                    tell(note)
+            settings = {**chosen.settings, "prompt": prompt}
             request = make_request(spec, **settings)
             check("prompt", request.prompt)
             check("negative", request.negative)
@@ -92,7 +111,7 @@ def read_lines(file: Path, spec: ModelSpec, files: ModelFiles, *, anyway: bool =
             field = error.field if error.field.startswith(where) else f"{where}: {error.field}"
             errors.append(InvalidInput(field, error.value, error.problem, error.remedy))
             continue
-        fields = json.dumps([spec.name, settings], sort_keys=True)
+        fields = json.dumps([spec.name, given], sort_keys=True)
         seen[fields] += 1  # the same line again is another clip
         key = hashlib.sha256(f"{seen[fields]} {fields}".encode()).hexdigest()
         lines.append(Line(number=number, key=key, settings=settings))

@@ -1,5 +1,6 @@
 """What is said of a request before it is accepted: whether a model here can do it, and what it would take."""
 
+import logging
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
@@ -8,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from linnet.catalog import CATALOG, ModelSpec, find
 from linnet.errors import InvalidInput
-from linnet.request import Request, make_request
+from linnet.profiles import choose_profile
+from linnet.request import Request, RequestSettings, make_request
 from linnet.serve.jobs import InputReference
 from linnet.serve.schemas import VideoRequest
 from linnet.weights.store import ModelFiles, locate, resolve
@@ -16,6 +18,8 @@ from linnet.weights.store import ModelFiles, locate, resolve
 if TYPE_CHECKING:
     from linnet.plan.machine import Machine
     from linnet.plan.plan import Plan
+
+log = logging.getLogger("linnet.serve")
 
 
 class Models:
@@ -63,19 +67,23 @@ class Models:
             raise InvalidInput(
                 "fps", body.fps, f"{spec.name} makes {spec.fps} frames a second", "leave it out"
             )
-        request = make_request(
-            spec,
-            prompt=body.prompt,
-            negative=body.negative_prompt,
-            seconds=None if body.seconds is None else seconds(body.seconds),
-            frames=body.num_frames,
-            size=body.dimensions(),
-            seed=body.seed,
-            steps=body.num_inference_steps,
-            guidance=body.guidance_scale,
-            profile=body.profile,
-            like=like,
-        )
+        settings: RequestSettings = {
+            "negative": body.negative_prompt,
+            "seconds": None if body.seconds is None else seconds(body.seconds),
+            "frames": body.num_frames,
+            "size": body.dimensions(),
+            "seed": body.seed,
+            "steps": body.num_inference_steps,
+            "guidance": body.guidance_scale,
+            "profile": body.profile,
+        }
+        if not self.elsewhere:  # what was tuned here says nothing of other machines
+            files = self.files[spec.name]
+            chosen = choose_profile(spec, settings, files=lambda: files, device=self.device, like=like)
+            for note in chosen.notes:
+                log.warning(note.removeprefix("warning: "))
+            settings = chosen.settings
+        request = make_request(spec, prompt=body.prompt, like=like, **settings)
         if spec.closed_vocabulary:
             self.check_words(spec, request)
         return request

@@ -22,6 +22,7 @@ from linnet.media import plainly, probe, read_frames
 from linnet.multi_gpu import attach
 from linnet.pipeline import Pipeline, timed
 from linnet.prepare import prepare_loaded
+from linnet.profiles import record_of
 from linnet.progress import BEFORE, Progress
 from linnet.request import Request, check_dtype, make_request
 from linnet.serve.jobs import InputReference
@@ -111,6 +112,9 @@ class Renderer:
             naming_input_reference(given),
             conditions_of(given, lambda: report("text", 0, 1, None)) as conditions,
         ):
+            pipeline.profile = record_of(
+                pipeline.spec, request, files=pipeline.model.files, device=pipeline.machine.device
+            )
             ready = prepare_loaded(pipeline, request, conditions)
             clip = ready.make(ready.plans[0], path, overwrite=True, watch=watch, tell=lambda line: None)
         report("finish", 0, 1, None)
