@@ -14,6 +14,7 @@ from linnet.data.dataset import read_dataset
 from linnet.data.encoded import Cache, encode_dataset
 from linnet.data.frames import read_frames
 from linnet.errors import InvalidInput
+from linnet.model_runner import ModelRunner
 from linnet.pipeline import Pipeline
 from linnet.weights.store import resolve
 from made_clips import textured, write_clip
@@ -57,7 +58,7 @@ def test_latents_and_states_are_those_of_the_model(folder: Path, tmp_path: Path,
     assert [bucket.frames for bucket in data.buckets] == [13, 5, 1]
     for index, clip in enumerate(clips):
         sample = data.sample(index)
-        expected = pipeline.encode_frames(lambda clip=clip: read_frames(clip))[0]
+        expected = pipeline.runner.encode_frames(lambda clip=clip: read_frames(clip))[0]
         torch.testing.assert_close(sample.latents, expected, atol=2e-3, rtol=2e-3)
         assert sample.text is not None
         assert torch.equal(sample.text, pipeline.model.text_states(clip.sample.caption)[0])
@@ -72,9 +73,9 @@ def test_what_did_not_change_is_not_encoded_again(
     first = encode_dataset(pipeline, clips_of(folder, cache), cache)
     made: list[str] = []
     monkeypatch.setattr(
-        Pipeline,
+        ModelRunner,
         "encode_frames",
-        lambda self, frames, _real=Pipeline.encode_frames: made.append("clip") or _real(self, frames),
+        lambda self, frames, _real=ModelRunner.encode_frames: made.append("clip") or _real(self, frames),
     )
     (folder / "a.mp4").rename(folder / "z.mp4")
     (folder / "a.txt").rename(folder / "z.txt")

@@ -1,17 +1,25 @@
 """`linnet data`"""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from linnet.cli import Group, fail
-from linnet.cli.options import AsJson, Device, Model, Ram, Threads, Vram, Weights, option
-from linnet.cli.terminal import bars, note, starting
+from linnet.cli.options import AsJson, Device, Model, Overwrite, Ram, Threads, Vram, Weights, number, option
+from linnet.cli.terminal import bars, note, print_table, starting
 from linnet.errors import InvalidInput
-from linnet.wording import format_count
+from linnet.filesystem import check_folder
+from linnet.geometry import frames_for
+from linnet.wording import format_count, format_seconds
+
+if TYPE_CHECKING:
+    from linnet.data.curate import CurateSettings
+    from linnet.data.curate_run import Executor
+    from linnet.data.findings import Report
 
 MOST_LISTED = 20  # files that are not used
 
@@ -23,17 +31,248 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def data() -> None:
-    """Make a dataset of clips, and check it. A dataset is a folder of clips and images, each with a .txt caption."""
-
-
 Folder = Annotated[Path, typer.Argument(help="Folder of clips, images and their captions.", metavar="FOLDER")]
 CacheFolder = Annotated[
     Path | None,
     option("cache", "Folder for what is found out about clips and their latents.", metavar="DIR"),
 ]
 Quiet = Annotated[bool, option("quiet", "Print nothing but the result and errors.")]
+
+
+@app.command()
+def check(
+    folder: Folder,
+    model: Model = None,
+    sheet: Annotated[
+        Path | None, option("sheet", "PNG to draw; by default FOLDER-sheet.png.", metavar="FILE")
+    ] = None,
+    no_sheet: Annotated[bool, option("no-sheet", "Draw no contact sheet.")] = False,
+    cache: CacheFolder = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say what will become of each clip of a dataset, and why.
+
+    Each file is read once, in a process with limits. Nothing in the folder is changed. The contact sheet shows three
+    moments of each clip.
+    """
+    from linnet.catalog import find
+    from linnet.data.captions import caption_check
+    from linnet.data.check_sheet import write_check_sheet
+    from linnet.data.dataset import list_dataset, nothing_to_train
+    from linnet.data.findings import check_dataset
+    from linnet.direct.sheet import check_sheet
+    from linnet.weights.store import default_model
+
+    spec = find(model) if model else default_model(None)[0]
+    dataset = list_dataset(folder)
+    if not dataset.samples and not any(each.fault == "no caption" for each in dataset.left_out):
+        raise nothing_to_train(folder, dataset.left_out)
+    picture = None if no_sheet else sheet or sheet_beside(folder)
+    if picture is not None:
+        check_sheet(picture, overwrite=overwrite)
+    unseen, note_of_tokens = caption_check(spec)
+    try:
+        with bars(quiet=quiet or as_json) as show:
+            reports = check_dataset(
+                dataset,
+                spec,
+                unseen,
+                cache_of(cache),
+                lambda done, total: show("files", "", done, total, unit="file"),
+            )
+    except KeyboardInterrupt:
+        fail("stopped; what was read is kept, and the same command goes on", 130)
+    on_it = write_check_sheet(reports, picture, of=str(folder), overwrite=overwrite) if picture else 0
+    if as_json:
+        print(json.dumps(check_record(reports, spec.name, picture if on_it else None)))
+        return
+    if not quiet and note_of_tokens:
+        note(f"note: {note_of_tokens}")
+    print_table(("file", "seconds", "size", "becomes", "findings"), [check_row(report) for report in reports])
+    if not quiet:
+        for line in summary(reports, spec.name):
+            note(line)
+        if picture and on_it:
+            most = "" if on_it == len(reports) else f" (of {on_it} files)"
+            note(f"contact sheet{most}: {picture}")
+
+
+def sheet_beside(folder: Path) -> Path:
+    """In the current folder, unless it is the dataset's or inside it: there it would be an image without a caption."""
+    home, here = folder.resolve(), Path.cwd()
+    name = f"{home.name or 'dataset'}-sheet.png"
+    return home.parent / name if here.is_relative_to(home) else Path(name)
+
+
+def check_row(report: "Report") -> list[str]:
+    survey = report.survey
+    seconds = "" if survey is None or survey.still else format_seconds(round(survey.scan.end, 3))
+    becomes = str(report.clips[0].bucket) if report.clips else "not used"
+    if len(report.clips) > 1:
+        becomes = f"{len(report.clips)} clips of {becomes}"
+    if report.held_out and report.clips:
+        becomes += ", held out"
+    return [report.name, seconds, str(survey.size) if survey else "", becomes, report.words]
+
+
+def check_record(reports: Sequence["Report"], model: str, sheet: Path | None) -> dict[str, Any]:
+    return {
+        "model": model,
+        "sheet": str(sheet) if sheet else None,
+        "files": [
+            {
+                "file": report.name,
+                "used": report.usable,
+                "held_out": report.held_out,
+                "seconds": report.survey.scan.end if report.survey else None,
+                "frames": len(report.survey.scan.times) if report.survey else None,
+                "size": str(report.survey.size) if report.survey else None,
+                "buckets": [
+                    {"size": str(clip.bucket.size), "frames": clip.bucket.frames} for clip in report.clips
+                ],
+                "findings": [vars(finding) for finding in report.findings],
+            }
+            for report in reports
+        ],
+    }
+
+
+def summary(reports: Sequence["Report"], model: str) -> list[str]:
+    """How much is used, in which buckets, and how often each finding was made."""
+    from linnet.data.findings import buckets_in
+
+    usable = [report for report in reports if report.usable]
+    clips = sum(len(report.clips) for report in usable)
+    counts = Counter(finding.name for report in reports for finding in report.findings)
+    lines = [f"{len(usable):,} of {format_count(len(reports), 'file')} can be used: {clips:,} for {model}"]
+    for bucket, count in sorted(buckets_in(reports).items(), key=lambda each: -each[1]):
+        lines.append(f"  {bucket}: {count:,}")
+    if counts:
+        lines.append("; ".join(f"{name} {count:,}" for name, count in counts.most_common()))
+    return lines
+
+
+@app.command()
+def curate(
+    raw: Annotated[Path, typer.Argument(help="Folder of long videos, or one video.", metavar="RAW")],
+    out: Annotated[
+        Path, option("output", "Folder for the clips and manifest.jsonl.", also=("--out",), metavar="DIR")
+    ],
+    shortest: Annotated[float, number("shortest", "Seconds of the shortest clip.", above=0)] = 2.0,
+    longest: Annotated[float, number("longest", "Seconds of the longest clip.", above=0)] = 5.0,
+    min_motion: Annotated[
+        float, number("min-motion", "How far the liveliest part of the picture changes, of 255.", least=0)
+    ] = 6.0,
+    min_sharpness: Annotated[
+        float, number("min-sharpness", "Variance of the Laplacian of the picture.", least=0)
+    ] = 4.0,
+    min_luma: Annotated[float, number("min-luma", "Mean brightness, of 255.", least=0)] = 16.0,
+    ray: Annotated[
+        str | None,
+        option("ray", "Address of a Ray cluster that does the work; auto finds it.", metavar="ADDRESS"),
+    ] = None,
+    sheet: Annotated[
+        Path | None, option("sheet", "PNG to draw; by default DIR-sheet.png.", metavar="FILE")
+    ] = None,
+    dry_run: Annotated[bool, option("dry-run", "Show what would be kept, and write no clip.")] = False,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Cut long videos into clips for training.
+
+    Videos are split where the scene changes or fades, black bars are cropped, and what is too short, still, blurred,
+    dark or a duplicate is left out. manifest.jsonl has a line for each piece, with its measures and the reason. The
+    contact sheet shows the same. The command can be stopped at any time; the same command continues it. Sound is left
+    out.
+    """
+    from linnet.data.check_sheet import write_curation_sheet
+    from linnet.data.curate_run import curate
+    from linnet.data.scenes import check_installed
+    from linnet.direct.sheet import check_sheet
+
+    check_installed()
+    settings = curate_settings(shortest, longest, min_motion, min_sharpness, min_luma)
+    check_folder(out, field="out")
+    picture = sheet or sheet_beside(out)
+    check_sheet(picture, overwrite=overwrite)
+    try:
+        executor = executor_at(ray)
+        with bars(quiet=quiet or as_json) as show:
+            made = curate(
+                raw,
+                out,
+                settings,
+                executor=executor,
+                dry_run=dry_run,
+                tell=lambda stage, done, total: show(stage, "", done, total, unit=stage.rstrip("s")),
+            )
+    except KeyboardInterrupt:
+        fail(f"stopped; what is done is kept in {out}, and the same command goes on", 130)
+    on_it = write_curation_sheet(made.rows, picture, of=str(out), overwrite=overwrite)
+    reasons = Counter(row.reason.partition(":")[0].partition(" of ")[0] for row in made.rows if row.reason)
+    if as_json:
+        record = {
+            "manifest": str(made.manifest) if made.manifest else None,
+            "sheet": str(picture) if on_it else None,
+            "videos": made.videos,
+            "kept": len(made.kept),
+            "new": made.new,
+            "left_out": dict(reasons),
+        }
+        print(json.dumps(record))
+        return
+    if not quiet:
+        kept = f"{format_count(len(made.kept), 'clip')} of {format_count(made.videos, 'video')}"
+        if dry_run:
+            note(f"{kept} would be kept")
+        else:
+            note(f"{kept}: {made.new:,} cut now, {len(made.kept) - made.new:,} before")
+        if reasons:
+            note("left out: " + ", ".join(f"{name} {count:,}" for name, count in reasons.most_common()))
+        if on_it:
+            note(f"contact sheet: {picture}")
+    print(made.manifest or picture)
+
+
+def executor_at(ray: str | None) -> "Executor":
+    """This machine, or the Ray cluster at the address."""
+    from linnet.data.curate_run import LocalExecutor
+
+    if ray is None:
+        return LocalExecutor()
+    from linnet.runtime.cluster import connect
+
+    connect(ray)
+    from linnet.data.curate_ray import RayExecutor
+
+    return RayExecutor()
+
+
+def curate_settings(
+    shortest: float, longest: float, min_motion: float, min_sharpness: float, min_luma: float
+) -> "CurateSettings":
+    """In frames of the models' grid; InvalidInput names the option."""
+    from linnet.data.curate import CurateSettings
+
+    frames = []
+    for name, seconds in (("shortest", shortest), ("longest", longest)):
+        try:
+            frames.append(frames_for(seconds))
+        except InvalidInput as error:
+            raise InvalidInput(name, seconds, error.problem, error.remedy) from None
+    if frames[0] > frames[1]:
+        problem = f"is longer than the longest, {format_seconds(longest)} s"
+        raise InvalidInput("shortest", format_seconds(shortest), problem, "make it shorter")
+    return CurateSettings(
+        shortest=frames[0],
+        longest=frames[1],
+        min_motion=min_motion,
+        min_sharpness=min_sharpness,
+        min_luma=min_luma,
+    )
 
 
 @app.command("cache")

@@ -55,7 +55,7 @@ class TrainingClip:
 def bucket_of(survey: Survey, spec: ModelSpec, sample: Sample | None = None) -> Bucket:
     """Of the first clip that is made of a file."""
     box = box_of(survey, sample)
-    count = 1 if survey.still else frames_in(survey, spec)
+    count = 1 if survey.still else len(order_of(survey, spec))
     return Bucket(size_for(box.size, spec), 1 if survey.still else length_for(count, spec))
 
 
@@ -77,7 +77,7 @@ def clips_of(sample: Sample, probed: Probed, spec: ModelSpec) -> list[TrainingCl
 
     if survey.still:
         return [clip([0])]
-    order = paced(survey.scan.times, spec.fps, end=survey.scan.end)
+    order = order_of(survey, spec)
     if len(order) < SHORTEST:
         seconds = format_seconds(len(order) / spec.fps)
         remedy = "give a longer one, or a picture"
@@ -116,9 +116,11 @@ def clips_in(
     return clips, left_out
 
 
-def frames_in(survey: Survey, spec: ModelSpec) -> int:
-    """At the model's frame rate."""
-    return len(paced(survey.scan.times, spec.fps, end=survey.scan.end))
+def order_of(survey: Survey, spec: ModelSpec) -> list[int]:
+    """Which of a clip's frames is shown at each tick of the model's frame rate. A clip of 2 s shows 48 frames, and a
+    length of the model's ends with the frame at 2 s: there the last one is shown once more."""
+    order = paced(survey.scan.times, spec.fps, end=survey.scan.end)
+    return [*order, order[-1]] if len(order) % LENGTH_STEP == 0 else order
 
 
 def parts_of(count: int, spec: ModelSpec) -> list[range]:

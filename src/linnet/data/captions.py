@@ -5,13 +5,15 @@ A .txt file is preferred where there are both. Line breaks and runs of spaces co
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from linnet.catalog import ModelSpec
 from linnet.errors import InvalidInput
 from linnet.records import read_object, read_text
+from linnet.weights.store import locate
 
 TABLES = ("captions.jsonl", "captions.csv", "metadata.jsonl", "metadata.csv")
 FILE_KEYS = ("file", "file_name", "path", "video", "video_path", "image", "image_path", "media_path")
@@ -104,3 +106,22 @@ def read_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         raise InvalidInput(
             "file", path, f"is not CSV ({error})", "write the columns file and caption"
         ) from None
+
+
+# --- how much of a caption a model sees -------------------------------------------------------------------------------
+
+
+def caption_check(spec: ModelSpec) -> tuple[Callable[[str], str], str]:
+    """A function that gives the words of a caption that the model does not see; and what to tell of it.
+
+    Without the model's tokenizer on this machine a word counts as one token, which is the least it can be.
+    """
+    limit = spec.max_prompt_tokens
+    files = locate(spec)
+    if files is not None and files.tokenizer.exists():
+        from linnet.models.text import Tokenizer  # which imports torch
+
+        tokenizer = Tokenizer.open(files.tokenizer)
+        return lambda caption: tokenizer.encode(caption, limit).cut, ""
+    note = f"the tokenizer of {spec.name} is not here: captions count as long from {limit} words on"
+    return lambda caption: " ".join(caption.split()[limit - 1 :]), note

@@ -112,6 +112,14 @@ def read_dataset(folder: Path, *, held_out: float | None = None) -> Dataset:
     InvalidInput where the folder holds nothing to train on, and for a dataset.yaml or captions that cannot be read. No
     clip is opened.
     """
+    dataset = list_dataset(folder, held_out=held_out)
+    if not dataset.samples:
+        raise nothing_to_train(folder, dataset.left_out)
+    return dataset
+
+
+def list_dataset(folder: Path, *, held_out: float | None = None) -> Dataset:
+    """As `read_dataset`, of a folder that may hold nothing to train on."""
     with reading(folder, "folder"):
         if not folder.exists():
             raise InvalidInput("folder", folder, "is missing", "check the path")
@@ -123,13 +131,10 @@ def read_dataset(folder: Path, *, held_out: float | None = None) -> Dataset:
         samples, unused = samples_in(group, folder)
         groups.append((group, samples))
         left_out += unused
-    everything = weighted(groups)
-    if not everything:
-        raise nothing_to_train(folder, left_out)
     share = settings.get("held_out") if held_out is None else held_out
     return Dataset(
         folder=folder,
-        samples=hold_out(everything, share),
+        samples=hold_out(weighted(groups), share),
         left_out=tuple(left_out),
         caption_dropout=settings.get("caption_dropout", 0.1),
         settings=settings,
@@ -286,6 +291,6 @@ def hold_out(samples: Sequence[Sample], share: float | list[str] | None) -> tupl
             samples, key=lambda sample: hashlib.sha256(sample.name.encode("utf-8", "replace")).digest()
         )
         names = {sample.name for sample in ranked[:count]}
-    if len(names) == len(samples):
+    if samples and len(names) == len(samples):
         raise InvalidInput("held_out", len(names), "leaves no clip to train on", "hold out fewer")
     return tuple(replace(sample, held_out=sample.name in names) for sample in samples)

@@ -17,18 +17,19 @@ from typing import Any, BinaryIO
 
 MEMORY = 1_500_000_000  # bytes of address space
 SECONDS = 60  # of CPU
+SURVEYS = ("survey", "surveys", "small_frames")
 MOST_TEXT = 64 * 2**20  # bytes of text in a PNG: memory is limited here as it is
 
 
-def limit() -> None:
-    """As far as the system can; `reader.not_limited` says what it cannot."""
+def limit(seconds: int = SECONDS) -> None:
+    """As far as the system can; `reader.not_limited` says what it cannot. `seconds` of CPU."""
     try:
         import resource
     except ImportError:
         return
     for kind, most in (
         (resource.RLIMIT_AS, MEMORY),
-        (resource.RLIMIT_CPU, SECONDS),
+        (resource.RLIMIT_CPU, seconds),
         (resource.RLIMIT_CORE, 0),
     ):
         with suppress(ValueError, OSError):  # macOS knows no limit of address space
@@ -40,7 +41,7 @@ def limit() -> None:
 def answers(question: dict[str, Any]) -> Iterator[tuple[dict[str, Any], bytes | None]]:
     path = Path(question["path"])
     what = question["what"]
-    if what in ("content_size", "picture", "picture_size", "metadata", "probe", "scan", "survey", "frames"):
+    if what in ("content_size", "picture", "picture_size", "metadata", "probe", "scan", *SURVEYS, "frames"):
         from PIL import PngImagePlugin
 
         PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY = MOST_TEXT, MOST_TEXT
@@ -76,13 +77,8 @@ def looked_at(
         yield {"size": facts.size, "frames": facts.frames, "fps": facts.fps}, None
     elif what == "scan":
         yield clips.scan(path, clips.Limits(**question["limits"])).to_json(), None
-    elif what == "survey":
-        from linnet.inputs import survey
-
-        seen, thumbnails = survey.survey(path, clips.Limits(**question["limits"]))
-        yield seen.to_json(), None
-        for frame in thumbnails:
-            yield {"shape": frame.shape}, frame.tobytes()
+    elif what in SURVEYS:
+        yield from surveyed(what, path, question)
     else:
         wanted = iter(question["wanted"])
         number = next(wanted, None)
@@ -92,6 +88,25 @@ def looked_at(
             if index == number:
                 yield {"shape": frame.shape}, frame.tobytes()
                 number = next(wanted, None)
+
+
+def surveyed(
+    what: str, path: Path, question: dict[str, Any]
+) -> Iterator[tuple[dict[str, Any], bytes | None]]:
+    from linnet.inputs import clips, long_videos, survey
+
+    if what == "small_frames":
+        for stamp, small in long_videos.small_frames(path):
+            yield {"time": stamp, "shape": small.shape}, small.tobytes()
+        return
+    if what == "survey":
+        results = iter([survey.survey(path, clips.Limits(**question["limits"]))])
+    else:
+        results = long_videos.surveys(path, [range(*part) for part in question["parts"]], question["times"])
+    for seen, thumbnails in results:
+        yield seen.to_json(), None
+        for frame in thumbnails:
+            yield {"shape": frame.shape}, frame.tobytes()
 
 
 def is_video(path: Path) -> bool:
@@ -110,12 +125,12 @@ def send(out: BinaryIO, answer: dict[str, Any], data: bytes | None) -> None:
 
 
 def main() -> None:
-    limit()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to whoever started us, who ends us
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a library prints is no answer
     length = int.from_bytes(sys.stdin.buffer.read(4), "big")
     question = json.loads(sys.stdin.buffer.read(length))
+    limit(question.get("seconds", SECONDS))
     from linnet.errors import InvalidInput
     from linnet.inputs.refusals import refusal
 

@@ -37,13 +37,14 @@ class Limits:
 @dataclass(frozen=True, kw_only=True)
 class Scan:
     """A clip that was decoded once. `times`: when each frame is shown, in seconds from the first; the last one stands
-    until `end`. `more`: there are frames behind the limit."""
+    until `end`. `more`: there are frames behind the limit. `lacking`: seconds that the file says it lasts longer."""
 
     size: Size
     times: tuple[float, ...]
     end: float
     more: bool
     notes: tuple[str, ...]
+    lacking: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -184,12 +185,13 @@ def scan_video(path: Path, limits: Limits, look: Look = unseen) -> Scan:
         if options and stream.codec_context is not None:
             stream.codec_context.options = options
         stamps: list[float | None] = []
-        size, usual, last, elapsed, more = None, 0.0, 0.0, 0.0, False
+        size, usual, last, elapsed, more, quarter = None, 0.0, 0.0, 0.0, False, 0
+        aspect = float(stream.sample_aspect_ratio or 1)
         for frame in videos.decoded(container, stream, path):
             if limits.pixels and frame.width * frame.height * widening(stream) > limits.pixels:
                 raise large
             if size is None:
-                size = videos.shown_size(frame, stream, path)
+                size, quarter = videos.shown_size(frame, stream, path), videos.quarter_turns(frame, path)
                 usual = 1 / float(stream.average_rate or 24)
                 next(videos.as_shown(iter([frame]), stream, path, notes.add))
             elapsed += forward(stamps[-1] if stamps else None, frame.time, usual)
@@ -201,7 +203,7 @@ def scan_video(path: Path, limits: Limits, look: Look = unseen) -> Scan:
             if limits.frames and len(stamps) >= limits.frames:
                 raise refused(f"has over {limits.frames} frames", "send a shorter one")
             stamps.append(frame.time)
-            look(videos.view_of(frame, stream, path), elapsed)
+            look(videos.view_of(frame, quarter, aspect, path), elapsed)
             last = float((frame.duration or 0) * (frame.time_base or 0))
         if size is None:
             raise refused("holds no frame", "give a clip with frames in it")
@@ -212,9 +214,12 @@ def scan_video(path: Path, limits: Limits, look: Look = unseen) -> Scan:
         if container.streams.audio:
             notes.add(f"the sound of {path.name} is left out")
         says = (container.duration or 0) / 1e6
-        if says > end + MISSING and not more and not mended:
+        lacking = says - end if says > end + MISSING and not more and not mended else 0.0
+        if lacking:
             notes.add(f"{path.name} says that it lasts {says:.1f} s, and has pictures for {end:.1f} s")
-    return Scan(size=size, times=tuple(times), end=end, more=more, notes=tuple(notes))
+    return Scan(
+        size=size, times=tuple(times), end=end, more=more, notes=tuple(notes), lacking=round(lacking, 3)
+    )
 
 
 def widening(stream: Any) -> float:

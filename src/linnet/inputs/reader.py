@@ -24,7 +24,7 @@ from linnet.errors import InvalidInput
 from linnet.geometry import Size
 from linnet.inputs.child import MEMORY, SECONDS
 from linnet.inputs.clips import Footage, Limits, Scan
-from linnet.inputs.survey import Survey
+from linnet.inputs.survey import MOMENTS, Survey
 from linnet.records import read_object_or_nothing
 
 Frame = UInt8[np.ndarray, "H W 3"]
@@ -32,6 +32,7 @@ Tick = Callable[[], None]
 Answer = tuple[dict[str, Any], Frame | None]
 
 WAIT = 60.0  # seconds that the child may keep us waiting, all in all
+LONG_SECONDS = 8 * 3600  # of CPU, and of waiting, that a long video may take: it is read in the background
 BEAT = 0.25  # seconds between two calls of `tick`
 MOST_NOTE = 16 * 2**20  # characters of a record
 POLLS = hasattr(select, "poll")
@@ -68,6 +69,25 @@ def survey(path: Path, limits: Limits, tick: Tick = nothing) -> tuple[Survey, tu
     """What a clip or a picture shows, and thumbnails of it; see `inputs.survey`."""
     (answer, _), *thumbnails = ask("survey", path, tick, limits=asdict(limits))
     return Survey.from_json(answer), tuple(frame for _, frame in thumbnails if frame is not None)
+
+
+def small_frames(path: Path, tick: Tick = nothing) -> Generator[tuple[float | None, Frame], None, None]:
+    """See `long_videos.small_frames`; a video may be hours long."""
+    with closing(ask("small_frames", path, tick, seconds=LONG_SECONDS)) as answers:
+        for answer, frame in answers:
+            assert frame is not None
+            yield answer["time"], frame
+
+
+def surveys(
+    path: Path, parts: Sequence[range], times: Sequence[float], tick: Tick = nothing
+) -> Generator[tuple[Survey, tuple[Frame, ...]], None, None]:
+    """See `long_videos.surveys`."""
+    question = {"parts": [[part.start, part.stop] for part in parts], "times": [*times]}
+    with closing(ask("surveys", path, tick, seconds=LONG_SECONDS, **question)) as answers:
+        for answer, _ in answers:
+            thumbnails = [next(answers)[1] for _ in MOMENTS]
+            yield Survey.from_json(answer), tuple(frame for frame in thumbnails if frame is not None)
 
 
 def probe(path: Path, tick: Tick = nothing) -> Footage:
@@ -113,10 +133,12 @@ def join(
     )
 
 
-def frames(path: Path, wanted: Sequence[int], tick: Tick = nothing) -> Generator[Frame, None, None]:
-    """Those of the numbers that are `wanted`, which rise."""
+def frames(
+    path: Path, wanted: Sequence[int], tick: Tick = nothing, *, seconds: int | None = None
+) -> Generator[Frame, None, None]:
+    """Those of the numbers that are `wanted`, which rise. `seconds`: see `ask`."""
     count = 0
-    with closing(ask("frames", path, tick, wanted=[*wanted])) as answers:
+    with closing(ask("frames", path, tick, wanted=[*wanted], seconds=seconds)) as answers:
         for _, frame in answers:
             assert frame is not None
             count += 1
@@ -142,9 +164,12 @@ def not_limited() -> str:
 
 
 def ask(
-    what: str, path: Path, tick: Tick, content: bytes = b"", **more: Any
+    what: str, path: Path, tick: Tick, content: bytes = b"", *, seconds: int | None = None, **more: Any
 ) -> Generator[Answer, None, None]:
-    """The child's answers. InvalidInput where it refuses the file, or comes to one of its limits."""
+    """The child's answers. InvalidInput where it refuses the file, or comes to one of its limits. `seconds` that it may
+    take, of CPU and of our waiting, where the usual ones are too few."""
+    if seconds is not None:
+        more["seconds"] = seconds
     question = json.dumps({"what": what, "path": str(path.absolute()), **more}).encode()
     child = subprocess.Popen(
         [sys.executable, "-P", "-m", "linnet.inputs.child"],
@@ -157,7 +182,7 @@ def ask(
     try:
         assert child.stdin
         assert child.stdout
-        pipe = Pipe(child.stdout, path, tick)
+        pipe = Pipe(child.stdout, path, tick, seconds or WAIT)
         with child.stdin:
             left = memoryview(len(question).to_bytes(4, "big") + question + content)
             while left:  # a pipe may take less than it is given
@@ -219,8 +244,8 @@ def ended(child: subprocess.Popen[bytes], path: Path) -> Exception:
 class Pipe:
     """What the child says, waited for with patience that ends."""
 
-    def __init__(self, file: Any, path: Path, tick: Tick) -> None:
-        self.file, self.path, self.tick = file, path, tick
+    def __init__(self, file: Any, path: Path, tick: Tick, patience: float) -> None:
+        self.file, self.path, self.tick, self.patience = file, path, tick, patience
         self.waited, self.ticked = 0.0, time.monotonic()
         self.poll = select.poll() if POLLS else None
         if self.poll:
@@ -248,6 +273,6 @@ class Pipe:
             if self.poll is None or self.poll.poll(BEAT * 1000):
                 return
             self.waited += time.monotonic() - began
-            if self.waited > WAIT:
-                problem = f"takes over {WAIT:.0f} s to read"
+            if self.waited > self.patience:
+                problem = f"takes over {self.patience:.0f} s to read"
                 raise InvalidInput("file", self.path, problem, "make it smaller or shorter")

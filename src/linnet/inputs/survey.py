@@ -21,10 +21,11 @@ from linnet.inputs.clips import Frame, Limits, Scan, View
 Luma = UInt8[np.ndarray, "H W"]
 
 EVERY = 0.25  # seconds between two frames that are looked at closely; each is compared with the one before it
-THUMB = 192  # pixels across
+THUMB, CLOSE = 192, 256  # pixels across
 COARSE = Size(64, 36)  # in which frames are compared
 MOMENTS = (1 / 6, 1 / 2, 5 / 6)  # of a clip: its thumbnails and hashes
-BLACK, LIT = 16, 32  # luma: a bar is darker on average than the first, and never as bright as the second
+BLACK, EVEN, RINGING = 18.0, 2.5, 64  # luma of a bar: at most, on average; its deviation; at most, ever
+LIT = 24
 SHARE = 0.5  # of a row that is lit at once, where a bar ends: an object on a black ground lights less
 LEAST_BAR = 2  # pixels
 HASHED = 32  # pixels a side
@@ -48,8 +49,8 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """How one frame looks: a perceptual hash of 64 bits, the mean colours of 4x4 fields, and its sharpness (the
-    variance of the Laplacian of its luma, at a width of 256 pixels)."""
+    """How one frame looks within the black bars: a perceptual hash of 64 bits, the mean colours of 4x4 fields, and its
+    sharpness (the variance of the Laplacian of its luma, in a frame 256 pixels wide)."""
 
     time: float
     hash: int
@@ -60,7 +61,8 @@ class Look:
 @dataclass(frozen=True, kw_only=True)
 class Survey:
     """`content` is what the black bars leave. `luma`: mean and deviation of each frame; `changes`: how much each frame
-    differs from the one before, the mean of absolute differences (the first has 0). `looks` are of MOMENTS."""
+    differs from the one before, the mean of absolute differences (the first has 0). `extent`: how far the liveliest
+    hundredth of the picture changes over the whole clip. `looks` are of MOMENTS."""
 
     kind: str
     scan: Scan
@@ -70,6 +72,7 @@ class Survey:
     luma: tuple[float, ...]
     deviation: tuple[float, ...]
     changes: tuple[float, ...]
+    extent: float
     looks: tuple[Look, ...]
 
     @property
@@ -121,10 +124,13 @@ class Watcher:
         self.luma: list[float] = []
         self.deviation: list[float] = []
         self.changes: list[float] = []
-        self.looks: list[Look] = []
-        self.small: list[Frame] = []
+        self.near: list[
+            tuple[float, Frame, Luma]
+        ] = []  # when, thumbnail, small luma of what is looked at closely
         self.bars: Bars | None = None
         self.before: Float[np.ndarray, "h w"] | None = None
+        self.darkest: Float[np.ndarray, "h w"] | None = None
+        self.brightest: Float[np.ndarray, "h w"] | None = None
         self.due = 0.0
         self.turned, self.hdr = 0, False
 
@@ -137,36 +143,55 @@ class Watcher:
             0.0 if self.before is None else round(float(np.abs(coarse - self.before).mean()), 3)
         )
         self.before = coarse
+        self.darkest = coarse if self.darkest is None else np.minimum(self.darkest, coarse)
+        self.brightest = coarse if self.brightest is None else np.maximum(self.brightest, coarse)
         if self.bars is None:
             self.bars, self.turned, self.hdr = Bars(luma), view.turned, view.hdr
         self.bars.add(luma)
         if time >= self.due:
             self.due = time + EVERY
-            shown = view.shown()
-            self.small.append(thumbnail(shown))
-            self.looks.append(look_at(shown, luma, time))
+            self.near.append((time, across(view.shown(), THUMB), across(luma, CLOSE)))
 
     def chosen(self, end: float) -> list[int]:
         """Of the frames that were looked at, those nearest to the MOMENTS."""
-        times = np.array([look.time for look in self.looks])
+        times = np.array([time for time, _, _ in self.near])
         return [int(np.abs(times - share * end).argmin()) for share in MOMENTS]
 
     def thumbnails(self, end: float) -> list[Frame]:
-        return [self.small[index] for index in self.chosen(end)]
+        return [self.near[index][1] for index in self.chosen(end)]
 
     def survey(self, kind: str, scan: Scan) -> Survey:
         assert self.bars is not None
+        assert self.brightest is not None
+        assert self.darkest is not None
+        extent = np.quantile(self.brightest - self.darkest, 0.99)
+        content = self.bars.content()
         return Survey(
             kind=kind,
             scan=scan,
             turned=self.turned,
             hdr=self.hdr,
-            content=as_shown(self.bars.content(), self.bars.size, scan.size),
+            content=as_shown(content, self.bars.size, scan.size),
             luma=tuple(self.luma),
             deviation=tuple(self.deviation),
             changes=tuple(self.changes),
-            looks=tuple(self.looks[index] for index in self.chosen(scan.end)),
+            extent=round(float(extent), 2),
+            looks=tuple(
+                look_at(time, inside(small, content, self.bars.size), inside(luma, content, self.bars.size))
+                for time, small, luma in (self.near[index] for index in self.chosen(scan.end))
+            ),
         )
+
+
+def inside(small: UInt8[np.ndarray, "H W ..."], box: Box, stored: Size) -> UInt8[np.ndarray, "h w ..."]:
+    """What of a small frame is within the box of the large one, and not at its edge."""
+    if box.size == stored:
+        return small
+    height, width = small.shape[:2]
+    wide, high = width / stored.width, height / stored.height
+    left, top = int(np.ceil(box.left * wide)), int(np.ceil(box.top * high))
+    right, bottom = int(box.right * wide), int(box.bottom * high)
+    return np.ascontiguousarray(small[min(top, bottom - 1) : bottom, min(left, right - 1) : right])
 
 
 def as_shown(box: Box, stored: Size, shown: Size) -> Box:
@@ -203,7 +228,7 @@ class Bars:
         self.count += 1
         np.maximum(self.most, luma, out=self.most)
         if self.count % max(1, len(self.rows) // 200) == 0:  # fewer and fewer, of a long clip
-            lit = luma > BLACK
+            lit = luma > LIT
             self.rows.append(lit.mean(1, dtype=np.float32))
             self.columns.append(lit.mean(0, dtype=np.float32))
 
@@ -223,7 +248,7 @@ def ends(
     mean: Float[np.ndarray, "N _"], most: UInt8[np.ndarray, "N _"], lit: Float[np.ndarray, " N"]
 ) -> tuple[int, int]:
     """How many lines are a bar at the beginning and at the end."""
-    black = (np.quantile(mean, 0.98, axis=1) < BLACK) & (np.quantile(most, 0.98, axis=1) < 2 * LIT)
+    black = (mean.mean(1) < BLACK) & (mean.std(1) < EVEN) & (np.quantile(most, 0.98, axis=1) < RINGING)
     if black.all():
         return 0, 0
     line = mean.mean(1)
@@ -242,13 +267,16 @@ def ends(
 # --- how a frame looks ------------------------------------------------------------------------------------------------
 
 
-def thumbnail(frame: Frame) -> UInt8[np.ndarray, "h w 3"]:
-    height, width, _ = frame.shape
-    size = (THUMB, max(1, round(height * THUMB / width)))
-    return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS))
+def across(frame: UInt8[np.ndarray, "H W ..."], most: int) -> UInt8[np.ndarray, "h w ..."]:
+    """At most so many pixels wide."""
+    height, width = frame.shape[:2]
+    if width <= most:
+        return frame
+    size = (most, max(1, round(height * most / width)))
+    return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BOX))
 
 
-def look_at(frame: Frame, luma: Luma, time: float) -> Look:
+def look_at(time: float, frame: Frame, luma: UInt8[np.ndarray, "h w"]) -> Look:
     fields = Image.fromarray(frame).resize((4, 4), Image.Resampling.BOX)
     colours = tuple(int(value) for value in np.asarray(fields).ravel())
     return Look(
@@ -273,11 +301,7 @@ def cosines() -> Float[np.ndarray, "8 n"]:
 
 
 def sharpness_of(luma: Luma) -> float:
-    height, width = luma.shape
-    image = Image.fromarray(luma)
-    if width > 256:
-        image = image.resize((256, max(3, round(height * 256 / width))), Image.Resampling.BOX)
-    x = np.asarray(image).astype(np.float32)
+    x = luma.astype(np.float32)
     if min(x.shape) < 3:
         return 0.0
     laplacian = 4 * x[1:-1, 1:-1] - x[:-2, 1:-1] - x[2:, 1:-1] - x[1:-1, :-2] - x[1:-1, 2:]

@@ -5,6 +5,7 @@ Axes: H rows, W columns; RGB, 0..255.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,22 +95,34 @@ def as_shown(frames: Iterator[Any], stream: Any, path: Path, note: Note) -> Iter
         if quarter is None:
             quarter = quarter_turns(frame, path)
             say_colours(frame, path, note)
-        shown = widened(in_srgb(frame, note, path), aspect)
-        yield np.ascontiguousarray(np.rot90(shown, quarter)) if quarter else shown
+        yield upright(frame, aspect, quarter, note, path)
 
 
-def view_of(frame: Any, stream: Any, path: Path) -> View:
-    """A decoded frame for whoever looks at it while the clip is scanned."""
-    quarter = quarter_turns(frame, path)
+def upright(
+    frame: Any, aspect: float, quarter: int, note: Note, path: Path
+) -> UInt8[np.ndarray, "high wide 3"]:
+    shown = widened(in_srgb(frame, note, path), aspect)
+    return np.ascontiguousarray(np.rot90(shown, quarter)) if quarter else shown
 
-    def luma() -> UInt8[np.ndarray, "H W"]:
-        # Not from RGB, into which the colours of a neighbouring pixel bleed: they are stored at half the resolution.
-        return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="gray"), quarter))
 
-    def shown() -> Frame:
-        return next(as_shown(iter([frame]), stream, path, lambda line: None))
+def view_of(frame: Any, quarter: int, aspect: float, path: Path) -> View:
+    """A decoded frame for whoever looks at it while the clip is scanned. `quarter` and `aspect` are the clip's: a frame
+    that is asked for its side data keeps itself, its converter and that one's threads until Python collects."""
+    return View(
+        luma=partial(luma_of, frame, quarter),
+        shown=partial(upright, frame, aspect, quarter, silent, path),
+        turned=-90 * quarter % 360,
+        hdr=colour.is_high_range(frame),
+    )
 
-    return View(luma=luma, shown=shown, turned=-90 * quarter % 360, hdr=colour.is_high_range(frame))
+
+def luma_of(frame: Any, quarter: int) -> UInt8[np.ndarray, "H W"]:
+    """Not from RGB, into which the colours of a neighbouring pixel bleed: they are stored at half the resolution."""
+    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="gray"), quarter))
+
+
+def silent(line: str) -> None:
+    """Said elsewhere."""
 
 
 def in_srgb(frame: Any, note: Note, path: Path) -> Frame:

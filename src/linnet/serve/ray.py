@@ -6,7 +6,6 @@ gives its job back. This machine is a node, too, which may be one without work: 
 """
 
 import logging
-import socket
 import tempfile
 import time
 from dataclasses import dataclass, field, replace
@@ -18,8 +17,9 @@ from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from linnet import __version__
-from linnet.errors import InvalidInput, one_line
+from linnet.errors import InvalidInput
 from linnet.request import Request
+from linnet.runtime.cluster import connect
 from linnet.serve.clips import file_of, files_bytes, forget, put, remove_files, told
 from linnet.serve.clock import Awake
 from linnet.serve.jobs import InputReference, Job, NotThis
@@ -223,17 +223,8 @@ class Cluster(Member):
     ) -> None:
         super().__init__(data, queue, patience)
         self.settings = settings
-        try:
-            if ":" in address:  # Ray itself would wait for most of a minute
-                host, _, port = address.rpartition(":")
-                socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
-            # Before whoever starts us says what signals mean: Ray says it, too.
-            ray.init(address=address, namespace="linnet", logging_level=logging.ERROR, log_to_driver=False)
-        except (OSError, ValueError, RuntimeError) as error:
-            remedy = "give HOST:PORT of its head, and `ray start` this machine as one of its nodes"
-            raise InvalidInput(
-                "ray", address, f"no cluster answers ({one_line(error)[:200]})", remedy
-            ) from None
+        # Before whoever starts us says what signals mean: Ray says it, too.
+        connect(address)
 
     def run(self) -> None:
         supervisors: dict[Slot, ActorSupervisor] = {}
