@@ -13,7 +13,11 @@ from safetensors import safe_open
 from torch import Tensor
 from torch._dynamo.backends.debugging import aot_eager
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from linnet.measure import fake
 from linnet.models import attention
 from linnet.models.attention import GELU, Linear, attend, attend_plainly
 from linnet.models.rotary import nearness, rotary_tables, rotate
@@ -196,6 +200,51 @@ def test_prompts_of_every_length_are_compiled_once(unchecked: None, chunk: int |
         out = model(LATENTS, TIMESTEP, model.encode_text(text), token_chunk=chunk)
         close(out, plain(LATENTS, TIMESTEP, plain.encode_text(text)))
     assert backend.graphs == graphs
+
+
+@pytest.mark.parametrize("chunk", [None, 8])
+def test_nothing_crosses_between_host_and_card_in_a_forward(
+    chunk: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy would wait for the card, 80 times a clip. The card is not there; nor are numbers that could be read."""
+    crossed: list[str] = []
+    original = fake.moved
+
+    def moved(func: Any, x: Tensor, *given: Any, **more: Any) -> Tensor:
+        result = original(func, x, *given, **more)
+        if result.device.type != x.device.type:
+            crossed.append(f"{x.device} to {result.device}")
+        return result
+
+    class Constants(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func in (torch.tensor, torch.as_tensor, torch.from_numpy):
+                crossed.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    class Crossing(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = func(*args, **(kwargs or {}))
+            tensors = [x for x in tree_leaves((args, kwargs, result)) if isinstance(x, Tensor) and x.dim()]
+            if len({x.device.type for x in tensors}) > 1:
+                crossed.append(str(func))
+            return result
+
+    monkeypatch.setattr(fake, "moved", moved)
+    card = fake.Card()
+    with torch.device("meta"):
+        model = card.hold(Transformer(SMALL), torch.bfloat16)
+    with card.recording():
+        states = [torch.empty(3, SMALL.text_dim, device="cuda")]
+        text = model.encode_text(states)  # once a prompt, and with a length that crosses
+        latents, timestep = torch.empty(1, 16, 2, 8, 8, device="cuda"), torch.empty(1, device="cuda")
+        crossed.clear()
+        with Constants(), Crossing():
+            out = model(latents, timestep, text, token_chunk=chunk)
+        assert crossed == []
+        with Constants(), Crossing():
+            out.cpu()
+        assert crossed != []
 
 
 @torch.no_grad()

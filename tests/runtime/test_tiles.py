@@ -95,6 +95,18 @@ def test_pasts_wait_elsewhere_and_sizes_are_known(tiling: Tiling, monkeypatch: p
     assert (shorter.resident, shorter.pasts) == (0, 0)  # one chunk leaves no past behind
 
 
+def test_pasts_in_bfloat16_cost_a_small_error() -> None:
+    """As large as `decode_tiled` says."""
+    torch.manual_seed(0)
+    vae = VAE(VAEConfig(dim=8)).requires_grad_(False)
+    latents = draw(1, 16, 6, 12, 12)
+    with torch.inference_mode():
+        exact = vae.decode(latents)
+        frames = list(decode_tiled(vae, latents, Tiling(rows=6, columns=12, chunk=1), pasts="bfloat16"))
+    error = float((torch.cat(frames, dim=2) - exact).norm() / exact.norm())
+    assert 1e-3 < error < 1e-2
+
+
 def test_720p_decodes_in_under_2_gb() -> None:
     """Weights and all, by the sizes that the test above holds to what is measured."""
     with torch.device("meta"):

@@ -106,7 +106,8 @@ def decode_tiled(
 
     The latents are on the autoencoder's device, which then holds of the video only the tile at work and, on a GPU, the
     pasts of the tile before, which leaves, and of the next one, which comes. With `pasts` in bfloat16 they wait in half
-    of the memory, and what comes out differs by their rounding.
+    of the memory, and what comes out differs by their rounding: by 0.3 to 0.5 % (relative error over four to six latent
+    frames, Wan's layers with random weights, 8 to 24 wide), where all of the decoder in bfloat16 differs by 2.2 to 2.6.
     """
     parked, home = torch.device(parked), latents.device
     whole, tiled = halves(vae)
