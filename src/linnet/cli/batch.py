@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from linnet.cli import fail, with_options
+from linnet.cli.option_groups import LoraOptions, grouped
 from linnet.cli.options import Anyway, Model, Weights, WorkerRam, WorkerVram, one_of, option, whole
 from linnet.cli.terminal import bars, note
 from linnet.filesystem import check_folder, make_folder
@@ -26,6 +27,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @app.command()
+@grouped
 def batch(
     prompts: Annotated[
         Path,
@@ -37,6 +39,7 @@ def batch(
     out: Annotated[
         Path, option("output", "Folder for the clips and manifest.jsonl.", also=("--out",), metavar="DIR")
     ],
+    *,
     model: Model = None,
     weights: Weights = None,
     device: Annotated[
@@ -56,6 +59,7 @@ def batch(
         str | None,
         option("ray", "Address of a Ray cluster that does the work; auto finds it.", metavar="ADDRESS"),
     ] = None,
+    lora: LoraOptions,
     anyway: Anyway = False,
     quiet: Annotated[bool, option("quiet", "Print nothing but the manifest's path and errors.")] = False,
     as_json: Annotated[bool, option("json", "Print a JSON line at the end.")] = False,
@@ -77,6 +81,7 @@ def batch(
             prompts,
             spec,
             resolve(spec, weights=weights),
+            loras=lora.loras or (),
             anyway=anyway,
             device=device[0] if device else None,
             tell=note if ray is None else lambda line: None,

@@ -59,6 +59,12 @@ def serve(
     ] = None,
     vram: WorkerVram = None,
     ram: WorkerRam = None,
+    loras: Annotated[
+        Path | None,
+        option(
+            "loras", "Folder of the LoRAs that clients may use, by the names of their files.", metavar="DIR"
+        ),
+    ] = None,
     ray: Annotated[
         str | None,
         option("ray", "Address of a Ray cluster that does the work; auto finds it.", metavar="ADDRESS"),
@@ -139,6 +145,7 @@ def serve(
                 vram=vram,
                 ram=ram,
                 gpus=gpus_per_worker,
+                loras=loras,
                 ray=ray,
                 patience=Patience(stall=stall, grace=grace),
             ),

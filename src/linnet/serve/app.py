@@ -210,7 +210,11 @@ def create_app(service: Service) -> FastAPI:
     def models(owner: Owner) -> schemas.ModelList:
         """The models that this server can run, its default first."""
         most = service.longest_seconds
-        return schemas.ModelList(data=[schemas.model(spec, most) for spec in service.models.specs])
+        return schemas.ModelList(
+            data=[
+                schemas.model(spec, most, service.models.offered_loras(spec)) for spec in service.models.specs
+            ]
+        )
 
     @app.post("/v1/session", operation_id="signIn", status_code=204, responses=errors(400, 401, 413, 415),
               openapi_extra=body_of(schemas.SignIn))  # fmt: skip

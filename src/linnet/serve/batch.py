@@ -19,11 +19,12 @@ from typing import Any, cast
 from linnet.catalog import ModelSpec
 from linnet.clip import Clip, default_name
 from linnet.errors import InvalidInput
-from linnet.filesystem import flush_folder
+from linnet.filesystem import StrPath, flush_folder
 from linnet.media import read_metadata
 from linnet.profiles import choose_profile
 from linnet.records import read_object, read_object_or_nothing, read_text
 from linnet.request import Request, RequestSettings, make_request
+from linnet.resolve_loras import ResolvedLoras, resolve_loras
 from linnet.serve.clips import file_of, put, remove_files, tidy
 from linnet.serve.jobs import Job, Limits
 from linnet.serve.queue import Queue
@@ -35,8 +36,8 @@ from linnet.wording import choices, format_count
 OWNER = "batch"
 WAITING = 32  # jobs that the queue holds at a time
 LOOK = 0.1  # seconds between two looks at the queue
-SAME = ("model", "prompt", "negative", "width", "height", "frames", "seed", "steps", "guidance")
-FIELDS = ("prompt", "negative", "seconds", "frames", "size", "seed", "steps", "guidance", "profile")
+SAME = ("model", "prompt", "negative", "width", "height", "frames", "seed", "steps", "guidance", "loras")
+FIELDS = ("prompt", "negative", "seconds", "frames", "size", "seed", "steps", "guidance", "profile", "lora")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,18 +75,21 @@ def read_lines(
     spec: ModelSpec,
     files: ModelFiles,
     *,
+    loras: Sequence[StrPath] = (),
     anyway: bool = False,
     device: str | None = None,
     tell: Callable[[str], object] = lambda note: None,
 ) -> list[Line]:
-    """Every line of the file that is not empty, checked: a JSON object of settings, or else the prompt itself. A
-    profile is the one that was tuned on the `device`, if there is one; `tell` hears where it is not used, and why.
+    """Every line of the file that is not empty, checked: a JSON object of settings, or else the prompt itself. `loras`
+    are those of lines that name none. A profile is the one that was tuned on the `device`, if there is one; `tell`
+    hears where it is not used, and why, and what a LoRA's file leaves open.
 
     InvalidInput names the line that cannot be done, BadLines all of them where there are several; a line with a word
     that the model does not know is one, unless `anyway`.
     """
     text = read_text(file, field="prompts")
     check = ignore if anyway or not spec.closed_vocabulary else words_of(spec, files)
+    find_loras = LoraFinder(files, loras)
     seen: Counter[str] = Counter()
     lines: list[Line] = []
     errors: list[InvalidInput] = []
@@ -96,17 +100,18 @@ def read_lines(
         where = f"line {number} of {file.name}"
         try:
             given = settings_in(line.strip(), where)
+            loras_of_line = find_loras(given)
             prompt = given.get("prompt")
             of_request = cast(RequestSettings, {name: given[name] for name in given if name != "prompt"})
             chosen = choose_profile(spec, of_request, files=lambda: files, device=device)
-            for note in chosen.notes:
+            for note in (*chosen.notes, *loras_of_line.notes):
                 if note not in told:
                     told.append(note)
                     tell(note)
             settings = {**chosen.settings, "prompt": prompt}
             request = make_request(spec, **settings)
-            check("prompt", request.prompt)
-            check("negative", request.negative)
+            check("prompt", request.prompt, loras_of_line.words)
+            check("negative", request.negative, loras_of_line.words)
         except InvalidInput as error:
             field = error.field if error.field.startswith(where) else f"{where}: {error.field}"
             errors.append(InvalidInput(field, error.value, error.problem, error.remedy))
@@ -129,20 +134,44 @@ def settings_in(line: str, field: str) -> dict[str, Any]:
     for name in settings:
         if name not in FIELDS:
             raise InvalidInput(field, name, "is not known", choices(name, FIELDS))
+    lora = settings.get("lora")
+    if not isinstance(lora, str | list | None) or not all(isinstance(each, str) for each in lora or ()):
+        problem = "is neither a LoRA's file nor a list of them"
+        raise InvalidInput(f"{field}: lora", str(lora), problem, 'write "FILE:STRENGTH"')
     return settings
 
 
-def ignore(field: str, text: str) -> None:
+class LoraFinder:
+    """Puts what a line's `lora` names, or else those of the whole batch, into its settings; the words that they teach."""
+
+    def __init__(self, files: ModelFiles, usual: Sequence[StrPath]) -> None:
+        self.files, self.usual = files, usual
+        self._known: dict[tuple[str, ...], ResolvedLoras] = {}
+
+    def __call__(self, settings: dict[str, Any]) -> ResolvedLoras:
+        named = settings.pop("lora", None)
+        given = tuple(map(str, self.usual if named is None else [named] if isinstance(named, str) else named))
+        if not given:
+            return ResolvedLoras()
+        if given not in self._known:
+            self._known[given] = resolve_loras(self.files.transformer, given)
+        settings["loras"] = [use.to_json() for use in self._known[given].uses]
+        return self._known[given]
+
+
+def ignore(field: str, text: str, taught: Sequence[str]) -> None:
     """Whatever words there are."""
 
 
-def words_of(spec: ModelSpec, files: ModelFiles) -> Callable[[str, str], object]:
-    """Refuses words that the model does not know."""
+def words_of(spec: ModelSpec, files: ModelFiles) -> Callable[[str, str, Sequence[str]], object]:
+    """Refuses words that the model does not know, and that no LoRA teaches it."""
     from linnet.data.known import check_words
     from linnet.models.text import Tokenizer
 
     tokenizer = Tokenizer.open(files.tokenizer)
-    return lambda field, text: check_words(spec, tokenizer, text, field=field)
+    return lambda field, text, taught: check_words(
+        spec, tokenizer.with_words(taught), text, field=field, taught=taught
+    )
 
 
 def free(path: Path, request: Request) -> bool:

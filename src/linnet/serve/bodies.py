@@ -3,7 +3,7 @@
 from typing import Any, TypeVar
 
 from fastapi import Request
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from starlette.datastructures import UploadFile
 
 from linnet.direct.footage import check_fit
@@ -16,6 +16,9 @@ from linnet.serve.uploads import is_clip
 
 Body = TypeVar("Body", bound=BaseModel)
 
+LORA = TypeAdapter[schemas.Lora | list[schemas.Lora]](
+    schemas.Lora | list[schemas.Lora]
+)  # as a form writes it
 FIELD_BYTES = 64 * 1024  # of one field of a form; a prompt of the longest kind has 16 kB at most
 
 
@@ -42,6 +45,8 @@ async def read_body(request: Request, kind: type[Body]) -> Body:
             fields = nested({name: value for name, value in form.items() if name not in files})
             if isinstance(reference := fields.get("image_reference"), str):  # as JSON, in vLLM-Omni's forms
                 fields["image_reference"] = schemas.Reference.model_validate_json(reference)
+            if isinstance(lora := fields.get("lora"), str):
+                fields["lora"] = LORA.validate_json(lora)
             body = kind.model_validate(fields)
             if isinstance(body, schemas.VideoRequest):
                 for file in files.values():

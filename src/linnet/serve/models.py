@@ -1,6 +1,7 @@
 """What is said of a request before it is accepted: whether a model here can do it, and what it would take."""
 
 import logging
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
@@ -12,6 +13,7 @@ from linnet.errors import InvalidInput
 from linnet.profiles import choose_profile
 from linnet.request import Request, RequestSettings, make_request
 from linnet.serve.jobs import InputReference
+from linnet.serve.lora_folder import LoraFolder, again
 from linnet.serve.schemas import VideoRequest
 from linnet.weights.store import ModelFiles, locate, resolve
 
@@ -25,7 +27,7 @@ log = logging.getLogger("linnet.serve")
 class Models:
     """Those on this machine; `default` is the one that a request gets which names none. `vram` and `ram`: bytes that
     may be used, of the device and of main memory. `elsewhere`: other machines run them, of whose memory and pace
-    nothing is known here."""
+    nothing is known here. `loras`: the folder of those that are offered."""
 
     def __init__(
         self,
@@ -37,6 +39,7 @@ class Models:
         ram: int | None = None,
         threads: int | None = None,
         elsewhere: bool = False,
+        loras: Path | None = None,
     ) -> None:
         self.default, self.device = find(default), device
         self.vram, self.ram = vram, ram
@@ -46,6 +49,7 @@ class Models:
             if spec.name not in self.files and (files := locate(spec)):
                 self.files[spec.name] = files
         self._tokenizers: dict[str, Any] = {}
+        self.loras = LoraFolder(loras)
 
     @property
     def specs(self) -> list[ModelSpec]:
@@ -67,6 +71,10 @@ class Models:
             raise InvalidInput(
                 "fps", body.fps, f"{spec.name} makes {spec.fps} frames a second", "leave it out"
             )
+        wanted = body.loras()
+        if wanted is None and like and like.model == spec.name:
+            wanted = again(like.loras)
+        loras = self.loras.resolve(wanted or (), self.files[spec.name].transformer)
         settings: RequestSettings = {
             "negative": body.negative_prompt,
             "seconds": None if body.seconds is None else seconds(body.seconds),
@@ -75,6 +83,7 @@ class Models:
             "seed": body.seed,
             "steps": body.num_inference_steps,
             "guidance": body.guidance_scale,
+            "loras": loras.uses,
             "profile": body.profile,
         }
         if not self.elsewhere:  # what was tuned here says nothing of other machines
@@ -85,17 +94,22 @@ class Models:
             settings = chosen.settings
         request = make_request(spec, prompt=body.prompt, like=like, **settings)
         if spec.closed_vocabulary:
-            self.check_words(spec, request)
+            self.check_words(spec, request, loras.words)
         return request
 
-    def check_words(self, spec: ModelSpec, request: Request) -> None:
+    def offered_loras(self, spec: ModelSpec) -> list[str]:
+        """Names of those that are of this model."""
+        return self.loras.names(self.files[spec.name].transformer)
+
+    def check_words(self, spec: ModelSpec, request: Request, taught: Sequence[str] = ()) -> None:
         from linnet.data.known import check_words, in_words
         from linnet.models.text import Tokenizer
 
         if spec.name not in self._tokenizers:
             self._tokenizers[spec.name] = Tokenizer.open(self.files[spec.name].tokenizer)
+        tokenizer, more = self._tokenizers[spec.name].with_words(taught), in_words(spec)
         for field, text in (("prompt", request.prompt), ("negative", request.negative)):
-            check_words(spec, self._tokenizers[spec.name], text, field=field, more=in_words(spec))
+            check_words(spec, tokenizer, text, field=field, more=more, taught=taught)
 
     def plan(self, request: Request, given: InputReference | None = None) -> "Plan":
         """How it would run, or nearly, if nothing fits; seconds where `linnet plan --measure` has measured them."""

@@ -41,7 +41,7 @@ TILE = 320  # pixels, at most, of a tile's or thumbnail's longer side
 class RenderSettings:
     """How to render. `weights` is the folder of `model` where that is not in its usual place. `watched`: with previews,
     a thumbnail and a spritesheet. `vram` and `ram`: bytes that may be used, of the card and of main memory. `gpus`: how
-    many share the work, from `device` on."""
+    many share the work, from `device` on. `loras`: the folder in which requests name theirs; None: they name files."""
 
     model: str
     weights: str | None = None
@@ -51,6 +51,7 @@ class RenderSettings:
     vram: int | None = None
     ram: int | None = None
     gpus: int = 1
+    loras: str | None = None
     watched: bool = True
 
 
@@ -76,6 +77,7 @@ class Renderer:
                 vram=settings.vram,
                 ram=settings.ram,
             )
+            self._pipeline.model.lora_folder = Path(settings.loras) if settings.loras else None
             if settings.gpus > 1:
                 usual = make_request(self._pipeline.spec, prompt="a", seed=0)
                 plan = self._pipeline.plan(usual)

@@ -5,7 +5,7 @@ The names of fields and their odd types (`seconds` is a string) are that format'
 
 import base64
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
@@ -15,6 +15,7 @@ from linnet.direct.footage import on_the_grid
 from linnet.errors import InvalidInput
 from linnet.geometry import Size, format_seconds, seconds_of
 from linnet.inputs.reader import content_size
+from linnet.loras import STRONGEST
 from linnet.request import LONGEST_SECONDS, RANGES, Request, profile_settings
 from linnet.serve.jobs import InputReference, Job, Status
 
@@ -37,6 +38,13 @@ class Reference(Strict):
 
     image_url: str | None = None
     file_id: str | None = Field(default=None, max_length=200)
+
+
+class Lora(Strict):
+    """One of those that the server offers (see `loras` of a model), and how strongly it acts."""
+
+    name: str = Field(min_length=1, max_length=200)
+    strength: float = Field(default=1.0, json_schema_extra={"minimum": -STRONGEST, "maximum": STRONGEST})
 
 
 def within(name: str) -> dict[str, Any]:
@@ -70,6 +78,7 @@ class VideoRequest(Strict):
         default=None,
         description="The model's own way to be exact (as when left out), fast or rough; other fields go first.",
     )
+    lora: Lora | list[Lora] | None = Field(default=None, description="One or several; in a form, as JSON.")
     negative_prompt: str | None = Field(default=None, max_length=LONGEST_PROMPT)
     num_frames: int | None = Field(default=None, json_schema_extra=within("frames"))
     fps: int | None = Field(default=None, description="The model's own; no other is possible.")
@@ -80,6 +89,13 @@ class VideoRequest(Strict):
         default=None, max_length=1000, description="Whatever it says, it changes nothing."
     )
     _file: bytes | None = PrivateAttr(None)  # the form's, which JSON cannot carry
+
+    def loras(self) -> list[tuple[str, float]] | None:
+        """Names and strengths; None where nothing is said."""
+        if self.lora is None:
+            return None
+        each = self.lora if isinstance(self.lora, list) else [self.lora]
+        return [(lora.name, lora.strength) for lora in each]
 
     def dimensions(self) -> str | None:
         """Its size, whichever way it was given."""
@@ -178,6 +194,7 @@ class Video(BaseModel):
     profile: Profile | None = Field(
         description="Whose settings it has, the steps aside, which may be others; null where they are none's."
     )
+    lora: list[Lora] = []
     begins_from_image: bool
     begins_from_video: bool
     strength: float | None = Field(default=None, description="How far from the video that it began from.")
@@ -225,6 +242,7 @@ class Model(BaseModel):
     default_guidance: float
     profiles: list[ModelProfile]
     default_profile: Profile
+    loras: list[str] = []
     example: str
     examples: list[str]
 
@@ -329,6 +347,7 @@ def video(job: Job, *, begins: InputReference | None = None, keep_seconds: float
         guidance_scale=request.guidance,
         seed=request.seed,
         profile=profile_of(request),
+        lora=[Lora(name=use.name, strength=use.strength) for use in request.loras],
         begins_from_image=begins is not None and begins.kind == "image",
         begins_from_video=begins is not None and begins.kind == "video",
         strength=begins and begins.strength,
@@ -364,8 +383,9 @@ def profile_of(request: Request) -> Profile | None:
     return min(other_steps, key=other_steps.__getitem__, default=None)
 
 
-def model(spec: ModelSpec, most: float | None) -> Model:
-    """`most`: the longest clip, in seconds, that this server makes; None for linnet's own limit."""
+def model(spec: ModelSpec, most: float | None, loras: Sequence[str] = ()) -> Model:
+    """`most`: the longest clip, in seconds, that this server makes; None for linnet's own limit. `loras`: the names of
+    those that are offered for it."""
     lengths = (spec.min_frames, spec.max_frames, spec.default_frames)
     shortest, at_once, usual = (seconds_of(frames, spec.fps) for frames in lengths)
     longest = LONGEST_SECONDS if most is None else min(most, LONGEST_SECONDS)
@@ -384,6 +404,7 @@ def model(spec: ModelSpec, most: float | None) -> Model:
         default_guidance=spec.guidance,
         profiles=[ModelProfile(id=name, steps=of["steps"]) for name, of in profiles(spec).items()],
         default_profile=spec.default_profile,
+        loras=list(loras),
         example=spec.examples[0],
         examples=list(spec.examples),
     )

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import uvicorn
 
@@ -88,7 +89,11 @@ def serve(settings: Settings) -> None:
         budget: dict[str, int | None] = (
             {} if pool.ray else {"vram": pool.vram, "ram": pool.ram}
         )  # a node's is not this machine's
-        others = {"threads": pool.threads, "elsewhere": pool.ray is not None}
+        others: dict[str, Any] = {
+            "threads": pool.threads,
+            "elsewhere": pool.ray is not None,
+            "loras": pool.loras,
+        }
         models = Models(pool.model, pool.weights, pool.devices[0], **budget, **others)
         queue.recover()
         tidy(settings.data, queue)

@@ -15,7 +15,7 @@ from linnet.serve.supervisor import Member, Patience, ProcessSupervisor
 @dataclass(frozen=True, kw_only=True)
 class WorkerPool:
     """`devices`: a worker each, here. `ray`: the address of a cluster, which does it instead. `vram`, `ram`,
-    `gpus` and `watched` as in RenderSettings, for each worker."""
+    `gpus`, `loras` and `watched` as in RenderSettings, for each worker."""
 
     model: str
     weights: Path | None = None
@@ -25,6 +25,7 @@ class WorkerPool:
     vram: int | None = None
     ram: int | None = None
     gpus: int = 1
+    loras: Path | None = None
     ray: str | None = None
     watched: bool = True
     patience: Patience = field(default_factory=Patience)
@@ -39,6 +40,7 @@ class WorkerPool:
             vram=self.vram,
             ram=self.ram,
             gpus=self.gpus,
+            loras=str(self.loras.absolute()) if self.loras else None,
             watched=self.watched,
         )
         if self.ray is None:

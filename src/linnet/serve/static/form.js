@@ -8,8 +8,8 @@ import { $, controlOf, duration, gigabytes, labelOf, many, period, plain, senten
 
 export const QUALITY = { exact: "best", fast: "fast", draft: "draft" };
 const LONGER = [5, 10, 15, 20, 30, 45, 60, 90, 120, 180, 240, 300]; // seconds, made in windows
-const SETTINGS = ["model", "seconds", "profile", "size", "count", "strength"]; // those that are chosen from a list
-const TEXTS = ["seed", "steps", "guidance", "negative"];
+const SETTINGS = ["model", "seconds", "profile", "lora", "size", "count", "strength"]; // those that are chosen from a list
+const TEXTS = ["seed", "steps", "guidance", "lora-strength", "negative"];
 const SEEDS = 2 ** 32;
 
 let models = [];
@@ -40,6 +40,7 @@ function request() {
   settings.guidance_scale = number("guidance");
   if ($("negative").value.trim()) settings.negative_prompt = $("negative").value;
   if (!$("profile-field").hidden) settings.profile = $("profile").value;
+  if ($("lora").value) settings.lora = { name: $("lora").value, strength: number("lora-strength") ?? 1 };
   if (beginning()) settings.input_reference = { image_url: beginning() };
   if (followed()) Object.assign(settings, { strength: Number($("strength").value), fit: "crop" });
   return settings;
@@ -48,7 +49,9 @@ function request() {
 // With the clip, which only a form can carry as it is.
 function form(settings) {
   const fields = new FormData();
-  for (const [name, value] of Object.entries(settings)) if (value !== undefined) fields.append(name, value);
+  for (const [name, value] of Object.entries(settings)) {
+    if (value !== undefined) fields.append(name, typeof value === "object" ? JSON.stringify(value) : value);
+  }
   fields.append("input_reference", followed());
   return fields;
 }
@@ -70,6 +73,8 @@ function fillModel() {
   offer("seconds", lengths.map((length) => [length, many(length, "second")]), model.default_seconds);
   offer("size", model.sizes.map((size) => [size, size]), model.sizes[0]);
   offer("profile", model.profiles.map(({ id }) => [id, QUALITY[id]]), model.default_profile);
+  offer("lora", [["", "none"], ...model.loras.map((name) => [name, name])], "");
+  $("lora-field").hidden = $("lora-strength-field").hidden = model.loras.length === 0;
   $("size-field").hidden = model.sizes.length < 2;
   $("profile-field").hidden = model.profiles.length < 2;
   fillUsual();
@@ -108,6 +113,9 @@ export function fill(job) {
   fillUsual();
   choose("seconds", job.seconds, lengthOf(job.seconds));
   choose("size", job.size);
+  const [lora] = job.lora.filter(({ name }) => chosen().loras.includes(name));
+  $("lora").value = lora?.name ?? "";
+  $("lora-strength").value = lora && lora.strength !== 1 ? lora.strength : "";
   $("count").value = "1";
   $("seed").value = job.seed;
   $("steps").value = job.num_inference_steps === usual().steps ? "" : job.num_inference_steps;
@@ -151,7 +159,7 @@ function restore() {
   fillModel();
   if (kept.seconds) choose("seconds", kept.seconds, lengthOf(kept.seconds));
   if (kept.size && chosen().id === kept.model) choose("size", kept.size);
-  for (const id of ["profile", "count", "strength"]) if ([...$(id).options].some(({ value }) => value === kept[id])) $(id).value = kept[id];
+  for (const id of ["profile", "lora", "count", "strength"]) if ([...$(id).options].some(({ value }) => value === kept[id])) $(id).value = kept[id];
   for (const id of TEXTS) $(id).value ||= kept[id] ?? "";
   fillUsual();
   openMore();

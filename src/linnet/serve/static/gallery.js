@@ -36,7 +36,7 @@ export function draw() {
   $("older").hidden = !hasMore;
   const groups = [];
   for (const job of done) {
-    const kind = JSON.stringify([job.prompt, job.model, job.seconds, job.size, job.num_inference_steps, job.guidance_scale, job.negative_prompt, job.profile]);
+    const kind = JSON.stringify([job.prompt, job.model, job.seconds, job.size, job.num_inference_steps, job.guidance_scale, job.negative_prompt, job.profile, job.lora]);
     if (groups.at(-1)?.kind === kind) groups.at(-1).jobs.push(job);
     else groups.push({ kind, jobs: [job] });
   }
@@ -203,7 +203,7 @@ function drawClip(job) {
   const facts = {
     Prompt: job.prompt.length > LONG ? job.prompt : "", Model: job.model, Size: job.size, Frames: `${job.num_frames} at ${job.fps} a second`, Steps: job.num_inference_steps,
     Guidance: job.guidance_scale, Seed: job.seed, Not: job.negative_prompt || "",
-    Quality: job.profile ? QUALITY[job.profile] : "",
+    Quality: job.profile ? QUALITY[job.profile] : "", LoRA: job.lora.map(({ name, strength }) => `${name} at ${strength}`).join(", "),
     Begins: job.begins_from_image ? "from an image" : job.begins_from_video ? `from a clip, strength ${job.strength}` : "",
     Took: duration(job.completed_at - job.started_at), Made: dateOf(job.completed_at),
     "Kept until": job.expires_at ? dateOf(job.expires_at) : "", Note: job.notes.map(period).join(" "),

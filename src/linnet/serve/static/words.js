@@ -18,6 +18,7 @@ const CONTROLS = {
   prompt: "prompt", model: "model", profile: "profile", seed: "seed", strength: "strength",
   seconds: "seconds", num_frames: "seconds", frames: "seconds", size: "size", width: "size", height: "size",
   num_inference_steps: "steps", steps: "steps", guidance_scale: "guidance", guidance: "guidance",
+  lora: "lora",
   negative_prompt: "negative", negative: "negative",
   input_reference: "image", image_reference: "image", image: "image", video: "image", fit: "image",
 };
