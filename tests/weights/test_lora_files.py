@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from linnet.errors import InvalidInput, WeightsError
 from linnet.models.lora import LoraWeights
 from linnet.weights.lora import Lora, parameter_shapes, read_lora, write_lora
-from linnet.weights.lora_formats import LAYOUTS, Layout
+from linnet.weights.lora_formats import LAYOUTS, PEFT, Layout, name_in_diffusers
 from tiny_models import SMALL, close, draw, random_model
 
 SHAPES = parameter_shapes(random_model())
@@ -189,3 +189,90 @@ def test_words_and_their_rows_are_as_many(tmp_path: Path) -> None:
     )
     with pytest.raises(WeightsError, match=r"names 2 words .* and has 0 rows"):
         read_lora(path, SHAPES)
+
+
+# --- what the libraries themselves write ------------------------------------------------------------------------------
+
+
+def randomise(model: nn.Module) -> None:
+    """PEFT begins with an `up` of zeros."""
+    for number, (name, parameter) in enumerate(model.named_parameters()):
+        if "lora_" in name:
+            parameter.data = draw(*parameter.shape, seed=number) * 0.3
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"lora_alpha": 8, "rank_pattern": {"ffn.2": 2}, "alpha_pattern": {r"blocks.0.*\.q": 3}},
+        {"lora_alpha": 6, "use_rslora": True},
+        {"lora_alpha": 4, "use_dora": True},
+        {"lora_alpha": 4, "lora_bias": True},
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Adapter .default.")  # of its own vectors of a bias
+def test_what_peft_writes_is_what_peft_merges(tmp_path: Path, settings: dict[str, Any]) -> None:
+    peft = pytest.importorskip("peft")
+    base, targets = random_model(), ["self_attn.q", "cross_attn.q", "ffn.2"]
+    model = peft.get_peft_model(random_model(), peft.LoraConfig(r=4, target_modules=targets, **settings))
+    randomise(model)
+    model.save_pretrained(tmp_path)
+    lora, merged = read_lora(tmp_path, SHAPES), dict(model.merge_and_unload().named_parameters())
+    assert lora.layout == "peft"
+    assert len(lora.weights) == 6
+    for module, weights in lora.weights.items():
+        close(
+            weights.merged(base.get_parameter(f"{module}.weight").detach()),
+            merged[f"{module}.weight"].detach(),
+        )
+        if weights.diff_bias is not None:
+            changed = base.get_parameter(f"{module}.bias") + weights.diff_bias
+            close(changed.detach(), merged[f"{module}.bias"].detach())
+
+
+def test_peft_without_its_config_is_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path, {f"{PEFT}{Q}.lora_A.weight": DOWN, f"{PEFT}{Q}.lora_B.weight": UP})
+    with pytest.raises(WeightsError, match=r"lacks adapter_config\.json"):
+        read_lora(path, SHAPES)
+
+
+def test_peft_reads_what_is_written_for_it(tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    weights = {name: MIXED.weights[name] for name in (Q, FFN)}
+    write_lora(tmp_path / "peft", Lora(weights=weights), "peft")
+    model = peft.PeftModel.from_pretrained(random_model(), tmp_path / "peft").merge_and_unload()
+    for module, own in weights.items():
+        expected = own.merged(random_model().get_parameter(f"{module}.weight").detach())
+        close(model.get_parameter(f"{module}.weight").detach(), expected)
+
+
+@pytest.mark.parametrize("saver", ["model", "pipeline"])
+def test_what_diffusers_writes(tmp_path: Path, saver: str) -> None:
+    diffusers, peft = pytest.importorskip("diffusers"), pytest.importorskip("peft")
+    shape = {
+        "num_attention_heads": 2,
+        "attention_head_dim": 16,
+        "ffn_dim": 48,
+        "num_layers": 2,
+        "text_dim": 12,
+    }
+    model = diffusers.WanTransformer3DModel(**shape)
+    targets = ["attn1.to_q", "attn2.to_out.0", "ffn.net.0.proj"]
+    model.add_adapter(
+        peft.LoraConfig(r=4, lora_alpha=6, rank_pattern={"attn1.to_q": 2}, target_modules=targets)
+    )
+    randomise(model)
+    layers = peft.get_peft_model_state_dict(model, adapter_name="default")
+    if saver == "model":
+        model.save_lora_adapter(tmp_path)
+    else:
+        config = model.peft_config["default"].to_dict()
+        diffusers.WanPipeline.save_lora_weights(tmp_path, layers, transformer_lora_adapter_metadata=config)
+    lora = read_lora(tmp_path, SHAPES)
+    assert (lora.layout, len(lora.weights), lora.weights[Q].rank) == ("diffusers", 6, 2)
+    for module, weights in lora.weights.items():
+        name = name_in_diffusers(module)
+        product = layers[f"{name}.lora_B.weight"] @ layers[f"{name}.lora_A.weight"]
+        change = weights.change()
+        assert change is not None
+        close(change, product * 6 / weights.rank)

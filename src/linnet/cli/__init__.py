@@ -36,6 +36,7 @@ COMMANDS = {
     "keys": "Manage the access keys of the server.",
     "data": "Make a dataset of clips, and check it.",
     "train": "Train a model.",
+    "lora": "Look at LoRAs, and write them as other programs read them.",
     "evaluate": "Measure how well a model follows its prompts.",
 }
 

@@ -142,7 +142,7 @@ def settings_in(line: str, field: str) -> dict[str, Any]:
 
 
 class LoraFinder:
-    """Puts what a line's `lora` names, or else those of the whole batch, into its settings; the words that they teach."""
+    """Puts what a line names, or else those of the whole batch, into its settings; the words that they teach."""
 
     def __init__(self, files: ModelFiles, usual: Sequence[StrPath]) -> None:
         self.files, self.usual = files, usual
