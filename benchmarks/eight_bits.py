@@ -23,9 +23,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from linnet.catalog import SEEDLING
+from linnet.catalog import SEEDLING, Format
 from linnet.models.fp8 import multiply_in_fp8
-from linnet.models.quantised import Format, quantise, store_in
+from linnet.models.quantised import quantise, store_in
 from linnet.models.text import T5Encoder, Tokenizer, t5_xxl
 from linnet.models.transformer import Transformer, linum_v2
 from linnet.runtime.text import text_config

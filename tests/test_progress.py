@@ -157,7 +157,7 @@ def test_reading_weights_and_compiling_have_stages_of_their_own(
     from linnet.pipeline import Pipeline
     from linnet.weights.store import resolve
 
-    monkeypatch.setattr("linnet.loaded_model.compile_blocks", lambda blocks: None)
+    monkeypatch.setattr("linnet.runtime.compile.compile_blocks", lambda blocks: None)
     pipeline = Pipeline.open(SEEDLING, resolve(SEEDLING, weights=tiny_model), compiled=True)
     told: list[Progress] = []
     request = make_request(SEEDLING, prompt="a red star", seed=1, frames=1, steps=2)
@@ -185,6 +185,7 @@ def test_whatever_is_made_from_a_clip_is_summed_up_as_a_new_one_is(
     from typing import Any
 
     from linnet.cli.direct import run
+    from linnet.cli.option_groups import ClipOptions
     from linnet.plan.workload import SizedModel
     from linnet.prepare_direct import PreparedClip
     from linnet.runtime.machine import resolve_machine
@@ -195,7 +196,7 @@ def test_whatever_is_made_from_a_clip_is_summed_up_as_a_new_one_is(
     nothing: Any = None
     plan = resolve_machine("cpu").plan(SizedModel.of(SEEDLING, resolve(SEEDLING)), request)
     ready = PreparedClip(pipeline=nothing, plan=plan, output=clip.path, make=lambda watch, tell: clip)
-    run(ready, quiet=False, as_json=False)
+    run(lambda **given: ready, ClipOptions())
     printed = capsys.readouterr()
     assert printed.err == "2 s of 128x72, seed 7, made in 0 s:\n"
     assert printed.out == f"{tmp_path / 'a.mp4'}\n"

@@ -9,6 +9,8 @@ from linnet.geometry import FPS, FRAMES_PER_LATENT, Size
 from linnet.wording import choices
 
 WIDEST_ASPECT = 2.5
+Format = Literal["int8", "float8"]  # 8-bit storage of weights
+FORMATS: tuple[Format, ...] = ("int8", "float8")
 
 
 class Published(NamedTuple):

@@ -16,12 +16,10 @@ from torch import Tensor
 from linnet.catalog import ModelSpec
 from linnet.errors import DeviceLost, InvalidInput, one_line
 from linnet.loras import LoraUse
-from linnet.models.fp8 import multiply_in_fp8
 from linnet.models.latents import LatentSpace, linum_v2_latents
 from linnet.models.tae import TAE, TAEConfig
 from linnet.models.text import Encoded, Tokenizer
 from linnet.models.transformer import Transformer, TransformerConfig
-from linnet.models.vae import VAE, VAEConfig
 from linnet.plan.budget import Budget
 from linnet.plan.candidates import as_loaded, first_fitting, smaller
 from linnet.plan.execution import NOTHING_FIXED, ExecutionConfig, FixedExecution
@@ -32,14 +30,11 @@ from linnet.plan.predict import predict
 from linnet.plan.workload import SizedModel
 from linnet.progress import Progress, Watch, ignore
 from linnet.request import Request
-from linnet.runtime import transfer
-from linnet.runtime.compile import compile_blocks
 from linnet.runtime.device import check_format
 from linnet.runtime.machine import with_free_memory
 from linnet.runtime.recover import free_memory, is_gone, out_of_memory
-from linnet.runtime.stream import BlockStream, locked, stream_into, transformer_of
 from linnet.runtime.text import TextStates
-from linnet.weights.config import config_as
+from linnet.weights.config import config_as, transformer_of
 from linnet.weights.files import Header
 from linnet.weights.load import (
     fill,
@@ -54,6 +49,8 @@ from linnet.weights.store import ModelFiles
 
 if TYPE_CHECKING:
     from linnet.lora_use import LorasInUse
+    from linnet.models.vae import VAE
+    from linnet.runtime.stream import BlockStream
 
 T = TypeVar("T")
 
@@ -158,7 +155,11 @@ class LoadedModel:
             prefix=TRANSFORMER_PREFIX,
             quantise=self.execution.transformer_format,
         )
-        return multiply_in_fp8(model) if self.execution.fp8 else model, headers
+        if self.execution.fp8:
+            from linnet.models.fp8 import multiply_in_fp8
+
+            model = multiply_in_fp8(model)
+        return model, headers
 
     @property
     def transformer_config(self) -> TransformerConfig:
@@ -189,6 +190,8 @@ class LoadedModel:
                 if self._loras:
                     self._loras.apply(model)
             else:
+                from linnet.runtime.stream import stream_into
+
                 self.blocks = stream_into(
                     model,
                     headers,
@@ -201,6 +204,8 @@ class LoadedModel:
                     watch=watch,
                 )
             if self.execution.compiled:
+                from linnet.runtime.compile import compile_blocks
+
                 compile_blocks(self.blocks.real if self.blocks else model.blocks)
             self._transformer = model.eval()
         return self._transformer
@@ -237,9 +242,11 @@ class LoadedModel:
 
     # --- autoencoder --------------------------------------------------------------------------------------------------
 
-    def _new_autoencoder(self) -> VAE | TAE:
+    def _new_autoencoder(self) -> "VAE | TAE":
         file = self.files.autoencoder
         if self.spec.autoencoder == "wan":
+            from linnet.models.vae import VAE, VAEConfig
+
             return VAE(config_as(VAEConfig, file) or VAEConfig())
         return TAE(config_as(TAEConfig, file) or TAEConfig())
 
@@ -249,8 +256,10 @@ class LoadedModel:
         return self._autoencoder is not None
 
     @property
-    def autoencoder(self) -> VAE | TAE:
+    def autoencoder(self) -> "VAE | TAE":
         if self._autoencoder is None and self._autoencoder_copy is not None:
+            from linnet.runtime import transfer
+
             with torch.device("meta"):
                 model = self._new_autoencoder()
             state = {
@@ -272,6 +281,8 @@ class LoadedModel:
         if self._autoencoder is None or waits == "device":
             return
         if waits == "memory" and self._autoencoder_copy is None:
+            from linnet.runtime.transfer import locked
+
             state = self._autoencoder.state_dict()
             self._autoencoder_copy = {name: locked(tensor, self.device) for name, tensor in state.items()}
         self._autoencoder = None

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import av
 import numpy as np
@@ -36,12 +36,11 @@ from linnet.filesystem import (
     writing,
 )
 from linnet.geometry import Size
-from linnet.inputs import clips
-from linnet.inputs.clips import Footage
-from linnet.inputs.folders import REQUEST as PNG_REQUEST
-from linnet.inputs.pictures import IMAGE_DESCRIPTION
-from linnet.inputs.reader import record_in
+from linnet.records import EXIF_DESCRIPTION, PNG_REQUEST
 from linnet.writer_thread import ThreadedWriter
+
+if TYPE_CHECKING:
+    from linnet.inputs.clips import Footage
 
 Frames = UInt8[np.ndarray, "f H W 3"]
 Frame = UInt8[np.ndarray, "H W 3"]
@@ -307,7 +306,7 @@ class WebpWriter(FileWriter):
 
     def finish(self) -> None:
         exif = Image.Exif()
-        exif[IMAGE_DESCRIPTION] = json.dumps(self.metadata, sort_keys=True)  # which is ASCII
+        exif[EXIF_DESCRIPTION] = json.dumps(self.metadata, sort_keys=True)  # which is ASCII
         self.file.write(riff_chunk(b"EXIF", exif.tobytes().removeprefix(b"Exif\0\0")))
         length = self.file.tell() - 8
         self.file.seek(4)
@@ -353,16 +352,23 @@ class PngWriter(Writer):
 
 def read_frames(path: Path) -> Iterator[Frame]:
     """Every frame of a clip of linnet's own, one at a time. Files that people bring: `inputs.reader`."""
+    from linnet.inputs import clips
+
     return clips.frames(path)
 
 
 def read_metadata(path: Path) -> dict[str, Any] | None:
     """The record inside a clip of linnet's own, or None; InvalidInput for a file that is no clip."""
+    from linnet.inputs import clips
+    from linnet.inputs.reader import record_in
+
     return record_in(clips.note_in(path))
 
 
-def probe(path: Path) -> Footage:
+def probe(path: Path) -> "Footage":
     """Size, length and speed of a clip of linnet's own; InvalidInput for a file that is no clip."""
+    from linnet.inputs import clips
+
     return clips.probe(path)
 
 

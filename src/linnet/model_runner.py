@@ -7,19 +7,17 @@ Axes: B clips, C latent channels, T latent frames, H and W latent rows and colum
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from linnet.errors import InvalidInput
 from linnet.geometry import FRAMES_PER_LATENT, frames_of, latent_grid, latents_in, token_count
 from linnet.loaded_model import LoadedModel
 from linnet.models.attention import Attend, attend
 from linnet.models.transformer import TextContext
-from linnet.models.vae import VAE
 from linnet.plan.execution import PREVIEW_TILING, Tiling
 from linnet.plan.passes import in_one_batch
 from linnet.plan.windows import denoised, latents_at_once, windows_of
@@ -28,10 +26,7 @@ from linnet.request import Request
 from linnet.runtime.attention import Work, choose, way_of
 from linnet.runtime.finite import finite_steps, is_finite, not_finite
 from linnet.runtime.pixels import arriving
-from linnet.runtime.processes import ApartVelocity, Processes, Share, SharedPass
-from linnet.runtime.tiles import decode_tiled
 from linnet.sampling import flow
-from linnet.sampling.autoregressive import autoregressive
 from linnet.sampling.denoise import (
     Guidance,
     GuidedVelocity,
@@ -42,11 +37,10 @@ from linnet.sampling.denoise import (
     denoise,
     levels_between,
 )
-from linnet.sampling.keep_frames import KeptFrames
-from linnet.sampling.local_attention import local_attention
 from linnet.sampling.solvers import MULTISTEP, SOLVERS
-from linnet.sampling.step_cache import CachedVelocity
-from linnet.sampling.windows import Windowed, free_noise
+
+if TYPE_CHECKING:
+    from linnet.runtime.processes import Processes, Share
 
 Latents = Float[Tensor, "B C T H W"]
 Frames = UInt8[np.ndarray, "f H W 3"]
@@ -78,6 +72,9 @@ class ModelRunner:
         attend_whole = recorded or way_of(self.attention_used, work, device) or attend
         if not request.span:
             return attend_whole
+
+        from linnet.sampling.local_attention import local_attention
+
         return local_attention(
             token_count(1, request.size), request.span // FRAMES_PER_LATENT, inner=attend_whole
         )
@@ -90,8 +87,13 @@ class ModelRunner:
         seen = min(frames, latents_in(request.window)) if joint else frames
         shape = (self.model.transformer_config.channels, seen, grid.height, grid.width)
         shift = max(1, seen - request.window_overlap // FRAMES_PER_LATENT)
-        each = ((flow.noise(seed, shape, self.model.device), seed) for seed in seeds)
-        return torch.stack([free_noise(noise, frames, shift, seed) for noise, seed in each])
+        noises = [flow.noise(seed, shape, self.model.device) for seed in seeds]
+        if seen < frames:
+            from linnet.sampling.windows import free_noise
+
+            pairs = zip(noises, seeds, strict=True)
+            noises = [free_noise(noise, frames, shift, seed) for noise, seed in pairs]
+        return torch.stack(noises)
 
     def contexts(self, *prompts: str, watch: Watch = ignore) -> list[TextContext]:
         """Each prompt as the transformer's blocks see it."""
@@ -110,26 +112,19 @@ class ModelRunner:
         alone = model.retrying("denoise", run, watch)
         if self.processes is None:
             return alone
-        execution = replace(model.execution, tiling=None)
         self.processes.follow(
             request=self.model.settled(request).to_json(),
-            execution=vars(execution),
+            execution=vars(replace(model.execution, tiling=None)),
             attention=self.attention_used,
         )
-
-        def shared(
-            latents: Latents, timestep: Float[Tensor, "B"], text: TextContext, share: Share
-        ) -> Latents:
-            return alone(latents, timestep, text) if share is None else run(latents, timestep, text, share)
-
-        return SharedPass(self.processes, shared)
+        return self.processes.shared(alone, run)
 
     def forward(self, request: Request) -> Callable[..., Latents]:
         """One pass of the transformer on this device, a `Run` whose last argument may be left out."""
         attention, model = self.attend(request), self.model
 
         def run(
-            latents: Latents, timestep: Float[Tensor, "B"], text: TextContext, share: Share = None
+            latents: Latents, timestep: Float[Tensor, "B"], text: TextContext, share: "Share" = None
         ) -> Latents:
             transformer, chunk = model.transformer, model.execution.token_chunk
             return transformer(
@@ -150,6 +145,8 @@ class ModelRunner:
         prompt, negative = self.contexts(request.prompt, request.negative, watch=watch)
         model, windows = self.denoiser(request, watch), windows_of(request)
         if windows and not request.onward:
+            from linnet.sampling.windows import Windowed
+
             model = Windowed(model, windows)
         return partial(self.steered, request, sigmas, model, prompt, negative, watch=watch)
 
@@ -176,21 +173,19 @@ class ModelRunner:
             levels=levels_between(sigmas, request.guidance_from, request.guidance_until),
             steady=self.steady(request),
         )
-        parts: dict[str, Any] = {
-            "model": model, "prompt": prompt, "negative": negative, "guidance": guidance
-        }  # fmt: skip
-        if isinstance(model, SharedPass) and model.processes.split == "guidance":
-            guided, batched = ApartVelocity(**parts, shared=model), False
-        else:
-            guided = GuidedVelocity(**parts)
+        parts: dict[str, Any] = {"prompt": prompt, "negative": negative, "guidance": guidance}
+        apart = self.processes.apart(model, **parts) if self.processes else None
+        guided = apart or GuidedVelocity(model=model, **parts)
 
         def steer(latents: Latents, timestep: Float[Tensor, "B"]) -> Latents:
             # Asked each time: since memory ran out, a smaller plan may be followed.
-            guided.batched = batched and in_one_batch(self.model.spec, self.model.execution)
+            guided.batched = batched and not apart and in_one_batch(self.model.spec, self.model.execution)
             return guided(latents, timestep)
 
         cache, velocity = request.step_cache, steer
         if cache.skip or cache.adaptive:
+            from linnet.sampling.step_cache import CachedVelocity
+
             velocity = CachedVelocity(
                 velocity=steer,
                 count=request.steps,
@@ -235,6 +230,8 @@ class ModelRunner:
             return fresh(skipped=runs[-1])
 
         if windows and request.onward:
+            from linnet.sampling.autoregressive import autoregressive, kept_by
+
             kept_frames = kept_by(sampler)
             kept: dict[str, Any] = {
                 "given": kept_frames.frames,
@@ -290,12 +287,7 @@ class ModelRunner:
     ) -> Iterator[Frames]:
         with torch.inference_mode():
             z = self.model.latent_space.leave(latents)
-        autoencoder, files = self.model.autoencoder, self.model.files
-        stream = (
-            decode_tiled(autoencoder, z, tiling, pasts=self.model.execution.pasts)
-            if tiling and isinstance(autoencoder, VAE)
-            else autoencoder.decode_stream(z)
-        )
+        stream, files = self._decoding(z, tiling), self.model.files
         precision = torch.autocast(self.model.device.type, torch.bfloat16, enabled=lower)
 
         def decoded() -> Iterator[Float[Tensor, "1 3 f h w"]]:
@@ -310,6 +302,19 @@ class ModelRunner:
             if not finite:
                 raise not_finite("in the decode stage", files.autoencoder, files.transformer)
             yield pixels
+
+    def _decoding(
+        self, z: Float[Tensor, "1 C T H W"], tiling: Tiling | None
+    ) -> Iterator[Float[Tensor, "1 3 f h w"]]:
+        autoencoder = self.model.autoencoder
+        if tiling is None or self.model.spec.autoencoder != "wan":
+            return autoencoder.decode_stream(z)
+
+        from linnet.models.vae import VAE
+        from linnet.runtime.tiles import decode_tiled
+
+        assert isinstance(autoencoder, VAE)
+        return decode_tiled(autoencoder, z, tiling, pasts=self.model.execution.pasts)
 
     def decode_loop(self, latents: Float[Tensor, "1 C T H W"], *, lower: bool = False) -> Iterator[Frames]:
         """The frames of a clip whose last latent frame meets its first: four for every latent frame.
@@ -351,16 +356,6 @@ class ModelRunner:
             return next(self._frames(first, PREVIEW_TILING))[0]
         finally:
             self.model.offload_autoencoder()
-
-
-def kept_by(sampler: Sampler) -> KeptFrames:
-    """What windows that follow each other have to keep of a sampler's; InvalidInput if it is of another kind."""
-    if isinstance(sampler, KeptFrames):
-        return sampler
-    if sampler is denoise:
-        return KeptFrames(frames={}, seed=0)
-    problem = "is a way to make a clip from noise, not from another clip"
-    raise InvalidInput("onward", "true", problem, "make its windows together")
 
 
 def after(count: int, stream: Iterable[Frames]) -> Iterator[Frames]:

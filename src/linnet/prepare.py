@@ -16,13 +16,13 @@ from linnet.filesystem import StrPath
 from linnet.loras import LoraUse
 from linnet.plan.execution import NOTHING_FIXED, FixedExecution, as_asked, recorded
 from linnet.plan.plan import Plan
-from linnet.profiles import carried_on, choose_profile
 from linnet.request import DtypeChoice, Request, RequestSettings, make_request
 from linnet.weights.store import ModelFiles, default_model, model_in, model_of, resolve
 
 if TYPE_CHECKING:
     from linnet.direct.conditions import Conditioning, Conditions
     from linnet.pipeline import Pipeline
+    from linnet.profiles import ChosenProfile
     from linnet.progress import Image, Watch
     from linnet.resolve_loras import ResolvedLoras
 
@@ -191,7 +191,7 @@ class PreparedClips:
 
     pipeline: "Pipeline"
     plans: tuple[Plan, ...]
-    conditions: "Conditions"
+    conditions: "Conditions | None" = None
     outputs: tuple[Path, ...] = ()
     why: str = ""
     notes: tuple[str, ...] = ()
@@ -224,6 +224,7 @@ class PreparedClips:
         def tick() -> None:
             watch(Progress("encode", 0, 1))
 
+        assert self.conditions is not None
         self.pipeline.model.on_load = watch
         conditioning = self.conditions.conditioning(self.pipeline, plan.request, watch, plan=plan, tick=tick)
         for line in conditioning.notes:
@@ -253,27 +254,17 @@ def prepare_clips(
     conditions: dict[str, Any] = {name: settings.get(name) for name in ConditionSettings.__annotations__}
     conditions |= {name: path_of(settings, name) for name in ("image", "last_image", "video")}
     of_request = {name: settings[name] for name in RequestSettings.__annotations__ if name in settings}
-    untuned = settings.get("untuned", False)
-    if not isinstance(untuned, bool):
-        raise InvalidInput("untuned", untuned, "is neither true nor false", "use one of the two")
     files_of = partial(resolve, spec, weights=weights, **single_files)
     if loras := loras_of(spec, files_of, settings.get("loras"), earlier):
         of_request["loras"] = loras.uses
-    chosen = choose_profile(
-        spec,
-        cast(RequestSettings, of_request),
-        untuned=untuned,
-        files=files_of,
-        device=settings.get("device"),
-        like=earlier.request if earlier else None,
-    )
+    chosen = chosen_profile(spec, cast(RequestSettings, of_request), settings, files_of, earlier)
     requests = make_requests(
         spec,
         seeds or [settings.get("seed")],
         prompt=prompt,
         earlier=earlier,
         conditions=conditions,
-        settings=chosen.settings,
+        settings=chosen.settings if chosen else cast(RequestSettings, of_request),
     )
     files = files_of()
     outputs = output_names(output, requests)
@@ -283,15 +274,17 @@ def prepare_clips(
     if output is not None or seeds:
         for request, path in zip(requests, outputs, strict=True):
             check_target(path, size=request.size, overwrite=overwrite)
-    if settings.get("compile") is None:
+    if chosen and settings.get("compile") is None:
         settings = {**settings, "compile": chosen.compiled}
-    if settings.get("fp8") is None:
+    if chosen and settings.get("fp8") is None:
         settings = {**settings, "fp8": chosen.fp8}
     opened = open_for(spec, files, requests, earlier, conditions, settings, here=here)
     pipeline, notes = opened.pipeline, list(opened.notes)
-    pipeline.profile = chosen.record
-    if chosen.record is None and earlier is not None:
-        pipeline.profile = carried_on(earlier.choices.get("profile"), earlier.request, requests[0])
+    pipeline.profile = chosen.record if chosen else None
+    if pipeline.profile is None and earlier is not None and "profile" in earlier.choices:
+        from linnet.profiles import carried_on
+
+        pipeline.profile = carried_on(earlier.choices["profile"], earlier.request, requests[0])
     first = requests[0]
     words = check_prompts(
         pipeline, {"prompt": first.prompt, "negative": first.negative}, first, anyway=anyway
@@ -300,7 +293,30 @@ def prepare_clips(
         notes += loras.notes
     if (file := single_files["transformer"]) and spec.repository and model_of(file) is None:
         notes.insert(0, f"warning: {file} does not tell by its name that it is {spec.name}'s")
-    return replace(opened, outputs=tuple(outputs), why=why, notes=(*words, *chosen.notes, *notes))
+    of_profile = chosen.notes if chosen else ()
+    return replace(opened, outputs=tuple(outputs), why=why, notes=(*words, *of_profile, *notes))
+
+
+def chosen_profile(
+    spec: ModelSpec,
+    of_request: RequestSettings,
+    settings: Settings,
+    files: Callable[[], ModelFiles],
+    earlier: Clip | None,
+) -> "ChosenProfile | None":
+    """What the name of a profile stands for on this machine; None for the plain settings."""
+    untuned = settings.get("untuned", False)
+    if not isinstance(untuned, bool):
+        raise InvalidInput("untuned", untuned, "is neither true nor false", "use one of the two")
+    if not untuned and of_request.get("profile") in (None, "exact"):
+        return None
+
+    from linnet.profiles import choose_profile
+
+    like = earlier.request if earlier else None
+    return choose_profile(
+        spec, of_request, untuned=untuned, files=files, device=settings.get("device"), like=like
+    )
 
 
 def make_requests(
@@ -356,17 +372,14 @@ def open_for(
 
     The requests differ in their seeds alone. What is not given is as in the `earlier` clip, so that its bytes repeat.
     """
-    from linnet.direct.conditions import Conditions
     from linnet.pipeline import Pipeline
     from linnet.plan.workload import SizedModel
     from linnet.runtime.machine import check_asked, resolve_machine
 
-    given = dict(conditions)
-    begins = (
-        Conditions.from_record(earlier.path, earlier.direction, **given) if earlier else Conditions(**given)
-    )
-    for request in requests if begins else ():
-        begins.check(request)
+    begins = conditions_of(earlier, conditions)
+    if begins:
+        for request in requests:
+            begins.check(request)
     choices, notes = earlier.choices if earlier else {}, []
     device, threads = settings.get("device"), settings.get("threads")
     machine = resolve_machine(
@@ -377,7 +390,8 @@ def open_for(
         ram=settings.get("ram"),
         here=here,
     )
-    sized, encoded = SizedModel.of(spec, files), max(map(begins.encoded_frames, requests))
+    sized = SizedModel.of(spec, files)
+    encoded = max(map(begins.encoded_frames, requests)) if begins else 0
     repeated = earlier_execution(earlier, spec)
     compiled, fp8 = settings.get("compile"), settings.get("fp8")
     wanted, fixed = (as_asked(known, compiled=compiled, fp8=fp8) for known in (NOTHING_FIXED, repeated))
@@ -416,9 +430,23 @@ def open_for(
     return PreparedClips(pipeline=pipeline, plans=plans, conditions=begins, notes=tuple(notes))
 
 
-def prepare_loaded(pipeline: "Pipeline", request: Request, conditions: "Conditions") -> PreparedClips:
+def conditions_of(earlier: Clip | None, given: Mapping[str, Any]) -> "Conditions | None":
+    """What a clip begins from beside its prompt: as given, else as the earlier clip did; None for nothing."""
+    if all(value is None for value in given.values()) and not (earlier and earlier.direction):
+        return None
+
+    from linnet.direct.conditions import Conditions
+
+    if earlier:
+        return Conditions.from_record(earlier.path, earlier.direction, **given) or None
+    return Conditions(**given) or None
+
+
+def prepare_loaded(
+    pipeline: "Pipeline", request: Request, conditions: "Conditions | None" = None
+) -> PreparedClips:
     """A clip of a pipeline that is open already."""
-    plan = pipeline.plan(request, encoded_frames=conditions.encoded_frames(request))
+    plan = pipeline.plan(request, encoded_frames=conditions.encoded_frames(request) if conditions else 0)
     return PreparedClips(pipeline=pipeline, plans=(plan,), conditions=conditions)
 
 

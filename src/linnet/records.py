@@ -16,6 +16,8 @@ from linnet.filesystem import reading
 DEEPEST = 50  # lists and objects within each other; a clip's record has six
 LONGEST_NUMBER = 400  # digits: the largest float has 309
 LONGEST_TEXT = 64 * 2**20  # bytes of a file that a person wrote
+# Where a clip's record stands: in a folder of PNGs that linnet wrote, and in the EXIF field of free text, in ASCII.
+PNG_REQUEST, EXIF_DESCRIPTION = "request.json", 0x010E
 WIDE = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 

@@ -153,7 +153,7 @@ def test_a_compiled_clip_says_so_and_is_repeated_compiled(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compiled: list[object] = []  # for the compiler itself, which takes long, see benchmarks/forward.py
-    monkeypatch.setattr("linnet.loaded_model.compile_blocks", compiled.append)
+    monkeypatch.setattr("linnet.runtime.compile.compile_blocks", compiled.append)
     made = json.loads(generate(tiny_model, PROMPT, *STILL, "--compile", "--output", "a.mp4", "--json").stdout)
     assert made["choices"]["compiled"] is True
     linnet("generate", "--like", "a.mp4", "--weights", tiny_model, "--output", "same.mp4")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from linnet.catalog import Format
 from linnet.errors import InvalidInput
 from linnet.models.attention import Linear
 from linnet.models.fp8 import Fp8Linear
@@ -21,7 +22,7 @@ from linnet.models.lora import (
     lora_weights,
     remove_lora,
 )
-from linnet.models.quantised import STORED, Format, QuantisedLinear, quantise
+from linnet.models.quantised import STORED, QuantisedLinear, quantise
 from linnet.models.transformer import Transformer
 from tiny_models import LATENTS, SMALL, close, draw, random_model, velocity
 

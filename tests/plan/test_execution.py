@@ -74,7 +74,7 @@ def test_blocks_are_compiled_wherever_they_are(
             compiled.append(block)
             block.register_forward_pre_hook(lambda block, given: used.append(block))
 
-    monkeypatch.setattr("linnet.loaded_model.compile_blocks", compile_blocks)
+    monkeypatch.setattr("linnet.runtime.compile.compile_blocks", compile_blocks)
     files = resolve(SEEDLING, weights=tiny_model)
     pipeline = Pipeline.open(SEEDLING, files, execution=ExecutionConfig(resident_blocks=held), compiled=True)
     assert pipeline.generate(REQUEST, tmp_path / "a.mp4").choices["compiled"] is True

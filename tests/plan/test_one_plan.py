@@ -44,7 +44,7 @@ class Seen:
             return made
 
         patch.setattr(machine, "choose", chosen)
-        patch.setattr("linnet.cli.generate.show_plan", self.shown.append)
+        patch.setattr("linnet.cli.plan.show_plan", self.shown.append)
         patch.setattr(Pipeline, "latents", running)
 
 

@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from typer.testing import CliRunner
 
-from linnet.catalog import SEEDLING
+from linnet.catalog import SEEDLING, Format
 from linnet.cli import app
 from linnet.errors import InvalidInput, WeightsError
-from linnet.models.quantised import STORED, Format, QuantisedLinear, quantise
+from linnet.models.quantised import STORED, QuantisedLinear, quantise
 from linnet.models.text import T5Encoder
 from linnet.models.transformer import Transformer
 from linnet.runtime.offload import encode_streamed

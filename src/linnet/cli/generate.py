@@ -25,7 +25,6 @@ from linnet.cli.options import (
     parse_seeds,
     whole,
 )
-from linnet.cli.plan import show_plan
 from linnet.cli.terminal import bars, note, starting
 from linnet.cli.watching import previewing, tell_made, telling
 from linnet.clip import Clip
@@ -178,6 +177,8 @@ def generate(
         for each, path in zip(plans, ready.outputs, strict=True):
             print_request(each.request, path, each, as_json)
         if not as_json:
+            from linnet.cli.plan import show_plan
+
             show_plan(plans[0])
         return
 

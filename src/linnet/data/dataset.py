@@ -18,6 +18,7 @@ from linnet.data.settings import SETTINGS_FILE, read_settings
 from linnet.errors import InvalidInput
 from linnet.filesystem import reading
 from linnet.inputs import folders
+from linnet.records import PNG_REQUEST
 from linnet.wording import format_count, in_a_row
 
 Long = Literal["middle", "split"]
@@ -247,7 +248,7 @@ def media_in(folder: Path, home: Path) -> tuple[list[Path], list[LeftOut]]:
                     left_out.append(
                         LeftOut(name, "link to a folder", f"{problem}; name it in {SETTINGS_FILE}")
                     )
-                elif (path / folders.REQUEST).is_file():
+                elif (path / PNG_REQUEST).is_file():
                     files.append(path)
                 else:
                     waiting.append(path)

@@ -249,10 +249,10 @@ def _moon() -> Points:
 def _cross() -> Points:
     """A plus sign, its arms a third as wide as it is."""
     corner = [(1, -3), (1, -1), (3, -1)]
-    turns = [corner]
+    corners = [corner]
     for _ in range(3):
-        turns.append([(-y, x) for x, y in turns[-1]])
-    return [point for turn in turns for point in turn]
+        corners.append([(-y, x) for x, y in corners[-1]])
+    return [point for turn in corners for point in turn]
 
 
 OUTLINES = {

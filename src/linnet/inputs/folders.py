@@ -8,10 +8,9 @@ from linnet.errors import InvalidInput
 from linnet.inputs import pictures
 from linnet.inputs.pictures import Frame, Note
 from linnet.inputs.refusals import legibly
-from linnet.records import read_object_or_nothing
+from linnet.records import PNG_REQUEST, read_object_or_nothing
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif")
-REQUEST = "request.json"  # in a folder that linnet wrote
 
 
 def files_of(folder: Path) -> list[Path]:
@@ -50,7 +49,7 @@ def frames(folder: Path, note: Note) -> Iterator[Frame]:
 
 
 def note_in(folder: Path) -> str:
-    note = folder / REQUEST
+    note = folder / PNG_REQUEST
     with legibly(note):
         return note.read_text("utf-8", "replace") if note.is_file() else ""
 

@@ -17,6 +17,7 @@ from PIL import ExifTags, Image, ImageOps
 from linnet.errors import InvalidInput
 from linnet.geometry import Size
 from linnet.inputs.refusals import legibly
+from linnet.records import EXIF_DESCRIPTION
 
 Frame = UInt8[np.ndarray, "H W 3"]
 Note = Callable[[str], None]
@@ -29,7 +30,6 @@ FORMATS = (
 ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")  # others of several pictures hold pages, depth maps or thumbnails
 HEADS = (b"GIF8", b"\x89PNG", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*", b"qoif", b"\0\0\0\x0cjP  ")
 STILLS = (b"avif", b"avis", b"heic", b"heix", b"mif1", b"msf1")  # brands of pictures in the container of mp4
-IMAGE_DESCRIPTION = 0x010E  # the EXIF field of free text, in ASCII
 SHORTEST = 10  # milliseconds: all browsers show a frame of so few or fewer for USUAL
 USUAL = 100
 
@@ -179,5 +179,5 @@ def frames(path: Path, note: Note) -> Iterator[Frame]:
 def note_in(path: Path) -> str:
     """The free text that linnet, or another program, left in the picture."""
     with legibly(path), opened(path) as image:
-        text = image.info.get("comment") or image.getexif().get(IMAGE_DESCRIPTION) or ""
+        text = image.info.get("comment") or image.getexif().get(EXIF_DESCRIPTION) or ""
         return text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)

@@ -1,13 +1,18 @@
-"""The two spaces of latents: the autoencoder's own, and the transformer's, where each channel is centred.
+"""What all autoencoders share: frames in groups of four, and the two spaces of latents. Those are the autoencoder's own
+and the transformer's, where each channel is centred.
 
 Axes: B batch, C channels, T frames, H and W rows and columns of the latents.
 """
 
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from linnet.errors import InvalidInput
+from linnet.geometry import FRAMES_PER_LATENT
 
 # Linum v2's statistics of Wan 2.1's latents over its training videos, one number a channel.
 MEAN = (
@@ -43,3 +48,21 @@ def linum_v2_latents() -> LatentSpace:
     """The published models' space, for a checkpoint that does not carry its own: half a deviation to one."""
     mean, scale = torch.tensor(MEAN), 0.5 / torch.tensor(STD)
     return LatentSpace(scale, -mean * scale)
+
+
+def regroup(chunks: Iterable[Float[Tensor, "B 3 _ H W"]]) -> Iterator[Float[Tensor, "B 3 F H W"]]:
+    """The same frames as 1, then 4 at a time. InvalidInput at their end if they do not come out even."""
+    buffer: Tensor | None = None
+    total, wanted = 0, 1
+    for chunk in chunks:
+        total += chunk.shape[2]
+        buffer = chunk if buffer is None else torch.cat([buffer, chunk], dim=2)
+        while buffer.shape[2] >= wanted:
+            yield buffer[:, :, :wanted]
+            buffer, wanted = buffer[:, :, wanted:], FRAMES_PER_LATENT
+    if total % FRAMES_PER_LATENT != 1:
+        raise off_grid(total, f"{FRAMES_PER_LATENT}n + 1")
+
+
+def off_grid(frames: int, grid: str) -> InvalidInput:
+    return InvalidInput("frames", frames, f"the autoencoder takes {grid}", "drop or repeat some to fit")

@@ -9,18 +9,18 @@ Only the blocks of a network are stored so. What is left, the embeddings and the
 Axes: i inputs, o outputs.
 """
 
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from linnet.catalog import Format
 from linnet.models.attention import Linear, product_dtype
 
 M = TypeVar("M", bound=nn.Module)
 
-Format = Literal["int8", "float8"]
 STORED: dict[Format, torch.dtype] = {"int8": torch.int8, "float8": torch.float8_e4m3fn}
 LARGEST = {torch.int8: 127.0, torch.float8_e4m3fn: 448.0}
 BLOCKS = frozenset({"blocks", "block"})  # what a transformer and T5 call theirs

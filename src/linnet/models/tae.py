@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from linnet.models.vae import regroup
+from linnet.models.latents import regroup
 
 Images = Float[Tensor, "N C H W"]
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from linnet.errors import InvalidInput
 from linnet.geometry import FRAMES_PER_LATENT, PIXELS_PER_LATENT
+from linnet.models.latents import off_grid, regroup
 
 QUERIES = 2048  # positions of a frame whose attention is computed at a time
 
@@ -291,21 +292,3 @@ def spare_first(
     """A layer on all frames but the first, which passes unchanged."""
     first, rest = x[:, :, :1], x[:, :, 1:]
     return torch.cat([first, layer(rest)], dim=2) if rest.shape[2] else first
-
-
-def regroup(chunks: Iterable[Float[Tensor, "B 3 _ H W"]]) -> Iterator[Float[Tensor, "B 3 F H W"]]:
-    """The same frames as 1, then 4 at a time. InvalidInput at their end if they do not come out even."""
-    buffer: Tensor | None = None
-    total, wanted = 0, 1
-    for chunk in chunks:
-        total += chunk.shape[2]
-        buffer = chunk if buffer is None else torch.cat([buffer, chunk], dim=2)
-        while buffer.shape[2] >= wanted:
-            yield buffer[:, :, :wanted]
-            buffer, wanted = buffer[:, :, wanted:], FRAMES_PER_LATENT
-    if total % FRAMES_PER_LATENT != 1:
-        raise off_grid(total, f"{FRAMES_PER_LATENT}n + 1")
-
-
-def off_grid(frames: int, grid: str) -> InvalidInput:
-    return InvalidInput("frames", frames, f"the autoencoder takes {grid}", "drop or repeat some to fit")

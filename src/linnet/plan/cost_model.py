@@ -16,7 +16,6 @@ from linnet.plan.execution import ExecutionConfig, Tiling
 from linnet.plan.explanations import Row
 from linnet.plan.memory import Shape, decode_working, text_weights, transformer_weights
 from linnet.plan.passes import forwards, in_one_batch
-from linnet.plan.tiles import tiling_work, wan_decoder
 from linnet.plan.windows import denoised, latents_at_once, window_count
 from linnet.plan.workload import Workload
 
@@ -117,6 +116,8 @@ def lora_share(workload: Workload) -> float:
 
 @cache
 def extra_work(height: int, width: int, tiling: Tiling) -> float:
+    from linnet.plan.tiles import tiling_work, wan_decoder  # which only plans with tiles need
+
     return tiling_work(wan_decoder(), height, width, tiling)
 
 

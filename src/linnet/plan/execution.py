@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Self, TypedDict
 
+from linnet.catalog import FORMATS, Format
 from linnet.errors import InvalidInput
 
-Format = Literal["int8", "float8"]
-FORMATS: tuple[Format, ...] = ("int8", "float8")
 # The settings that can change a clip's bits, be it in rounding alone. Where a block waits changes none.
 DECIDING = (
     "token_chunk",

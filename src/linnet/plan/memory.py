@@ -10,15 +10,17 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from linnet.errors import WeightsError
 from linnet.geometry import Grid
 from linnet.plan.execution import PREVIEW_TILING, ExecutionConfig, Tiling
-from linnet.plan.tiles import DecodeSizes, decode_sizes, wan_decoder
 from linnet.weights.files import Header, read_header, shards
 from linnet.weights.names import FLOAT32_PARTS, NOT_WEIGHTS, TRANSFORMER_PREFIX
 from linnet.weights.store import ModelFiles
+
+if TYPE_CHECKING:
+    from linnet.plan.tiles import DecodeSizes
 
 EIGHT_BITS = frozenset({"I8", "F8_E4M3"})  # as files call them
 BYTES = {"float32": 4, "bfloat16": 2, "int8": 1, "float8": 1}
@@ -238,7 +240,9 @@ TINY_SCRATCH, TINY_PIXEL = 100_000_000, 5_500  # bytes, measured; whatever the s
 
 
 @cache
-def sizes(height: int, width: int, tiling: Tiling, item: int, steps: int) -> DecodeSizes:
+def sizes(height: int, width: int, tiling: Tiling, item: int, steps: int) -> "DecodeSizes":
+    from linnet.plan.tiles import decode_sizes, wan_decoder  # which only plans with tiles need
+
     return decode_sizes(wan_decoder(), height, width, tiling, item, steps=steps)
 
 

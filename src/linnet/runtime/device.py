@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import torch
 
+from linnet.catalog import Format
 from linnet.errors import InvalidInput
-from linnet.models.quantised import STORED, Format
 from linnet.plan import machine_cache
 from linnet.plan.host import cgroup_folders, host_memory, installed_memory, processors
 from linnet.request import Dtype
@@ -59,6 +59,9 @@ def check_format(format: Format | None, device: torch.device) -> None:
     """InvalidInput where the device has no numbers of that 8-bit format; one that is not here cannot be asked."""
     if format is None or not is_here(str(device)):
         return
+
+    from linnet.models.quantised import STORED
+
     try:
         torch.ones(1, dtype=STORED[format], device=device).to(torch.float32)
     except (RuntimeError, TypeError):  # MPS says the second

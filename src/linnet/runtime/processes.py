@@ -25,7 +25,7 @@ from torch import distributed as dist
 from linnet.errors import DeviceLost, one_line
 from linnet.models.transformer import TextContext
 from linnet.runtime.parallel import Ring
-from linnet.sampling.denoise import GuidedVelocity, Latents
+from linnet.sampling.denoise import GuidedVelocity, Latents, Model
 
 Split = Literal["guidance", "tokens"]
 TEXTS = 4  # whose keys and values each process keeps
@@ -186,6 +186,23 @@ class Processes:
             self._folder = None
 
     # --- passes -------------------------------------------------------------------------------------------------------
+
+    def shared(self, alone: Callable[..., Latents], run: Run) -> "SharedPass":
+        """The transformer as a model whose passes are shared; `alone` runs one that is not, and may try again."""
+
+        def either(
+            latents: Latents, timestep: Float[Tensor, "B"], text: TextContext, share: Share
+        ) -> Latents:
+            return alone(latents, timestep, text) if share is None else run(latents, timestep, text, share)
+
+        return SharedPass(self, either)
+
+    def apart(self, model: Model, **parts: Any) -> "ApartVelocity | None":
+        """Guidance whose two passes run at the same time, where that is how they are shared out; `parts` as for
+        GuidedVelocity."""
+        if isinstance(model, SharedPass) and self.split == "guidance":
+            return ApartVelocity(model=model, **parts, shared=model)
+        return None
 
     def single_pass(
         self, run: Run, latents: Latents, timestep: Float[Tensor, "B"], text: TextContext

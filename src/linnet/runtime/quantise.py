@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from linnet.catalog import ModelSpec
+from linnet.catalog import Format, ModelSpec
 from linnet.errors import InvalidInput
 from linnet.filesystem import (
     check_folder,
@@ -16,11 +16,10 @@ from linnet.filesystem import (
     temporary_name,
     writing,
 )
-from linnet.models.quantised import Format
 from linnet.models.text import T5Encoder
 from linnet.plan.memory import shape_of
-from linnet.runtime.stream import transformer_of
 from linnet.runtime.text import text_config
+from linnet.weights.config import transformer_of
 from linnet.weights.files import files_under
 from linnet.weights.names import TRANSFORMER_PREFIX
 from linnet.weights.quantise import quantise_files

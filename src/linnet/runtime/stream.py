@@ -10,7 +10,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from copy import deepcopy
 from itertools import product
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -18,9 +17,8 @@ from torch import Tensor, nn
 
 from linnet.errors import InvalidInput
 from linnet.models.quantised import QuantisedLinear
-from linnet.models.transformer import Block, Transformer, TransformerConfig, linum_v2
+from linnet.models.transformer import Block, Transformer
 from linnet.runtime import transfer
-from linnet.weights.config import config_as
 from linnet.weights.files import Header
 from linnet.weights.load import fill, product_dtypes, read, stored_format
 from linnet.weights.names import FLOAT32_PARTS
@@ -28,11 +26,6 @@ from linnet.weights.names import FLOAT32_PARTS
 Source = Callable[
     [int], Iterable[tuple[str, Tensor]]
 ]  # names and values of a block's weights, whatever their dtypes
-
-
-def transformer_of(file: Path) -> Transformer:
-    """The model whose weights a file holds, as it says itself; Linum v2's if it says nothing."""
-    return Transformer(config_as(TransformerConfig, file) or linum_v2())
 
 
 def is_resident(i: int, resident: int, count: int) -> bool:
@@ -82,7 +75,7 @@ def stream_into(
                 changed[i], adapters[i] = adapted(block, f"blocks.{i}", adapt, device)
             if blocks_from == "memory":
                 state = block.state_dict()
-                waiting[i] = {name: locked(tensor, device) for name, tensor in state.items()}
+                waiting[i] = {name: transfer.locked(tensor, device) for name, tensor in state.items()}
             block.to("meta")
         watch(i + 1, count)
 
@@ -110,15 +103,6 @@ def adapted(
     adapt(block, name)
     taken = {path: adapters.to(device) for path, adapters in take_adapters(block).items()}
     return changed_parameters(block), taken
-
-
-def locked(x: Tensor, device: torch.device) -> Tensor:
-    """In system memory from which `device` copies fast."""
-    if device.type != "cuda":
-        return x
-    buffer = transfer.reserve(x, torch.device("cpu"), beside=device)
-    transfer.copy(buffer, x)
-    return buffer
 
 
 class BlockStream:

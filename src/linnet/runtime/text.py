@@ -7,23 +7,25 @@ Axes: L tokens, M model width.
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from linnet.catalog import Format
 from linnet.errors import InvalidInput
-from linnet.models.quantised import Format
 from linnet.models.text import T5Config, T5Encoder, t5_xxl
 from linnet.plan.host import cache_folder
 from linnet.plan.memory import SMALL_TEXT, count
 from linnet.records import read_object
 from linnet.runtime.finite import is_finite, not_finite
-from linnet.runtime.offload import encode_streamed
-from linnet.runtime.text_cache import TextCache
 from linnet.weights.config import config_as
 from linnet.weights.files import Header, damaged, shards
 from linnet.weights.load import fill, fingerprint, matched
+
+if TYPE_CHECKING:
+    from linnet.runtime.text_cache import TextCache
 
 States = Float[Tensor, "L M"]
 
@@ -107,10 +109,13 @@ class TextStates:
                 self._known[ids] = states.to(self.device)
 
     @cached_property
-    def _disk(self) -> TextCache | None:
+    def _disk(self) -> "TextCache | None":
         folder = cache_folder()
         if self.small or not self.cache or folder is None:
             return None
+
+        from linnet.runtime.text_cache import TextCache
+
         # The last bits depend on these, and the same request shall give the same bytes.
         key = [
             self.device.type,
@@ -127,6 +132,8 @@ class TextStates:
     ) -> list[Float[Tensor, "1 _ M"]]:
         encoder, headers = self.matched
         if not (self._resident or self.small or self.keep_resident):
+            from linnet.runtime.offload import encode_streamed
+
             return encode_streamed(
                 encoder, headers, prompts, device=self.device, dtype=self.dtype, watch=watch
             )

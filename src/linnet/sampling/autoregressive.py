@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from linnet.errors import InvalidInput
 from linnet.plan.windows import Windows
 from linnet.sampling.denoise import Latents, Sampler, Step, Velocity, denoise
 from linnet.sampling.keep_frames import KeptFrames
@@ -51,3 +52,13 @@ def autoregressive(
             whole = whole.index_copy(2, at, step.latents)
             yield replace(step, index=number * step.count + step.index, count=total, latents=whole)
         done = window[-1] + 1
+
+
+def kept_by(sampler: Sampler) -> KeptFrames:
+    """What windows that follow each other have to keep of a sampler's; InvalidInput if it is of another kind."""
+    if isinstance(sampler, KeptFrames):
+        return sampler
+    if sampler is denoise:
+        return KeptFrames(frames={}, seed=0)
+    problem = "is a way to make a clip from noise, not from another clip"
+    raise InvalidInput("onward", "true", problem, "make its windows together")

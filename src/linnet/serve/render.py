@@ -127,10 +127,10 @@ class Renderer:
 
 
 @contextmanager
-def conditions_of(given: InputReference | None, tick: Tick = nothing) -> Iterator[Conditions]:
+def conditions_of(given: InputReference | None, tick: Tick = nothing) -> Iterator[Conditions | None]:
     """What a clip begins from, in a file while it is used. `tick` is called while a clip is checked, and may raise."""
     if given is None:
-        yield Conditions()
+        yield None
         return
     with tempfile.TemporaryDirectory(prefix="linnet-") as folder:
         path = Path(folder) / "input_reference"

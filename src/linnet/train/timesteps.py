@@ -55,10 +55,10 @@ class Weighted:
 
     def __call__(self, quantile: Float[Tensor, "B"]) -> Float[Tensor, "B"]:
         sums, bins = self.sums.to(quantile.device), len(self.sums) - 1
-        asked = quantile.double().clamp(LEAST, MOST)
-        upper = torch.searchsorted(sums, asked).clamp(1, bins)
+        wanted = quantile.double().clamp(LEAST, MOST)
+        upper = torch.searchsorted(sums, wanted).clamp(1, bins)
         low, high = sums[upper - 1], sums[upper]
-        inside = (asked - low) / (high - low).clamp(min=1e-12)
+        inside = (wanted - low) / (high - low).clamp(min=1e-12)
         return ((upper - 1 + inside) / bins).float()
 
 

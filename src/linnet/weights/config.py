@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from linnet.errors import WeightsError, one_line
+from linnet.models.transformer import Transformer, TransformerConfig, linum_v2
 from linnet.weights.files import read_config
 
 C = TypeVar("C")
@@ -48,3 +49,8 @@ def fits_field(value: Any, kind: Any) -> bool:
 
 def other_model(path: Path, how: str) -> WeightsError:
     return WeightsError("weights", path, f"is of another model: {how}", "use the files of the chosen model")
+
+
+def transformer_of(file: Path) -> Transformer:
+    """The model whose weights a file holds, as it says itself; Linum v2's if it says nothing."""
+    return Transformer(config_as(TransformerConfig, file) or linum_v2())

@@ -10,9 +10,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from linnet.catalog import FORMATS, Format
 from linnet.errors import WeightsError
-from linnet.models.quantised import STORED, Format, store_in
-from linnet.models.quantised import quantise as quantised
 from linnet.weights.files import (
     Header,
     check_dtypes,
@@ -86,7 +85,9 @@ def fill(
     def finish(name: str, fetch: Callable[[torch.dtype], Tensor]) -> dict[str, Tensor]:
         kind, own = kinds[name], name.removeprefix(prefix)
         if kind in EIGHT_BITS and held_by_files[name].dtype not in EIGHT_BITS:
-            tensor, scale = quantised(fetch(held_by_files[name].dtype), kind)
+            from linnet.models.quantised import quantise
+
+            tensor, scale = quantise(fetch(held_by_files[name].dtype), kind)
             return {own: tensor, scale_of(own): scale.to(dtype)}
         return {own: fetch(kind)}
 
@@ -152,11 +153,17 @@ def matched(
                 "weights", headers[0].path, problem, "use the files of the chosen model"
             ) from None
         if format:
-            store_in(format, module)
+            store_in_8_bits(module, format)
         check({prefix + name: tensor for name, tensor in module.state_dict().items()}, headers, ignore)
         if quantise and not format:
-            store_in(quantise, module)
+            store_in_8_bits(module, quantise)
     return module, headers
+
+
+def store_in_8_bits(module: nn.Module, format: Format) -> None:
+    from linnet.models.quantised import store_in
+
+    store_in(format, module)
 
 
 def stored_format(headers: Sequence[Header]) -> Format | None:
@@ -164,11 +171,11 @@ def stored_format(headers: Sequence[Header]) -> Format | None:
     formats = {header.metadata.get(QUANTISATION) for header in headers}
     if formats == {None} or not formats:
         return None
-    for format in STORED:
+    for format in FORMATS:
         if formats == {format}:
             return format
     problem = f"says {', '.join(sorted(map(str, formats)))} of how its weights are stored"
-    raise WeightsError("weights", headers[0].path, problem, f"linnet knows {' and '.join(STORED)}")
+    raise WeightsError("weights", headers[0].path, problem, f"linnet knows {' and '.join(FORMATS)}")
 
 
 def as_list(files: Path | Sequence[Path]) -> Sequence[Path]:

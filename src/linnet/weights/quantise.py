@@ -6,8 +6,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from linnet.catalog import Format
 from linnet.errors import WeightsError
-from linnet.models.quantised import STORED, Format, QuantisedLinear, quantise
+from linnet.models.quantised import STORED, QuantisedLinear, quantise
 from linnet.weights.files import Entry, Header, read_header, shards, write_weights
 from linnet.weights.load import EIGHT_BITS, QUANTISATION, matched, read, scale_of, stored_format
 
