@@ -90,6 +90,8 @@ def test_what_the_device_cannot_do_or_does_hardly_faster_is_not_chosen(
 def test_many_tokens_are_not_attended_to_plainly() -> None:
     assert set(candidates(CPU, WORK._replace(tokens=4000))) == {STOCK, "chunked"}
     assert set(candidates(CPU, WORK._replace(tokens=100_000))) == {STOCK}
+    seedlings = Work(2, 4, 1024, 64)  # the longest class of its clips
+    assert set(candidates(CPU, seedlings)) == {STOCK, "plain"}
 
 
 @pytest.mark.parametrize("tokens", [1, 500, 1024, 1025, 1300, 1872, 2048, 2049, 4000, 4096, 4097, 30_000])

@@ -4,6 +4,7 @@ import json
 import random
 from dataclasses import replace
 from pathlib import Path
+from shutil import copyfile
 from types import SimpleNamespace
 
 import pytest
@@ -107,6 +108,11 @@ def test_phases_leave_parts_from_which_another_machine_goes_on(
 
     with pytest.raises(InvalidInput, match="comes after a transformer"):
         run_phases(first, [("autoencoder", 1.0)], watch)
+    stopped = tiny_run(packed, "stopped")
+    (stopped.folder / "flow").mkdir(parents=True)
+    copyfile(first.folder / "flow" / "state.safetensors", stopped.folder / "flow" / "state.safetensors")
+    with pytest.raises(InvalidInput, match="comes after a transformer"):
+        run_phases(stopped, [("autoencoder", 1.0)], watch)
     other = tiny_run(packed, "third", begin=first.leaves)
     with pytest.raises(InvalidInput, match="of another transformer"):
         run_phases(replace(other, config=replace(other.config, dim=32)), [("clips", 1.0)], watch)

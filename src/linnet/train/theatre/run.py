@@ -65,7 +65,9 @@ def run_phases(run: TheatreRun, phases: list[tuple[Phase, float]], watch: Watch)
     reports = []
     for phase, minutes in phases:
         if phase == "autoencoder":
-            if any(name.startswith(FLOW) for name in weights):
+            # A transformer whose first phase was stopped has left no parts yet.
+            begun = (run.folder / "flow" / "state.safetensors").exists()
+            if begun or any(name.startswith(FLOW) for name in weights):
                 problem = "comes after a transformer has learnt its latents"
                 raise InvalidInput("phase", phase, problem, "train stills or clips, or begin a new run")
             learnt, report = learn_to_copy(run, scenery, weights, minutes, watch)
