@@ -48,8 +48,8 @@ from linnet.weights.names import TRANSFORMER_PREFIX
 from linnet.weights.store import ModelFiles
 
 if TYPE_CHECKING:
-    from linnet.lora_use import LorasInUse
     from linnet.models.vae import VAE
+    from linnet.runtime.loras import LorasInUse
     from linnet.runtime.stream import BlockStream
 
 T = TypeVar("T")
@@ -227,7 +227,7 @@ class LoadedModel:
             self.free_transformer()  # its blocks are here one by one
         self._loras = None
         if uses:
-            from linnet.lora_use import LorasInUse  # where there are any
+            from linnet.runtime.loras import LorasInUse  # where there are any
 
             self._loras = LorasInUse.read(uses, self._matched_transformer()[0], self.lora_folder)
             if self._transformer is not None:

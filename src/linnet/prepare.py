@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from linnet.pipeline import Pipeline
     from linnet.profiles import ChosenProfile
     from linnet.progress import Image, Watch
-    from linnet.resolve_loras import ResolvedLoras
+    from linnet.weights.resolve_loras import ResolvedLoras
 
 Tell = Callable[[str], object]  # hears a line for a person
 
@@ -147,7 +147,7 @@ def loras_of(
     """The LoRAs that are named or, without any, those that the same model made the earlier clip with; None for none."""
     if given is None and (earlier is None or not earlier.request.loras or earlier.request.model != spec.name):
         return None
-    from linnet.resolve_loras import resolve_loras
+    from linnet.weights.resolve_loras import resolve_loras
 
     return resolve_loras(files().transformer, given, earlier=earlier)
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from linnet.direct.storyboard import Storyboard
     from linnet.pipeline import Pipeline
     from linnet.progress import Watch
-    from linnet.resolve_loras import ResolvedLoras
+    from linnet.weights.resolve_loras import ResolvedLoras
 
 
 class LoadAndLoras(LoadSettings, LoraSettings, total=False):

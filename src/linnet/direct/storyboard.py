@@ -326,7 +326,7 @@ class LoraFinder:
 
     def _find(self, text: str, given: Sequence[LoraUse | StrPath]) -> tuple[LoraUse, ...]:
         if text not in self._known:
-            from linnet.resolve_loras import resolve_loras  # where there are any
+            from linnet.weights.resolve_loras import resolve_loras  # where there are any
 
             transformer = resolve(self.spec, weights=self.weights).transformer
             loras = resolve_loras(transformer, given, folder=self.film.path.parent)

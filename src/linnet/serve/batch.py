@@ -24,12 +24,12 @@ from linnet.media import read_metadata
 from linnet.profiles import choose_profile
 from linnet.records import read_object, read_object_or_nothing, read_text
 from linnet.request import Request, RequestSettings, make_request
-from linnet.resolve_loras import ResolvedLoras, resolve_loras
 from linnet.serve.clips import file_of, put, remove_files, tidy
 from linnet.serve.jobs import Job, Limits
 from linnet.serve.queue import Queue
 from linnet.serve.supervisor import Member
 from linnet.serve.worker_pool import WorkerPool
+from linnet.weights.resolve_loras import ResolvedLoras, resolve_loras
 from linnet.weights.store import ModelFiles
 from linnet.wording import choices, format_count
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from linnet.errors import InvalidInput, WeightsError
 from linnet.loras import LoraUse, check_loras
-from linnet.resolve_loras import ResolvedLoras, named_use
 from linnet.weights.files import read_header
 from linnet.weights.lora_files import lora_file, loras_in, shapes_in
 from linnet.weights.lora_formats import Shape
+from linnet.weights.resolve_loras import ResolvedLoras, named_use
 from linnet.wording import choices
 
 
