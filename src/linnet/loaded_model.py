@@ -105,7 +105,7 @@ class LoadedModel:
     def check_files(self) -> None:
         """WeightsError if the files do not hold exactly this model, InvalidInput where the device cannot do what was
         asked; reads the files' headers alone."""
-        for headers in (self.text.matched[1], self._matched_transformer()[1]):
+        for headers in (self.text.matched[1], self.matched_transformer()[1]):
             check_format(stored_format(headers), self.device)
         for format in (self.execution.transformer_format, self.execution.text_format):
             check_format(format, self.device)
@@ -147,7 +147,7 @@ class LoadedModel:
 
     # --- transformer --------------------------------------------------------------------------------------------------
 
-    def _matched_transformer(self) -> tuple[Transformer, list[Header]]:
+    def matched_transformer(self) -> tuple[Transformer, list[Header]]:
         path = self.files.transformer
         model, headers = matched(
             lambda: transformer_of(path),
@@ -164,7 +164,7 @@ class LoadedModel:
     @property
     def transformer_config(self) -> TransformerConfig:
         """Reads no weights."""
-        return (self._transformer or self._matched_transformer()[0]).config
+        return (self._transformer or self.matched_transformer()[0]).config
 
     @property
     def has_transformer(self) -> bool:
@@ -177,7 +177,7 @@ class LoadedModel:
         if self._transformer is None:
             watch = partial(self._reading, "transformer")
             watch(0, 1)
-            model, headers = self._matched_transformer()
+            model, headers = self.matched_transformer()
             if self.execution.resident_blocks is None:
                 fill(
                     model,

@@ -359,3 +359,15 @@ def tell_left_out(lines: Sequence[str]) -> None:
         note(f"note: {line}")
     if len(lines) > MOST_LISTED:
         note(f"note: {len(lines) - MOST_LISTED:,} more are not used; `linnet data check` lists them")
+
+
+@app.command("example")
+def example(
+    folder: Annotated[Path, typer.Argument(help="A new folder, or an empty one.", metavar="FOLDER")],
+    shape: Annotated[str, option("shape", "cross (default) or circle.", metavar="NAME")] = "cross",
+) -> None:
+    """Draw a dataset to try training on: 24 clips of a shape that seedling does not know."""
+    from linnet.data.example import draw_example
+
+    draw_example(folder, shape)
+    print(folder)

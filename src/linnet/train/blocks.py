@@ -12,8 +12,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
+from linnet.loaded_model import LoadedModel
 from linnet.models.attention import CrossAttention, Heads
 from linnet.models.transformer import Block, Transformer
+from linnet.plan.training import is_resident
+from linnet.runtime.stream import locked
+from linnet.weights.load import fill
+from linnet.weights.names import FLOAT32_PARTS, TRANSFORMER_PREFIX
 
 
 class TrainedBlock:
@@ -68,5 +73,29 @@ class KeysValues(nn.Module):
         return self.attention.keys_values(text)
 
 
-def trained_blocks(model: Transformer, device: torch.device, *, checkpointed: bool) -> list[TrainedBlock]:
-    return [TrainedBlock(block, device, checkpointed=checkpointed) for block in model.blocks]
+def trained_blocks(
+    model: Transformer, device: torch.device, *, checkpointed: bool = True, random: bool = False
+) -> list[TrainedBlock]:
+    """`random`: the blocks have dropout, whose numbers have to repeat."""
+    return [TrainedBlock(block, device, checkpointed=checkpointed, random=random) for block in model.blocks]
+
+
+def load_transformer(model: LoadedModel, resident: int | None) -> Transformer:
+    """The model's own where all of it stays; else one whose other blocks are in main memory, from where the device
+    copies fast."""
+    if resident is None:
+        return model.transformer
+    transformer, headers = model.matched_transformer()
+    device, dtype, count = model.device, model.dtype, len(transformer.blocks)
+    for name, part in transformer.named_children():
+        if name != "blocks":
+            kind = torch.float32 if name in FLOAT32_PARTS else dtype
+            fill(part, headers, device=device, dtype=kind, prefix=f"{TRANSFORMER_PREFIX}{name}.")
+    for index, block in enumerate(transformer.blocks):
+        prefix = f"{TRANSFORMER_PREFIX}blocks.{index}."
+        if is_resident(index, resident, count):
+            fill(block, headers, device=device, dtype=dtype, prefix=prefix)
+        else:
+            state = fill(block, headers, dtype=dtype, prefix=prefix).state_dict()
+            block.load_state_dict({n: locked(w, device) for n, w in state.items()}, assign=True)
+    return transformer.eval()

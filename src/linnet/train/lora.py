@@ -12,6 +12,7 @@ from torch import Tensor
 from linnet.loaded_model import LoadedModel
 from linnet.models.lora import LoraShape, LoraWeights, add_lora, lora_weights
 from linnet.models.text import T5Encoder, Tokenizer
+from linnet.models.transformer import Transformer
 from linnet.train.clips import Learner
 from linnet.train.settings import TrainingSettings
 from linnet.weights.lora import Lora, write_lora
@@ -30,10 +31,12 @@ def first_rows(encoder: T5Encoder, count: int) -> Float[Tensor, "n M"]:
     return table.mean(0).expand(count, -1).clone()
 
 
-def make_learner(model: LoadedModel, settings: TrainingSettings, captions: Iterable[str]) -> Learner:
-    """The model's transformer, frozen, with a LoRA on its layers, and rows of the words that it is to learn. The model
+def make_learner(
+    model: LoadedModel, transformer: Transformer, settings: TrainingSettings, captions: Iterable[str]
+) -> Learner:
+    """The transformer, frozen, with a LoRA on its layers, and rows of the words that it is to learn. The model
     knows these words from now on."""
-    transformer = model.transformer.requires_grad_(False)
+    transformer.requires_grad_(False)
     generator = torch.Generator().manual_seed(settings.seed)
     shape = LoraShape(
         rank=settings.rank,

@@ -4,7 +4,7 @@ weight is read."""
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,11 @@ from linnet.data.buckets import TrainingClip, clips_in
 from linnet.data.dataset import Dataset, LeftOut, read_dataset
 from linnet.data.probe import default_cache
 from linnet.filesystem import check_folder
+from linnet.plan.cost_model import known
+from linnet.plan.execution import FORMATS, ExecutionConfig
 from linnet.plan.machine import Machine
+from linnet.plan.training import Bucket, TrainingPlan, TrainingWorkload, plan_training
+from linnet.plan.workload import SizedModel
 from linnet.request import Request, make_request
 from linnet.train.config import LoopConfig
 from linnet.train.distributed import ALONE, Ranks
@@ -37,6 +41,7 @@ class PreparedTraining:
     dataset: Dataset
     clips: tuple[TrainingClip, ...]
     left_out: tuple[LeftOut, ...]
+    plan: TrainingPlan
     output: Path
 
     @property
@@ -117,6 +122,8 @@ def prepare_training(
     if output.exists():
         check_folder(output)
     chosen = settings.for_clips(spec, len(clips))
+    machine = with_base(machine, chosen)
+    plan = plan_training(workload_of(spec, files, machine, chosen, clips))
     return PreparedTraining(
         spec=spec,
         files=files,
@@ -125,7 +132,44 @@ def prepare_training(
         dataset=dataset,
         clips=tuple(clips),
         left_out=tuple(left_out),
+        plan=plan,
         output=output,
+    )
+
+
+def with_base(machine: Machine, chosen: TrainingSettings) -> Machine:
+    """Weights that all learn are float32, unless bfloat16 was asked for: small steps would be rounded away."""
+    if chosen.kind == "lora":
+        return machine
+    return replace(machine, dtype="float32" if chosen.base is None else "bfloat16")
+
+
+def workload_of(
+    spec: ModelSpec,
+    files: ModelFiles,
+    machine: Machine,
+    chosen: TrainingSettings,
+    clips: Sequence[TrainingClip],
+) -> TrainingWorkload:
+    sized = SizedModel.of(spec, files)
+    counts = Counter(clip.bucket for clip in clips if not clip.sample.held_out)
+    ((size, frames), _), *_ = counts.most_common(1)
+    return TrainingWorkload(
+        model=sized,
+        kind=chosen.kind,
+        device=machine.device,
+        budget=machine.budget,
+        dtype=machine.dtype,
+        buckets=tuple(Bucket(size, frames, count) for (size, frames), count in sorted(counts.items())),
+        batch=chosen.batch or 1,
+        rank=chosen.rank,
+        targets=chosen.targets,
+        optimiser=chosen.optimiser,
+        averaged=chosen.ema > 0,
+        text_tokens=spec.max_prompt_tokens,
+        base=chosen.base,
+        preview=Bucket(size, spec.denoised_frames(max(frames, spec.min_frames)), 1),
+        costs=None if machine.title is None else known(machine.key(sized, machine.dtype)),
     )
 
 
@@ -139,19 +183,28 @@ def run_training(
     """Train, or go on; the file of what was learnt."""
     from linnet.data.encoded import encode_dataset
     from linnet.pipeline import Pipeline
+    from linnet.train.blocks import load_transformer, trained_blocks
     from linnet.train.clips import ClipsConfig, ClipsTask, Texts
     from linnet.train.loop import train
     from linnet.train.lora import LoraFile, make_learner
     from linnet.train.previews import Previews
 
     chosen = ready.settings
-    pipeline = Pipeline.open(ready.spec, ready.files, ready.machine)
+    execution = ready.plan.execution
+    base: Any = execution.base if execution.base in FORMATS else None
+    model_config = ExecutionConfig(transformer_format=base)
+    pipeline = Pipeline.open(ready.spec, ready.files, ready.machine, execution=model_config)
     model = pipeline.model
     cache = default_cache() or ready.output / "cache"
     encoded = encode_dataset(pipeline, ready.clips, cache, text=not model.text.small, tell=tell)
-    learner = make_learner(model, chosen, [clip.sample.caption for clip in ready.clips])
+    transformer = load_transformer(model, execution.resident_blocks)
+    learner = make_learner(model, transformer, chosen, [clip.sample.caption for clip in ready.clips])
     file = LoraFile(model=model, learner=learner, metadata=metadata_of(ready))
-    previews = Previews(pipeline=pipeline, learner=learner, requests=ready.requests())
+    shown = ready.requests() if execution.resident_blocks is None else []
+    previews = Previews(pipeline=pipeline, learner=learner, requests=shown)
+    blocks = None
+    if execution.checkpointed:
+        blocks = trained_blocks(transformer, model.device, random=chosen.dropout > 0)
 
     def publish(folder: Path, step: int) -> None:
         saved = file.write(ready.output / f"{ready.name}-{step:06d}.safetensors")
@@ -169,6 +222,7 @@ def run_training(
             first_frame=chosen.first_frame or 0.0,
             seed=chosen.seed,
         ),
+        blocks=blocks,
         publish=publish,
         ranks=ranks,
     )

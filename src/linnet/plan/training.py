@@ -1,0 +1,349 @@
+"""What a training run takes, decided before a weight is read: memory for each bucket of clips, and which way fits.
+
+Bytes follow the code of `train/` and `models/`, tensor by tensor, at the moment at which most of them live. They are
+checked against steps on a card that is not there (`measure.simulate_training`). Imports no torch.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
+
+from linnet.errors import InvalidInput
+from linnet.geometry import Size, latent_grid, token_count
+from linnet.plan.budget import ALLOWANCES, Budget, gigabytes, kind_of, slack
+from linnet.plan.cost_model import CostModel
+from linnet.plan.execution import PREVIEW_TILING, ExecutionConfig
+from linnet.plan.memory import BYTES, HEAD_PAIRS, LOADING, Shape, decode_working, denoise_working
+from linnet.plan.workload import SizedModel
+
+Base = Literal["float32", "bfloat16", "int8", "float8"]
+Kind = Literal["lora", "full"]
+STATE = {"adamw": 2.0, "muon": 1.0, "adamw8bit": 0.51, "prodigy": 4.0, "came": 1.0}  # copies of what learns
+TARGETS_OF = {"q": 4, "k": 4, "v": 4, "o": 4}  # of their sides' sum in widths, both attentions together
+PLAIN_LENGTH = 1024  # tokens: see models.attention
+PRODUCTS = 7  # whose inputs a LoRA makes narrow, of a block's ten: keys and values of the text are elsewhere
+
+
+def is_resident(index: int, resident: int, count: int) -> bool:
+    """Whether block `index` is among the `resident` of `count` that stay: spread evenly."""
+    return (index + 1) * resident // count > index * resident // count
+
+
+class Bucket(NamedTuple):
+    """So many clips of one size and length."""
+
+    size: Size
+    frames: int
+    clips: int
+
+    def __str__(self) -> str:
+        return f"{self.size}, {self.frames} frame{'s' * (self.frames > 1)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingExecution:
+    """`base`: numbers of the weights that do not learn, or of all that do. `checkpointed`: inner tensors of blocks are
+    computed again in the backward pass. `resident_blocks`: those that stay on the device; None: all."""
+
+    base: Base = "bfloat16"
+    checkpointed: bool = False
+    resident_blocks: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingWorkload:
+    """`base`: as was asked for, or None. `costs`: what was measured of the device, or None. `averaged`: a moving average
+    of what learns is kept. `preview`: the bucket of the clips that are made meanwhile."""
+
+    model: SizedModel
+    kind: Kind = "lora"
+    device: str
+    budget: Budget
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    buckets: tuple[Bucket, ...]
+    batch: int = 1
+    rank: int = 32
+    targets: tuple[str, ...] = ("q", "k", "v", "o", "ffn")
+    optimiser: str = "adamw"
+    averaged: bool = True
+    text_tokens: int = 256
+    base: Base | None = None
+    preview: Bucket | None = None
+    costs: CostModel | None = None
+
+    @property
+    def shape(self) -> Shape:
+        return self.model.shape
+
+    @property
+    def on_cpu(self) -> bool:
+        return kind_of(self.device) == "cpu"
+
+    @property
+    def learning(self) -> int:
+        """Numbers that learn."""
+        shape = self.shape
+        if self.kind == "full":
+            return shape.transformer.products + shape.transformer.others
+        return shape.layers * self.rank * sides_of(shape, self.targets)
+
+    @property
+    def copies(self) -> float:
+        """Beside the numbers and their gradients: of the optimiser, and the average."""
+        return STATE[self.optimiser] + self.averaged
+
+
+def sides_of(shape: Shape, targets: Sequence[str]) -> int:
+    """Inputs and outputs of a block's layers that a LoRA is on, added up."""
+    sides = 0
+    for target in targets:
+        last = target.split(".")[-1]
+        if last in TARGETS_OF:
+            both = 1 if "." in target else 2
+            sides += both * 2 * shape.dim
+        elif target == "ffn":
+            sides += 2 * (shape.dim + shape.ffn_dim)
+        else:
+            sides += shape.dim + shape.ffn_dim  # one of the feed-forward net's
+    return sides
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+def weights_bytes(work: TrainingWorkload, execution: TrainingExecution) -> tuple[int, int]:
+    """(On the device, waiting in main memory): the model's own, without their gradients."""
+    shape, base = work.shape, execution.base
+    plain = "float32" if base == "float32" else "bfloat16"
+    block = shape.block.bytes(base)
+    rest = shape.transformer.bytes(plain) - shape.layers * shape.block.bytes(plain)
+    stay = shape.layers if execution.resident_blocks is None else execution.resident_blocks
+    away = shape.layers - stay
+    return rest + stay * block, away * block
+
+
+def learning_bytes(work: TrainingWorkload, execution: TrainingExecution) -> int:
+    """Of what learns beside the weights above: a LoRA's own, gradients, optimiser, average."""
+    if work.kind == "lora":
+        return int(4 * work.learning * (2 + work.copies))
+    products, others = work.shape.transformer.products, work.shape.transformer.others
+    return int((products * BYTES[execution.base] + others * 4) * (1 + work.copies))
+
+
+def working_bytes(work: TrainingWorkload, execution: TrainingExecution, bucket: Bucket) -> int:
+    """What the forward and backward passes of a batch take at their most.
+
+    At that moment the last block's backward pass is in its feed-forward net, and all that earlier blocks keep is still
+    there: of a checkpointed block the residual stream, in float32, and what is to be added to it."""
+    shape, item = work.shape, BYTES["float32" if execution.base == "float32" else "bfloat16"]
+    dim, hidden, full = shape.dim, shape.ffn_dim, work.kind == "full"
+    clip = token_count(bucket.frames, bucket.size)
+    tokens, text = work.batch * clip, work.batch * (work.text_tokens + 1)
+    narrow = 0 if full else PRODUCTS * item * work.rank
+    wide = (
+        46 if item == 2 and not full else 52
+    )  # bytes for each width, in float32 and in the products' numbers
+    if execution.checkpointed:
+        kept = shape.layers * tokens * (4 + item) * dim
+        inner = tokens * (wide * dim + (4 + full) * item * hidden + narrow)
+    else:
+        kept = shape.layers * tokens * ((8 + 13 * item) * dim + 3 * item * hidden + narrow)
+        inner = tokens * (12 + 4 * item) * dim
+    if full:
+        inner += item * dim * hidden  # a matrix's gradient beside the sum of those before
+    if execution.base in ("int8", "float8") or execution.resident_blocks is not None:
+        inner += item * (2 * dim * hidden + dim * dim)  # a feed-forward net's weights, whole and here
+    if work.on_cpu and clip <= PLAIN_LENGTH:  # attention by plain products, whose weights are kept
+        layers = 1 if execution.checkpointed else shape.layers
+        inner += layers * 2 * item * work.batch * (dim // 2 // HEAD_PAIRS or 1) * clip * clip
+    keys_values = 2 * item * dim * text * shape.layers
+    tables = 4 * 2 * HEAD_PAIRS * 4 * clip  # rotations, as they are and spread
+    return kept + inner + keys_values + tables + 4 * shape.text_dim * work.batch * work.text_tokens
+
+
+def preview_bytes(work: TrainingWorkload, execution: TrainingExecution) -> int:
+    """What making a preview takes beside what stays: a pass without gradients, or the autoencoder's decoding."""
+    bucket, shape = work.preview, work.shape
+    if bucket is None:
+        return 0
+    grid, kind = latent_grid(bucket.frames, bucket.size), work.model.spec.autoencoder
+    way = ExecutionConfig(tiling=PREVIEW_TILING if kind == "wan" else None)
+    passes = denoise_working(
+        shape,
+        "float32" if execution.base == "float32" else "bfloat16",
+        way,
+        tokens=token_count(bucket.frames, bucket.size),
+        grid=grid,
+        clips=1,
+        text_rows=work.text_tokens,
+    )
+    return max(passes, shape.autoencoder.bytes("float32") + decode_working(kind, way, grid)[0])
+
+
+# --- the plan ---------------------------------------------------------------------------------------------------------
+
+
+class BucketPlan(NamedTuple):
+    """Bytes at the most in a step, allowances included; seconds of a step, where the device was measured."""
+
+    bucket: Bucket
+    bytes: int
+    seconds: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingPlan:
+    """How a run will train. `device_bytes` and `system_bytes`: at the most, allowances included; of a CPU the first
+    is 0."""
+
+    workload: TrainingWorkload
+    execution: TrainingExecution
+    buckets: tuple[BucketPlan, ...]
+    preview: int
+    device_bytes: int
+    system_bytes: int
+
+    @property
+    def fits(self) -> bool:
+        needed = {"vram": self.device_bytes, "ram": self.system_bytes}
+        return all(needed[name] <= limit for name, limit in self.workload.budget.limits.items())
+
+    @property
+    def seconds_a_step(self) -> float | None:
+        """Over the clips of all buckets."""
+        clips = sum(each.bucket.clips for each in self.buckets)
+        known = [(each.bucket.clips, each.seconds) for each in self.buckets if each.seconds is not None]
+        return sum(n * s for n, s in known) / clips if len(known) == len(self.buckets) else None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "fits": self.fits,
+            "model": self.workload.model.spec.name,
+            "learning": self.workload.learning,
+            "device_bytes": self.device_bytes,
+            "system_bytes": self.system_bytes,
+            "base": self.execution.base,
+            "checkpointed": self.execution.checkpointed,
+            "resident_blocks": self.execution.resident_blocks,
+            "preview_bytes": self.preview,
+            "seconds_a_step": self.seconds_a_step,
+            "buckets": [
+                {
+                    "bucket": str(each.bucket),
+                    "clips": each.bucket.clips,
+                    "bytes": each.bytes,
+                    "seconds": each.seconds,
+                }
+                for each in self.buckets
+            ],
+        }
+
+
+def candidates(work: TrainingWorkload) -> Iterator[TrainingExecution]:
+    """Ways to train, the fastest first. Blocks that wait in main memory change no number; 8 bits do, so they come
+    last. A full training keeps float32 weights, unless an optimiser rounds at random."""
+    if work.kind == "full":
+        bases: tuple[Base, ...] = (work.base or "float32",)
+    elif work.base is not None:
+        bases = (work.base,)
+    else:
+        bases = ("float32",) if work.dtype == "float32" else ("bfloat16", "int8")
+    for base in bases:
+        yield TrainingExecution(base=base)
+        yield TrainingExecution(base=base, checkpointed=True)
+        if not (work.on_cpu or work.kind == "full"):
+            for resident in range(work.shape.layers - 1, -1, -1):
+                yield TrainingExecution(base=base, checkpointed=True, resident_blocks=resident)
+
+
+def predict(work: TrainingWorkload, execution: TrainingExecution) -> TrainingPlan:
+    here, away = weights_bytes(work, execution)
+    stays = here + learning_bytes(work, execution)
+    allowance = ALLOWANCES[kind_of(work.device)]
+    preview = preview_bytes(work, execution)
+
+    def whole(working: int) -> int:
+        tensors = stays + working
+        return tensors if work.on_cpu else tensors + slack(tensors, work.budget.segments) + allowance.device
+
+    buckets = tuple(
+        BucketPlan(bucket, whole(working_bytes(work, execution, bucket)), seconds_of(work, execution, bucket))
+        for bucket in work.buckets
+    )
+    most = max([whole(preview), *(each.bytes for each in buckets)])
+    return TrainingPlan(
+        workload=work,
+        execution=execution,
+        buckets=buckets,
+        preview=whole(preview) if preview else 0,
+        device_bytes=0 if work.on_cpu else most,
+        system_bytes=allowance.system + away + LOADING + (most if work.on_cpu else 0),
+    )
+
+
+def seconds_of(work: TrainingWorkload, execution: TrainingExecution, bucket: Bucket) -> float | None:
+    """Of a step, from passes that were measured: backward is about as long as forward where weights do not learn, and
+    twice as long where they do; a checkpointed block goes forward twice."""
+    rates = work.costs
+    if rates is None:
+        return None
+    tokens = token_count(bucket.frames, bucket.size)
+    block = rates.block + work.batch * tokens * (rates.token + tokens * rates.pair)
+    forward = work.shape.layers * block + rates.call + work.batch * tokens * rates.step
+    passes = (2 if work.kind == "lora" else 3) + execution.checkpointed
+    _, away = weights_bytes(work, execution)
+    return max(passes * forward, 2 * away * rates.copy)
+
+
+def plan_training(work: TrainingWorkload) -> TrainingPlan:
+    """The first way that fits; InvalidInput, with what would, where none does."""
+    least: TrainingPlan | None = None
+    for execution in candidates(work):
+        plan = predict(work, execution)
+        if plan.fits:
+            return plan
+        if least is None or peak(plan) < peak(least):
+            least = plan
+    assert least is not None
+    raise too_large(least)
+
+
+def peak(plan: TrainingPlan) -> int:
+    return plan.system_bytes if plan.workload.on_cpu else plan.device_bytes
+
+
+def too_large(least: TrainingPlan) -> InvalidInput:
+    work = least.workload
+    needed = {"vram": least.device_bytes, "ram": least.system_bytes}
+    name, limit = next((n, size) for n, size in work.budget.limits.items() if needed[n] > size)
+    largest = max(least.buckets, key=lambda each: each.bytes).bucket
+    what = f"{work.kind} training of {work.model.spec.name} with clips of {largest}"
+    problem = f"is too little for {what}, which takes {gigabytes(needed[name])}"
+    return InvalidInput(
+        name, gigabytes(limit), problem, " or ".join(ways_to_fit(work)) or "use a larger card"
+    )
+
+
+def ways_to_fit(work: TrainingWorkload) -> Iterator[str]:
+    """Changes of which each alone would be enough."""
+    if work.batch > 1 and fitting(replace(work, batch=1)):
+        yield "use a batch of 1"
+    if work.kind == "lora" and work.rank > 8 and fitting(replace(work, rank=8)):
+        yield "use rank 8"
+    if work.kind == "full":
+        with_8_bits = replace(work, optimiser="adamw8bit", base="bfloat16", averaged=False)
+        if fitting(with_8_bits):
+            yield "use `optimiser=adamw8bit`, `base=bfloat16` and `ema=0`"
+        if fitting(replace(work, kind="lora", base=None)):
+            yield "train a LoRA"
+    longest = max(bucket.frames for bucket in work.buckets)
+    for frames in range(longest - 4, 0, -4):
+        shorter = tuple(bucket._replace(frames=min(frames, bucket.frames)) for bucket in work.buckets)
+        preview = work.preview and work.preview._replace(frames=min(frames, work.preview.frames))
+        if fitting(replace(work, buckets=shorter, preview=preview)):
+            yield f"use clips of up to {frames} frame{'s' * (frames > 1)}"
+            break
+
+
+def fitting(work: TrainingWorkload) -> bool:
+    return any(predict(work, execution).fits for execution in candidates(work))
