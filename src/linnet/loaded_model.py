@@ -229,7 +229,7 @@ class LoadedModel:
         if uses:
             from linnet.runtime.loras import LorasInUse  # where there are any
 
-            self._loras = LorasInUse.read(uses, self._matched_transformer()[0], self.lora_folder)
+            self._loras = LorasInUse.read(uses, self.matched_transformer()[0], self.lora_folder)
             if self._transformer is not None:
                 self._loras.apply(self._transformer)
         self.learn_words(self._loras.words if self._loras else {})

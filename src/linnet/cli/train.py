@@ -14,13 +14,14 @@ import typer
 from linnet.cli import Group, fail
 from linnet.cli.option_groups import LoadOptions, grouped
 from linnet.cli.options import Quiet, Threads, number, one_of, option, whole
-from linnet.cli.terminal import bars, note
+from linnet.cli.terminal import bars, format_bytes, note
 from linnet.wording import format_count
 
 if TYPE_CHECKING:
     from linnet.train.loop import Report
+    from linnet.train.prepare import PreparedTraining
 
-UNITS = {"latents": "clip", "files": "file", "captions": "caption"}
+UNITS = {"latents": "clip", "files": "file", "captions": "caption", "prior": "clip"}
 MOST_LISTED = 20  # files that are not used
 
 app = typer.Typer(cls=Group, add_completion=False, rich_markup_mode=None, help="Train a model.")
@@ -114,6 +115,15 @@ class ClipOptions:
             "held-out", "Share of clips that are kept for the held-out loss; 0.1 from 20 clips on.", least=0
         ),
     ] = None
+    prior: Annotated[
+        int | None,
+        whole(
+            "prior", "Clips of the model's own that it sees again, so that it forgets nothing; 0.", least=0
+        ),
+    ] = None
+    prior_prompts: Annotated[
+        Path | None, option("prior-prompts", "Their prompts, one a line.", metavar="FILE")
+    ] = None
     previews: Annotated[
         list[str] | None,
         option("preview", "A prompt to make previews of; several times for several.", metavar="PROMPT"),
@@ -155,6 +165,7 @@ class LoraOptions:
 class RunOptions:
     """What is shown."""
 
+    dry_run: Annotated[bool, option("dry-run", "Show the plan and train nothing.")] = False
     quiet: Quiet = False
     as_json: Annotated[bool, option("json", "Print one JSON line a report.")] = False
 
@@ -238,9 +249,56 @@ def teach(
                 note(
                     f"note: {len(ready.left_out) - MOST_LISTED:,} more are not used; see `linnet data check`"
                 )
+        if run.as_json:
+            print(json.dumps({"plan": ready.plan.to_json()}))
+        elif not run.quiet:
+            show_plan(ready)
+        if run.dry_run:
+            return
         made = run_training(ready, watch=lambda report: watch("train", report), tell=tell)
     if not run.as_json:
         print(made)
+
+
+def show_plan(ready: "PreparedTraining") -> None:
+    """What is trained, memory for each bucket, time, and that it fits."""
+    plan, chosen = ready.plan, ready.settings
+    work, execution = plan.workload, plan.execution
+    of = f"rank {chosen.rank} on {', '.join(chosen.targets)}" if chosen.kind == "lora" else "all weights"
+    steps = f"{format_count(chosen.steps or 0, 'step')} of {format_count(chosen.batch or 1, 'clip')}"
+    note(f"{ready.spec.name} on {work.device}: {of}, {work.learning / 1e6:.1f} million numbers; {steps}")
+    rows = [
+        [str(bucket), str(bucket.clips), format_bytes(size), seconds_in_words(seconds)]
+        for bucket, size, seconds in plan.buckets
+    ]
+    if plan.preview:
+        rows.append(["previews", "", format_bytes(plan.preview), ""])
+    note_table(["bucket", "clips", "memory", "a step"], rows)
+    base = [f"weights in {execution.base}"]
+    if execution.checkpointed:
+        base.append("blocks computed again in the backward pass")
+    if execution.resident_blocks is not None:
+        base.append(f"{execution.resident_blocks} of {work.shape.layers} blocks on the card; no previews")
+    note(", ".join(base))
+    places = {"vram": ("on the card", plan.device_bytes), "ram": ("in main memory", plan.system_bytes)}
+    for name, limit in work.budget.limits.items():
+        where, needed = places[name]
+        source = "allowed" if name in work.budget.limited else "free"
+        note(f"It fits: {format_bytes(needed)} of the {format_bytes(limit)} that are {source} {where}.")
+    if plan.seconds_a_step is not None:
+        hours = plan.seconds_a_step * (chosen.steps or 0) * chosen.accumulation / 3600
+        note(f"About {hours:.1f} hours.")
+
+
+def seconds_in_words(seconds: float | None) -> str:
+    return "not measured" if seconds is None else f"{seconds:.1f} s"
+
+
+def note_table(heads: list[str], rows: list[list[str]]) -> None:
+    """On stderr, whose columns fit."""
+    widths = [max(len(row[n]) for row in [heads, *rows]) for n in range(len(heads))]
+    for row in [heads, *rows]:
+        note("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def recipe(name: str) -> Callable[..., None]:

@@ -157,19 +157,20 @@ def encode_dataset(
     folder: Path,
     *,
     text: bool = True,
+    captions: Sequence[str] = (),
     tell: Tell = nobody,
 ) -> EncodedDataset:
     """All clips' latents and captions' states, encoded where the folder does not have them yet.
 
-    InvalidInput where the disk has no room for them, before anything is encoded; and for a clip that has changed since
-    it was probed. What has been written stays.
+    `captions` are encoded beside those of the clips. InvalidInput where the disk has no room for them, before anything
+    is encoded; and for a clip that has changed since it was probed. What has been written stays.
     """
     cache = Cache(folder, pipeline.model)
     check_folder(folder, field="cache")
     cache.plan(clips, text=text).check_room()
     texts = {}
     if text:
-        texts = encode_texts(cache, ["", *(clip.sample.caption for clip in clips)], tell)
+        texts = encode_texts(cache, ["", *(clip.sample.caption for clip in clips), *captions], tell)
     paths = [cache.latents_of(clip) for clip in clips]
     waiting = {path: clip for path, clip in zip(paths, clips, strict=True) if not is_whole(path, "latents")}
     tell("latents", 0, len(waiting))

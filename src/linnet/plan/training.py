@@ -52,8 +52,8 @@ class TrainingExecution:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingWorkload:
-    """`base`: as was asked for, or None. `costs`: what was measured of the device, or None. `averaged`: a moving average
-    of what learns is kept. `preview`: the bucket of the clips that are made meanwhile."""
+    """`base`: as was asked for, or None. `costs`: what was measured of the device, or None. `averaged`: a moving
+    average of what learns is kept. `preview`: the bucket of the clips that are made meanwhile."""
 
     model: SizedModel
     kind: Kind = "lora"
@@ -167,17 +167,17 @@ def preview_bytes(work: TrainingWorkload, execution: TrainingExecution) -> int:
     if bucket is None:
         return 0
     grid, kind = latent_grid(bucket.frames, bucket.size), work.model.spec.autoencoder
-    way = ExecutionConfig(tiling=PREVIEW_TILING if kind == "wan" else None)
+    decoding = ExecutionConfig(tiling=PREVIEW_TILING if kind == "wan" else None)
     passes = denoise_working(
         shape,
         "float32" if execution.base == "float32" else "bfloat16",
-        way,
+        decoding,
         tokens=token_count(bucket.frames, bucket.size),
         grid=grid,
         clips=1,
         text_rows=work.text_tokens,
     )
-    return max(passes, shape.autoencoder.bytes("float32") + decode_working(kind, way, grid)[0])
+    return max(passes, shape.autoencoder.bytes("float32") + decode_working(kind, decoding, grid)[0])
 
 
 # --- the plan ---------------------------------------------------------------------------------------------------------

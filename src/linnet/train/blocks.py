@@ -5,7 +5,7 @@ et al., arXiv 1604.06174). Frozen weights may wait in main memory: they come to 
 once in the forward pass and once in the backward pass.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,22 +21,20 @@ from linnet.weights.load import fill
 from linnet.weights.names import FLOAT32_PARTS, TRANSFORMER_PREFIX
 
 
-class TrainedBlock:
-    """Called as a block is, and asked for keys and values as its cross-attention is. `checkpointed` False keeps all
-    that the backward pass needs."""
+class TrainedBlock(Block):
+    """Stands for a block, as it is called and asked for the keys and values of its cross-attention. `checkpointed`
+    False keeps all that the backward pass needs; `random`: there is dropout, whose numbers have to repeat."""
 
     def __init__(
         self, block: Block, device: torch.device, *, checkpointed: bool, random: bool = False
     ) -> None:
+        nn.Module.__init__(self)  # it has no weights of its own
         self.block, self.device = block, device
         self.checkpointed, self.random = checkpointed, random
         self.text = KeysValues(block.cross_attn)
+        self.cross_attn = cast(CrossAttention, AsCrossAttention(self))
 
-    @property
-    def cross_attn(self) -> "TrainedBlock":
-        return self
-
-    def __call__(self, *given: Any) -> Any:
+    def forward(self, *given: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride] (handed on as it is)
         return self._run(self.block, *given)
 
     def keys_values(self, text: Tensor) -> tuple[Heads, Heads]:
@@ -60,6 +58,13 @@ class TrainedBlock:
             for name, tensor in (*module.named_parameters(), *module.named_buffers())
             if tensor.device.type != self.device.type
         }
+
+
+class AsCrossAttention:
+    """What the transformer asks of a block's cross-attention."""
+
+    def __init__(self, block: "TrainedBlock") -> None:
+        self.keys_values = block.keys_values
 
 
 class KeysValues(nn.Module):

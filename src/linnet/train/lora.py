@@ -45,7 +45,8 @@ def make_learner(
         dora=settings.dora,
         targets=settings.targets,
     )
-    add_lora(transformer, shape, generator)
+    for parameter in add_lora(transformer, shape, generator):
+        parameter.data = parameter.data.to(model.device)  # also of a block that waits elsewhere
     words = new_words(model.tokenizer, captions) if model.spec.closed_vocabulary else []
     rows = None
     if words:

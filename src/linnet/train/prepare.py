@@ -10,6 +10,7 @@ from typing import Any
 
 from linnet import __version__
 from linnet.catalog import ModelSpec, find
+from linnet.data.buckets import Bucket as ClipBucket
 from linnet.data.buckets import TrainingClip, clips_in
 from linnet.data.dataset import Dataset, LeftOut, read_dataset
 from linnet.data.probe import default_cache
@@ -45,6 +46,12 @@ class PreparedTraining:
     output: Path
 
     @property
+    def bucket(self) -> ClipBucket:
+        """Of most clips."""
+        ((bucket, _), *_) = Counter(clip.bucket for clip in self.clips).most_common(1)
+        return bucket
+
+    @property
     def name(self) -> str:
         return self.output.name
 
@@ -76,7 +83,7 @@ class PreparedTraining:
     def described(self) -> dict[str, Any]:
         """What a run that goes on has to have been begun with, beside the loop's configuration."""
         kept = asdict(self.settings)
-        of_no_account = ("previews", "base", *asdict(self.loop()))
+        of_no_account = ("previews", "base", "prior_prompts", *asdict(self.loop()))
         told = {name: value for name, value in kept.items() if name not in of_no_account}
         clips = sorted(f"{clip.content} {clip.bucket} {clip.sample.caption}" for clip in self.clips)
         return {"model": self.spec.name, **told, "clips": fingerprint_of(clips)}
@@ -88,8 +95,10 @@ class PreparedTraining:
         shown = (
             self.settings.previews or list(dict.fromkeys(clip.sample.caption for clip in ordered))[:PREVIEWS]
         )
-        ((size, frames), _), *_ = Counter(clip.bucket for clip in self.clips).most_common(1)
-        like: Any = {"size": str(size), "frames": max(frames, self.spec.min_frames)}
+        like: Any = {
+            "size": str(self.bucket.size),
+            "frames": max(self.bucket.frames, self.spec.min_frames),
+        }
         return [
             make_request(self.spec, prompt=prompt, seed=number, **like) for number, prompt in enumerate(shown)
         ]
@@ -188,6 +197,7 @@ def run_training(
     from linnet.train.loop import train
     from linnet.train.lora import LoraFile, make_learner
     from linnet.train.previews import Previews
+    from linnet.train.prior import prior_prompts, with_prior
 
     chosen = ready.settings
     execution = ready.plan.execution
@@ -196,7 +206,18 @@ def run_training(
     pipeline = Pipeline.open(ready.spec, ready.files, ready.machine, execution=model_config)
     model = pipeline.model
     cache = default_cache() or ready.output / "cache"
-    encoded = encode_dataset(pipeline, ready.clips, cache, text=not model.text.small, tell=tell)
+    prompts = prior_prompts(ready.spec, chosen.prior or 0, chosen.prior_prompts, chosen.seed)
+    large = not model.text.small
+    encoded = encode_dataset(pipeline, ready.clips, cache, text=large, captions=prompts, tell=tell)
+    clips = with_prior(
+        pipeline,
+        encoded,
+        prompts,
+        ready.bucket,
+        ready.output / "prior",
+        seed=chosen.seed,
+        tell=tell,
+    )
     transformer = load_transformer(model, execution.resident_blocks)
     learner = make_learner(model, transformer, chosen, [clip.sample.caption for clip in ready.clips])
     file = LoraFile(model=model, learner=learner, metadata=metadata_of(ready))
@@ -212,8 +233,8 @@ def run_training(
 
     task = ClipsTask(
         learner,
-        encoded,
-        Texts(model, learner, encoded),
+        clips,
+        Texts(model, learner, clips),
         ClipsConfig(
             batch=chosen.batch or 1,
             timesteps=chosen.timesteps,

@@ -4,6 +4,7 @@ the catalogue, or from the dataset. Imports no torch."""
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 from linnet.catalog import ModelSpec
@@ -38,6 +39,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "caption_dropout": (0.0, 1.0),
     "first_frame": (0.0, 1.0),
     "held_out": (0.0, 0.9),
+    "prior": (0, 10_000),
     "seed": (0, 2**32 - 1),
     "preview_every": (1, 10_000_000),
     "checkpoint_every": (1, 10_000_000),
@@ -49,7 +51,8 @@ STEPS_A_CLIP, LEAST_STEPS, MOST_STEPS = 100, 500, 3000
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
     """`rank` to `targets` are a LoRA's alone. `base`: in which numbers its frozen weights are kept; None: as fits.
-    `first_frame`: of image-to-video, the share of samples whose first frame is given."""
+    `first_frame`: of image-to-video, the share of samples whose first frame is given. `prior`: how many clips of the
+    model's own it sees again meanwhile (see train.prior), of prompts that `prior_prompts` holds, one a line."""
 
     kind: Kind = "lora"
     rank: int = 32
@@ -73,6 +76,8 @@ class TrainingSettings:
     task: Task = "text-to-video"
     first_frame: float | None = None
     held_out: float | None = None
+    prior: int | None = None
+    prior_prompts: Path | None = None
     seed: int = 0
     previews: tuple[str, ...] = ()
     preview_every: int | None = None
@@ -106,7 +111,7 @@ class TrainingSettings:
     def for_clips(self, spec: ModelSpec, clips: int) -> Self:
         """With nothing left open that the model and the number of clips decide."""
         usual: dict[str, Any] = {"batch": 1, "learning_rate": 1e-4 if self.kind == "lora" else 1e-5}
-        usual |= spec.teaching
+        usual |= spec.teaching if self.kind == "lora" else {}
         by_clips = min(max(STEPS_A_CLIP * clips, LEAST_STEPS), MOST_STEPS)
         steps = self.steps or usual.get("steps", by_clips)
         usual |= {
@@ -114,6 +119,7 @@ class TrainingSettings:
             "alpha": float(self.rank),
             "warmup": min(100, steps // 10),
             "caption_dropout": 0.1,
+            "prior": 0,
             "first_frame": 0.5 if self.task == "image-to-video" else 0.0,
             "preview_every": max(1, steps // 4),
             "checkpoint_every": max(1, min(100, steps // 4)),
