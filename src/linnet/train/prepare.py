@@ -209,6 +209,7 @@ def run_training(
     prompts = prior_prompts(ready.spec, chosen.prior or 0, chosen.prior_prompts, chosen.seed)
     large = not model.text.small
     encoded = encode_dataset(pipeline, ready.clips, cache, text=large, captions=prompts, tell=tell)
+    transformer = load_transformer(model, execution.resident_blocks)  # here: not in inference mode
     clips = with_prior(
         pipeline,
         encoded,
@@ -218,7 +219,6 @@ def run_training(
         seed=chosen.seed,
         tell=tell,
     )
-    transformer = load_transformer(model, execution.resident_blocks)
     learner = make_learner(model, transformer, chosen, [clip.sample.caption for clip in ready.clips])
     file = LoraFile(model=model, learner=learner, metadata=metadata_of(ready))
     shown = ready.requests() if execution.resident_blocks is None else []
