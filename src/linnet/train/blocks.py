@@ -16,7 +16,7 @@ from linnet.loaded_model import LoadedModel
 from linnet.models.attention import CrossAttention, Heads
 from linnet.models.transformer import Block, Transformer
 from linnet.plan.training import is_resident
-from linnet.runtime.stream import locked
+from linnet.runtime.transfer import locked
 from linnet.weights.load import fill
 from linnet.weights.names import FLOAT32_PARTS, TRANSFORMER_PREFIX
 
