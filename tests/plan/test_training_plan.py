@@ -7,8 +7,6 @@ import pytest
 from linnet.catalog import find
 from linnet.errors import InvalidInput
 from linnet.geometry import Size
-from linnet.measure import simulate_training
-from linnet.measure.simulate_training import simulate_step
 from linnet.models.transformer import linum_v2
 from linnet.plan.budget import Budget
 from linnet.plan.memory import LINUM_V2, Parameters, Shape
@@ -21,6 +19,8 @@ from linnet.plan.training import (
     working_bytes,
 )
 from linnet.plan.workload import SizedModel
+from linnet.train import simulate
+from linnet.train.simulate import simulate_step
 
 GB = 10**9
 SIZE = Size(640, 360)
@@ -47,7 +47,7 @@ def with_blocks(count: int) -> Shape:
 @pytest.mark.parametrize("kind", ["lora", "full"])
 def test_a_plan_takes_what_a_simulated_step_takes(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """At five budgets, from plenty to the least that fits."""
-    monkeypatch.setattr(simulate_training, "linum_v2", lambda: replace(linum_v2(), num_layers=3))
+    monkeypatch.setattr(simulate, "linum_v2", lambda: replace(linum_v2(), num_layers=3))
     work = replace(workload(with_blocks(3), frames=13), kind=kind, preview=None)
     plenty = plan_training(replace(work, budget=Budget(device=80 * GB, system=32 * GB))).device_bytes
     ways = set()

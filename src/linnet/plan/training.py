@@ -1,7 +1,7 @@
 """What a training run takes, decided before a weight is read: memory for each bucket of clips, and which way fits.
 
 Bytes follow the code of `train/` and `models/`, tensor by tensor, at the moment at which most of them live. They are
-checked against steps on a card that is not there (`measure.simulate_training`). Imports no torch.
+checked against steps on a card that is not there (`train.simulate`). Imports no torch.
 """
 
 from collections.abc import Iterator, Sequence
