@@ -7,7 +7,7 @@ from pathlib import Path
 LONGEST_VALUE = 100
 # In a problem or a remedy a field stands so, for Python's users to read and for other interfaces to write in their own
 # way: `video`, `fit=crop`.
-FIELD = re.compile(r"`([a-z_]+)(?:=([^`\s]+))?`")
+FIELD = r"`([a-z_]+)(?:=([^`\s]+))?`"
 
 
 class LinnetError(Exception):
@@ -33,7 +33,7 @@ class InvalidInput(LinnetError):
 
 def with_fields(text: str, write: Callable[[str, str], str]) -> str:
     """A message's text with its fields as an interface writes them: `write` is given the name, and the value or ""."""
-    return FIELD.sub(lambda match: write(match[1], match[2] or ""), text)
+    return re.sub(FIELD, lambda match: write(match[1], match[2] or ""), text)
 
 
 class WeightsError(InvalidInput):

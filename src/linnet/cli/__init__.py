@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from linnet import process
-from linnet.errors import InvalidInput, LinnetError, one_line, with_fields
+from linnet.errors import InvalidInput, LinnetError, one_line
 
 COMMANDS = {
     "generate": "Make a video from a prompt.",
@@ -40,26 +40,13 @@ COMMANDS = {
     "evaluate": "Measure how well a model follows its prompts.",
 }
 
-# Options whose names differ from those of the request's fields. What they were called before still works.
-OPTION_OF = {"reuse": "step-cache", "span": "local-attention", "onward": "autoregressive"}
-RENAMED = {
-    "--reuse": "--step-cache",
-    "--span": "--local-attention",
-    "--onward": "--autoregressive",
-    "--together": "--joint",
-}
-
 # What typer raises when a command is mistyped; which module it lives in depends on typer's version.
 UsageError: Any = typer.BadParameter.__mro__[1]
 
 
-def completion_item(word: str, help: str) -> Any:
-    """What the shell is offered; typer has its own click in some versions, and uses the package in others."""
-    try:
-        module = import_module("typer._click.shell_completion")
-    except ModuleNotFoundError:
-        module = import_module("click.shell_completion")
-    return module.CompletionItem(word, help=help)
+def translator() -> Any:
+    """The room for what was typed wrong or went wrong, which `--help` needs not."""
+    return import_module("linnet.cli.problems")
 
 
 class Group(TyperGroup):
@@ -69,8 +56,10 @@ class Group(TyperGroup):
         name = args[0]
         known = name.startswith("-") or self.get_command(ctx, name) is not None
         if known or ctx.resilient_parsing:  # the shell completes whatever is typed
-            return super().resolve_command(ctx, args if ctx.resilient_parsing else with_new_names(args))
-        remedy = f"{suggestion(name, self.list_commands(ctx))}see `{ctx.command_path} --help`"
+            return super().resolve_command(
+                ctx, args if ctx.resilient_parsing else translator().with_new_names(args)
+            )
+        remedy = f"{translator().suggestion(name, self.list_commands(ctx))}see `{ctx.command_path} --help`"
         raise InvalidInput("command", name, "there is no such command", remedy)
 
 
@@ -87,7 +76,7 @@ class Commands(Group):
         """From the table alone: to ask each command would import them all."""
         if not incomplete.startswith("-"):
             names = [name for name in COMMANDS if name.startswith(incomplete)]
-            return [completion_item(name, COMMANDS[name]) for name in names]
+            return [translator().completion_item(name, COMMANDS[name]) for name in names]
         return super().shell_complete(ctx, incomplete)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
@@ -100,7 +89,7 @@ class Commands(Group):
         try:
             status = super().main(given, *more, **settings)
         except UsageError as error:
-            fail(f"error: {usage_problem(error, given[0])}", 2)
+            fail(f"error: {translator().usage_problem(error, given[0])}", 2)
         except (KeyboardInterrupt, typer.Abort):  # before or after the command itself
             fail("stopped", 130)
         sys.exit(status if isinstance(status, int) else 0)
@@ -111,74 +100,17 @@ class Commands(Group):
         except KeyboardInterrupt:  # here, since typer would exit without a word
             fail("stopped", 130)
         except InvalidInput as error:
-            fail(f"error: {with_options(error)}", 2)
+            fail(f"error: {translator().with_options(error)}", 2)
         except LinnetError as error:
-            fail(f"error: {with_fields(one_line(error), as_option)}", 1)
+            fail(f"error: {translator().with_fields(error)}", 1)
         except OSError as error:  # what no closer place has said of a path
             from linnet import filesystem
 
-            fail(f"error: {with_options(filesystem.last_net(error))}", 2)
+            fail(f"error: {translator().with_options(filesystem.last_net(error))}", 2)
         except (RuntimeError, MemoryError) as error:
-            if "torch" not in sys.modules or not device_failed(error):
+            if "torch" not in sys.modules or not translator().device_failed(error):
                 raise
             fail(f"error: {one_line(error)[:200]}; close other programs, or ask for less", 1)
-
-
-def with_new_names(words: Sequence[str]) -> list[str]:
-    """What was typed, with an option's name of today in the place of an earlier one, and a note about each."""
-    typed, renamed = list(words), dict[str, str]()
-    for index, word in enumerate(typed):
-        if word == "--":
-            break
-        name, equals, value = word.partition("=")
-        if name in RENAMED:
-            renamed[name] = RENAMED[name]
-            typed[index] = f"{RENAMED[name]}{equals}{value}"
-    for name, new in renamed.items():
-        print(f"{name} is now called {new}", file=sys.stderr)
-    return typed
-
-
-def with_options(error: InvalidInput) -> str:
-    """An error's line with options in the place of fields."""
-    problem, remedy = (with_fields(text, as_option) for text in (error.problem, error.remedy))
-    return str(InvalidInput(OPTION_OF.get(error.field, error.field), error.value, problem, remedy))
-
-
-def as_option(field: str, value: str) -> str:
-    """`fit=crop` is --fit crop here."""
-    name = f"--{OPTION_OF.get(field, field).replace('_', '-')}"
-    if field == "onward" and value == "false":
-        return "--joint"
-    return f"{name} {value}" if value else name
-
-
-def usage_problem(error: Any, first: str) -> str:
-    """What was typed wrong, and the remedy; `first` is the first word after `linnet`."""
-    command = (
-        error.ctx.command_path if error.ctx else " ".join(["linnet", *([first] if first in COMMANDS else [])])
-    )
-    wrong = getattr(error, "option_name", None)
-    if "such option" not in error.format_message() or wrong is None:
-        return f"{one_line(error.format_message()).rstrip('.')}; see `{command} --help`"
-    known = [name for option in error.ctx.command.params for name in (*option.opts, *option.secondary_opts)]
-    near = suggestion(wrong, [name for name in (*known, "--help") if name.startswith("--")])
-    return str(InvalidInput("option", wrong, "there is no such option", f"{near}see `{command} --help`"))
-
-
-def suggestion(typed: str, known: Sequence[str]) -> str:
-    """ "did you mean --seed? ", or nothing where nothing is near."""
-    from linnet.wording import nearest
-
-    near = nearest(typed, known)
-    return f"did you mean {near}? " if near else ""
-
-
-def device_failed(error: Exception) -> bool:
-    """What was tried again, or could not be: memory ran out, or the device is gone."""
-    from linnet.runtime.recover import is_gone, out_of_memory
-
-    return out_of_memory(error) or is_gone(error)
 
 
 def fail(line: str, status: int) -> NoReturn:

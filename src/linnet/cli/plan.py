@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from linnet.catalog import ModelSpec, find
-from linnet.cli import fail, with_options
+from linnet.cli import fail
 from linnet.cli.options import (
     AsJson,
     Compile,
@@ -25,6 +25,7 @@ from linnet.cli.options import (
     number,
     option,
 )
+from linnet.cli.problems import with_options
 from linnet.cli.terminal import bars, format_bytes, note, print_table
 from linnet.errors import InvalidInput
 from linnet.geometry import format_seconds
