@@ -9,7 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from linnet.cli import Group, fail
-from linnet.cli.options import AsJson, Device, Model, Overwrite, Ram, Threads, Vram, Weights, number, option
+from linnet.cli.options import (
+    AsJson,
+    Device,
+    Model,
+    Overwrite,
+    Ram,
+    Threads,
+    Vram,
+    Weights,
+    number,
+    option,
+    whole,
+)
 from linnet.cli.terminal import bars, note, print_table, starting
 from linnet.errors import InvalidInput
 from linnet.filesystem import check_folder
@@ -273,6 +285,67 @@ def curate_settings(
         min_sharpness=min_sharpness,
         min_luma=min_luma,
     )
+
+
+@app.command()
+def caption(
+    folder: Folder,
+    server: Annotated[
+        str,
+        option("server", "Address of the vision model, such as http://localhost:11434/v1.", metavar="URL"),
+    ],
+    model: Annotated[str, option("model", "The vision model's name on that server.", metavar="NAME")],
+    frames: Annotated[int, whole("frames", "Frames of a clip that are sent.", least=1, most=64)] = 8,
+    video: Annotated[
+        bool, option("video", "Send a small video instead of frames, to a model that takes such.")
+    ] = False,
+    template: Annotated[
+        Path | None, option("template", "Text file of what the model is asked.", metavar="FILE")
+    ] = None,
+    timeout: Annotated[float, number("timeout", "Seconds that an answer may take.", above=0)] = 120.0,
+    tokens: Annotated[int, whole("tokens", "Tokens that an answer may have.", least=16)] = 512,
+    parallel: Annotated[int, whole("parallel", "Clips that are asked about at once.", least=1, most=64)] = 1,
+    cache: CacheFolder = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Let a vision model write the captions that are missing.
+
+    Any server that speaks OpenAI's protocol will do: Ollama, vLLM, llama.cpp. Frames of each clip are sent to it, and
+    to nobody else. A clip that has a caption is left alone, so the command can be stopped and run again. The key of a
+    server that wants one is read from OPENAI_API_KEY.
+    """
+    from linnet.data.caption import TEMPLATE, CaptionSettings, caption_all, read_template, without_caption
+    from linnet.data.vision import VisionServer
+
+    settings = CaptionSettings(
+        frames=frames,
+        video=video,
+        template=read_template(template) if template else TEMPLATE,
+        parallel=parallel,
+    )
+    vision = VisionServer(address=server, model=model, seconds=timeout, tokens=tokens)
+    waiting, present = without_caption(folder)
+    written, failed = 0, dict[str, str]()
+    try:
+        with bars(quiet=quiet or as_json) as show:
+            show("captions", "", 0, len(waiting), unit="clip")
+            for result in caption_all(folder, waiting, vision, settings, cache_of(cache)):
+                if result.problem:
+                    failed[result.name] = result.problem
+                    if not quiet and not as_json:
+                        note(f"note: {result.name}: {result.problem}")
+                else:
+                    written += 1
+                show("captions", result.name, written + len(failed), len(waiting), unit="clip")
+    except KeyboardInterrupt:
+        fail(f"stopped; {written:,} captions are written, and the same command goes on", 130)
+    if as_json:
+        print(json.dumps({"written": written, "kept": present, "failed": failed}))
+    elif not quiet:
+        note(f"{format_count(written, 'caption')} written, {present:,} were there")
+    if failed:
+        fail(f"error: {format_count(len(failed), 'clip')} of {len(waiting):,} got no caption", 1)
 
 
 @app.command("cache")
