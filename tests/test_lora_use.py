@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import linnet
+from linnet.direct.storyboard import read_storyboard
 from linnet.errors import InvalidInput, WeightsError
 from linnet.loras import LoraUse, parse_lora
 from linnet.media import read_metadata
@@ -196,3 +197,26 @@ def test_a_strength_stands_behind_the_file() -> None:
     assert parse_lora("dog.safetensors:0.5") == ("dog.safetensors", 0.5)
     assert parse_lora("C:\\loras\\dog.safetensors") == ("C:\\loras\\dog.safetensors", 1.0)
     assert parse_lora("a:b:-1") == ("a:b", -1.0)
+
+
+def test_a_storyboard_names_them_for_the_film_or_for_a_shot(tiny_model: Path, lora: Path) -> None:
+    other = lora.with_name("cat.safetensors")
+    other.write_bytes(lora.read_bytes())
+    film = lora.with_name("film.yaml")
+    shots = [
+        "- prompt: a red star",
+        "- {prompt: a red star, lora: cat}",
+        "- {prompt: a red star, lora: none}",
+    ]
+    film.write_text("\n".join(["lora: dog.safetensors:0.7", "shots:", *shots]))
+    board = read_storyboard(film, model="seedling", weights=tiny_model)
+    used = [[(use.name, use.strength) for use in shot.request.loras] for shot in board.shots]
+    assert used == [[("dog", 0.7)], [("cat", 1.0)], []]
+    board = read_storyboard(film, model="seedling", weights=tiny_model, loras=[f"{other}:0.1"])
+    assert [(use.name, use.strength) for use in board.shots[0].request.loras] == [("cat", 0.1)]
+    film.write_text("shots:\n- prompt: a red star\n- {prompt: a red star, begin: morph, lora: cat}")
+    with pytest.raises(InvalidInput, match=r"film.yaml:3: shot 2: loras .* differs from the shot before"):
+        read_storyboard(film, model="seedling", weights=tiny_model)
+    film.write_text("shots:\n- {prompt: a red star, lora: gone}")
+    with pytest.raises(InvalidInput, match=r"film.yaml:2: shot 1: lora .* is missing"):
+        read_storyboard(film, model="seedling", weights=tiny_model)
