@@ -18,6 +18,7 @@ from linnet.catalog import CATALOG, SEEDLING, ModelSpec
 from linnet.cli.plan import app, show_plan
 from linnet.cli.terminal import format_bytes
 from linnet.errors import InvalidInput, WeightsError
+from linnet.loras import LoraUse
 from linnet.measure.rate_measurement import line
 from linnet.measure.simulate import simulate
 from linnet.models.tae import TAE, TAEConfig
@@ -366,6 +367,16 @@ def test_a_plan_predicts_what_a_full_size_run_holds(gigabytes: int, name: Stage,
     plan = make_plan(LINUM, LINUM_V2, request, device="cuda", budget=budget, fixed=fixed)
     (stage,) = (stage for stage in plan.stages if stage.stage == name)
     assert stage.tensor_bytes == pytest.approx(simulate(plan, name).device, rel=0.1)
+
+
+@pytest.mark.parametrize("gigabytes", [4, 24])  # with blocks that come and go, and without
+def test_a_plan_predicts_what_a_lora_takes(gigabytes: int) -> None:
+    use = LoraUse(file="dog", numbers=118_620_160)  # rank 64 on every layer of Linum's blocks
+    request = make_request(LINUM, prompt="a fox", seconds=2, dtype="bfloat16", loras=[use])
+    budget = Budget(device=gigabytes * GB, system=12 * GB)
+    plan = make_plan(LINUM, LINUM_V2, request, device="cuda", budget=budget)
+    (stage,) = (stage for stage in plan.stages if stage.stage == "denoise")
+    assert stage.tensor_bytes == pytest.approx(simulate(plan, "denoise").device, rel=0.1)
 
 
 SLOW = CostModel(

@@ -5,7 +5,7 @@ in a thread is fetched in turn. Of the transformer's blocks, which are alike, a 
 """
 
 import math
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
@@ -19,8 +19,10 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from linnet.geometry import latent_grid
+from linnet.loras import numbers_in
 from linnet.measure.allocator import EMPTY_CACHE, MIB, Event
 from linnet.measure.fake import Card
+from linnet.models.lora import LoraShape, add_lora, remove_lora, set_adapters, take_adapters, wrapped
 from linnet.models.text import T5Encoder, t5_xxl
 from linnet.models.transformer import PATCH, Block, TextContext, Transformer, linum_v2
 from linnet.models.vae import VAE, Past, VAEConfig
@@ -178,9 +180,12 @@ def preview(card: Card, plan: Plan, here: VAE | None, denoised: Tensor) -> None:
 def transformer(card: Card, plan: Plan) -> tuple[Transformer, stream.BlockStream | None]:
     """With the blocks that stay, and what brings the others, whose copies wait in main memory."""
     model, dtype, stay = meta(lambda: Transformer(linum_v2())), dtype_of(plan), plan.execution.resident_blocks
+    adapters, count = loras(card, plan), len(model.blocks)
     if stay is None:
-        return card.hold(model, dtype), None
-    count = len(model.blocks)
+        card.hold(model, dtype)
+        for i, block in enumerate(model.blocks):
+            put_on(block, adapters.get(i, {}))
+        return model, None
     here = [model.blocks[i] for i in range(count) if stream.is_resident(i, stay, count)]
     for part in (*(part for name, part in model.named_children() if name != "blocks"), *here):
         card.hold(part, dtype)
@@ -189,8 +194,44 @@ def transformer(card: Card, plan: Plan) -> tuple[Transformer, stream.BlockStream
         for block in away:
             card.hold(deepcopy(block), dtype, "cpu")
     with patch.object(stream, "room_for", lambda block, device, dtype: card.hold(deepcopy(block), dtype)):
-        blocks = stream.BlockStream(model.blocks, nothing, device=card.device, dtype=dtype, ahead=False)
+        blocks = stream.BlockStream(
+            model.blocks, nothing, device=card.device, dtype=dtype, ahead=False, adapters=adapters
+        )
+    for i, block in enumerate(model.blocks):
+        if block in here:
+            put_on(block, adapters.get(i, {}))
     return model, blocks
+
+
+def loras(card: Card, plan: Plan) -> dict[int, dict[str, nn.ModuleList]]:
+    """Of each block, on the card: one LoRA on all targets, with as many numbers as the plan's have, or nearly."""
+    if not (numbers := numbers_in(plan.request.loras)):
+        return {}
+    with torch.device("meta"):
+        model = Transformer(linum_v2())
+        each = sum(parameter.numel() for parameter in add_lora(model, LoraShape(rank=1)))
+        remove_lora(model)
+        add_lora(model, LoraShape(rank=max(1, round(numbers / each))))
+    held: dict[int, dict[str, nn.ModuleList]] = {}
+    for i, block in enumerate(model.blocks):
+        held[i] = take_adapters(block)
+        for adapters in held[i].values():
+            with card.mode:
+                kept = {
+                    name: torch.empty(parameter.shape, dtype=dtype_of(plan), device=card.device)
+                    for name, parameter in adapters.named_parameters()
+                }
+                adapters.load_state_dict(kept, assign=True)
+            card.modules.append(adapters)
+            for parameter in adapters.parameters():
+                card.ledger.see(parameter)
+    return held
+
+
+def put_on(block: Block, adapters: Mapping[str, nn.ModuleList]) -> None:
+    for name in adapters:
+        wrapped(block, name)
+    set_adapters(block, adapters)
 
 
 def nothing(index: int) -> tuple[()]:
