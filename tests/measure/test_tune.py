@@ -213,6 +213,27 @@ def arguments(weights: Path, page: Path) -> list[str]:
     ]
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--model", "linum-v2-360p"], "`linnet pull linum-v2-360p`"),
+        (["--model", "seedling", "--minutes", "0"], 'minutes "0": '),
+        (["--model", "seedling", "--target", "fast"], 'target "fast": is not how many times faster'),
+    ],
+)
+def test_a_search_that_cannot_begin_is_refused(
+    words: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setenv("LINNET_CACHE", str(tmp_path / "cache"))
+    result = CliRunner().invoke(
+        app, ["tune", "--device", "cpu", "--output", str(tmp_path / "a.html"), *words]
+    )
+    assert result.exit_code == 2
+    assert told in result.stderr
+    assert not (tmp_path / "cache").exists()
+
+
 def test_a_killed_run_goes_on_and_generate_uses_what_it_found(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
