@@ -24,7 +24,7 @@ from linnet.plan.host import host_memory
 from linnet.plan.machine import Machine
 from linnet.plan.passes import forwards
 from linnet.plan.workload import SizedModel
-from linnet.request import Request, make_request
+from linnet.request import HOLD, Request, make_request
 from linnet.runtime.attention import NEVER, Work, candidates, timed
 from linnet.runtime.device import check_fp8, limit_memory
 from linnet.runtime.machine import resolve_machine
@@ -57,7 +57,11 @@ class Case:
 def fast(steps: int = 50) -> dict[str, Any]:
     """Half of the steps guided, and a frozen list of the steps that do without the model."""
     skipped = sorted(set(range(steps)) - set(ASKED)) if steps == 50 else [steps - 2]
-    return {"steps": steps, "guidance_until": 0.5, "reuse": ",".join(str(step + 1) for step in skipped)}
+    return {
+        "steps": steps,
+        "guidance_until": 0.5,
+        "reuse": HOLD + ",".join(str(step + 1) for step in skipped),
+    }
 
 
 class Bench:
