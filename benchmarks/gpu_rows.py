@@ -17,6 +17,7 @@ from linnet import media
 from linnet.catalog import CATALOG, SEEDLING
 from linnet.errors import InvalidInput
 from linnet.models.fp8 import product_in_fp8, scaled_rows
+from linnet.models.norm_silu import norm_silu, slow
 from linnet.pipeline import Pipeline
 from linnet.plan.budget import ALLOWANCES, Budget
 from linnet.plan.execution import ExecutionConfig
@@ -145,7 +146,21 @@ class Bench:
                 found["convolutions"].append(
                     {"what": name, "rate": self.rate(flops, lambda c=conv, x=x: c(x))}
                 )
+        found["norm_silu_ms"] = self.norm_silu(side)
         return {"seconds": self.wait() - start, **found}
+
+    def norm_silu(self, side: tuple[int, int]) -> dict[str, float | None]:
+        """Milliseconds of the autoencoder's norm and SiLU on four frames, by torch and as one kernel."""
+        x = torch.randn(1, 96, 4, *side, device=self.device, dtype=torch.bfloat16)
+        x, gamma = x.to(memory_format=torch.channels_last_3d), torch.ones(96, 1, 1, 1, device=self.device)
+        found: dict[str, float | None] = {}
+        for name, run in (("torch", slow), ("kernel", norm_silu)):
+            times = [
+                timed(lambda run=run: run(x, gamma), torch.device(self.device)) for _ in range(1 + ROUNDS)
+            ]
+            best = min(times[1:])
+            found[name] = None if best == NEVER else round(1e3 * best, 3)
+        return found
 
     def rate(self, flops: float, run: Callable[[], object]) -> float | None:
         """TFLOP/s, the best of a few after one."""

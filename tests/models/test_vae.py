@@ -1,6 +1,9 @@
 """The video autoencoder against recordings of the published one; and streams against whole clips."""
 
 import json
+import os
+import subprocess
+import sys
 from itertools import accumulate, pairwise
 from pathlib import Path
 
@@ -145,3 +148,49 @@ def test_a_later_chunk_off_the_grid_is_refused() -> None:
 def test_sizes_off_the_grid_are_refused() -> None:
     with pytest.raises(InvalidInput, match='size "20x16"'):
         SMALL_VAE.encode(VIDEO[:, :, :1, :16, :20])
+
+
+def test_norm_and_silu_at_once_are_norm_then_silu() -> None:
+    """To the bit, where there is no card."""
+    vae = VAE(VAEConfig(dim=8)).requires_grad_(False)
+    latents = draw(1, 16, 2, 4, 6)
+    separate = vae.decode(latents)
+    for layer in vae.modules():
+        if isinstance(layer, RMSNorm):
+            layer.kernel = True
+    assert torch.equal(vae.decode(latents), separate)
+
+
+KERNEL = """
+import torch
+from linnet.models.norm_silu import launched, slow
+for kind, most in ((torch.float32, 1e-6), (torch.bfloat16, 1e-2)):  # the interpreter cuts bfloat16 off
+    for channels in (6, 96):
+        x, gamma = torch.randn(1, channels, 2, 5, 7, dtype=kind), 1 + torch.randn(channels, 1, 1, 1) / 10
+        with torch.no_grad():
+            ours, theirs = launched(x, gamma).float(), slow(x, gamma).float()
+        assert (ours - theirs).norm() < most * theirs.norm(), (kind, channels)
+"""
+COMPILED = """
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from linnet.models.norm_silu import BLOCK
+from linnet.models.triton_kernels import norm_silu_kernel
+for card in (86, 89, 90):
+    types = {"x": "*bf16", "gamma": "*fp32", "out": "*bf16", "positions": "i32", "scale": "fp32"}
+    values = {"SMALLEST": 1e-12, "CHANNELS": 384, "WIDTH": 512, "POSITIONS": BLOCK // 512}
+    source = ASTSource(
+        norm_silu_kernel, signature=types | dict.fromkeys(values, "constexpr"), constexprs=values
+    )
+    assert triton.compile(source, target=GPUTarget("cuda", card, 32)).asm["cubin"]
+"""
+
+
+@pytest.mark.parametrize(("code", "interpreted"), [(KERNEL, "1"), (COMPILED, "0")], ids=["numbers", "cards"])
+def test_the_kernel_of_norm_and_silu(code: str, interpreted: str) -> None:
+    """Its numbers by triton's interpreter; and it is compiled for three kinds of cards, none of which is here."""
+    pytest.importorskip("triton", reason="comes with torch's builds for CUDA, or by pip install triton")
+    environment = os.environ | {"TRITON_INTERPRET": interpreted}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
