@@ -161,3 +161,19 @@ def test_every_fault_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     _, *rows = capsys.readouterr().out.splitlines()
     assert len(rows) == len(expected)
     assert any(row.startswith("plain.mp4\t2.042\t128x72\t128x72, 49 frames") for row in rows)
+
+
+def test_a_folder_without_clips_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lonely = tmp_path / "lonely"
+    lonely.mkdir()
+    for command in ("check", "cache"):
+        with pytest.raises(SystemExit) as ended:
+            app(["data", command, str(lonely), "--model", "seedling"])
+        assert ended.value.code == 2
+        assert "is empty; put clips and their captions into it" in capsys.readouterr().err
+    (lonely / "a.txt").write_text(CAPTION)
+    for command in ("check", "cache"):
+        with pytest.raises(SystemExit):
+            app(["data", command, str(lonely), "--model", "seedling"])
+        assert "has 1 caption and no clips; put the clips beside" in capsys.readouterr().err
+    assert [file.name for file in lonely.iterdir()] == ["a.txt"]
