@@ -39,6 +39,7 @@ MOMENTS = tuple(range(0, 49, 4))  # frames that are looked at
 FEWER = tuple(range(0, 49, 8))  # the same where there are several things
 WHOLE = 0.85  # of a thing must be inside the frame to tell it from others
 SHOWN = 0.6  # of it must not be behind the tree
+THIRDS = 2  # of the clip's three, in which a thing must be right: one look may deceive
 HIDES = 0.5  # of a sprite's cover, from which on what is behind cannot be seen
 
 
@@ -54,8 +55,7 @@ class Seen:
 
     @property
     def right(self) -> bool:
-        looked = [right for right in self.right_at if right is not None]
-        return self.score >= SURE and sum(looked) > len(looked) / 2
+        return self.score >= SURE and self.right_at.count(True) >= THIRDS
 
 
 @dataclass(frozen=True)
