@@ -173,3 +173,5 @@ def test_a_folder_without_videos(tmp_path: Path) -> None:
         with pytest.raises(InvalidInput, match=problem):
             run(path, tmp_path / "out", CurateSettings())
     assert not (tmp_path / "out").exists()
+    with pytest.raises(InvalidInput, match="is inside the folder of the videos"):
+        run(tmp_path, tmp_path / "out", CurateSettings())

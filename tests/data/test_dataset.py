@@ -42,6 +42,7 @@ def test_captions_stand_beside_clips_or_in_a_table(tmp_path: Path) -> None:
     (folder / "metadata.csv").write_text('file_name,text\nsub/d.webm,"a dog, asleep"\na.mp4,not this\n')
     (folder / "notes.pdf").write_bytes(b"-")
     (folder / "link.mp4").symlink_to(folder / "missing.mp4")
+    os.mkfifo(folder / "pipe.mp4")
     dataset = read_dataset(folder)
     assert named(dataset) == {"a.mp4": "a dog runs", "b.png": "a dog", "sub/d.webm": "a dog, asleep"}
     assert {each.name: each.fault for each in dataset.left_out} == {
@@ -50,6 +51,7 @@ def test_captions_stand_beside_clips_or_in_a_table(tmp_path: Path) -> None:
         "z.mp4": "caption without a clip",
         "notes.pdf": "not a clip",
         "link.mp4": "broken link",
+        "pipe.mp4": "not a clip",
     }
 
 
@@ -89,6 +91,7 @@ def test_settings_of_several_folders(tmp_path: Path) -> None:
         ("long: whole", "use middle or split"),
         ("folders: [{path: nowhere}]", "is missing"),
         ("a: [", "is not YAML (line 1)"),
+        ("trigger: &a x\nlong: *a", "refers to an earlier value"),
         ("- 1", "is not a list of settings"),
     ],
 )
@@ -153,7 +156,8 @@ def test_frames_are_chosen_by_their_times_and_bars_are_cropped(tmp_path: Path) -
     assert parts[0].order[0] == 0
     assert parts[0].box == (0, 7, 64, 55)
     (linum,) = clips_of(sample_of(path), probed, LINUM)
-    assert linum.bucket.frames == 97
+    assert linum.bucket.frames == 109  # of 108: 4.5 s end with the last frame once more
+    assert linum.order[-2:] == (71, 71)
     assert linum.bucket.size == Size(544, 416)
     first = next(frames_of(linum))
     assert first.mean(axis=(1, 2))[[0, -1]].min() > 80  # no row of the bars is left
@@ -167,7 +171,7 @@ def test_images_and_turned_clips(tmp_path: Path) -> None:
     turned = probe(write_clip(tmp_path / "t.mp4", textured(12), turn=90))
     assert (turned.survey.turned, turned.survey.size) == (90, Size(48, 64))
     (clip,) = clips_of(sample_of(tmp_path / "t.mp4"), turned, LINUM)
-    assert clip.bucket == Bucket(Size(416, 544), 9)
+    assert clip.bucket == Bucket(Size(416, 544), 13)
     tiny = probe(write_clip(tmp_path / "s.mp4", textured(3)))
     with pytest.raises(InvalidInput, match=r"is too short: it lasts 0\.125 s"):
         clips_of(sample_of(tmp_path / "s.mp4"), tiny, LINUM)

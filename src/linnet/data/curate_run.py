@@ -145,6 +145,9 @@ def curate(
     clips' names.
     """
     executor = executor or LocalExecutor()
+    if out.resolve().is_relative_to(raw.resolve()):
+        problem = "is inside the folder of the videos, where its clips would be videos of the next run"
+        raise InvalidInput("out", out, problem, "choose another folder")
     videos = videos_in(raw)
     state = out / STATE
     check_settings(state, settings)

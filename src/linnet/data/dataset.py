@@ -234,29 +234,35 @@ def media_in(folder: Path, home: Path) -> tuple[list[Path], list[LeftOut]]:
     waiting = [folder]
     while waiting:
         current = waiting.pop()
-        with reading(current, "folder"):
-            entries = sorted(current.iterdir(), key=folders.natural)
-        for path in entries:
-            name = name_of(path, home)
-            if path.name.startswith("."):
-                continue
-            if path.is_symlink() and not path.exists():
-                left_out.append(LeftOut(name, "broken link", "is a link to a file that is missing", path))
-            elif path.is_dir():
-                if path.is_symlink():
-                    problem = "is a link to a folder, which is not followed"
-                    left_out.append(
-                        LeftOut(name, "link to a folder", f"{problem}; name it in {SETTINGS_FILE}")
-                    )
-                elif (path / PNG_REQUEST).is_file():
-                    files.append(path)
-                else:
-                    waiting.append(path)
-            elif path.suffix.lower() in ENDINGS:
-                files.append(path)
-            elif path.name not in OWN_NAMES and path.suffix.lower() not in (".txt", ".jsonl", ".csv"):
-                left_out.append(LeftOut(name, "not a clip", "is neither a clip nor a caption"))
+        try:
+            with reading(current, "folder"):
+                for path in sorted(current.iterdir(), key=folders.natural):
+                    if path.name.startswith("."):
+                        continue
+                    if path.is_dir() and not path.is_symlink() and not (path / PNG_REQUEST).is_file():
+                        waiting.append(path)
+                    elif unused := why_unused(path):
+                        left_out.append(LeftOut(name_of(path, home), *unused, path))
+                    elif path.is_dir() or path.suffix.lower() in ENDINGS:
+                        files.append(path)
+        except InvalidInput as error:
+            if current == folder:
+                raise
+            left_out.append(LeftOut(name_of(current, home), "cannot be read", error.problem, current))
     return sorted(files, key=lambda path: folders.natural(path.relative_to(folder))), left_out
+
+
+def why_unused(path: Path) -> tuple[str, str] | None:
+    """The name of the fault and what is wrong with it; None for a clip, an image, and what describes them."""
+    if path.is_symlink() and not path.exists():
+        return "broken link", "is a link to a file that is missing"
+    if path.is_dir():
+        problem = f"is a link to a folder, which is not followed; name it in {SETTINGS_FILE}"
+        return ("link to a folder", problem) if path.is_symlink() else None
+    if not path.is_file():  # a pipe would let whoever opens it wait for ever
+        return "not a clip", "is a device or a pipe"
+    known = path.name in OWN_NAMES or path.suffix.lower() in (*ENDINGS, ".txt", ".jsonl", ".csv")
+    return None if known else ("not a clip", "is neither a clip nor a caption")
 
 
 def weighted(groups: Sequence[tuple[Group, list[Sample]]]) -> tuple[Sample, ...]:

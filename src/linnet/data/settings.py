@@ -23,6 +23,9 @@ def read_settings(path: Path) -> dict[str, Any]:
         return {}
     text = read_text(path, most=MOST_BYTES)
     try:
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+            # A few lines of them stand for more than memory holds.
+            raise InvalidInput("file", path, "refers to an earlier value (*)", "write the value itself")
         record = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
