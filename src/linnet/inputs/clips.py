@@ -7,11 +7,11 @@ from typing import Any, Literal, Self
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
 from linnet.errors import InvalidInput
 from linnet.geometry import Size
 from linnet.inputs import folders, pictures, timing
+from linnet.inputs.pictures import View
 from linnet.inputs.refusals import legibly
 
 Frame = UInt8[np.ndarray, "H W 3"]
@@ -66,22 +66,6 @@ class Footage:
     size: Size
     frames: int
     fps: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class View:
-    """A frame on its way: `luma` as it is stored but for the turn, `shown` as a player shows it. Either costs a
-    conversion when it is called. `turned` is in degrees, clockwise."""
-
-    luma: Callable[[], UInt8[np.ndarray, "H W"]]
-    shown: Callable[[], Frame]
-    turned: int = 0
-    hdr: bool = False
-
-    @classmethod
-    def of(cls, frame: Frame) -> Self:
-        """A frame that is decoded already."""
-        return cls(luma=lambda: np.asarray(Image.fromarray(frame).convert("L")), shown=lambda: frame)
 
 
 Look = Callable[[View, float], None]  # is given each frame, and when it is shown

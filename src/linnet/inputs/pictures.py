@@ -7,8 +7,9 @@ import io
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Self
 
 import numpy as np
 from jaxtyping import UInt8
@@ -181,3 +182,19 @@ def note_in(path: Path) -> str:
     with legibly(path), opened(path) as image:
         text = image.info.get("comment") or image.getexif().get(EXIF_DESCRIPTION) or ""
         return text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """A frame on its way: `luma` as it is stored but for the turn, `shown` as a player shows it. Either costs a
+    conversion when it is called. `turned` is in degrees, clockwise."""
+
+    luma: Callable[[], UInt8[np.ndarray, "H W"]]
+    shown: Callable[[], Frame]
+    turned: int = 0
+    hdr: bool = False
+
+    @classmethod
+    def of(cls, frame: Frame) -> Self:
+        """A frame that is decoded already."""
+        return cls(luma=lambda: np.asarray(Image.fromarray(frame).convert("L")), shown=lambda: frame)

@@ -16,7 +16,8 @@ from PIL import Image
 
 from linnet.geometry import Size
 from linnet.inputs import clips, pictures
-from linnet.inputs.clips import Frame, Limits, Scan, View
+from linnet.inputs.clips import Frame, Limits, Scan
+from linnet.inputs.pictures import View
 
 Luma = UInt8[np.ndarray, "H W"]
 

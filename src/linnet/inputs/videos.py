@@ -20,7 +20,7 @@ from PIL import Image
 from linnet.errors import InvalidInput
 from linnet.geometry import Size
 from linnet.inputs import colour
-from linnet.inputs.clips import View
+from linnet.inputs.pictures import View
 from linnet.inputs.refusals import CLIPS, legibly
 
 Frame = UInt8[np.ndarray, "H W 3"]

@@ -124,7 +124,7 @@ def keep(job: Job, outcome: Outcome, page: Path) -> list[Path]:
         for name, confirmed in (("fast", outcome.fast), ("draft", outcome.draft))
         if confirmed
     ]
-    write_page(page, job, chosen)
+    write_page(page, job.subject, job.search, chosen)
     return [profiles.keep(profile_of(job, name, confirmed)) for name, confirmed in chosen]
 
 

@@ -4,17 +4,14 @@ import base64
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from linnet import media
 from linnet.clip import GENERATED
 from linnet.errors import InvalidInput
 from linnet.filesystem import write_text
 from linnet.geometry import format_seconds, seconds_of
-
-if TYPE_CHECKING:
-    from linnet.measure.tune.job import Job
-    from linnet.measure.tune.search import Confirmed
+from linnet.measure.tune.search import Confirmed, Search
+from linnet.plan.profiles import Subject
 
 MARK = "<!-- linnet tune -->"  # by which an earlier page is known
 STYLE = """
@@ -40,14 +37,13 @@ def is_page(path: Path) -> bool:
         return False
 
 
-def write_page(path: Path, job: "Job", chosen: Sequence[tuple[str, "Confirmed"]]) -> None:
-    """All in one file: the pictures are inside."""
-    subject = job.subject
+def write_page(path: Path, subject: Subject, search: Search, chosen: Sequence[tuple[str, Confirmed]]) -> None:
+    """One file, which holds its pictures. `chosen` are the profiles that the search found, by name."""
     what = (
-        f"{job.spec.name}, {format_seconds(seconds_of(subject.frames))} s of {subject.size}, {subject.card}"
+        f"{subject.model}, {format_seconds(seconds_of(subject.frames))} s of {subject.size}, {subject.card}"
     )
     parts = [
-        f"<!doctype html>{MARK}<meta charset=utf-8><title>{escape(job.spec.name)}: exact and fast</title>",
+        f"<!doctype html>{MARK}<meta charset=utf-8><title>{escape(subject.model)}: exact and fast</title>",
         f"<style>{STYLE}</style><h1>{escape(what)}</h1>",
         f"<p>{GENERATED}. On the left exact, on the right the profile: the same prompt and seed.</p>",
     ]
@@ -62,8 +58,8 @@ def write_page(path: Path, job: "Job", chosen: Sequence[tuple[str, "Confirmed"]]
             f"flicker {figures.flicker:.2f} of exact's, brightness {figures.brightness:.2%} and "
             f"saturation {figures.saturation:.2%} off.</p>"
         )
-        for pair, psnr in zip(job.search.held_out, figures.each, strict=True):
-            picture = job.search.trials.picture(confirmed.candidate, pair)
+        for pair, psnr in zip(search.held_out, figures.each, strict=True):
+            picture = search.trials.picture(confirmed.candidate, pair)
             data = base64.b64encode(picture.read_bytes()).decode() if picture.exists() else ""
             caption = f"{escape(pair.prompt)} (seed {pair.seed}): {psnr:.1f} dB"
             parts.append(
