@@ -10,7 +10,7 @@ import pytest
 
 from linnet.catalog import SEEDLING
 from linnet.cli import terminal
-from linnet.cli.stages import Stage
+from linnet.cli.terminal import Stage
 from linnet.clip import Clip
 from linnet.progress import Progress
 from linnet.request import make_request
@@ -185,7 +185,7 @@ def test_whatever_is_made_from_a_clip_is_summed_up_as_a_new_one_is(
     from typing import Any
 
     from linnet.cli.direct import run
-    from linnet.cli.option_groups import ClipOptions
+    from linnet.cli.options import ClipOptions
     from linnet.plan.workload import SizedModel
     from linnet.prepare_direct import PreparedClip
     from linnet.runtime.machine import resolve_machine

@@ -74,6 +74,26 @@ def test_help_imports_nothing_heavy() -> None:
     assert run.stdout.splitlines()[-1] == "[]"
 
 
+MOST_ROOMS = 69  # of linnet's, packages included, that a plain prompt's clip goes through
+
+
+def test_a_plain_prompt_imports_what_it_needs_alone(here: Path, tiny_model: Path) -> None:
+    """A room for what only some requests have, such as windows or LoRAs, is imported by those that have it."""
+    program = (
+        "import sys, atexit\n"
+        "atexit.register(lambda: print(*sorted(name for name in sys.modules if name.startswith('linnet'))))\n"
+        "from linnet.cli import main\n"
+        "main()\n"
+    )
+    words = ["generate", PROMPT, *STILL, "--seed", "1", "--model", "seedling", "--weights", str(tiny_model)]
+    run = subprocess.run(
+        [sys.executable, "-c", program, *words], capture_output=True, text=True, check=True, timeout=120
+    )
+    clip, rooms = run.stdout.splitlines()
+    assert Path(clip).is_file()
+    assert len(rooms.split()) <= MOST_ROOMS, rooms
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_table_of_commands_says_what_each_says_of_itself(name: str) -> None:
     assert COMMANDS[name] in linnet(name, "--help").stdout

@@ -26,14 +26,15 @@ from linnet.models.text import T5Config, T5Encoder
 from linnet.models.transformer import Transformer, TransformerConfig
 from linnet.plan.budget import Budget, parse_bytes
 from linnet.plan.candidates import candidates, frugal, smaller
-from linnet.plan.choose import TooLarge, choose
 from linnet.plan.cost_model import CostModel, key_of, known, remember
 from linnet.plan.execution import NOTHING_FIXED, ExecutionConfig, FixedExecution, Tiling, recorded
 from linnet.plan.explanations import Row, Stage
+from linnet.plan.machine import choose
 from linnet.plan.memory import LINUM_V2, Shape, shape_of
 from linnet.plan.passes import forwards
 from linnet.plan.plan import Plan
 from linnet.plan.predict import STAGES
+from linnet.plan.refusal import TooLarge
 from linnet.plan.tiles import tiles_of, wan_decoder, work
 from linnet.plan.workload import SizedModel, Workload
 from linnet.request import Dtype, Request, make_request

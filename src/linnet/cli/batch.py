@@ -10,8 +10,18 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from linnet.cli import fail
-from linnet.cli.option_groups import LoraOptions, grouped
-from linnet.cli.options import Anyway, Model, Weights, WorkerRam, WorkerVram, one_of, option, whole
+from linnet.cli.options import (
+    Anyway,
+    LoraOptions,
+    Model,
+    Weights,
+    WorkerRam,
+    WorkerVram,
+    grouped,
+    one_of,
+    option,
+    whole,
+)
 from linnet.cli.problems import with_options
 from linnet.cli.terminal import bars, note
 from linnet.filesystem import check_folder, make_folder

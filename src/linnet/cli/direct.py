@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from linnet.cli import fail
-from linnet.cli.option_groups import ClipOptions
-from linnet.cli.terminal import bars, note, starting
-from linnet.cli.watching import tell_made, telling
+from linnet.cli.options import ClipOptions
+from linnet.cli.terminal import bars, note, starting, tell_made, telling
 from linnet.geometry import seconds_of
 from linnet.wording import format_seconds
 

@@ -18,8 +18,7 @@ from linnet.cli.examining import (
     sampling_of,
     subject_of,
 )
-from linnet.cli.option_groups import grouped
-from linnet.cli.options import GuidanceScale, Profile, Steps, number, option, whole
+from linnet.cli.options import GuidanceScale, Profile, Steps, grouped, number, option, whole
 from linnet.cli.terminal import note
 from linnet.errors import InvalidInput
 from linnet.filesystem import write_text

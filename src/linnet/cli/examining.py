@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from linnet.catalog import CATALOG, THEATRE
 from linnet.cli import fail
-from linnet.cli.option_groups import LoadOptions
-from linnet.cli.options import one_of, option
+from linnet.cli.options import LoadOptions, one_of, option
 from linnet.cli.terminal import Show, bars, note, print_table
 from linnet.wording import in_a_row
 

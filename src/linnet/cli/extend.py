@@ -7,14 +7,15 @@ from typing import Annotated
 import typer
 
 from linnet.cli.direct import run
-from linnet.cli.option_groups import (
+from linnet.cli.options import (
     ClipLoadOptions,
     ClipOptions,
     LoraOptions,
     RemakeOptions,
     grouped,
+    number,
+    option,
 )
-from linnet.cli.options import number, option
 from linnet.prepare_direct import ExtendSettings, prepare_extend
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)

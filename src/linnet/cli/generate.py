@@ -7,26 +7,29 @@ from typing import Annotated, cast
 import typer
 
 from linnet.cli import fail
-from linnet.cli.option_groups import ConditionOptions, FileOptions, LoadOptions, LoraOptions, grouped
 from linnet.cli.options import (
     Anyway,
     Compile,
+    ConditionOptions,
     Dimensions,
     Dtype,
+    FileOptions,
     Fp8,
     Gpus,
     GuidanceScale,
+    LoadOptions,
+    LoraOptions,
     Overwrite,
     Profile,
     Steps,
+    grouped,
     number,
     one_of,
     option,
     parse_seeds,
     whole,
 )
-from linnet.cli.terminal import bars, note, starting
-from linnet.cli.watching import previewing, tell_made, telling
+from linnet.cli.terminal import bars, note, previewing, starting, tell_made, telling
 from linnet.clip import Clip
 from linnet.errors import InvalidInput
 from linnet.filesystem import check_name

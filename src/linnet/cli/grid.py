@@ -8,21 +8,22 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from linnet.cli import fail
-from linnet.cli.option_groups import LoadOptions, LoraOptions, grouped
 from linnet.cli.options import (
     PROFILES,
     Anyway,
     AsJson,
     Dimensions,
     GuidanceScale,
+    LoadOptions,
+    LoraOptions,
     Steps,
+    grouped,
     number,
     one_of,
     option,
     parse_seeds,
 )
-from linnet.cli.terminal import bars, note, starting
-from linnet.cli.watching import tell_made, telling
+from linnet.cli.terminal import bars, note, starting, tell_made, telling
 from linnet.prepare_direct import GridSettings, prepare_grid
 from linnet.wording import format_count
 

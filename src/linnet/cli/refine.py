@@ -7,14 +7,16 @@ from typing import Annotated
 import typer
 
 from linnet.cli.direct import run
-from linnet.cli.option_groups import (
+from linnet.cli.options import (
     ClipLoadOptions,
     ClipOptions,
+    Dimensions,
     LoraOptions,
     RemakeOptions,
     grouped,
+    number,
+    option,
 )
-from linnet.cli.options import Dimensions, number, option
 from linnet.prepare_direct import RefineSettings, prepare_refine
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)

@@ -10,10 +10,19 @@ import typer
 
 from linnet.catalog import CATALOG
 from linnet.cli import Group, fail
-from linnet.cli.option_groups import LoadOptions, LoraOptions, grouped
-from linnet.cli.options import Anyway, AsJson, Device, Quiet, Weights, one_of, option
-from linnet.cli.terminal import bars, note, print_table, starting
-from linnet.cli.watching import tell_made, telling
+from linnet.cli.options import (
+    Anyway,
+    AsJson,
+    Device,
+    LoadOptions,
+    LoraOptions,
+    Quiet,
+    Weights,
+    grouped,
+    one_of,
+    option,
+)
+from linnet.cli.terminal import bars, note, print_table, starting, tell_made, telling
 from linnet.geometry import format_seconds, seconds_of
 from linnet.prepare_direct import LoadAndLoras, prepare_film
 from linnet.wording import format_count

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from linnet.cli import Group, fail
-from linnet.cli.option_groups import LoadOptions, grouped
-from linnet.cli.options import Quiet, Threads, number, one_of, option, whole
+from linnet.cli.options import LoadOptions, Quiet, Threads, grouped, number, one_of, option, whole
 from linnet.cli.terminal import bars, format_bytes, note
 from linnet.wording import format_count
 

@@ -13,8 +13,8 @@ from linnet import __version__
 from linnet.catalog import CATALOG, ModelSpec
 from linnet.filesystem import nearest_folder
 from linnet.geometry import seconds_of
-from linnet.plan.choose import longest_frames
 from linnet.plan.machine import Machine
+from linnet.plan.refusal import longest_frames
 from linnet.plan.workload import SizedModel
 from linnet.request import make_request
 from linnet.runtime.device import available_memory, card_memory, default_dtype, dtype_name, title

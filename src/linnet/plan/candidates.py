@@ -157,6 +157,11 @@ def frugal(workload: Workload, fixed: FixedExecution = NOTHING_FIXED) -> list[Pl
     ]
 
 
+def least(workload: Workload, fixed: FixedExecution = NOTHING_FIXED) -> Plan:
+    """By the candidate that takes the least memory of the device that it runs on."""
+    return min(frugal(workload, fixed), key=lambda plan: plan.peak_bytes)
+
+
 def smaller(plan: Plan, stage: Stage) -> Plan:
     """For a stage that ran out of memory all the same: the first candidate that takes a fifth less there than `plan`
     said, or the one that takes least. Weights are stored as they were."""

@@ -5,8 +5,7 @@ from dataclasses import dataclass, replace
 
 from linnet.plan import cost_model
 from linnet.plan.budget import Budget, kind_of
-from linnet.plan.candidates import first_fitting
-from linnet.plan.choose import choose, choose_or_nearest, too_large
+from linnet.plan.candidates import first_fitting, least
 from linnet.plan.cost_model import CostModel
 from linnet.plan.execution import NOTHING_FIXED, FixedExecution
 from linnet.plan.plan import Plan
@@ -63,7 +62,7 @@ class Machine:
     def plan_or_nearest(self, model: SizedModel, request: Request, *, encoded_frames: int = 0) -> Plan:
         """The same, but where nothing fits, the plan that comes nearest."""
         workload = self.workload(model, request, encoded_frames=encoded_frames)
-        return choose_or_nearest(workload, self.costs(workload))
+        return first_fitting(workload, self.costs(workload)) or least(workload)
 
     def check(
         self,
@@ -75,8 +74,7 @@ class Machine:
     ) -> None:
         """TooLarge for what does not fit; makes no plan."""
         workload = self.workload(model, request, encoded_frames=encoded_frames)
-        if not first_fitting(workload, fixed=fixed):
-            raise too_large(workload, fixed)
+        choose(workload, fixed=fixed)
 
     def costs(self, workload: Workload) -> CostModel | None:
         """What was measured of this machine for such a model; None if nothing was."""
@@ -88,3 +86,16 @@ class Machine:
         """Under which a cost model is kept."""
         assert self.title is not None  # a machine that is not here is not measured
         return cost_model.key_of(self.title, dtype, self.threads, model.shape, model.spec.autoencoder)
+
+
+def choose(workload: Workload, costs: CostModel | None = None, fixed: FixedExecution = NOTHING_FIXED) -> Plan:
+    """The first way to run that fits, of those that cost least; `fixed` settings are decided already.
+
+    TooLarge, with the nearest request that would fit, if there is none.
+    """
+    if plan := first_fitting(workload, costs, fixed):
+        return plan
+
+    from linnet.plan.refusal import too_large
+
+    raise too_large(workload, fixed)

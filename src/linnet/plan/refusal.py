@@ -1,4 +1,4 @@
-"""The plan of a workload, or the refusal that says what is short and what would fit."""
+"""What does not fit: which memory is short, and what would fit. It is imported where nothing fits."""
 
 from dataclasses import replace
 
@@ -7,7 +7,6 @@ from linnet.errors import InvalidInput
 from linnet.geometry import FRAMES_PER_LATENT, format_seconds, seconds_of
 from linnet.plan.budget import Budget, gigabytes
 from linnet.plan.candidates import first_fitting, frugal
-from linnet.plan.cost_model import CostModel
 from linnet.plan.execution import NOTHING_FIXED, FixedExecution
 from linnet.plan.plan import Plan
 from linnet.plan.workload import Workload
@@ -17,27 +16,6 @@ class TooLarge(InvalidInput):
     """Nothing fits."""
 
     least: Plan  # the plan that comes nearest
-
-
-def choose(workload: Workload, costs: CostModel | None = None, fixed: FixedExecution = NOTHING_FIXED) -> Plan:
-    """The first way to run that fits, of those that cost least; `fixed` settings are decided already.
-
-    TooLarge, with the nearest request that would fit, if there is none.
-    """
-    plan = first_fitting(workload, costs, fixed)
-    if plan is None:
-        raise too_large(workload, fixed)
-    return plan
-
-
-def choose_or_nearest(workload: Workload, costs: CostModel | None = None) -> Plan:
-    """The same, but if nothing fits, the one that needs least (of which the seconds are not told)."""
-    return first_fitting(workload, costs) or least(workload)
-
-
-def least(workload: Workload, fixed: FixedExecution = NOTHING_FIXED) -> Plan:
-    """By the candidate that takes the least memory of the device that it runs on."""
-    return min(frugal(workload, fixed), key=lambda plan: plan.peak_bytes)
 
 
 # --- what does not fit ------------------------------------------------------------------------------------------------
