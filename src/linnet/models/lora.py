@@ -120,7 +120,7 @@ class LowRank(Adapter):
         return self.alpha / len(self.down)
 
     def product(self, x: Tensor) -> Tensor:
-        return self.scale * F.linear(self._inner(x), self.up.to(x.dtype))
+        return F.linear(self.scale * self._inner(x), self.up.to(x.dtype))
 
     def add(self, y: Tensor, x: Tensor) -> Tensor:
         scale = self.strength * self.scale
@@ -184,14 +184,19 @@ class Decomposed(Adapter):
     def freeze(self, base: Linear) -> None:
         self.lengths = self.row_lengths(base)
 
-    def added_to(self, plain: Tensor, x: Tensor, base: Linear) -> Tensor:
-        """What it adds to the layer's own result."""
+    def add_to(self, y: Tensor, plain: Tensor, x: Tensor, base: Linear) -> Tensor:
+        """`y` with what it adds to the layer's own result, `plain`, which stays as it is."""
         lengths = self.row_lengths(base) if self.lengths is None else self.lengths
-        factor = (self.magnitude / lengths).to(plain.dtype)
-        change = factor * self.inner.product(x) + (factor - 1) * plain
+        factor = self.magnitude / lengths
+        own, change = self.strength * (factor - 1), (self.strength * factor).to(plain.dtype)
+        total = torch.addcmul(y, plain, own.to(plain.dtype))
         if base.bias is not None:
-            change = change - (factor - 1) * base.bias.to(plain.dtype)
-        return self.strength * change
+            shift = (own * base.bias.float()).to(plain.dtype)
+            total = total - shift if torch.is_grad_enabled() else total.sub_(shift)
+        product = self.inner.product(x)
+        if torch.is_grad_enabled():
+            return torch.addcmul(total, product, change)
+        return total.addcmul_(product, change)
 
     def weights(self) -> LoraWeights:
         return replace(self.inner.weights(), dora_scale=self.magnitude.detach())
@@ -231,7 +236,7 @@ class LoraLinear(nn.Module):
         y = plain = self.base(x)
         for adapter in self.adapters:
             if isinstance(adapter, Decomposed):
-                y = y + adapter.added_to(plain, x, self.base)
+                y = adapter.add_to(y, plain, x, self.base)
             elif cast(Adapter, adapter).strength:
                 y = cast(Adapter, adapter).add(y, x)
         return y
