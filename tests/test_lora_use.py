@@ -153,8 +153,8 @@ def test_a_clip_records_them_and_like_finds_them(tiny_model: Path, lora: Path, t
     ("text", "problem"),
     [
         ("none.safetensors", "is missing"),
-        ("dog.safetensors:1000", "is out of range for a LoRA"),
-        ("dog.safetensors:nan", "is out of range for a LoRA"),
+        ("dog.safetensors:1000", "is out of range for a strength"),
+        ("dog.safetensors:nan", "is out of range for a strength"),
         ("other.safetensors", "is of nothing in this model"),
     ],
 )

@@ -63,7 +63,7 @@ def check_strength(strength: object) -> None:
         or not -STRONGEST <= strength <= STRONGEST  # false for NaN too
     ):
         most = format_number(STRONGEST)
-        raise InvalidInput("strength", strength, "is out of range for a LoRA", f"use -{most} to {most}")
+        raise InvalidInput("lora", strength, "is out of range for a strength", f"use -{most} to {most}")
 
 
 def check_loras(value: object) -> tuple[LoraUse, ...]:

@@ -93,7 +93,7 @@ def test_a_server_without_a_folder_has_none(client: TestClient, service: Service
 
 def test_a_strength_out_of_range_is_refused(client: TestClient, offering: Service) -> None:
     answer = client.post("/v1/videos", json=STILL | {"lora": {"name": "my-dog", "strength": 1e9}})
-    assert "out of range" in refused(answer, 400, "invalid_value", "strength")
+    assert "out of range" in refused(answer, 400, "invalid_value", "lora")
 
 
 def test_lines_of_a_batch_name_files(loras: Path, tiny_model: Path) -> None:
