@@ -1,8 +1,13 @@
 """A folder of clips becomes a LoRA: the loop, the file, and what a run promises."""
 
 import json
+import os
 import random
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,13 +17,26 @@ from typer.testing import CliRunner
 
 import linnet
 from linnet import media
+from linnet.catalog import SEEDLING
 from linnet.cli import app
 from linnet.data import synthetic
+from linnet.data.buckets import Bucket
+from linnet.data.encoded import Encoded
 from linnet.errors import InvalidInput
-from linnet.models.lora import apply_lora
+from linnet.geometry import Size
+from linnet.models.lora import LoraShape, add_lora, apply_lora
+from linnet.models.transformer import Transformer, TransformerConfig
+from linnet.pipeline import Pipeline
+from linnet.train.blocks import trained_blocks
+from linnet.train.clips import ClipsConfig, ClipsTask, Learner, Texts
+from linnet.train.config import LoopConfig
+from linnet.train.distributed import ALONE, Ranks
+from linnet.train.loop import randomness, train
 from linnet.train.order import Order
+from linnet.train.state import saved_step
 from linnet.train.timesteps import timesteps
 from linnet.weights.lora import parameter_shapes, read_lora
+from linnet.weights.store import resolve
 
 
 def draw_clips(folder: Path, shape: str, count: int, *, frames: int = 5) -> Path:
@@ -103,3 +121,183 @@ def test_noise_levels_follow_the_named_distribution(tmp_path: Path) -> None:
         timesteps(str(file), shift=3)
     with pytest.raises(InvalidInput, match="timesteps"):
         timesteps("logitnormal", shift=3)
+
+
+def test_all_weights_learn_and_the_file_stands_in_for_the_transformer(tmp_path: Path) -> None:
+    run = tmp_path / "all"
+    words = ["train", "full", str(draw_clips(tmp_path / "stars", "star", 1)), "--model", "seedling"]
+    words += [
+        "--device",
+        "cpu",
+        "--output",
+        str(run),
+        "--steps",
+        "1",
+        "--ema",
+        "0",
+        "--learning-rate",
+        "1e-3",
+    ]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    files = replace(resolve(SEEDLING), transformer=run / "all.safetensors")
+    own, learnt = (
+        Pipeline.open(SEEDLING, each).model.transformer.state_dict() for each in (resolve(SEEDLING), files)
+    )
+    assert own.keys() == learnt.keys()
+    assert sum(not torch.equal(own[name], learnt[name]) for name in own) > len(own) / 2
+
+
+# --- runs that are broken off, and runs of several processes ---------------------------------------------------------
+
+
+class FixedTexts(Texts):
+    """Of each caption states that depend on it alone."""
+
+    def __init__(self) -> None:
+        pass
+
+    def __call__(self, captions: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        rows = [torch.randn(4, 8, generator=torch.Generator().manual_seed(len(each))) for each in captions]
+        return torch.stack(rows), torch.full((len(rows),), 4)
+
+
+class FewClips:
+    """Nine clips in two buckets."""
+
+    buckets = (*["long"] * 6, *["short"] * 3)
+    training, held_out = tuple(range(9)), ()
+
+    def epoch(self, seed: int, number: int) -> list[int]:
+        return random.Random(f"{seed}/{number}").sample(range(9), 9)
+
+    def sample(self, index: int) -> Encoded:
+        frames = 3 if index < 6 else 1
+        latents = torch.randn(4, frames, 4, 4, generator=torch.Generator().manual_seed(index))
+        bucket = Bucket(Size(32, 32), 4 * frames - 3)
+        return Encoded(latents=latents, text=None, caption="a" * index, bucket=bucket)
+
+    def text(self, caption: str) -> torch.Tensor:
+        raise NotImplementedError
+
+
+def tiny_task(*, dropout: float = 0.0, checkpointed: bool = False, ranks: Ranks = ALONE) -> ClipsTask:
+    config = TransformerConfig(
+        dim=24, ffn_dim=32, num_heads=2, num_layers=2, text_len=8, text_dim=8, freq_dim=16, channels=4
+    )
+    generator = torch.Generator().manual_seed(0)
+    transformer = Transformer(config).initialise(generator).requires_grad_(False)
+    torch.nn.init.normal_(transformer.head.head.weight, generator=generator)
+    add_lora(transformer, LoraShape(rank=4, dropout=dropout), generator)
+    blocks = trained_blocks(transformer, torch.device("cpu"), random=dropout > 0) if checkpointed else None
+    chosen = ClipsConfig(batch=4, shift=3.0, first_frame=0.3)
+    return ClipsTask(Learner(transformer), FewClips(), FixedTexts(), chosen, blocks=blocks, ranks=ranks)
+
+
+LOOP = LoopConfig(
+    steps=24,
+    learning_rate=1e-2,
+    warmup=2,
+    accumulation=2,
+    precision="float32",
+    log_every=1,
+    checkpoint_every=3,
+    sample_every=1000,
+)
+
+
+def losses(folder: Path) -> dict[int, float]:
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return {line["step"]: line["loss"] for line in lines}
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """A child that is forked beside OpenMP's threads waits for them for ever."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_run_that_is_killed_ten_times_repeats_the_unbroken_one(tmp_path: Path) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    train(tiny_task(dropout=0.1), LOOP, whole)
+    rng = random.Random(3)
+    for kill in range(11):
+        batches = rng.randrange(4, 14) if kill < 10 else 10**6
+        child = os.fork()
+        if child == 0:  # which kills itself at that batch, in the middle of a step
+            task = tiny_task(dropout=0.1)
+            loss = task.loss
+
+            def deadly(*given: Any, loss: Any = loss, left: list[int] = [batches]) -> Any:  # noqa: B006
+                left[0] -= 1
+                if not left[0]:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return loss(*given)
+
+            task.loss = deadly  # type: ignore[method-assign]
+            train(task, LOOP, broken)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        if kill < 10 and os.WIFEXITED(status):
+            break
+    assert os.WIFEXITED(status)
+    assert kill >= 5
+    assert losses(broken) == losses(whole)
+    assert (broken / "state.safetensors").read_bytes() == (whole / "state.safetensors").read_bytes()
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_two_processes_learn_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(tiny_task(), LOOP, tmp_path / "one")
+    children = []
+    for rank in range(2):
+        child = os.fork()
+        if child == 0:
+            torch.distributed.init_process_group(
+                "gloo", init_method=f"file://{tmp_path / 'meet'}", rank=rank, world_size=2
+            )
+            ranks = Ranks(rank, 2)
+            train(tiny_task(ranks=ranks), LOOP, tmp_path / "two", ranks=ranks)
+            os._exit(0)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
+    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert two == pytest.approx(one, abs=1e-5)
+    assert one[24] != one[23]
+
+
+def test_checkpointed_blocks_have_the_same_gradients() -> None:
+    gradients = []
+    for checkpointed in (False, True):
+        task = tiny_task(dropout=0.2, checkpointed=checkpointed)
+        task.loss(0, *randomness(0, 0))[0].backward()
+        gradients.append([p.grad for p in task.model.parameters() if p.requires_grad])
+    assert len(gradients[0]) == 40
+    assert all(torch.allclose(a, b, atol=1e-7) for a, b in zip(*gradients, strict=True))
+
+
+def test_a_run_goes_on_with_its_own_settings_alone(tmp_path: Path) -> None:
+    short = replace(LOOP, steps=2)
+    train(tiny_task(), short, tmp_path / "run", described={"rank": 4})
+    with pytest.raises(InvalidInput, match=r'rank "8": the run in .* was begun with 4'):
+        train(tiny_task(), short, tmp_path / "run", described={"rank": 8})
+
+
+def test_memory_that_runs_out_is_told_with_the_step(tmp_path: Path) -> None:
+    task = tiny_task()
+    loss = task.loss
+
+    def greedy(step: int, *given: Any) -> Any:
+        if step == 8:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return loss(step, *given)
+
+    task.loss = greedy  # type: ignore[method-assign]
+    with pytest.raises(InvalidInput, match=r"in step 5 .*Tried to allocate.*use a smaller batch") as told:
+        train(task, LOOP, tmp_path / "run")
+    assert f"the last saved state is in {tmp_path / 'run'}" in told.value.problem
+    assert saved_step(tmp_path / "run" / "state.safetensors") == 3

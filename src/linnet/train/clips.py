@@ -137,7 +137,7 @@ class ClipsTask:
         counted = bool(own)  # a process without a sample takes part with one that does not count
         draws = [drawn_from(f"{self.config.seed}/{step}/{n}", str(generator.device)) for n in own or [0]]
         shown = [self.clips.sample(samples[position]) for position in own or [0]]
-        torch.manual_seed(draws[0][0].getrandbits(60))  # of an adapter's dropout
+        torch.manual_seed(rng.getrandbits(60) + self.ranks.rank)  # of an adapter's dropout
         captions = [
             "" if coin.random() < self.config.caption_dropout else sample.caption
             for sample, (coin, _) in zip(shown, draws, strict=True)

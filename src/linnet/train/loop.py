@@ -131,7 +131,7 @@ def train(
             break
     if log:
         log.close()
-    return run.average
+    return run.average or learnt(run.model)
 
 
 class _Run:
@@ -141,7 +141,9 @@ class _Run:
         self.task, self.config, self.folder, self.device, self.ranks = task, config, folder, device, ranks
         self.model = task.model.to(device).train()
         self.optimisers = make_optimisers(self.model, config)
-        self.average = {name: value.detach().clone() for name, value in learnt(self.model).items()}
+        self.average: dict[str, Tensor] = {}
+        if config.ema:
+            self.average = {name: value.detach().clone() for name, value in learnt(self.model).items()}
         self.state = folder / "state.safetensors"
         self.done = 0
         if self.state.exists():
@@ -163,7 +165,8 @@ class _Run:
                 optimiser.step()
                 optimiser.zero_grad()
         self.done += 1
-        update_average(self.average, self.model, min(self.config.ema, self.done / (self.done + 9)))
+        if self.average:
+            update_average(self.average, self.model, min(self.config.ema, self.done / (self.done + 9)))
         return {"loss": self.ranks.sum(loss), **numbers, "gradient": norm, "rate": rate}
 
     def _gradients(self) -> tuple[Tensor, dict[str, float]]:
@@ -243,14 +246,15 @@ def update_average(average: dict[str, Tensor], model: nn.Module, decay: float) -
 
 
 class averaged:
-    """While inside, the model holds the averaged weights."""
+    """While inside, the model holds the averaged weights, or where there is no average, its own; others that are put
+    into it meanwhile are gone afterwards."""
 
     def __init__(self, model: nn.Module, average: dict[str, Tensor]) -> None:
         self.model, self.average = model, average
 
     def __enter__(self) -> None:
         self.own = {name: value.clone() for name, value in learnt(self.model).items()}
-        self._hold(self.average)
+        self._hold(self.average or self.own)
         self.model.eval()
 
     def __exit__(self, *_: object) -> None:

@@ -15,7 +15,7 @@ from linnet.models.text import T5Encoder, Tokenizer
 from linnet.models.transformer import Transformer
 from linnet.train.clips import Learner
 from linnet.train.settings import TrainingSettings
-from linnet.weights.lora import Lora, write_lora
+from linnet.weights.lora import Lora, parameter_shapes, read_lora, write_lora
 
 
 def new_words(tokenizer: Tokenizer, captions: Iterable[str]) -> list[str]:
@@ -69,6 +69,19 @@ class LoraFile:
         rows = self.learner.rows
         words = {} if rows is None else dict(zip(self.model.taught, rows.detach().cpu(), strict=True))
         return write_lora(path, Lora(weights=weights, metadata=self.metadata, words=words))
+
+    @torch.no_grad()
+    def load(self, path: Path) -> None:
+        """The file's numbers in the place of those that learn, and its words."""
+        saved = read_lora(path, parameter_shapes(self.learner.transformer))
+        for name, own in lora_weights(self.learner.transformer).items():
+            for part in ("down", "up", "dora_scale"):
+                here, there = getattr(own, part), getattr(saved.weights[name], part)
+                if here is not None:
+                    here.copy_(there)
+        if self.learner.rows is not None:
+            self.learner.rows.copy_(torch.stack(list(saved.words.values())))
+            self.model.learn_words(saved.words)
 
 
 def stored(weights: LoraWeights) -> LoraWeights:

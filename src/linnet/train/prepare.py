@@ -194,6 +194,7 @@ def run_training(
     from linnet.pipeline import Pipeline
     from linnet.train.blocks import load_transformer, trained_blocks
     from linnet.train.clips import ClipsConfig, ClipsTask, Texts
+    from linnet.train.full import TransformerFile, make_full_learner
     from linnet.train.loop import train
     from linnet.train.lora import LoraFile, make_learner
     from linnet.train.previews import Previews
@@ -219,10 +220,16 @@ def run_training(
         seed=chosen.seed,
         tell=tell,
     )
-    learner = make_learner(model, transformer, chosen, [clip.sample.caption for clip in ready.clips])
-    file = LoraFile(model=model, learner=learner, metadata=metadata_of(ready))
+    captions = [clip.sample.caption for clip in ready.clips]
+    file: LoraFile | TransformerFile
+    if chosen.kind == "lora":
+        learner = make_learner(model, transformer, chosen, captions)
+        file = LoraFile(model=model, learner=learner, metadata=metadata_of(ready))
+    else:
+        learner = make_full_learner(model, transformer, captions)
+        file = TransformerFile(model=model, learner=learner)
     shown = ready.requests() if execution.resident_blocks is None else []
-    previews = Previews(pipeline=pipeline, learner=learner, requests=shown)
+    previews = Previews(pipeline=pipeline, learner=learner, file=file, requests=shown)
     blocks = None
     if execution.checkpointed:
         blocks = trained_blocks(transformer, model.device, random=chosen.dropout > 0)
