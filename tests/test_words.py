@@ -1,12 +1,14 @@
 """The words of this project are those of its field. An identifier or a phrase that was replaced does not come back.
 
-The check reads the definitions in src/linnet by AST, its messages, the options of the commands, and the text of the
-pages. STILL lists the names that wait to be renamed, with how often each is defined. Its numbers may only become
-smaller: `python tests/test_words.py` prints the list as it stands.
+The check reads the definitions in src/linnet by AST, its messages, docstrings and comments, the options of the
+commands, and the text of the pages. STILL lists the names that wait to be renamed, with how often each is defined. Its
+numbers may only become smaller: `python tests/test_words.py` prints the list as it stands.
 """
 
 import ast
+import io
 import re
+import tokenize
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -200,7 +202,22 @@ def replaced_phrases() -> Counter[str]:
         count.update(f"phrase {phrase}" for phrase in phrases(text))
     for path in sorted(SOURCE.rglob("*.py")):
         count.update(f"message {phrase}" for text in messages(path) for phrase in phrases(text))
+        count.update(f"comment {phrase}" for text in comments(path) for phrase in phrases(text))
     return count
+
+
+def comments(path: Path) -> Iterator[str]:
+    """The docstrings and comments of a file, without code."""
+    source = path.read_text("utf-8")
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield re.sub(r"`[^`]+`", "", ast.get_docstring(node) or "")
+    lines = [
+        token.string.lstrip("# ") if token.type == tokenize.COMMENT else "\0"
+        for token in tokenize.generate_tokens(io.StringIO(source).readline)
+        if token.type not in (tokenize.NL, tokenize.NEWLINE)
+    ]
+    yield from re.sub(r"`[^`]+`", "", " ".join(lines)).split("\0")  # a comment over several lines is one
 
 
 def messages(path: Path) -> Iterator[str]:
@@ -241,6 +258,18 @@ def test_the_check_sees_each_kind_of_definition(tmp_path: Path) -> None:
     )
     names = ["place", "veil", "settle", "self", "way", "crew", "one", "said"]
     assert sorted(identifiers(path)) == sorted([("class", "RayKeeper"), *(("name", name) for name in names)])
+
+
+def test_the_check_reads_docstrings_and_comments(tmp_path: Path) -> None:
+    path = tmp_path / "x.py"
+    path.write_text(
+        '"""Its keeper."""\n# what nobody\n# measured\ndef f():\n    "a crew"\n    x = 1  # the `veil` of it\n'
+    )
+    assert sorted(phrase for text in comments(path) for phrase in phrases(text)) == [
+        "crew",
+        "keeper",
+        "nobody measured",
+    ]
 
 
 if __name__ == "__main__":

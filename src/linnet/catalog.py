@@ -49,7 +49,7 @@ class ModelSpec:
     `least_steps` says by solver with how few steps a clip is as asked; fewer are refused (docs/performance.md).
     `profiles` are settings of a request that trade fidelity for time; the model's other defaults are "exact".
     `literature`: settings that stand in for a profile which was not measured, on request alone.
-    `floor`: PSNR to exact, in dB, that `linnet tune` asks of a fast profile where nobody says otherwise.
+    `floor`: PSNR to exact, in dB, that `linnet tune` asks of a fast profile by default.
     `default_profile` is the one of a request that names none.
     `teaching`: settings of `linnet train lora` that suit it, where they are not as usual.
     """

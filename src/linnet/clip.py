@@ -14,7 +14,7 @@ LONGEST_SLUG = 120  # bytes: with the seed, the ending and a temporary name, wit
 
 
 def default_name(request: Request) -> str:
-    """What a clip is called when nobody says: the prompt's words and the seed."""
+    """The default name of a clip: the prompt's words and the seed."""
     words = re.sub(r"\W+", "-", request.prompt.lower()).strip("-")
     slug = words.encode()[:LONGEST_SLUG].decode(errors="ignore").rstrip("-")
     return f"{slug or 'clip'}-{request.seed}.mp4"

@@ -292,7 +292,7 @@ def dissolved(old: Iterator[Frame], new: Iterator[Frame], count: int) -> Iterato
         yield blend.round().astype(np.uint8)
 
 
-# --- at a glance --------------------------------------------------------------------------------------------------
+# --- contact sheets ------------------------------------------------------------------------------------------------
 
 
 def write_sheet(board: Storyboard, takes: Sequence[Take], path: Path, *, overwrite: bool = False) -> None:

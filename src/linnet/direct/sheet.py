@@ -1,4 +1,4 @@
-"""Contact sheets and mosaics: many clips at a glance.
+"""Contact sheets and mosaics: many clips in one picture.
 
 Axes: H rows, W columns of a frame; RGB, 0..255.
 """

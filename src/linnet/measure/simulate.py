@@ -212,10 +212,10 @@ def loras(card: Card, plan: Plan) -> dict[int, dict[str, nn.ModuleList]]:
         each = sum(parameter.numel() for parameter in add_lora(model, LoraShape(rank=1)))
         remove_lora(model)
         add_lora(model, LoraShape(rank=max(1, round(numbers / each))))
-    held: dict[int, dict[str, nn.ModuleList]] = {}
+    adapters_of: dict[int, dict[str, nn.ModuleList]] = {}
     for i, block in enumerate(model.blocks):
-        held[i] = take_adapters(block)
-        for adapters in held[i].values():
+        adapters_of[i] = take_adapters(block)
+        for adapters in adapters_of[i].values():
             with card.mode:
                 kept = {
                     name: torch.empty(parameter.shape, dtype=dtype_of(plan), device=card.device)
@@ -225,7 +225,7 @@ def loras(card: Card, plan: Plan) -> dict[int, dict[str, nn.ModuleList]]:
             card.modules.append(adapters)
             for parameter in adapters.parameters():
                 card.ledger.see(parameter)
-    return held
+    return adapters_of
 
 
 def put_on(block: Block, adapters: Mapping[str, nn.ModuleList]) -> None:

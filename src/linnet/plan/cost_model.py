@@ -1,8 +1,8 @@
 """How fast this machine is, measured once and remembered: what a plan's seconds come from.
 
 Passes of the transformer with one block are timed at a few lengths and attention at one, which parts what grows with
-the tokens from what grows with their square, and the autoencoder on latent frames of a few sizes. A device that nobody
-measured has no rates, and a plan then gives no seconds.
+the tokens from what grows with their square, and the autoencoder on latent frames of a few sizes. A device that
+was not measured has no rates, and a plan then gives no seconds.
 """
 
 from dataclasses import asdict, dataclass, replace

@@ -16,8 +16,8 @@ from linnet.request import Request
 @dataclass(frozen=True, kw_only=True)
 class StagePlan:
     """Peaks in bytes, allowances included; `tensor_bytes`: on the device, without those and without its allocator's
-    slack; `classic_bytes`: on the device, with the slack that classic segments take. `seconds` is None where nobody has
-    measured the device."""
+    slack; `classic_bytes`: on the device, with the slack that classic segments take. `seconds` is None where the
+    device was not measured."""
 
     stage: Row
     tensor_bytes: int
@@ -39,7 +39,7 @@ class Plan:
     stages: tuple[StagePlan, ...]
     transformer_stays: bool = True
     autoencoder_waits: Waits = "device"
-    slower: float | None = None  # by which share than with all in memory; None where nobody has measured
+    slower: float | None = None  # by which share than with all in memory; None if it was not measured
 
     @property
     def spec(self) -> ModelSpec:

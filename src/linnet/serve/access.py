@@ -1,4 +1,4 @@
-"""Who asks: the key that a program sends, or the session of a browser that was signed in with one."""
+"""The client of a request: the key that a program sends, or the session of a browser that was signed in with one."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""Who may ask: keys, and sessions that are begun with one. Of both only a hash is kept."""
+"""Access: keys, and sessions that begin with a key. Only a hash of either is stored."""
 
 import hashlib
 import hmac

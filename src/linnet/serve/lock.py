@@ -54,8 +54,8 @@ def is_used(data: Path) -> bool:
 
 
 def open_lock(data: Path, flags: int) -> int:
-    """Its descriptor. The file stays as it is, and a link is not followed: who may write to the folder could have made
-    it point to any file of ours."""
+    """Its descriptor. The file stays as it is, and a link is not followed: someone who can write to the folder could
+    have made it point to any file."""
     path = data / "lock"
     remedy = "remove it; linnet makes its own"
     try:

@@ -1,4 +1,4 @@
-"""Around the service: who may speak to it at all, how much, and under which headers it answers."""
+"""Checks around the service: allowed hosts and origins, the size of requests, the headers of responses."""
 
 import re
 from typing import Any

@@ -155,7 +155,7 @@ class Queue(Heartbeats, PaceTable, KeyTable):
         return InputReference(*rows[0]) if rows else None
 
     def begins(self, job: str) -> InputReference | None:
-        """The same for who asks what it is alone: without content."""
+        """The same without its content, for a client that asks only for its kind."""
         rows = self._rows("SELECT x'', fit, strength FROM images WHERE job = ?", job)
         return InputReference(*rows[0]) if rows else None
 

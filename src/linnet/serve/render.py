@@ -158,7 +158,7 @@ def plain(report: Report) -> Callable[[Progress], None]:
         if progress.stage == "encode":
             report(
                 "text", 0, 1, None
-            )  # a sign of life while a file is read; it raises where the job was cancelled
+            )  # a heartbeat while a file is read; it raises where the job was cancelled
         elif not progress.note and progress.stage not in BEFORE:
             report(progress.stage, progress.done, progress.total, None)
 

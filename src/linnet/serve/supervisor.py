@@ -1,4 +1,4 @@
-"""Those who look after workers. A worker that dies, falls silent or gets nowhere is ended, its job put back, and
+"""Supervisors of workers. A worker that dies, sends no heartbeat or makes no progress is ended, its job put back, and
 another started, at once at first and then ever more slowly while they die young."""
 
 import json
