@@ -138,7 +138,8 @@ def test_a_search_that_runs_out_of_time_decides_by_what_it_has() -> None:
     assert outcome.fast is not None
 
 
-def test_the_steps_that_are_left_out_are_those_in_which_the_velocity_changes_least() -> None:
+@pytest.mark.parametrize("early", [0.0, 1.0])
+def test_the_steps_that_are_left_out_are_those_in_which_the_velocity_changes_least(early: float) -> None:
     """Against all that could be left out."""
     levels, passes = sigmas(8, 3.0).tolist(), [2, 2, 2, 2, 1, 1, 1, 1]
     runs = [[0.0, 3.0, 3.1, 3.2, 9.0, 9.1, 2.0, 1.0], [0.0, 1.0, 1.5, 1.4, 6.0, 6.0, 2.0, 1.0]]
@@ -148,11 +149,12 @@ def test_the_steps_that_are_left_out_are_those_in_which_the_velocity_changes_lea
         held = {step: max(other for other in asked if other < step) for step in left_out}
         return sum(
             (levels[step] - levels[step + 1])
+            / (1 - levels[step + 1]) ** early
             * math.sqrt(sum((run[held[step]] - run[step]) ** 2 for run in runs) / 2)
             for step in left_out
         )
 
-    found = best_skips([products_of(run) for run in runs], levels, passes)
+    found = best_skips([products_of(run) for run in runs], levels, passes, early=early)
     every = [steps for count in range(6) for steps in combinations(range(2, 7), count)]
     for total, chosen in found.items():
         as_cheap = [steps for steps in every if sum(passes) - sum(passes[step] for step in steps) == total]

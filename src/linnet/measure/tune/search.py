@@ -45,6 +45,7 @@ SHARES = (
     0.25,
     0.2,
 )  # of the passes through the transformer
+EARLY = (0.0, 1.0)  # how much more errors of the first steps count: clips differ in which list serves them
 OTHER_WAYS = ("efficient", "flash", "stock", "plain")  # to attend
 BEAM = 3  # candidates that a stage hands on
 TRIES = 4  # candidates that are confirmed at most
@@ -191,18 +192,20 @@ class Search:
         """Steps that hold a velocity: with each of the starts, as many as the rules bear."""
         options: list[Candidate] = []
         for candidate in starts:
-            options += self.highest("step cache", self.skipping(candidate), rules)
+            for early in EARLY:
+                options += self.highest("step cache", self.skipping(candidate, early), rules)
         holding.extend(self.halve("step cache", options, rules, keep=BEAM))
 
-    def skipping(self, candidate: Candidate) -> list[Candidate]:
-        """The same with ever more steps left out: those that its own velocities can do without."""
+    def skipping(self, candidate: Candidate, early: float) -> list[Candidate]:
+        """The same with ever more steps left out: those that its own velocities can do without. `early` as for
+        `best_skips`."""
         few = self.search[: RUNGS[0]]
         products = []
         for pair in few:
             self.check_time()
             products.append(self.trials.trial(candidate, pair).products)
         request = self.trials.request_of(candidate, few[0])
-        skips = best_skips(products, levels_of(request).tolist(), forwards(request))
+        skips = best_skips(products, levels_of(request).tolist(), forwards(request), early=early)
         most, rising = max(skips), list[Candidate]()
         for share in SHARES:
             within = [passes for passes in skips if passes <= share * most]

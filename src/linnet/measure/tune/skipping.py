@@ -50,19 +50,21 @@ class Velocities:
 
 
 def best_skips(
-    products: Sequence[Products], levels: Sequence[float], passes: Sequence[int]
+    products: Sequence[Products], levels: Sequence[float], passes: Sequence[int], *, early: float = 0.0
 ) -> dict[int, list[int]]:
     """For each number of passes through the transformer, of the fewest up: the steps (from 1) to leave out.
 
     A step that is left out takes the velocity of the last one that is not, so it goes astray by the length of the step
     times the difference of the two: what these add up to is the least that so many passes allow. `products` are of one
-    run or several, `passes` of each step that is not left out.
+    run or several, `passes` of each step that is not left out. `early`: how much more an error counts among noise,
+    where little of the clip is there yet: as the share of the clip to the power of minus so much.
     """
     count, mean = len(passes), np.mean(np.array(products), axis=0)
 
     def astray(last: int, step: int) -> float:
         difference = mean[last, last] + mean[step, step] - 2 * mean[last, step]
-        return (levels[step] - levels[step + 1]) * math.sqrt(max(0.0, difference))
+        length = (levels[step] - levels[step + 1]) / (1 - levels[step + 1]) ** early
+        return length * math.sqrt(max(0.0, difference))
 
     # By the last step that calls the model and the passes so far: the least error, and which steps call it.
     best: list[dict[int, tuple[float, tuple[int, ...]]]] = [{} for _ in range(count)]
