@@ -1,10 +1,11 @@
 """`linnet train`"""
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -164,6 +165,9 @@ class LoraOptions:
 class RunOptions:
     """What is shown."""
 
+    gpus: Annotated[
+        int, whole("gpus", "GPUs that train together; with --device cpu, processes.", least=1)
+    ] = 1
     dry_run: Annotated[bool, option("dry-run", "Show the plan and train nothing.")] = False
     quiet: Quiet = False
     as_json: Annotated[bool, option("json", "Print one JSON line a report.")] = False
@@ -220,12 +224,20 @@ def teach(
 
     settings = TrainingSettings(**{**chosen, "kind": kind, "previews": tuple(chosen["previews"] or ())})
     from linnet.catalog import find
+    from linnet.runtime.device import resolve_device
     from linnet.runtime.machine import resolve_machine
+    from linnet.train.distributed import join, launch, own_device
     from linnet.train.prepare import prepare_training, run_training
     from linnet.weights.store import default_model
 
+    if run.gpus > 1 and "WORLD_SIZE" not in os.environ and not run.dry_run:
+        fail_with(launch([sys.executable, "-m", "linnet", *sys.argv[1:]], run.gpus))
+        return
     spec = find(model.model) if model.model else default_model(model.weights)[0]
-    machine = resolve_machine(model.device, threads=model.threads, vram=model.vram, ram=model.ram)
+    device = own_device(resolve_device(model.device))
+    ranks = join(device or "cpu")
+    run = run if ranks.main else replace(run, quiet=True, as_json=False)
+    machine = resolve_machine(device, threads=model.threads, vram=model.vram, ram=model.ram)
     where = output or folder.with_name(f"{folder.resolve().name}-{kind}")
     with reports(run, where) as (show, watch):
 
@@ -254,9 +266,15 @@ def teach(
             show_plan(ready)
         if run.dry_run:
             return
-        made = run_training(ready, watch=lambda report: watch("train", report), tell=tell)
-    if not run.as_json:
+        made = run_training(ready, watch=lambda report: watch("train", report), tell=tell, ranks=ranks)
+    if ranks.main and not run.as_json:
         print(made)
+
+
+def fail_with(status: int) -> None:
+    """End as the processes did that were started; what is wrong they have said."""
+    if status:
+        sys.exit(status if status > 0 else 1)
 
 
 def show_plan(ready: "PreparedTraining") -> None:

@@ -5,8 +5,12 @@ so each of them takes the same step.
 """
 
 import os
-from collections.abc import Iterable
+import socket
+import subprocess
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from torch import distributed as dist
@@ -53,13 +57,45 @@ class Ranks:
 
 
 ALONE = Ranks()
+WAIT = timedelta(hours=24)  # for a process that encodes the dataset, or makes a preview
 
 
 def join(device: str) -> Ranks:
-    """The processes that torchrun, or `--gpus`, started this one among; alone where there are none."""
+    """The processes that torchrun, or `launch`, started this one among; alone where there are none."""
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
         return ALONE
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=WAIT)
     return Ranks(dist.get_rank(), count)
+
+
+def own_device(device: str | None) -> str | None:
+    """Each of several processes has a card of its own."""
+    rank = os.environ.get("LOCAL_RANK")
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return f"cuda:{rank}" if several and rank is not None and (device or "").startswith("cuda") else device
+
+
+def launch(command: Sequence[str], count: int) -> int:
+    """Run `command` in so many processes that train together, and return the first exit status that is not 0. When one
+    ends so, the others are stopped."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    processes = [
+        subprocess.Popen(command, env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank in range(count)
+    ]
+    try:
+        while any(process.poll() is None for process in processes):
+            if status := next((p.returncode for p in processes if p.returncode), 0):
+                return status
+            time.sleep(0.1)
+        return next((p.returncode for p in processes if p.returncode), 0)
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.terminate()
+                process.wait()

@@ -209,6 +209,8 @@ def run_training(
     cache = default_cache() or ready.output / "cache"
     prompts = prior_prompts(ready.spec, chosen.prior or 0, chosen.prior_prompts, chosen.seed)
     large = not model.text.small
+    if not ranks.main:
+        ranks.wait()  # until all is encoded
     encoded = encode_dataset(pipeline, ready.clips, cache, text=large, captions=prompts, tell=tell)
     transformer = load_transformer(model, execution.resident_blocks)  # here: not in inference mode
     clips = with_prior(
@@ -220,6 +222,8 @@ def run_training(
         seed=chosen.seed,
         tell=tell,
     )
+    if ranks.main:
+        ranks.wait()
     captions = [clip.sample.caption for clip in ready.clips]
     file: LoraFile | TransformerFile
     if chosen.kind == "lora":
