@@ -432,4 +432,6 @@ def test_train_reports_and_goes_on_after_a_stop(monkeypatch: pytest.MonkeyPatch)
     assert record == {"part": "flow", "step": 1, "steps": 4, "loss": 0.5, "seconds_a_step": 20.0}
     stopped = linnet("train", "autoencoder", "--steps", 1, "--output", "mine")
     assert stopped.exit_code == 130
-    assert stopped.stderr.splitlines()[-1] == "stopped; the same command goes on from the last state in mine"
+    assert (
+        stopped.stderr.splitlines()[-1] == "stopped; the same command continues from the last state in mine"
+    )

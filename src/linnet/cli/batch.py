@@ -132,7 +132,7 @@ def batch(
         except KeyboardInterrupt:
             with suppress(KeyboardInterrupt):
                 work.stop()
-            fail(f"stopped; what is done is in {work.manifest}, and the same command goes on", 130)
+            fail(f"stopped; what is done is in {work.manifest}, and the same command continues", 130)
         work.stop()
     if as_json:
         print(json.dumps({"manifest": str(work.manifest), **vars(count)}))

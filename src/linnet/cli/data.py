@@ -95,7 +95,7 @@ def check(
                 lambda done, total: show("files", "", done, total, unit="file"),
             )
     except KeyboardInterrupt:
-        fail("stopped; what was read is kept, and the same command goes on", 130)
+        fail("stopped; what was read is kept, and the same command continues", 130)
     on_it = write_check_sheet(reports, picture, of=str(folder), overwrite=overwrite) if picture else 0
     if as_json:
         print(json.dumps(check_record(reports, spec.name, picture if on_it else None)))
@@ -222,7 +222,7 @@ def curate(
                 tell=lambda stage, done, total: show(stage, "", done, total, unit=stage.rstrip("s")),
             )
     except KeyboardInterrupt:
-        fail(f"stopped; what is done is kept in {out}, and the same command goes on", 130)
+        fail(f"stopped; what is done is kept in {out}, and the same command continues", 130)
     on_it = write_curation_sheet(made.rows, picture, of=str(out), overwrite=overwrite)
     reasons = Counter(row.reason.partition(":")[0].partition(" of ")[0] for row in made.rows if row.reason)
     if as_json:
@@ -339,7 +339,7 @@ def caption(
                     written += 1
                 show("captions", result.name, written + len(failed), len(waiting), unit="clip")
     except KeyboardInterrupt:
-        fail(f"stopped; {written:,} captions are written, and the same command goes on", 130)
+        fail(f"stopped; {written:,} captions are written, and the same command continues", 130)
     if as_json:
         print(json.dumps({"written": written, "kept": present, "failed": failed}))
     elif not quiet:
@@ -402,7 +402,7 @@ def cache_dataset(
                 tell=lambda stage, done, total: show(stage, "", done, total, unit="clip"),
             )
     except KeyboardInterrupt:
-        fail("stopped; what is encoded is kept, and the same command goes on", 130)
+        fail("stopped; what is encoded is kept, and the same command continues", 130)
     record = {"cache": str(folder_of_cache), "clips": plan.clips, "new": plan.new, "bytes": plan.whole}
     if as_json:
         print(

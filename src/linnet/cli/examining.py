@@ -65,7 +65,7 @@ def examining(folder: Path, result: ReportOptions) -> Iterator[Show]:
         with bars(quiet=result.quiet or result.as_json) as show:
             yield show
     except KeyboardInterrupt:
-        fail(f"stopped; the clips in {folder} are kept, and the same command goes on", 130)
+        fail(f"stopped; the clips in {folder} are kept, and the same command continues", 130)
 
 
 def print_result(

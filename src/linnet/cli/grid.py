@@ -117,7 +117,7 @@ def grid(
 
             made = ready.draft(overwrite=overwrite, watch=watch)
     except KeyboardInterrupt:
-        fail(f"stopped; the clips in {folder} are kept, and the same command goes on", 130)
+        fail(f"stopped; the clips in {folder} are kept, and the same command continues", 130)
     if as_json:
         clips = [{"path": str(clip.path), "seed": clip.request.seed} for clip in made.clips]
         print(

@@ -65,7 +65,7 @@ def pull(
             try:
                 files = fetch(spec, plan=plan, watch=watch)
             except KeyboardInterrupt:
-                fail("stopped; the same command goes on from here", 130)
+                fail("stopped; the same command continues from here", 130)
         record["transformer"] = str(files.transformer)
         if not quiet:
             note(f'done: linnet generate "..." --model {spec.name}')

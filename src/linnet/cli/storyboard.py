@@ -88,7 +88,9 @@ def render(
 
             done = ready.render(output, overwrite=overwrite, watch=watch)
     except KeyboardInterrupt:
-        fail(f"stopped; the shots in {film.takes_folder(board)} are kept, and the same command goes on", 130)
+        fail(
+            f"stopped; the shots in {film.takes_folder(board)} are kept, and the same command continues", 130
+        )
     thrown_away = film.tidy(board, ready.pipeline) if tidy else 0
     if as_json:
         made = [number + 1 for number in done.made]

@@ -118,11 +118,14 @@ class ClipOptions:
     prior: Annotated[
         int | None,
         whole(
-            "prior", "Clips of the model's own that it sees again, so that it forgets nothing; 0.", least=0
+            "prior",
+            "Clips that the model makes before training and trains on too, so that it forgets less; 0 by default.",
+            least=0,
         ),
     ] = None
     prior_prompts: Annotated[
-        Path | None, option("prior-prompts", "Their prompts, one a line.", metavar="FILE")
+        Path | None,
+        option("prior-prompts", "File with prompts for the --prior clips, one per line.", metavar="FILE"),
     ] = None
     previews: Annotated[
         list[str] | None,
@@ -132,7 +135,7 @@ class ClipOptions:
         int | None, whole("preview-every", "Steps between two saved files and their previews.", least=1)
     ] = None
     checkpoint_every: Annotated[
-        int | None, whole("checkpoint-every", "Steps between two states that a run can go on from.", least=1)
+        int | None, whole("checkpoint-every", "Steps between two saved training states.", least=1)
     ] = None
     validate_every: Annotated[
         int | None, whole("validate-every", "Steps between two held-out losses; 0: none.", least=0)
@@ -385,7 +388,7 @@ def reports(run: RunOptions, folder: Path):
 
             yield show, watch
     except KeyboardInterrupt:
-        fail(f"stopped; the same command goes on from the last state in {folder}", 130)
+        fail(f"stopped; the same command continues from the last state in {folder}", 130)
 
 
 def in_words(report: "Report") -> str:

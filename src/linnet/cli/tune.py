@@ -33,28 +33,33 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 @app.command()
 def tune(
     model: Model = None,
-    clips: Annotated[int, whole("clips", "To search on; as many others decide. 8 by default.", least=2)] = 8,
+    clips: Annotated[
+        int,
+        whole("clips", "Clips for the search, and as many others for the decision; 8 by default.", least=2),
+    ] = 8,
     minutes: Annotated[float, number("minutes", "How long it may take; 60 by default.", above=0)] = 60.0,
     target: Annotated[
-        str, option("target", "How many times faster than exact at least; 2.5x by default.", metavar="N")
+        str, option("target", "Speed to reach, as a multiple of exact; 2.5x by default.", metavar="N")
     ] = "2.5x",
     floor: Annotated[
         float | None,
-        number("floor", "PSNR to exact in dB that fast must keep; by default the model's.", least=0),
+        number("floor", "Lowest PSNR to exact that `fast` may have, in dB; by default the model's.", least=0),
     ] = None,
     prompts: Annotated[
-        Path | None, option("prompts", "Your own prompts, one a line.", metavar="FILE")
+        Path | None, option("prompts", "File with your own prompts, one per line.", metavar="FILE")
     ] = None,
     fewer_steps: Annotated[
         bool,
-        option("fewer-steps", "Also try fewer steps and other solvers: they may move what a clip shows."),
+        option("fewer-steps", "Also try fewer steps and other solvers. They may change what a clip shows."),
     ] = False,
     size: Dimensions = None,
     seconds: Annotated[float | None, number("seconds", "Length of the clips.")] = None,
     output: Annotated[
         Path | None,
         option(
-            "output", "The page of exact and fast side by side; by default tune-MODEL.html.", metavar="FILE"
+            "output",
+            "Page with exact and fast clips side by side; by default tune-MODEL.html.",
+            metavar="FILE",
         ),
     ] = None,
     weights: Weights = None,
@@ -67,10 +72,11 @@ def tune(
 ) -> None:
     """Find settings that are faster than exact and still make its clips.
 
-    Clips are made with candidate settings and compared with exact's at the same prompts and seeds. The fastest that
-    keeps the floor, also on clips that the search never saw, becomes the model's `fast`, and a faster, rougher one its
-    `draft`: `linnet generate --profile fast` then uses it. If nothing keeps the floor, nothing is written. A run that
-    was stopped goes on where it was.
+    Clips are made with many settings, and each is compared with the exact clip of the same prompt and seed. The
+    fastest settings that keep the floor become the model's `fast` profile. They are confirmed on clips that the search
+    has not used. A faster and less faithful profile becomes `draft`. `linnet generate --profile fast` then uses these
+    settings. If no settings keep the floor, nothing is written. If the command is stopped, the same command continues
+    it.
     """
     weights_folder = weights
     spec = default_model(weights_folder)[0] if model is None else find(model)
@@ -106,7 +112,7 @@ def tune(
             job.search.watch = lambda stage, done, total: show(stage, "", done, total)
             outcome = tuning.run(job, target=times, seconds=60 * minutes)
     except KeyboardInterrupt:
-        fail(f"stopped; what was measured is in {job.folder}, and the same command goes on", 130)
+        fail(f"stopped; what was measured is in {job.folder}, and the same command continues", 130)
     if not quiet and outcome.another > job.floor:
         note(
             f"another seed's clip is as near as {outcome.another:.1f} dB: a floor of {job.floor:g} dB may say little"
