@@ -26,8 +26,9 @@ from linnet.models.text import T5Config, T5Encoder, Tokenizer
 from linnet.models.transformer import TransformerConfig
 from linnet.train.autoencoder import AutoencoderConfig, AutoencoderTask
 from linnet.train.config import LoopConfig
-from linnet.train.flow import FlowConfig, FlowTask, hard, look_around
+from linnet.train.flow import FlowConfig, look_around
 from linnet.train.loop import randomness, train
+from linnet.train.synthetic import SyntheticFlow, hard
 
 LOOP = LoopConfig(
     steps=40,
@@ -40,7 +41,7 @@ LOOP = LoopConfig(
 )
 
 
-def flow_task(folder: Path) -> FlowTask:
+def flow_task(folder: Path) -> SyntheticFlow:
     words = write_tokenizer(folder / "tokenizer.json")
     rng = random.Random(0)
     scenes = [sample_scene(rng) for _ in range(12)]
@@ -53,7 +54,9 @@ def flow_task(folder: Path) -> FlowTask:
         tokens=48,
         lengths=((0, ((1, 0.3), (3, 0.7))), (20, ((3, 1.0),))),
     )
-    return FlowTask(config, LatentCache(scenes, [0] * 12, latents), Tokenizer.open(folder / "tokenizer.json"))
+    return SyntheticFlow(
+        config, LatentCache(scenes, [0] * 12, latents), Tokenizer.open(folder / "tokenizer.json")
+    )
 
 
 def test_from_the_focus_on_fine_shapes_are_frequent(tmp_path: Path) -> None:
@@ -61,7 +64,9 @@ def test_from_the_focus_on_fine_shapes_are_frequent(tmp_path: Path) -> None:
     scenes = [sample_scene(rng) for _ in range(40)]
     shown = torch.tensor([scene.shape in ("moon", "star") for scene in scenes]).half().view(-1, 1, 1, 1, 1)
     config = replace(usual.config, focus_from=5, hard_scenes=1.0, fine_shapes=1e6)
-    task = FlowTask(config, LatentCache(scenes, [0] * 40, shown.expand(-1, 16, 3, 4, 4)), usual.tokenizer)
+    task = SyntheticFlow(
+        config, LatentCache(scenes, [0] * 40, shown.expand(-1, 16, 3, 4, 4)), usual.tokenizer
+    )
     for step, focused in ((4, False), (5, True)):
         assert bool((task.batch(step, rng).latents > 0).all()) is focused
 
@@ -75,7 +80,7 @@ def test_from_the_focus_on_hard_scenes_and_noise_are_frequent(tmp_path: Path) ->
     assert not all(hardness)
     shown = torch.tensor(hardness).half().view(-1, 1, 1, 1, 1)
     config = replace(usual.config, focus_from=5, hard_scenes=1e6, almost_noise=0.5)
-    task = FlowTask(config, LatentCache(scenes, moments, shown.expand(-1, 16, 3, 4, 4)), usual.tokenizer)
+    task = SyntheticFlow(config, LatentCache(scenes, moments, shown.expand(-1, 16, 3, 4, 4)), usual.tokenizer)
     noise = torch.Generator().manual_seed(0)
     for step, focused in ((4, False), (5, True)):
         assert bool((task.batch(step, rng).latents > 0).all()) is focused  # hard scenes alone
@@ -91,7 +96,7 @@ def test_some_of_the_longest_clips_go_on_from_given_frames(tmp_path: Path) -> No
     scenes = [replace(scene, motion="left") for scene in usual.cache.scenes]
     cache = LatentCache(scenes, moments, (count + later / 2).expand(12, 16, 6, 4, 4))
     config = replace(usual.config, onward_from=20, onward=0.5, most_given=2)
-    task = FlowTask(config, cache, usual.tokenizer)
+    task = SyntheticFlow(config, cache, usual.tokenizer)
     task.scale, task.bias = torch.ones(16), torch.zeros(16)
     seen = {False: set(), True: set()}
     for step in (0, 19, *range(20, 80)):
@@ -104,14 +109,14 @@ def test_some_of_the_longest_clips_go_on_from_given_frames(tmp_path: Path) -> No
     starts = [start + part for start in range(4) for part in (0.0, 0.5)]
     assert seen[True] == {(True, known, start) for known in (1, 2) for start in starts}
     with pytest.raises(InvalidInput, match="begins with its scene"):
-        FlowTask(config, LatentCache(cache.scenes, [7] * 12, cache.latents), usual.tokenizer)
+        SyntheticFlow(config, LatentCache(cache.scenes, [7] * 12, cache.latents), usual.tokenizer)
 
 
 def test_what_has_come_to_rest_goes_on_past_the_end_of_its_clip(tmp_path: Path) -> None:
     usual, rng = flow_task(tmp_path), random.Random(0)
     count = torch.arange(13).half().view(1, 1, 13, 1, 1)  # the last begins at two seconds
     scenes = [replace(usual.cache.scenes[0], motion=motion) for motion in ("grows", "spins")]
-    task = FlowTask(
+    task = SyntheticFlow(
         replace(usual.config, onward_from=0, onward=1.0),
         LatentCache(scenes, [0, 0], count.expand(2, 16, 13, 4, 4)),
         usual.tokenizer,
@@ -245,7 +250,7 @@ def test_flow_matching_learns(tmp_path: Path) -> None:
     """With one clip to remember, the loss falls well below 2, that of predicting nothing."""
     usual = flow_task(tmp_path)
     one = LatentCache(usual.cache.scenes[:1], [0], usual.cache.latents[:1])
-    task = FlowTask(usual.config, one, usual.tokenizer)
+    task = SyntheticFlow(usual.config, one, usual.tokenizer)
     loop = LoopConfig(steps=60, learning_rate=1e-2, optimiser="muon", warmup=5, log_every=1)
     train(task, loop, tmp_path / "run")
     seen = losses(tmp_path / "run")

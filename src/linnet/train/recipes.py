@@ -31,6 +31,7 @@ from linnet.train.config import LoopConfig
 from linnet.train.flow import FlowConfig, FlowTask
 from linnet.train.loop import Report, train
 from linnet.train.state import save_weights
+from linnet.train.synthetic import SyntheticFlow
 from linnet.weights.files import fingerprint
 from linnet.weights.load import load_into, read_config
 from linnet.weights.names import LATENT_BIAS, LATENT_SCALE, TRANSFORMER_PREFIX
@@ -156,7 +157,7 @@ def paced(watch: Callable[[Report], None]) -> Callable[[int, int], None]:
     return look
 
 
-class SampledFlow(FlowTask):
+class SampledFlow(SyntheticFlow):
     """The flow task with an autoencoder at hand, so that a person can look at what it has learnt."""
 
     def __init__(
