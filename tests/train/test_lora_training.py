@@ -286,6 +286,9 @@ def test_a_run_goes_on_with_its_own_settings_alone(tmp_path: Path) -> None:
     train(tiny_task(), short, tmp_path / "run", described={"rank": 4})
     with pytest.raises(InvalidInput, match=r'rank "8": the run in .* was begun with 4'):
         train(tiny_task(), short, tmp_path / "run", described={"rank": 8})
+    with pytest.raises(InvalidInput, match=r'steps "4": the run in .* was begun with 2'):
+        train(tiny_task(), replace(LOOP, steps=4), tmp_path / "run", described={"rank": 4})
+    train(tiny_task(), replace(short, sample_every=7), tmp_path / "run", described={"rank": 4})
 
 
 def test_memory_that_runs_out_is_told_with_the_step(tmp_path: Path) -> None:

@@ -279,6 +279,8 @@ def _same_config(path: Path, config: LoopConfig, described: Mapping[str, Any]) -
         json.dumps({f.name: f.default for f in fields(LoopConfig) if f.default is not MISSING})
     )
     for name, value in now.items():
+        if name.endswith("_every"):
+            continue  # how often something is written changes no number
         if (before := begun.get(name, usual.get(name))) != value:  # earlier versions wrote fewer fields
             raise InvalidInput(
                 name,
