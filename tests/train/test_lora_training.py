@@ -19,9 +19,9 @@ import linnet
 from linnet import media
 from linnet.catalog import SEEDLING
 from linnet.cli import app
-from linnet.data import synthetic
 from linnet.data.buckets import Bucket
 from linnet.data.encoded import Encoded
+from linnet.data.example import draw_example
 from linnet.errors import InvalidInput
 from linnet.geometry import Size
 from linnet.models.lora import LoraShape, add_lora, apply_lora
@@ -39,25 +39,12 @@ from linnet.weights.lora import parameter_shapes, read_lora
 from linnet.weights.store import resolve
 
 
-def draw_clips(folder: Path, shape: str, count: int, *, frames: int = 5) -> Path:
-    """Clips of a shape that seedling does not know, each with its caption."""
-    folder.mkdir(parents=True)
-    for number in range(count):
-        rng = random.Random(number)
-        triple = (shape, rng.choice(tuple(synthetic.COLOURS)), rng.choice(synthetic.MOTIONS))
-        scene = synthetic.sample_scene(rng, triples=(triple,))
-        path = folder / f"{number:02}.mp4"
-        with media.open_writer(
-            path, width=synthetic.WIDTH, height=synthetic.HEIGHT, fps=24, metadata={}, overwrite=False
-        ) as writer:
-            writer.write(synthetic.render(scene, frames))
-        path.with_suffix(".txt").write_text(synthetic.caption(scene, rng))
-    return folder
-
-
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return draw_clips(tmp_path_factory.mktemp("clips") / "crosses", "cross", 3)
+    """The example of README's section on teaching, in a short form."""
+    folder = tmp_path_factory.mktemp("clips") / "crosses"
+    draw_example(folder, clips=3, frames=5)
+    return folder
 
 
 @pytest.fixture(autouse=True)
@@ -125,7 +112,10 @@ def test_noise_levels_follow_the_named_distribution(tmp_path: Path) -> None:
 
 def test_all_weights_learn_and_the_file_stands_in_for_the_transformer(tmp_path: Path) -> None:
     run = tmp_path / "all"
-    words = ["train", "full", str(draw_clips(tmp_path / "stars", "star", 1)), "--model", "seedling"]
+    stars = tmp_path / "stars"
+    draw_example(stars, clips=1, frames=5)
+    (stars / "cross-01.txt").write_text("a red star moves left")
+    words = ["train", "full", str(stars), "--model", "seedling"]
     words += [
         "--device",
         "cpu",
