@@ -33,6 +33,7 @@ from linnet.train.config import LoopConfig
 from linnet.train.distributed import ALONE, Ranks
 from linnet.train.loop import randomness, train
 from linnet.train.order import Order
+from linnet.train.sharded import shard
 from linnet.train.state import saved_step
 from linnet.train.timesteps import timesteps
 from linnet.weights.lora import parameter_shapes, read_lora
@@ -171,14 +172,19 @@ class FewClips:
         raise NotImplementedError
 
 
-def tiny_task(*, dropout: float = 0.0, checkpointed: bool = False, ranks: Ranks = ALONE) -> ClipsTask:
+def tiny_task(
+    *, full: bool = False, dropout: float = 0.0, checkpointed: bool = False, ranks: Ranks = ALONE
+) -> ClipsTask:
     config = TransformerConfig(
         dim=24, ffn_dim=32, num_heads=2, num_layers=2, text_len=8, text_dim=8, freq_dim=16, channels=4
     )
     generator = torch.Generator().manual_seed(0)
     transformer = Transformer(config).initialise(generator).requires_grad_(False)
     torch.nn.init.normal_(transformer.head.head.weight, generator=generator)
-    add_lora(transformer, LoraShape(rank=4, dropout=dropout), generator)
+    if full:
+        transformer.requires_grad_(True)
+    else:
+        add_lora(transformer, LoraShape(rank=4, dropout=dropout), generator)
     blocks = trained_blocks(transformer, torch.device("cpu"), random=dropout > 0) if checkpointed else None
     chosen = ClipsConfig(batch=4, shift=3.0, first_frame=0.3)
     return ClipsTask(Learner(transformer), FewClips(), FixedTexts(), chosen, blocks=blocks, ranks=ranks)
@@ -241,9 +247,11 @@ def test_a_run_that_is_killed_ten_times_repeats_the_unbroken_one(tmp_path: Path)
     assert (broken / "state.safetensors").read_bytes() == (whole / "state.safetensors").read_bytes()
 
 
+@pytest.mark.parametrize("full", [False, True], ids=["replicas", "sharded"])
 @pytest.mark.usefixtures("one_thread")
-def test_two_processes_learn_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    train(tiny_task(), LOOP, tmp_path / "one")
+def test_two_processes_learn_as_one(full: bool, tmp_path: Path) -> None:
+    """A LoRA's replicas add up their gradients; of all weights each process has a part, also after a stop."""
+    train(tiny_task(full=full), LOOP, tmp_path / "one")
     children = []
     for rank in range(2):
         child = os.fork()
@@ -252,7 +260,11 @@ def test_two_processes_learn_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPa
                 "gloo", init_method=f"file://{tmp_path / 'meet'}", rank=rank, world_size=2
             )
             ranks = Ranks(rank, 2)
-            train(tiny_task(ranks=ranks), LOOP, tmp_path / "two", ranks=ranks)
+            for stop in (7, None):
+                task = tiny_task(full=full, ranks=ranks)
+                if full:
+                    shard(task.model.transformer, ranks, "cpu")
+                train(task, LOOP, tmp_path / "two", ranks=ranks, stop_at=stop)
             os._exit(0)
         children.append(child)
     assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]

@@ -9,7 +9,9 @@ from linnet.errors import InvalidInput
 from linnet.loaded_model import LoadedModel
 from linnet.models.transformer import Transformer
 from linnet.train.clips import Learner
+from linnet.train.distributed import ALONE, Ranks
 from linnet.train.lora import new_words
+from linnet.train.sharded import whole
 from linnet.train.state import save_weights
 from linnet.weights.load import load_into
 from linnet.weights.names import LATENT_BIAS, LATENT_SCALE, TRANSFORMER_PREFIX
@@ -34,14 +36,21 @@ class TransformerFile:
 
     model: LoadedModel
     learner: Learner
+    ranks: Ranks = ALONE
 
     def write(self, path: Path) -> Path:
+        """Of a transformer that is spread over several processes, all have to call this, and the first one writes."""
         transformer = self.learner.transformer
-        weights = {TRANSFORMER_PREFIX + name: tensor for name, tensor in transformer.state_dict().items()}
+        weights = {
+            TRANSFORMER_PREFIX + name: whole(tensor).detach().cpu()
+            for name, tensor in transformer.state_dict().items()
+        }
+        if not self.ranks.main:
+            return path
         space = self.model.latent_space
         save_weights(
             path,
-            {name: tensor.detach().cpu() for name, tensor in weights.items()},
+            weights,
             asdict(transformer.config),
             exact={LATENT_SCALE: space.scale.cpu(), LATENT_BIAS: space.bias.cpu()},
         )

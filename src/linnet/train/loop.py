@@ -27,6 +27,7 @@ from linnet.train.distributed import ALONE, Ranks
 from linnet.train.log import Log
 from linnet.train.optimisers import make_optimisers
 from linnet.train.resources import check_main_memory, memory_now
+from linnet.train.sharded import is_sharded, load_sharded, save_sharded, whole
 from linnet.train.state import learnt, load_state, save_state
 
 
@@ -144,9 +145,14 @@ class _Run:
         self.average: dict[str, Tensor] = {}
         if config.ema:
             self.average = {name: value.detach().clone() for name, value in learnt(self.model).items()}
-        self.state = folder / "state.safetensors"
+        self.sharded = is_sharded(self.model)
+        self.state = folder / ("state" if self.sharded else "state.safetensors")
         self.done = 0
-        if self.state.exists():
+        if self.sharded:
+            self.done = load_sharded(
+                self.state, model=self.model, average=self.average, optimisers=self.optimisers
+            )
+        elif self.state.exists():
             self.done = load_state(
                 self.state, model=self.model, average=self.average, optimisers=self.optimisers
             )
@@ -159,8 +165,9 @@ class _Run:
         with self._explained():
             loss, numbers = self._gradients()
             learning = [p for p in self.model.parameters() if p.requires_grad]
-            self.ranks.sum_gradients(learning)
-            norm = nn.utils.clip_grad_norm_(learning, self.config.clip_norm)
+            if not self.sharded:
+                self.ranks.sum_gradients(learning)
+            norm = whole(nn.utils.clip_grad_norm_(learning, self.config.clip_norm))
             for optimiser in self.optimisers:
                 optimiser.step()
                 optimiser.zero_grad()
@@ -183,24 +190,31 @@ class _Run:
         return total, numbers
 
     def save(self) -> None:
-        if self.ranks.main:
-            save_state(
-                self.state,
-                step=self.done,
-                model=self.model,
-                average=self.average,
-                optimisers=self.optimisers,
-            )
+        state: dict[str, Any] = {
+            "step": self.done,
+            "model": self.model,
+            "average": self.average,
+            "optimisers": self.optimisers,
+        }
+        if self.sharded:
+            save_sharded(self.state, **state, ranks=self.ranks)
+        elif self.ranks.main:
+            save_state(self.state, **state)
         self.ranks.wait()
 
+    @property
+    def takes_part(self) -> bool:
+        """In what one process can do alone, unless the model is spread over all."""
+        return self.ranks.main or self.sharded
+
     def validate(self) -> dict[str, float]:
-        if not (self.ranks.main and isinstance(self.task, Validated)):
+        if not (self.takes_part and isinstance(self.task, Validated)):
             return {}
         with averaged(self.model, self.average), torch.inference_mode(), self._explained():
             return self.task.validate()
 
     def sample(self) -> None:
-        if self.ranks.main:
+        if self.takes_part:
             with averaged(self.model, self.average), torch.inference_mode(), self._explained():
                 self.task.sample(self.folder / "samples", self.done)
         self.ranks.wait()

@@ -195,10 +195,11 @@ def run_training(
     from linnet.train.blocks import load_transformer, trained_blocks
     from linnet.train.clips import ClipsConfig, ClipsTask, Texts
     from linnet.train.full import TransformerFile, make_full_learner
-    from linnet.train.loop import train
+    from linnet.train.loop import averaged, train
     from linnet.train.lora import LoraFile, make_learner
     from linnet.train.previews import Previews
     from linnet.train.prior import prior_prompts, with_prior
+    from linnet.train.sharded import is_sharded, shard
 
     chosen = ready.settings
     execution = ready.plan.execution
@@ -231,8 +232,11 @@ def run_training(
         file = LoraFile(model=model, learner=learner, metadata=metadata_of(ready))
     else:
         learner = make_full_learner(model, transformer, captions)
-        file = TransformerFile(model=model, learner=learner)
-    shown = ready.requests() if execution.resident_blocks is None else []
+        file = TransformerFile(model=model, learner=learner, ranks=ranks)
+        if ranks.count > 1:
+            shard(transformer, ranks, str(model.device))
+    # Where blocks are elsewhere, in main memory or in other processes, the pipeline cannot run with them.
+    shown = ready.requests() if execution.resident_blocks is None and not is_sharded(learner) else []
     previews = Previews(pipeline=pipeline, learner=learner, file=file, requests=shown)
     blocks = None
     if execution.checkpointed:
@@ -267,9 +271,7 @@ def run_training(
         described=ready.described(),
         ranks=ranks,
     )
-    if ranks.main:
-        from linnet.train.loop import averaged
-
+    if ranks.main or is_sharded(learner):
         with averaged(learner, average):
             file.write(ready.result)
     return ready.result

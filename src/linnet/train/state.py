@@ -71,9 +71,9 @@ def restore(optimiser: Optimizer, state: dict[int, dict[str, Tensor]]) -> None:
 
 
 @torch.no_grad()
-def fill_in_place(optimiser: Optimizer, state: dict[int, dict[str, Tensor]]) -> None:
+def fill_in_place(optimiser: Optimizer, state: dict[int, dict[str, Tensor]] | None) -> None:
     """For an optimiser whose state is in tensors of its own kinds, which it makes at its first step: one step with a
-    rate and gradients of zero makes them."""
+    rate and gradients of zero makes them. Without a `state` to fill in, they are all that is made."""
     rates = [group["lr"] for group in optimiser.param_groups]
     values = {p: p.clone() for group in optimiser.param_groups for p in group["params"]}
     for group in optimiser.param_groups:
@@ -86,7 +86,7 @@ def fill_in_place(optimiser: Optimizer, state: dict[int, dict[str, Tensor]]) -> 
         group["lr"] = rate
     for p, value in values.items():
         p.copy_(value)
-    for index, slots in optimiser.state_dict()["state"].items():
+    for index, slots in optimiser.state_dict()["state"].items() if state else ():
         for slot, value in slots.items():
             for suffix, part in plain(value):
                 part.copy_(state[index][slot + suffix])
