@@ -18,7 +18,7 @@ from linnet.train.state import fill_in_place, learnt
 
 
 def shard(transformer: Transformer, ranks: Ranks, device: str) -> None:
-    """Spread it, block by block. Gradients of the processes are added up, not averaged: each loss is a share already."""
+    """Spread it, block by block. Gradients of the processes are added up, not averaged: each loss is a share."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 
@@ -56,14 +56,14 @@ def save_sharded(
     ranks: Ranks,
 ) -> None:
     """Into a folder beside `path`, which then takes its name: a kill leaves the old or the new one."""
-    from torch.distributed import checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict_saver import save
 
     part, old = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.old")
     if ranks.main and part.exists():
         shutil.rmtree(part)
     ranks.wait()
     state = {**tensors_of(model, average, optimisers), "step": torch.tensor(step)}
-    dcp.save(state, checkpoint_id=part)
+    save(state, checkpoint_id=part)
     ranks.wait()
     if ranks.main:
         if old.exists():
@@ -84,13 +84,13 @@ def load_sharded(
     source = path if path.exists() else old  # a kill between the two renames
     if not source.exists():
         return 0
-    from torch.distributed import checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict_loader import load
 
     for optimiser in optimisers:
         fill_in_place(optimiser, None)
     step = torch.tensor(0)
     state: dict[str, Any] = {**tensors_of(model, average, optimisers), "step": step}
-    dcp.load(state, checkpoint_id=source)
+    load(state, checkpoint_id=source)
     return int(state["step"])
 
 

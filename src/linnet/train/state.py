@@ -86,7 +86,9 @@ def fill_in_place(optimiser: Optimizer, state: dict[int, dict[str, Tensor]] | No
         group["lr"] = rate
     for p, value in values.items():
         p.copy_(value)
-    for index, slots in optimiser.state_dict()["state"].items() if state else ():
+    if state is None:
+        return
+    for index, slots in optimiser.state_dict()["state"].items():
         for slot, value in slots.items():
             for suffix, part in plain(value):
                 part.copy_(state[index][slot + suffix])
