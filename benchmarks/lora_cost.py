@@ -13,14 +13,14 @@ from dataclasses import replace
 
 import torch
 
-from linnet.models.lora import LoraShape, add_lora, enable_lora
+from linnet.models.lora import Decomposed, LoraLinear, LoraShape, add_lora, enable_lora
 from linnet.models.transformer import Transformer, linum_v2
 
 ROWS, COLUMNS = 45, 80  # latent, of 640x360
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rank", type=int, default=32)
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--latent-frames", type=int, default=2)
@@ -40,8 +40,10 @@ def main() -> None:
         for name in ("down", "up"):
             if isinstance(parameter := getattr(module, name, None), torch.nn.Parameter):
                 parameter.data = torch.randn_like(parameter).to(dtype) * 0.02
-        if hasattr(module, "freeze"):
-            module.freeze(next(m.base for m in model.modules() if module in getattr(m, "adapters", [])))
+        if isinstance(module, LoraLinear):
+            for adapter in module.adapters:
+                if isinstance(adapter, Decomposed):
+                    adapter.freeze(module.base)
     latents = torch.randn(1, config.channels, given.latent_frames, ROWS, COLUMNS)
     timestep = torch.tensor([500.0])
     with torch.inference_mode():
@@ -53,7 +55,8 @@ def main() -> None:
             model(latents, timestep, text)
             return time.process_time() - start
 
-        timed(True), timed(False)
+        timed(True)
+        timed(False)
         pairs = [(timed(False), timed(True)) for _ in range(given.rounds)]
     ratio = statistics.median(with_lora / without for without, with_lora in pairs)
     least = min(with_lora for _, with_lora in pairs) / min(without for without, _ in pairs)

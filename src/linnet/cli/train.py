@@ -237,7 +237,7 @@ def teach(
         fail_with(launch([sys.executable, "-m", "linnet", *sys.argv[1:]], run.gpus))
         return
     spec = find(model.model) if model.model else default_model(model.weights)[0]
-    device = own_device(resolve_device(model.device))
+    device = own_device(resolve_device(model.device or "auto"))
     ranks = join(device or "cpu")
     run = run if ranks.main else replace(run, quiet=True, as_json=False)
     machine = resolve_machine(device, threads=model.threads, vram=model.vram, ram=model.ram)
