@@ -55,7 +55,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_folder_of_clips_becomes_a_lora_that_teaches_a_word(clips: Path, tmp_path: Path) -> None:
     run = tmp_path / "my-cross"
-    words = ["train", "lora", str(clips), "--model", "seedling", "--device", "cpu", "--output", str(run)]
+    words = ["train", "lora", str(clips), "--model", "seedling", "--output", str(run)]
     words += ["--steps", "2", "--batch", "2", "--rank", "4", "--held-out", "0.3", "--validate-every", "2"]
     words += ["--preview", "a red cross spins", "--prior", "1"]
     result = CliRunner().invoke(app, words)
