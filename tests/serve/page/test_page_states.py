@@ -11,6 +11,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, Route, expect
 
 from browsing import look, needs_browser, open_page, settings
+from linnet.loras import STRONGEST
 from linnet.request import RANGES
 from linnet.serve.keys import make_key
 from linnet.serve.queue import Queue
@@ -261,7 +262,7 @@ def test_the_ranges_are_those_of_a_request(page: Page) -> None:
     shown = page.evaluate(
         "[...document.querySelectorAll('[data-least]')].map(one => [one.id, +one.dataset.least, +one.dataset.most])"
     )
-    assert {name: (least, most) for name, least, most in shown} == {
+    assert {name: (least, most) for name, least, most in shown} == {"lora-strength": (0, STRONGEST)} | {
         name: RANGES[name] for name in ("seed", "steps", "guidance")
     }
 
