@@ -121,11 +121,15 @@ def run(words: list[str], surroundings: str) -> dict[str, Any]:
         return found
 
 
+# Modules that do not import everywhere: one runs the command, the others need Ray and a GPU's compiler.
+NOT_HERE = ("linnet.__main__", "linnet.serve.ray", "linnet.models.triton_kernels")
+
+
 def main() -> None:
     import linnet
 
     for module in pkgutil.walk_packages(linnet.__path__, "linnet."):
-        if module.name not in ("linnet.__main__", "linnet.serve.ray"):
+        if module.name not in NOT_HERE:
             importlib.import_module(module.name)
     told = json.load(sys.stdin)
     os.chdir(told["folder"])

@@ -41,23 +41,16 @@ def predict(
         workload, execution, text_resident, transformer_stays, autoencoder_waits
     )
     seconds = costs.of(workload, execution) if costs else {}
-    allowance, segments = workload.allowance, workload.budget.segments
     stages: list[StagePlan] = []
-
-    def on_device(stage: Row, size: int, segments: Segments) -> int:
-        if workload.on_cpu:
-            return 0
-        return allowance.device + size + slack(size, segments, churn.get(stage, 0))
-
     for stage, size in working.items():
         taken = max(size, LOADING) if workload.on_cpu else LOADING
         stages.append(
             StagePlan(
                 stage=stage,
                 tensor_bytes=size,
-                device_bytes=on_device(stage, size, segments),
-                classic_bytes=on_device(stage, size, "classic"),
-                system_bytes=allowance.system + aside[stage] + taken,
+                device_bytes=on_device(workload, size, churn.get(stage, 0), workload.budget.segments),
+                classic_bytes=on_device(workload, size, churn.get(stage, 0), "classic"),
+                system_bytes=workload.allowance.system + aside[stage] + taken,
                 seconds=seconds.get(stage),
                 choices=tuple(
                     choices(stage, workload, execution, text_resident, transformer_stays, autoencoder_waits)
@@ -73,6 +66,11 @@ def predict(
         autoencoder_waits=autoencoder_waits,
         slower=costs.slower(workload, execution) if costs else None,
     )
+
+
+def on_device(workload: Workload, size: int, churn: int, segments: Segments) -> int:
+    """Bytes of the card for tensors of `size` bytes, of which `churn` come and go; none on a CPU."""
+    return 0 if workload.on_cpu else workload.allowance.device + size + slack(size, segments, churn)
 
 
 def memory_of(
