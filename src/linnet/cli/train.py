@@ -382,7 +382,8 @@ def reports(run: RunOptions, folder: Path):
                 show(part, in_words(report), report.step, report.steps, unit=unit)
                 ended = report.step == report.steps
                 if run.as_json and (unit == "step" or ended):
-                    print(json.dumps({"part": part, **numbers, "seconds_a_step": report.seconds_a_step}))
+                    line = {"part": part, **numbers, "seconds_a_step": report.seconds_a_step}
+                    print(json.dumps(line), flush=True)
                 elif ended and not run.quiet and not run.as_json and not sys.stderr.isatty():
                     note(f"{part}: {format_count(report.steps, unit)} done, {in_words(report)}".rstrip(", "))
 
