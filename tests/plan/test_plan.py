@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from linnet.catalog import CATALOG, SEEDLING, ModelSpec
-from linnet.cli.plan import app, show_plan
+from linnet.cli.plan import app, is_busy, show_plan
 from linnet.cli.terminal import format_bytes
 from linnet.errors import InvalidInput, WeightsError
 from linnet.loras import LoraUse
@@ -499,6 +500,14 @@ def test_this_device_is_measured_and_remembered(
     measured, remembered = (json.loads(plan(*words, *more)[1]) for more in (["--measure"], []))
     assert all(stage["seconds"] > 0 for stage in measured["stages"])
     assert remembered["stages"] == measured["stages"]
+
+
+@pytest.mark.parametrize(("load", "busy"), [(0.0, False), (99.0, True)])
+def test_a_busy_processor_is_told_of(load: float, busy: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "linnet.cli.plan.os", SimpleNamespace(getloadavg=lambda: (load, 0.0, 0.0), cpu_count=lambda: 2)
+    )
+    assert is_busy() is busy
 
 
 def test_steps_that_do_less_are_counted_as_less() -> None:

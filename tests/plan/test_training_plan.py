@@ -69,7 +69,7 @@ def test_a_lora_of_linum_fits_a_small_card_with_blocks_in_main_memory() -> None:
     plan = plan_training(workload(vram=12 * GB))
     assert plan.fits
     assert plan.execution.checkpointed
-    assert plan.workload.learning == 59_310_080
+    assert plan.workload.trainable == 59_310_080
     small = plan_training(workload(vram=10 * GB))
     assert small.execution.resident_blocks is not None
     assert small.device_bytes <= 10 * GB

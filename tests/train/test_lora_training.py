@@ -4,7 +4,7 @@ import json
 import os
 import random
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from linnet.train.state import saved_step
 from linnet.train.timesteps import timesteps
 from linnet.weights.lora import parameter_shapes, read_lora
 from linnet.weights.store import resolve
+from training_runs import losses
 
 
 @pytest.fixture(scope="module")
@@ -200,20 +201,6 @@ LOOP = LoopConfig(
     checkpoint_every=3,
     sample_every=1000,
 )
-
-
-def losses(folder: Path) -> dict[int, float]:
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return {line["step"]: line["loss"] for line in lines}
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """A child that is forked beside OpenMP's threads waits for them for ever."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.usefixtures("one_thread")

@@ -1,12 +1,10 @@
 """The trainer: it learns, and a run that is killed again and again repeats the unbroken one."""
 
-import json
 import os
 import random
 import signal
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,6 +27,7 @@ from linnet.train.config import LoopConfig
 from linnet.train.flow import FlowConfig, look_around
 from linnet.train.loop import randomness, train
 from linnet.train.synthetic import SyntheticFlow, hard
+from training_runs import losses
 
 LOOP = LoopConfig(
     steps=40,
@@ -174,21 +173,6 @@ def test_clips_begin_at_any_moment_of_what_moves_on(tmp_path: Path, monkeypatch:
             latents = tiny.encode(pixels.permute(0, 3, 1, 2)[None].float() / 255, lead=3)[0]
         assert torch.equal(found.latents[n], latents.transpose(0, 1).half())
     assert torch.equal(cached().latents, found.latents)
-
-
-def losses(folder: Path) -> dict[int, float]:
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    assert len({line["step"] for line in lines}) == len(lines), "a step was logged twice"
-    return {line["step"]: line["loss"] for line in lines}
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """A child that is forked beside OpenMP's threads waits for them for ever."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.usefixtures("one_thread")

@@ -119,18 +119,19 @@ def merge(
 @app.command()
 def extract(
     base: Annotated[
-        Path, typer.Argument(help="The transformer as it was.", metavar="BASE", show_default=False)
+        Path,
+        typer.Argument(help="The transformer before it was fine-tuned.", metavar="BASE", show_default=False),
     ],
     tuned: Annotated[
-        Path, typer.Argument(help="The transformer as it became.", metavar="TUNED", show_default=False)
+        Path, typer.Argument(help="The fine-tuned transformer.", metavar="TUNED", show_default=False)
     ],
     *,
     output: Annotated[Path, option("output", "The LoRA's file.", metavar="FILE")],
-    rank: Annotated[int, whole("rank", "Of each layer; 32 by default.", least=1)] = 32,
+    rank: Annotated[int, whole("rank", "Rank in each layer; 32 by default.", least=1)] = 32,
     overwrite: Overwrite = False,
     quiet: Annotated[bool, option("quiet", "Print nothing but the path and errors.")] = False,
 ) -> None:
-    """Make a LoRA of what a fine-tuned transformer differs by."""
+    """Make a LoRA from the difference between a fine-tuned transformer and its base."""
     from linnet.weights.lora import write_lora
     from linnet.weights.lora_merge import extract_lora
 
@@ -138,7 +139,7 @@ def extract(
         made = extract_lora(base, tuned, rank=rank, watch=lambda done, all: show("extract", "", done, all))
     path = write_lora(output, made.lora, overwrite=overwrite)
     if not quiet:
-        note(f"it holds {made.kept:.1%} of what the layers differ by")
+        note(f"it holds {made.kept:.1%} of the difference")
     print(path)
 
 

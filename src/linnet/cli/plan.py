@@ -1,6 +1,7 @@
 """`linnet plan`"""
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -114,9 +115,14 @@ def plan(
 
             from linnet.measure.rate_measurement import measure_machine
 
+            busy = is_busy()
             with bars(quiet=False) as show:
                 measure_machine(machine, sized, files, lambda what: show("measure", what, 0, 1))
                 show("measure", "", 1, 1)
+            if busy:
+                note(
+                    "note: other programs use the processor, so these times may be far too long; measure again"
+                )
         plan = machine.plan(sized, request, fixed=fixed)
     except InvalidInput as error:
         if as_json:
@@ -217,3 +223,8 @@ def time(seconds: float | None) -> str:
     if seconds is None:
         return NOT_MEASURED
     return f"{seconds:.1f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+
+
+def is_busy() -> bool:
+    """Whether, in the last minute, other programs kept more than half of the processor's cores at work."""
+    return hasattr(os, "getloadavg") and os.getloadavg()[0] > (os.cpu_count() or 1) / 2

@@ -40,7 +40,11 @@ Folder = Annotated[
 ]
 Output = Annotated[
     Path | None,
-    option("output", "Folder of the run, whose name is the file's; by default FOLDER-lora.", metavar="DIR"),
+    option(
+        "output",
+        "Folder of the run; its name is the file's. By default FOLDER-lora, or FOLDER-full.",
+        metavar="DIR",
+    ),
 ]
 
 
@@ -49,14 +53,26 @@ class LoopOptions:
     """How long, how fast, and in what order."""
 
     steps: Annotated[
-        int | None, whole("steps", "Steps; by default 100 for each clip, 500 to 3000.", least=1)
+        int | None,
+        whole(
+            "steps",
+            "Steps; by default 100 for each clip, 500 to 3000; of seedling 600.",
+            least=1,
+        ),
     ] = None
-    batch: Annotated[int | None, whole("batch", "Clips in a step; 1 by default.", least=1)] = None
+    batch: Annotated[
+        int | None, whole("batch", "Clips in a step; by default 1, and 4 for seedling.", least=1)
+    ] = None
     accumulation: Annotated[
         int, whole("accumulation", "Batches whose gradients are added up for a step.", least=1)
     ] = 1
     learning_rate: Annotated[
-        float | None, number("learning-rate", "Learning rate; 1e-4 by default.", above=0)
+        float | None,
+        number(
+            "learning-rate",
+            "By default 1e-4 for a LoRA (seedling: 1e-3) and 1e-5 for all weights.",
+            above=0,
+        ),
     ] = None
     optimiser: Annotated[
         str,
@@ -119,7 +135,7 @@ class ClipOptions:
         int | None,
         whole(
             "prior",
-            "Clips that the model makes before training and trains on too, so that it forgets less; 0 by default.",
+            "Clips of the model's own that it also trains on, so that it forgets less; by default 0, of seedling 64.",
             least=0,
         ),
     ] = None
@@ -158,7 +174,7 @@ class LoraOptions:
         str | None,
         one_of(
             "base",
-            "Numbers of the frozen weights: bfloat16, int8 or float8; by default what fits.",
+            "Format of the frozen weights: bfloat16, int8 or float8; by default what fits.",
             *("bfloat16", "int8", "float8"),
         ),
     ] = None
@@ -286,7 +302,9 @@ def show_plan(ready: "PreparedTraining") -> None:
     work, execution = plan.workload, plan.execution
     of = f"rank {chosen.rank} on {', '.join(chosen.targets)}" if chosen.kind == "lora" else "all weights"
     steps = f"{format_count(chosen.steps or 0, 'step')} of {format_count(chosen.batch or 1, 'clip')}"
-    note(f"{ready.spec.name} on {work.device}: {of}, {work.learning / 1e6:.1f} million numbers; {steps}")
+    note(
+        f"{ready.spec.name} on {work.device}: {of}, {work.trainable / 1e6:.1f} million trainable parameters; {steps}"
+    )
     rows = [
         [str(bucket), str(bucket.clips), format_bytes(size), seconds_in_words(seconds)]
         for bucket, size, seconds in plan.buckets

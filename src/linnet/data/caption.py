@@ -134,7 +134,7 @@ def caption_all(
                 failures = failures + 1 if "server" in result.problem else 0
                 if failures >= MOST_FAILURES and len(waiting) > MOST_FAILURES:
                     problem = f"failed {failures} times in a row ({result.problem})"
-                    remedy = "see its log; the same command goes on"
+                    remedy = "see its log; the same command continues"
                     raise InvalidInput("server", server.address, problem, remedy)
         except BaseException:
             server.stop()

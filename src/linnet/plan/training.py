@@ -80,8 +80,8 @@ class TrainingWorkload:
         return kind_of(self.device) == "cpu"
 
     @property
-    def learning(self) -> int:
-        """Numbers that learn."""
+    def trainable(self) -> int:
+        """Parameters that are trained."""
         shape = self.shape
         if self.kind == "full":
             return shape.transformer.products + shape.transformer.others
@@ -125,7 +125,7 @@ def weights_bytes(work: TrainingWorkload, execution: TrainingExecution) -> tuple
 def learning_bytes(work: TrainingWorkload, execution: TrainingExecution) -> int:
     """Of what learns beside the weights above: a LoRA's own, gradients, optimiser, average."""
     if work.kind == "lora":
-        return int(4 * work.learning * (2 + work.copies))
+        return int(4 * work.trainable * (2 + work.copies))
     products, others = work.shape.transformer.products, work.shape.transformer.others
     return int((products * BYTES[execution.base] + others * 4) * (1 + work.copies))
 
@@ -219,7 +219,7 @@ class TrainingPlan:
         return {
             "fits": self.fits,
             "model": self.workload.model.spec.name,
-            "learning": self.workload.learning,
+            "trainable_parameters": self.workload.trainable,
             "device_bytes": self.device_bytes,
             "system_bytes": self.system_bytes,
             "base": self.execution.base,

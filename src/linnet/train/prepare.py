@@ -1,6 +1,7 @@
 """From a folder of clips and a person's settings to a training run: all that can be refused is refused here, before a
 weight is read."""
 
+import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -83,8 +84,8 @@ class PreparedTraining:
     def described(self) -> dict[str, Any]:
         """What a run that goes on has to have been begun with, beside the loop's configuration."""
         kept = asdict(self.settings)
-        of_no_account = ("previews", "base", "prior_prompts", *asdict(self.loop()))
-        told = {name: value for name, value in kept.items() if name not in of_no_account}
+        may_differ = ("previews", "base", "prior_prompts", *asdict(self.loop()))
+        told = {name: value for name, value in kept.items() if name not in may_differ}
         clips = sorted(f"{clip.content} {clip.bucket} {clip.sample.caption}" for clip in self.clips)
         return {"model": self.spec.name, **told, "clips": fingerprint_of(clips)}
 
@@ -108,8 +109,6 @@ ROWS_RATE = 10.0  # factor on the learning rate of new words' rows, whose number
 
 
 def fingerprint_of(lines: Sequence[str]) -> str:
-    import hashlib
-
     return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
