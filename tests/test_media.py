@@ -10,6 +10,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from linnet import media, writer_thread
 from linnet.errors import InvalidInput
 from linnet.filesystem import complete
 from linnet.geometry import Size
+from made_clips import textured, write_clip
 
 ENDINGS = [".mp4", ".webm", ".mkv", ".gif", ".webp", ""]
 EXACT = [".mkv", ".gif", ".webp", ""]  # those that take odd sizes
@@ -91,6 +93,22 @@ def test_the_same_clip_gives_the_same_bytes(tmp_path: Path, ending: str) -> None
     assert content(one) == content(other)
     different = write(tmp_path / f"different{ending}", frames, RECORD | {"seed": 1})
     assert content(one) != content(different)
+
+
+def test_clips_encoded_at_once_have_the_bytes_of_one_alone(tmp_path: Path) -> None:
+    found = [write_clip(tmp_path / f"{seed}.mp4", textured(60, 64, 64, seed=seed)) for seed in (0, 1)]
+    clips = [[*media.read_frames(path)][:49] for path in found]
+
+    def encoded(number: int) -> bytes:
+        path = tmp_path / f"{number} again.mp4"
+        with media.open_writer(path, width=64, height=64, fps=24, metadata={}) as writer:
+            for frame in clips[number % 2]:
+                writer.write(frame[None])
+        return path.read_bytes()
+
+    alone = [encoded(-2), encoded(-1)]
+    with ThreadPoolExecutor(4) as pool:
+        assert all(data == alone[number % 2] for number, data in enumerate(pool.map(encoded, range(60))))
 
 
 def test_mp4_plays_while_it_loads_and_names_its_colours(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 import linnet
 from linnet import media
+from linnet.catalog import SEEDLING
 from linnet.data.synthetic import (
     BACKGROUNDS,
     COLOURS,
@@ -361,6 +362,7 @@ def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
 class StandIn:
     """A pipeline that draws a red star whatever it is asked for."""
 
+    spec = SEEDLING
     model_hash = "0123"
 
     class model:
