@@ -81,7 +81,10 @@ def compare(name: str, seconds: float, vram: str, ram: str) -> Row:
         classic=least_limit(events, "classic") + plan.allowance.device,
         measured=measured(name, seconds, vram),
         how="; ".join(
-            choice.value for stage in plan.stages for choice in stage.choices if choice.name != "dtype"
+            choice.value
+            for stage in plan.stages
+            for choice in plan.choices(stage.stage)
+            if choice.name != "dtype"
         ),
         took=time.monotonic() - start,
     )

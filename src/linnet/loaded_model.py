@@ -23,11 +23,9 @@ from linnet.models.transformer import Transformer, TransformerConfig
 from linnet.plan.budget import Budget
 from linnet.plan.candidates import as_loaded, first_fitting, smaller
 from linnet.plan.execution import NOTHING_FIXED, ExecutionConfig, FixedExecution
-from linnet.plan.explanations import Stage
 from linnet.plan.machine import Machine
 from linnet.plan.plan import Plan
-from linnet.plan.predict import predict
-from linnet.plan.workload import SizedModel
+from linnet.plan.workload import SizedModel, Stage
 from linnet.progress import Progress, Watch, ignore
 from linnet.request import Request
 from linnet.runtime.device import check_format
@@ -336,9 +334,9 @@ class LoadedModel:
         costs = machine.costs(workload)
         waits = self.following.autoencoder_waits if self.following else "device"
         plans = [
-            predict(
-                workload,
-                execution,
+            Plan(
+                workload=workload,
+                execution=execution,
                 text_resident=self.text.keep_resident,
                 autoencoder_waits=waits,
                 costs=costs,

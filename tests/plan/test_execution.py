@@ -15,7 +15,7 @@ from linnet.models.transformer import Block
 from linnet.pipeline import Pipeline
 from linnet.plan.budget import Budget
 from linnet.plan.execution import ExecutionConfig, Tiling
-from linnet.plan.predict import predict
+from linnet.plan.plan import Plan
 from linnet.plan.workload import SizedModel
 from linnet.request import make_request
 from linnet.runtime.machine import resolve_machine
@@ -105,12 +105,12 @@ def test_what_means_nothing_is_refused(make: Callable[[], ExecutionConfig]) -> N
 def test_more_clips_than_the_first_keep_the_budget(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("linnet.plan.predict.LOADING", 0)  # which hides how little a tiny model takes
+    monkeypatch.setattr("linnet.plan.plan.LOADING", 0)  # which hides how little a tiny model takes
     files = resolve(SEEDLING, weights=tiny_model)
     request, many = replace(REQUEST, dtype="float32"), 2000
     machine = resolve_machine("cpu", dtype="float32", ram=GB)
     workload = machine.workload(SizedModel.of(SEEDLING, files), request, clips=many)
-    least = predict(workload, ExecutionConfig(), text_resident=True, autoencoder_waits="file")
+    least = Plan(workload=workload, execution=ExecutionConfig(), text_resident=True, autoencoder_waits="file")
     need = least.peak_system_bytes
     for budget, enough in ((need, True), (need - 1, False)):
         pipeline = Pipeline.open(

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +20,7 @@ from linnet.catalog import CATALOG, SEEDLING, ModelSpec
 from linnet.cli.plan import app, is_busy, show_plan
 from linnet.cli.terminal import format_bytes
 from linnet.errors import InvalidInput, WeightsError
+from linnet.geometry import FRAMES_PER_LATENT
 from linnet.loras import LoraUse
 from linnet.measure.rate_measurement import line
 from linnet.measure.simulate import simulate
@@ -26,18 +28,16 @@ from linnet.models.tae import TAE, TAEConfig
 from linnet.models.text import T5Config, T5Encoder
 from linnet.models.transformer import Transformer, TransformerConfig
 from linnet.plan.budget import Budget, parse_bytes
-from linnet.plan.candidates import candidates, frugal, smaller
+from linnet.plan.candidates import candidates, fits, frugal, smaller
 from linnet.plan.cost_model import CostModel, key_of, known, remember
 from linnet.plan.execution import NOTHING_FIXED, ExecutionConfig, FixedExecution, Tiling, recorded
-from linnet.plan.explanations import Row, Stage
 from linnet.plan.machine import choose
 from linnet.plan.memory import LINUM_V2, Shape, shape_of
 from linnet.plan.passes import forwards
 from linnet.plan.plan import Plan
-from linnet.plan.predict import STAGES
-from linnet.plan.refusal import TooLarge
+from linnet.plan.refusal import TooLarge, longest_frames
 from linnet.plan.tiles import tiles_of, wan_decoder, work
-from linnet.plan.workload import SizedModel, Workload
+from linnet.plan.workload import STAGES, Row, SizedModel, Stage, Workload
 from linnet.request import Dtype, Request, make_request
 from linnet.runtime.device import circumstances
 from linnet.runtime.machine import budget_of
@@ -199,9 +199,9 @@ def test_a_refusal_names_a_budget_that_is_enough(device: str, option: str, clips
     found = re.search(rf"`{option}=(\S+?)`", refused.value.remedy)
     assert found
     enough = parse_bytes(option, found[1])
-    for size, fits in ((enough, True), (enough - GB // 5, False)):
+    for size, fitting in ((enough, True), (enough - GB // 5, False)):
         budget = Budget(device=size, system=None if device == "cuda" else size, limited=asked)
-        if fits:
+        if fitting:
             make_plan(LINUM, LINUM_V2, request, device=device, budget=budget, clips=clips)
         else:
             with pytest.raises(InvalidInput):
@@ -231,10 +231,8 @@ def test_what_a_refusal_of_two_budgets_names_is_enough(vram: int, ram: int, aske
         assert make_plan(large, LINUM_V2, request, budget=enough, **way).fits()
     for name in limits.keys() & named if len(named) == 1 else ():
         field = {"vram": "device", "ram": "system"}[name]
-        with pytest.raises(TooLarge):
-            make_plan(
-                large, LINUM_V2, request, budget=replace(enough, **{field: named[name] - GB // 5}), **way
-            )
+        less = replace(enough, **{field: named[name] - GB // 5})
+        assert not fits(workload_of(large, LINUM_V2, request, budget=less, **way))
 
 
 def test_an_autoencoder_in_bfloat16_is_the_last_resort() -> None:
@@ -245,7 +243,7 @@ def test_an_autoencoder_in_bfloat16_is_the_last_resort() -> None:
     assert (pasts.execution.pasts, pasts.execution.autoencoder_dtype) == ("bfloat16", "float32")
     tight = make_plan(large, LINUM_V2, request, budget=Budget(device=6 * GB, system=7 * GB), **way)
     assert tight.execution.autoencoder_dtype == "bfloat16"
-    dtype = tight.stages[2].choices[0]
+    dtype = tight.choices("decode")[0]
     assert dtype.value == "bfloat16"
     assert "can be seen" in dtype.reason
 
@@ -269,7 +267,7 @@ def test_the_transformer_goes_before_blocks_stream_or_frames_are_cut_where_a_bud
     asked = make_plan(LINUM, LINUM_V2, request, budget=replace(free, limited=frozenset({"vram"})), **way)
     assert not asked.transformer_stays
     assert (asked.execution.resident_blocks, asked.execution.tiling) == (None, None)
-    assert "dropped before" in [choice.value for choice in asked.stages[2].choices]
+    assert "dropped before" in [choice.value for choice in asked.choices("decode")]
     roomy = make_plan(
         LINUM, LINUM_V2, request, budget=Budget(device=80 * GB, limited=frozenset({"vram"})), **way
     )
@@ -300,7 +298,7 @@ def test_frames_that_are_given_must_fit_too() -> None:
 def test_a_plan_tells_what_the_decoder_computes_in(dtype: Any, decoder: Any, shown: str) -> None:
     request = make_request(LINUM, prompt="a fox", dtype=dtype, decoder_dtype=decoder)
     plan = make_plan(LINUM, LINUM_V2, request, device="cuda", budget=Budget())
-    assert plan.stages[2].choices[0].value == shown
+    assert plan.choices("decode")[0].value == shown
 
 
 def test_a_refusal_names_the_nearest_request_that_fits() -> None:
@@ -319,6 +317,43 @@ def test_a_refusal_names_the_nearest_request_that_fits() -> None:
         make_plan(large, LINUM_V2, long, device="cuda", budget=Budget(device=least(large, short)))
     with pytest.raises(InvalidInput, match=r"; use `model=linum-v2-360p`$"):
         make_plan(large, LINUM_V2, short, device="cuda", budget=Budget(device=least(large, short) - 1))
+
+
+@pytest.mark.parametrize(
+    ("device", "changes"),
+    [("cuda", {}), ("cpu", {"dtype": "float32"}), ("cuda", {"loop": True}), ("cuda", {"window": 49})],
+)
+@pytest.mark.parametrize("name", ["linum-v2-720p", "seedling"])
+def test_no_way_to_run_takes_more_for_a_shorter_clip(name: str, device: str, changes: dict[str, Any]) -> None:
+    """The longest clip that fits is found by this, in a few of all lengths."""
+    spec = CATALOG[name]
+    request = replace(make_request(spec, prompt="a fox", dtype="bfloat16"), **changes)
+    workload = workload_of(spec, LINUM_V2, request, device=device)
+    ways = list(frugal(workload))
+    for way in ways[:: max(1, len(ways) // 20)]:
+        plans = (
+            replace(way, workload=workload.asking(replace(request, frames=frames)))
+            for frames in range(spec.least_window, 2 * spec.max_frames, FRAMES_PER_LATENT)
+        )
+        for shorter, longer in pairwise(plans):
+            assert shorter.peak_device_bytes <= longer.peak_device_bytes
+            assert shorter.peak_system_bytes <= longer.peak_system_bytes
+
+
+def test_a_loop_that_cannot_fit_is_refused_as_any_clip(files: ModelFiles) -> None:
+    request = make_request(SEEDLING, prompt="a star", dtype="bfloat16", loop=True)
+    with pytest.raises(TooLarge, match=r'^memory "0.1 GB": is free on cpu'):
+        make_plan(SEEDLING, shape_of(files), request, device="cpu", budget=Budget(system=GB // 10))
+
+
+@pytest.mark.parametrize(("vram", "ram"), [(3.2, 64), (5, 7)])
+def test_the_longest_clip_that_fits_is_that_of_a_search_one_by_one(vram: float, ram: float) -> None:
+    request = make_request(LINUM, prompt="a fox", dtype="bfloat16")
+    budget = Budget(device=int(vram * GB), system=int(ram * GB))
+    workload = workload_of(LINUM, LINUM_V2, request, device="cuda", budget=budget)
+    lengths = range(LINUM.max_frames, LINUM.min_frames - 1, -FRAMES_PER_LATENT)
+    one_by_one = (frames for frames in lengths if fits(workload.asking(replace(request, frames=frames))))
+    assert longest_frames(workload) == next(one_by_one, None)
 
 
 @pytest.mark.parametrize(

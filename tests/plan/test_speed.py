@@ -20,7 +20,6 @@ from linnet.plan.execution import NOTHING_FIXED, ExecutionConfig, as_asked
 from linnet.plan.machine import Machine
 from linnet.plan.memory import LINUM_V2
 from linnet.plan.plan import Plan
-from linnet.plan.predict import predict
 from linnet.plan.workload import SizedModel
 from linnet.prepare import earlier_execution
 from linnet.request import make_request
@@ -43,8 +42,7 @@ def planned(vram: int, *, compiler: bool = True, spec: ModelSpec = LINUM, **aske
 
 
 def words(plan: Plan) -> dict[str, tuple[str, str]]:
-    (stage,) = (stage for stage in plan.stages if stage.stage == "denoise")
-    return {choice.name: (choice.value, choice.reason) for choice in stage.choices}
+    return {choice.name: (choice.value, choice.reason) for choice in plan.choices("denoise")}
 
 
 def test_a_card_compiles_and_batches_where_it_can() -> None:
@@ -71,7 +69,8 @@ def test_passes_in_one_batch_take_more_memory() -> None:
     large = planned(80)
     turns = replace(large.execution, batched_guidance=False)
     batched, in_turn = (
-        predict(large.workload, execution, text_resident=False) for execution in (large.execution, turns)
+        Plan(workload=large.workload, execution=execution, text_resident=False)
+        for execution in (large.execution, turns)
     )
     bytes_ = [plan.stages[1].device_bytes for plan in (batched, in_turn)]
     stream = 11_960 * 4 * LINUM_V2.dim  # of another pass, the least that it holds

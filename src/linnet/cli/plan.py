@@ -177,7 +177,7 @@ def show_plan(plan: Plan) -> None:
     ]:
         total += f" without {' and '.join(missing)}"
     print_table(["stage", plan.device, "main memory", "time"], [*rows, ["peak", *peak, total]])
-    chosen = [[stage.stage, *choice] for stage in plan.stages for choice in stage.choices]
+    chosen = [[stage.stage, *choice] for stage in plan.stages for choice in plan.choices(stage.stage)]
     print_table(["stage", "what", "choice", "reason"], chosen)
     if plan.slower:
         print(f"{100 * plan.slower:.0f} % slower than with all in memory.")

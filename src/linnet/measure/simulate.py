@@ -27,9 +27,9 @@ from linnet.models.text import T5Encoder, t5_xxl
 from linnet.models.transformer import PATCH, Block, TextContext, Transformer, linum_v2
 from linnet.models.vae import VAE, Past, VAEConfig
 from linnet.plan.execution import PREVIEW_TILING
-from linnet.plan.explanations import Row
 from linnet.plan.passes import in_one_batch
 from linnet.plan.plan import Plan
+from linnet.plan.workload import Row
 from linnet.runtime import offload, stream, transfer
 from linnet.runtime.tiles import decode_tiled
 from linnet.sampling.denoise import Guidance, GuidedVelocity

@@ -13,11 +13,9 @@ from itertools import product
 from linnet.plan.budget import Budget, kind_of, share_of
 from linnet.plan.cost_model import CostModel
 from linnet.plan.execution import NOTHING_FIXED, ExecutionConfig, FixedExecution, Pasts, Tiling, Waits
-from linnet.plan.explanations import Stage
 from linnet.plan.passes import is_guided
 from linnet.plan.plan import Plan
-from linnet.plan.predict import predict
-from linnet.plan.workload import Workload
+from linnet.plan.workload import Stage, Workload
 
 LESS = 0.8  # of what was predicted, where that was too much
 TOKEN_CHUNKS = (None, 8_192, 4_096)
@@ -30,7 +28,8 @@ HELD_TEXT = {True: 0.5, False: 0.9}  # by whether it runs on the CPU
 
 def candidates(workload: Workload, fixed: FixedExecution = NOTHING_FIXED) -> Iterable[ExecutionConfig]:
     """Each once, with the `fixed` settings as they are."""
-    return dict.fromkeys(replace(execution, **fixed) for execution in free_candidates(workload))
+    free = free_candidates(workload)
+    return dict.fromkeys(replace(execution, **fixed) for execution in free) if fixed else free
 
 
 def can_batch(workload: Workload) -> bool:
@@ -84,38 +83,36 @@ def must_stay(budget: Budget) -> bool:
     return not budget.limited
 
 
+def frugal(workload: Workload, fixed: FixedExecution = NOTHING_FIXED) -> Iterator[Plan]:
+    """By each candidate, with no more held than it needs, whether it fits or not; without seconds."""
+    for execution in candidates(workload, fixed):
+        yield Plan(
+            workload=workload,
+            execution=execution,
+            text_resident=workload.small_text,
+            transformer_stays=must_stay(workload.budget),
+            autoencoder_waits="file",
+        )
+
+
+def fits(workload: Workload, fixed: FixedExecution = NOTHING_FIXED) -> bool:
+    return any(plan.fits() for plan in frugal(workload, fixed))
+
+
 def first_fitting(
     workload: Workload, costs: CostModel | None = None, fixed: FixedExecution = NOTHING_FIXED
 ) -> Plan | None:
     """By the first candidate that fits, or None."""
-    small = workload.small_text
-    for execution in candidates(workload, fixed):
-        plan = predict(
-            workload,
-            execution,
-            text_resident=small,
-            transformer_stays=must_stay(workload.budget),
-            autoencoder_waits="file",
-            costs=costs,
-        )
-        if plan.fits():
-            return with_more_held(plan, costs)
-    return None
+    plan = next((plan for plan in frugal(workload, fixed) if plan.fits()), None)
+    return plan and with_more_held(replace(plan, costs=costs))
 
 
-def with_more_held(plan: Plan, costs: CostModel | None) -> Plan:
+def with_more_held(plan: Plan) -> Plan:
     """`plan`, which fits, with whatever else there is room to hold: it spares reading or copying it."""
-    workload, execution, small = plan.workload, plan.execution, plan.workload.small_text
+    workload, small = plan.workload, plan.workload.small_text
 
     def holding(text: bool, stays: bool, waits: Waits) -> Plan:
-        return predict(
-            workload,
-            execution,
-            text_resident=text,
-            transformer_stays=stays,
-            autoencoder_waits=waits,
-            costs=costs,
-        )
+        return replace(plan, text_resident=text, transformer_stays=stays, autoencoder_waits=waits)
 
     ways: list[tuple[bool, Waits]] = [
         (True, "device"),
@@ -133,28 +130,13 @@ def with_more_held(plan: Plan, costs: CostModel | None) -> Plan:
         most = math.inf if card is None else max(plan.peak_device_bytes, SPARING * card)
         return candidate.fits() and candidate.peak_device_bytes <= most
 
-    plan = next(
+    best = next(
         (candidate for stays, waits in ways if worth_it(candidate := holding(small, stays, waits))), plan
     )
     if small:
-        return plan
-    resident = holding(True, plan.transformer_stays, plan.autoencoder_waits)
-    return resident if resident.fits(share_of(workload.budget, HELD_TEXT[workload.on_cpu])) else plan
-
-
-def frugal(workload: Workload, fixed: FixedExecution = NOTHING_FIXED) -> list[Plan]:
-    """All candidates with no more held than they need, whether they fit or not."""
-    stays = must_stay(workload.budget)
-    return [
-        predict(
-            workload,
-            execution,
-            text_resident=workload.small_text,
-            transformer_stays=stays,
-            autoencoder_waits="file",
-        )
-        for execution in candidates(workload, fixed)
-    ]
+        return best
+    resident = holding(True, best.transformer_stays, best.autoencoder_waits)
+    return resident if resident.fits(share_of(workload.budget, HELD_TEXT[workload.on_cpu])) else best
 
 
 def least(workload: Workload, fixed: FixedExecution = NOTHING_FIXED) -> Plan:
@@ -178,6 +160,6 @@ def smaller(plan: Plan, stage: Stage) -> Plan:
         compiled=plan.execution.compiled,
         fp8=plan.execution.fp8,
     )
-    plans = frugal(plan.workload, kept)
+    plans = list(frugal(plan.workload, kept))
     enough = (candidate for candidate in plans if candidate.fits() and taken(candidate) <= LESS * taken(plan))
     return next(enough, None) or min(plans, key=taken)

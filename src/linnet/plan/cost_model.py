@@ -13,11 +13,10 @@ from linnet.geometry import latent_grid, token_count
 from linnet.loras import numbers_in
 from linnet.plan import machine_cache
 from linnet.plan.execution import ExecutionConfig, Tiling
-from linnet.plan.explanations import Row
 from linnet.plan.memory import Shape, decode_working, text_weights, transformer_weights
 from linnet.plan.passes import forwards, in_one_batch
-from linnet.plan.windows import denoised, latents_at_once, window_count
-from linnet.plan.workload import Workload
+from linnet.plan.windows import window_count
+from linnet.plan.workload import Row, Workload
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +71,7 @@ class CostModel:
     def _denoise(self, workload: Workload, execution: ExecutionConfig) -> float | None:
         """None where blocks come from a file that nobody has read."""
         shape, request, clips = workload.shape, workload.request, workload.clips
-        seen = denoised(workload.spec, request)
-        windows, tokens = window_count(seen), latents_at_once(seen) * token_count(1, request.size)
+        windows, tokens = window_count(workload.denoised), workload.tokens
         near = min(tokens, token_count(2 * request.span + 1, request.size)) if request.span else tokens
         _, absent = transformer_weights(shape, request.dtype, execution)
         rate = self.copy if execution.blocks_from == "memory" else self.read

@@ -1,16 +1,13 @@
 """What was decided for each stage of a plan, and why, in words."""
 
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from linnet.plan.budget import gigabytes
 from linnet.plan.execution import ExecutionConfig, Waits
 from linnet.plan.memory import Shape, text_weights
 from linnet.plan.passes import is_guided
-from linnet.plan.workload import Workload
-
-Stage = Literal["text", "denoise", "decode"]
-Row = Stage | Literal["encode"]  # which only some requests have
+from linnet.plan.workload import Row, Workload
 
 
 class Choice(NamedTuple):

@@ -8,19 +8,16 @@ against full-size runs on a card that is not there (`measure/fake.py`, benchmark
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from linnet.errors import WeightsError
 from linnet.geometry import Grid
-from linnet.plan.execution import PREVIEW_TILING, ExecutionConfig, Tiling
+from linnet.plan.execution import PREVIEW_TILING, ExecutionConfig, Pasts, Tiling
 from linnet.weights.files import Header, read_header, shards
 from linnet.weights.names import FLOAT32_PARTS, NOT_WEIGHTS, TRANSFORMER_PREFIX
 from linnet.weights.store import ModelFiles
-
-if TYPE_CHECKING:
-    from linnet.plan.tiles import DecodeSizes
 
 EIGHT_BITS = frozenset({"I8", "F8_E4M3"})  # as files call them
 BYTES = {"float32": 4, "bfloat16": 2, "int8": 1, "float8": 1}
@@ -239,39 +236,42 @@ TINY_CELLS = 600  # at a time, of small frames several: models.tae.STRETCH, whic
 TINY_SCRATCH, TINY_PIXEL = 100_000_000, 5_500  # bytes, measured; whatever the size, and for each pixel
 
 
-@cache
-def sizes(height: int, width: int, tiling: Tiling, item: int, steps: int) -> "DecodeSizes":
-    from linnet.plan.tiles import decode_sizes, wan_decoder  # which only plans with tiles need
-
-    return decode_sizes(wan_decoder(), height, width, tiling, item, steps=steps)
-
-
 def decode_working(
     kind: str, execution: ExecutionConfig, grid: Grid, *, lower: bool = False
 ) -> tuple[int, int]:
     """(Beside the weights on the device, waiting in main memory.) `lower`: convolved in bfloat16, whatever the dtype of
     the weights."""
-    cells = grid.height * grid.width
-    if kind == "tiny":
-        return TINY_SCRATCH + TINY_PIXEL * 64 * max(cells, TINY_CELLS), 0
-    item = 2 if lower else BYTES[execution.autoencoder_dtype]
-    latents = (4 + item) * CHANNELS * grid.frames * cells
-    if execution.tiling:
-        tiled_sizes = sizes(
-            grid.height, grid.width, execution.tiling, item, min(grid.frames, execution.tiling.chunk + 1)
-        )
-        saved = tiled_sizes.pasts // 2 if execution.pasts == "bfloat16" and item == 4 else 0
-        # The past of the tile before leaves while this one is computed, and that of the next one comes.
-        return tiled_sizes.peak + 2 * tiled_sizes.resident + latents, tiled_sizes.parked - saved
-    past = 2 * PAST_CHANNELS * item * cells  # two frames of each
-    # Four frames of 96 channels: a residual block's input, and two and a half of what its convolution sees.
-    return latents + past + 5 * 4 * 96 * item * 64 * cells, 0
+    return decoding(kind, grid, item_of(execution, lower), execution.tiling, execution.pasts)
 
 
 def preview_working(kind: str, execution: ExecutionConfig, grid: Grid, *, lower: bool = False) -> int:
     """What a preview takes beside the weights."""
-    tiled = replace(execution, tiling=PREVIEW_TILING if kind == "wan" else None)
-    return decode_working(kind, tiled, grid._replace(frames=1), lower=lower)[0]
+    tiling = PREVIEW_TILING if kind == "wan" else None
+    return decoding(kind, grid._replace(frames=1), item_of(execution, lower), tiling, execution.pasts)[0]
+
+
+def item_of(execution: ExecutionConfig, lower: bool) -> int:
+    """Bytes of a number in the autoencoder."""
+    return 2 if lower else BYTES[execution.autoencoder_dtype]
+
+
+@cache
+def decoding(kind: str, grid: Grid, item: int, tiling: Tiling | None, pasts: Pasts) -> tuple[int, int]:
+    cells = grid.height * grid.width
+    if kind == "tiny":
+        return TINY_SCRATCH + TINY_PIXEL * 64 * max(cells, TINY_CELLS), 0
+    latents = (4 + item) * CHANNELS * grid.frames * cells
+    if tiling:
+        from linnet.plan.tiles import decode_sizes, wan_decoder  # which only plans with tiles need
+
+        steps = min(grid.frames, tiling.chunk + 1)
+        sizes = decode_sizes(wan_decoder(), grid.height, grid.width, tiling, item, steps=steps)
+        saved = sizes.pasts // 2 if pasts == "bfloat16" and item == 4 else 0
+        # The past of the tile before leaves while this one is computed, and that of the next one comes.
+        return sizes.peak + 2 * sizes.resident + latents, sizes.parked - saved
+    past = 2 * PAST_CHANNELS * item * cells  # two frames of each
+    # Four frames of 96 channels: a residual block's input, and two and a half of what its convolution sees.
+    return latents + past + 5 * 4 * 96 * item * 64 * cells, 0
 
 
 # --- encoding ---------------------------------------------------------------------------------------------------------

@@ -1,45 +1,80 @@
-"""How a request will run: the record that is shown, and that a pipeline follows."""
+"""How a request will run: the record that is shown, and that a pipeline follows. What it takes follows from it: peaks
+of memory and, where the machine was measured, seconds."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self
 
 from linnet.catalog import ModelSpec
-from linnet.geometry import frames_of
+from linnet.geometry import frames_of, latent_grid
+from linnet.loras import numbers_in
 from linnet.plan.budget import Allowance, Budget
+from linnet.plan.cost_model import CostModel
 from linnet.plan.execution import ExecutionConfig, Waits
-from linnet.plan.explanations import Choice, Row
-from linnet.plan.windows import denoised, latents_at_once, window_count
-from linnet.plan.workload import Workload
+from linnet.plan.memory import (
+    BYTES,
+    LOADING,
+    between_steps,
+    decode_working,
+    denoise_working,
+    encode_working,
+    lora_weights,
+    preview_working,
+    text_weights,
+    text_working,
+    transformer_weights,
+)
+from linnet.plan.passes import in_one_batch
+from linnet.plan.windows import latents_at_once, window_count
+from linnet.plan.workload import Row, Workload
 from linnet.request import Request
+
+if TYPE_CHECKING:
+    from linnet.plan.explanations import Choice
 
 
 @dataclass(frozen=True, kw_only=True)
 class StagePlan:
     """Peaks in bytes, allowances included; `tensor_bytes`: on the device, without those and without its allocator's
-    slack; `classic_bytes`: on the device, with the slack that classic segments take. `seconds` is None where the
-    device was not measured."""
+    slack. `seconds` is None where the device was not measured."""
 
     stage: Row
     tensor_bytes: int
     device_bytes: int
-    classic_bytes: int
     system_bytes: int
     seconds: float | None
-    choices: tuple[Choice, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """`text_resident`: the text encoder stays in memory; `transformer_stays`: while the autoencoder works;
-    `autoencoder_waits`: where it is while the transformer works, between two previews."""
+    """Whether it fits or not. `text_resident`: the text encoder stays in memory; `transformer_stays`: while the
+    autoencoder works; `autoencoder_waits`: where it is while the transformer works, between two previews. `costs`: what
+    was measured of the machine, None if nothing was."""
 
     workload: Workload
     execution: ExecutionConfig
     text_resident: bool
-    stages: tuple[StagePlan, ...]
     transformer_stays: bool = True
     autoencoder_waits: Waits = "device"
-    slower: float | None = None  # by which share than with all in memory; None if it was not measured
+    costs: CostModel | None = None
+
+    @cached_property
+    def stages(self) -> tuple[StagePlan, ...]:
+        """What each takes."""
+        return tuple(stages_of(self))
+
+    @property
+    def slower(self) -> float | None:
+        """By which share it takes longer than with all in memory; None if it was not measured."""
+        return self.costs.slower(self.workload, self.execution) if self.costs else None
+
+    def choices(self, stage: Row) -> "tuple[Choice, ...]":
+        """What was decided for a stage, and why, in words."""
+        from linnet.plan.explanations import choices  # where somebody reads them
+
+        decided = self.text_resident, self.transformer_stays, self.autoencoder_waits
+        return tuple(choices(stage, self.workload, self.execution, *decided))
 
     @property
     def spec(self) -> ModelSpec:
@@ -73,7 +108,8 @@ class Plan:
     @property
     def classic_device_bytes(self) -> int:
         """What the same would take if PyTorch's allocator had no expandable segments."""
-        return max(stage.classic_bytes for stage in self.stages)
+        budget = replace(self.budget, segments="classic")
+        return replace(self, workload=replace(self.workload, budget=budget)).peak_device_bytes
 
     @property
     def peak_system_bytes(self) -> int:
@@ -97,12 +133,12 @@ class Plan:
 
     @property
     def windows(self) -> int:
-        return window_count(denoised(self.spec, self.request))
+        return window_count(self.workload.denoised)
 
     @property
     def window_frames(self) -> int:
         """The most frames that the model sees at once."""
-        return frames_of(latents_at_once(denoised(self.spec, self.request)))
+        return frames_of(latents_at_once(self.workload.denoised))
 
     def fits(self, budget: Budget | None = None) -> bool:
         limits = (budget or self.budget).limits
@@ -142,8 +178,82 @@ class Plan:
                     "device_bytes": stage.device_bytes,
                     "system_bytes": stage.system_bytes,
                     "seconds": stage.seconds,
-                    "choices": [choice._asdict() for choice in stage.choices],
+                    "choices": [choice._asdict() for choice in self.choices(stage.stage)],
                 }
                 for stage in self.stages
             ],
         }
+
+
+# --- what it takes ----------------------------------------------------------------------------------------------------
+
+
+def stages_of(plan: Plan) -> Iterator[StagePlan]:
+    workload, costs = plan.workload, plan.costs
+    working, aside, churn = memory_of(plan)
+    seconds = costs.of(workload, plan.execution) if costs else {}
+    for stage, size in working.items():
+        taken = max(size, LOADING) if workload.on_cpu else LOADING
+        yield StagePlan(
+            stage=stage,
+            tensor_bytes=size,
+            device_bytes=0 if workload.on_cpu else size + workload.beyond_tensors(size, churn.get(stage, 0)),
+            system_bytes=workload.allowance.system + aside[stage] + taken,
+            seconds=seconds.get(stage),
+        )
+
+
+def memory_of(plan: Plan) -> tuple[dict[Row, int], dict[Row, int], dict[Row, int]]:
+    """Bytes of each stage without allowances: on the device that it runs on; aside, in main memory; and those on the
+    device that an autoencoder makes and lets go of, in many sizes."""
+    workload, execution = plan.workload, plan.execution
+    spec, shape, request = workload.spec, workload.shape, workload.request
+    dtype, grid = request.dtype, latent_grid(request.frames, request.size)
+    seen = workload.denoised
+    text = text_weights(shape, dtype, execution)
+    kept = text if plan.text_resident else 0
+    encoder = text if plan.text_resident else shape.text_block.bytes(execution.text_format or dtype)
+    passes = 2 if in_one_batch(spec, execution) else 1
+    batch = workload.clips * passes
+    loras = numbers_in(request.loras)
+    stay, waiting = transformer_weights(shape, dtype, execution)
+    stay += lora_weights(loras, dtype)
+    waiting = waiting if execution.blocks_from == "memory" else 0
+    latents = latent_grid(seen.frames, request.size)
+    rows = 2 * passes * (spec.max_prompt_tokens + 1)  # both texts, and once more as one batch
+    forward = denoise_working(
+        shape,
+        dtype,
+        execution,
+        tokens=workload.tokens * batch,
+        grid=latents,
+        clips=workload.clips,
+        text_rows=rows,
+        fused=not workload.on_cpu and not loras,
+    )
+    lower = request.decoder_dtype == "bfloat16" and not workload.on_cpu
+    decoder, parked = decode_working(spec.autoencoder, execution, grid, lower=lower)
+    autoencoder = sum(shape.autoencoder) * BYTES[execution.autoencoder_dtype]
+    preview = preview_working(spec.autoencoder, execution, grid) + between_steps(
+        shape, dtype, grid=latents, clips=workload.clips, text_rows=rows
+    )
+    near = autoencoder if plan.autoencoder_waits == "device" else 0
+    beside, behind = (kept + stay, waiting) if plan.transformer_stays else (kept, 0)
+    working: dict[Row, int] = {
+        # The clip before has left what stays.
+        "text": beside
+        - kept
+        + near
+        + encoder
+        + text_working(shape, dtype, execution, spec.max_prompt_tokens),
+        "denoise": kept + stay + max(near + forward, autoencoder + preview),
+        "decode": beside + autoencoder + decoder,
+    }
+    copied = autoencoder if plan.autoencoder_waits == "memory" else 0
+    aside: dict[Row, int] = {"text": copied, "denoise": waiting + copied, "decode": behind + parked + copied}
+    churn: dict[Row, int] = {"decode": decoder}
+    if frames := workload.encoded_frames:
+        churn["encode"] = encode_working(spec.autoencoder, execution, grid, frames)
+        working["encode"] = beside + autoencoder + churn["encode"]
+        aside["encode"] = behind + copied
+    return working, aside, churn

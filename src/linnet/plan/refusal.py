@@ -1,12 +1,13 @@
 """What does not fit: which memory is short, and what would fit. It is imported where nothing fits."""
 
+from bisect import bisect_left
 from dataclasses import replace
 
 from linnet.catalog import CATALOG, SEEDLING
 from linnet.errors import InvalidInput
 from linnet.geometry import FRAMES_PER_LATENT, format_seconds, seconds_of
 from linnet.plan.budget import Budget, gigabytes
-from linnet.plan.candidates import first_fitting, frugal
+from linnet.plan.candidates import fits, frugal
 from linnet.plan.execution import NOTHING_FIXED, FixedExecution
 from linnet.plan.plan import Plan
 from linnet.plan.workload import Workload
@@ -24,7 +25,7 @@ class TooLarge(InvalidInput):
 def too_large(workload: Workload, fixed: FixedExecution = NOTHING_FIXED) -> TooLarge:
     """Which memory is short, which stage is to blame, how much would do, and the nearest request that would fit."""
     request, budget, device = workload.request, workload.budget, workload.device
-    plans = frugal(workload, fixed)
+    plans = list(frugal(workload, fixed))
     least = min(plans, key=lambda plan: excess(plan, budget))
     lacking = [name for name, limit in budget.limits.items() if least.peaks[name] > limit]
     limited = [name for name in lacking if name in budget.limited]
@@ -73,41 +74,45 @@ def nearest(workload: Workload, fixed: FixedExecution = NOTHING_FIXED) -> str | 
     spec, request, clips = workload.spec, workload.request, workload.clips
     single = replace(workload, clips=1)
 
-    def fits(changed: Workload) -> bool:
-        return first_fitting(changed, fixed=fixed) is not None
-
     smaller = [("", request)]
     if request.dtype != "bfloat16":
         smaller.append(("`dtype=bfloat16`", replace(request, dtype="bfloat16")))
     for fewer in dict.fromkeys((clips, 1)):
         for words, changed in smaller:
             remedies = [word for word in (words, "one seed at a time" if fewer < clips else "") if word]
-            if remedies and fits(replace(workload, clips=fewer, request=changed)):
+            if remedies and fits(replace(workload, clips=fewer, request=changed), fixed):
                 return " and ".join(remedies)
     for words, changed in smaller:
-        for frames in range(request.frames - FRAMES_PER_LATENT, spec.min_frames - 1, -FRAMES_PER_LATENT):
-            if fits(single.asking(replace(changed, frames=frames))):
-                shorter = f"`seconds={format_seconds(seconds_of(frames, spec.fps))}`"
-                fewer_seeds = "one seed at a time" if clips > 1 else ""
-                return " and ".join(word for word in (words, shorter, fewer_seeds) if word)
+        if frames := longest_frames(single.asking(changed), request.frames - FRAMES_PER_LATENT, fixed):
+            shorter = f"`seconds={format_seconds(seconds_of(frames, spec.fps))}`"
+            fewer_seeds = "one seed at a time" if clips > 1 else ""
+            return " and ".join(word for word in (words, shorter, fewer_seeds) if word)
     for other in CATALOG.values():
         if other.family == spec.family and other.sizes[0].pixels < request.size.pixels:
             width, height = other.sizes[0]
             changed = replace(request, width=width, height=height, model=other.name)
             model = replace(workload.model, spec=other)
-            if fits(replace(single, model=model, request=changed)):
+            if fits(replace(single, model=model, request=changed), fixed):
                 return f"`model={other.name}`"
     on_cpu = replace(single, device="cpu", budget=replace(workload.budget, device=None))
-    if not workload.on_cpu and fits(on_cpu):
+    if not workload.on_cpu and fits(on_cpu, fixed):
         return "`device=cpu`"
     return None
 
 
-def longest_frames(workload: Workload) -> int | None:
-    """Frames of the longest clip that fits, of those that the model makes at once; None if none fits."""
-    spec = workload.spec
-    lengths = range(spec.max_frames, spec.min_frames - 1, -FRAMES_PER_LATENT)
-    for frames in lengths:
-        if first_fitting(workload.asking(replace(workload.request, frames=frames))):
-            return frames
-    return None
+def longest_frames(
+    workload: Workload, most: int | None = None, fixed: FixedExecution = NOTHING_FIXED
+) -> int | None:
+    """Frames of the longest clip that fits, of `most` at the most, or of as many as the model makes at once; None if
+    none fits."""
+    spec, request = workload.spec, workload.request
+    least = spec.least_window if request.loop else spec.min_frames
+    lengths = range(least, (spec.max_frames if most is None else most) + 1, FRAMES_PER_LATENT)
+
+    def too_long(frames: int) -> bool:
+        return not fits(workload.asking(replace(request, frames=frames)), fixed)
+
+    if not lengths or too_long(least):
+        return None
+    # A clip takes no more than a longer one that is run in the same way: once a length is too long, so are all behind.
+    return lengths[bisect_left(lengths, True, lo=1, key=too_long) - 1]

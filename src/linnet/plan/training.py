@@ -10,11 +10,11 @@ from typing import Any, Literal, NamedTuple
 
 from linnet.errors import InvalidInput
 from linnet.geometry import Size, latent_grid, token_count
-from linnet.plan.budget import ALLOWANCES, Budget, gigabytes, kind_of, slack
+from linnet.plan.budget import gigabytes
 from linnet.plan.cost_model import CostModel
 from linnet.plan.execution import PREVIEW_TILING, ExecutionConfig
 from linnet.plan.memory import BYTES, HEAD_PAIRS, LOADING, Shape, decode_working, denoise_working
-from linnet.plan.workload import SizedModel
+from linnet.plan.workload import ModelOnDevice
 
 Base = Literal["float32", "bfloat16", "int8", "float8"]
 Kind = Literal["lora", "full"]
@@ -51,14 +51,11 @@ class TrainingExecution:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingWorkload:
+class TrainingWorkload(ModelOnDevice):
     """`base`: as was asked for, or None. `costs`: what was measured of the device, or None. `averaged`: a moving
     average of what learns is kept. `preview`: the bucket of the clips that are made meanwhile."""
 
-    model: SizedModel
     kind: Kind = "lora"
-    device: str
-    budget: Budget
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     buckets: tuple[Bucket, ...]
     batch: int = 1
@@ -70,14 +67,6 @@ class TrainingWorkload:
     base: Base | None = None
     preview: Bucket | None = None
     costs: CostModel | None = None
-
-    @property
-    def shape(self) -> Shape:
-        return self.model.shape
-
-    @property
-    def on_cpu(self) -> bool:
-        return kind_of(self.device) == "cpu"
 
     @property
     def trainable(self) -> int:
@@ -166,7 +155,7 @@ def preview_bytes(work: TrainingWorkload, execution: TrainingExecution) -> int:
     bucket, shape = work.preview, work.shape
     if bucket is None:
         return 0
-    grid, kind = latent_grid(bucket.frames, bucket.size), work.model.spec.autoencoder
+    grid, kind = latent_grid(bucket.frames, bucket.size), work.spec.autoencoder
     decoding = ExecutionConfig(tiling=PREVIEW_TILING if kind == "wan" else None)
     passes = denoise_working(
         shape,
@@ -218,7 +207,7 @@ class TrainingPlan:
     def to_json(self) -> dict[str, Any]:
         return {
             "fits": self.fits,
-            "model": self.workload.model.spec.name,
+            "model": self.workload.spec.name,
             "trainable_parameters": self.workload.trainable,
             "device_bytes": self.device_bytes,
             "system_bytes": self.system_bytes,
@@ -259,12 +248,12 @@ def candidates(work: TrainingWorkload) -> Iterator[TrainingExecution]:
 def predict(work: TrainingWorkload, execution: TrainingExecution) -> TrainingPlan:
     here, away = weights_bytes(work, execution)
     stays = here + learning_bytes(work, execution)
-    allowance = ALLOWANCES[kind_of(work.device)]
+    allowance = work.allowance
     preview = preview_bytes(work, execution)
 
     def whole(working: int) -> int:
         tensors = stays + working
-        return tensors if work.on_cpu else tensors + slack(tensors, work.budget.segments) + allowance.device
+        return tensors if work.on_cpu else tensors + work.beyond_tensors(tensors)
 
     buckets = tuple(
         BucketPlan(bucket, whole(working_bytes(work, execution, bucket)), seconds_of(work, execution, bucket))
@@ -317,7 +306,7 @@ def too_large(least: TrainingPlan) -> InvalidInput:
     needed = {"vram": least.device_bytes, "ram": least.system_bytes}
     name, limit = next((n, size) for n, size in work.budget.limits.items() if needed[n] > size)
     largest = max(least.buckets, key=lambda each: each.bytes).bucket
-    what = f"{work.kind} training of {work.model.spec.name} with clips of {largest}"
+    what = f"{work.kind} training of {work.spec.name} with clips of {largest}"
     problem = f"is too little for {what}, which takes {gigabytes(needed[name])}"
     return InvalidInput(
         name, gigabytes(limit), problem, " or ".join(ways_to_fit(work)) or "use a larger card"
