@@ -252,7 +252,7 @@ SEEDLING = ModelSpec(
             "decoder_dtype": "auto",
         },
     },
-    teaching={"steps": 600, "batch": 4, "learning_rate": 1e-3, "prior": 64},
+    teaching={"steps": 1200, "batch": 4, "learning_rate": 1e-3, "prior": 64, "stills": 9},
     floor=32.0,  # on its even backgrounds clips with another shape are as near as 28 dB (docs/performance.md)
 )
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 import linnet
@@ -22,6 +23,7 @@ from linnet.cli import app
 from linnet.data.buckets import Bucket
 from linnet.data.encoded import Encoded
 from linnet.data.example import draw_example
+from linnet.data.synthetic import SHAPES
 from linnet.errors import InvalidInput
 from linnet.geometry import Size
 from linnet.models.lora import LoraShape, add_lora, apply_lora
@@ -32,7 +34,9 @@ from linnet.train.clips import ClipsConfig, ClipsTask, Learner, Texts
 from linnet.train.config import LoopConfig
 from linnet.train.distributed import ALONE, Ranks
 from linnet.train.loop import randomness, train
+from linnet.train.lora import first_row
 from linnet.train.order import Order
+from linnet.train.prior import WithPrior
 from linnet.train.sharded import shard
 from linnet.train.state import saved_step
 from linnet.train.timesteps import timesteps
@@ -58,7 +62,7 @@ def test_a_folder_of_clips_becomes_a_lora_that_teaches_a_word(clips: Path, tmp_p
     run = tmp_path / "my-cross"
     words = ["train", "lora", str(clips), "--model", "seedling", "--output", str(run)]
     words += ["--steps", "2", "--batch", "2", "--rank", "4", "--held-out", "0.3", "--validate-every", "2"]
-    words += ["--preview", "a red cross spins", "--prior", "1"]
+    words += ["--preview", "a red cross spins", "--prior", "1", "--stills", "2"]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output
     assert result.stdout == f"{run / 'my-cross.safetensors'}\n"
@@ -268,6 +272,52 @@ def test_checkpointed_blocks_have_the_same_gradients() -> None:
         gradients.append([p.grad for p in task.model.parameters() if p.requires_grad])
     assert len(gradients[0]) == 40
     assert all(torch.allclose(a, b, atol=1e-7) for a, b in zip(*gradients, strict=True))
+
+
+def test_clips_that_are_kept_are_to_stay_as_they_are_without_the_lora() -> None:
+    task = tiny_task()
+    clips = [task.clips.sample(index) for index in range(2)]
+    data = torch.stack([clip.latents for clip in clips])
+    given = (["a", "b"], data, torch.randn_like(data), torch.tensor([0.5, 0.9]), torch.zeros(2).bool())
+    untrained = task.errors(*given, torch.ones(2), [True, False])
+    assert untrained[0] < 1e-8 < untrained[1]
+    for parameter in task.model.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.1
+    trained = task.errors(*given, torch.ones(2), [True, False])
+    assert trained[0] > 1e-8
+    trained[0].backward()  # reaches the LoRA, which is switched on again
+    assert all(p.grad is not None for p in task.model.parameters() if p.requires_grad)
+
+
+def test_clips_of_the_models_own_are_shown_as_often_as_the_datasets(tmp_path: Path) -> None:
+    """As clips for clips, and as images for images."""
+    long, still = Bucket(Size(32, 32), 9), Bucket(Size(32, 32), 1)
+
+    class Mixed(FewClips):
+        buckets = (*[long] * 6, *[still] * 3)
+
+    path = tmp_path / "0.safetensors"
+    save_file({"latents": torch.ones(4, 3, 4, 4)}, path)
+    both = WithPrior(Mixed(), ["a", "b"], [path, path], long)
+    order = both.epoch(0, 0)
+    assert sorted(order)[:9] == list(range(9))
+    assert [both.buckets[index] for index in sorted(order)[9:]] == [long] * 6 + [still] * 3
+    assert {both.sample(index).latents.shape[1] for index in (9, 10)} == {3}
+    assert [both.sample(index).caption for index in (11, 12)] == ["a", "b"]
+    assert both.sample(12).latents.shape == (4, 1, 4, 4)
+
+
+def test_a_new_word_begins_among_those_whose_place_it_takes() -> None:
+    model = linnet.load("seedling", device="cpu").model
+    table = model.text.resident().shared.weight.float()
+    shapes = [model.encode(shape).ids[0] for shape in SHAPES]
+    row = first_row(model, "cross", ["a Cross moves left", "a red cross"])
+    assert torch.equal(row, table[shapes].mean(0))
+    anything = first_row(
+        model, "cross", ["a cross is a star"]
+    )  # names no colour and no motion: either may be meant
+    assert torch.equal(anything, table[: model.text.resident().config.vocab_size].mean(0))
 
 
 def test_a_run_goes_on_with_its_own_settings_alone(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ class LoopOptions:
         int | None,
         whole(
             "steps",
-            "Steps; by default 100 for each clip, 500 to 3000; of seedling 600.",
+            "Steps; by default 100 for each clip, 500 to 3000; of seedling 1200.",
             least=1,
         ),
     ] = None
@@ -129,6 +129,14 @@ class ClipOptions:
         float | None,
         number(
             "held-out", "Share of clips that are kept for the held-out loss; 0.1 from 20 clips on.", least=0
+        ),
+    ] = None
+    stills: Annotated[
+        int | None,
+        whole(
+            "stills",
+            "Frames of each clip that are trained on as images, too; by default 0, of seedling 9.",
+            least=0,
         ),
     ] = None
     prior: Annotated[

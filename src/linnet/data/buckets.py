@@ -6,7 +6,7 @@ its bucket and cropped about its middle; it keeps its speed, since frames are ch
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache as remembered
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +23,7 @@ SHORT_LENGTHS = (1, 5, 9)  # frames
 LENGTH_STEP = 12  # frames between two longer lengths: half a second, so that clips share buckets
 SHORTEST = 5  # frames: of less nothing moves
 SHAPES = (21 / 9, 16 / 9, 3 / 2, 4 / 3, 1.0, 3 / 4, 2 / 3, 9 / 16, 9 / 21)  # width by height
+STILLS_AN_EPOCH = 3  # of each clip, on average
 SMALLEST = 16  # pixels of a side that cropping has to leave
 
 
@@ -87,6 +88,23 @@ def clips_of(sample: Sample, probed: Probed, spec: ModelSpec) -> list[TrainingCl
     length = length_for(len(order), spec)
     start = (len(order) - length) // 2
     return [clip(order[start : start + length])]
+
+
+def stills_of(clip: TrainingClip, count: int) -> list[TrainingClip]:
+    """So many of a clip's frames as images, from its first to its last. How something looks is learnt from images in a
+    fraction of the time, so an epoch shows a few of them for each clip."""
+    last = len(clip.order) - 1
+    places = sorted({round(last * number / max(1, count - 1)) for number in range(count)})
+    repeats = STILLS_AN_EPOCH * clip.sample.repeats / max(1, len(places))
+    return [
+        replace(
+            clip,
+            sample=replace(clip.sample, repeats=repeats),
+            bucket=Bucket(clip.bucket.size, 1),
+            order=(clip.order[place],),
+        )
+        for place in places
+    ]
 
 
 def clips_in(

@@ -5,11 +5,13 @@ from pathlib import Path
 
 from linnet import media
 from linnet.data.synthetic import (
+    BACKGROUNDS,
     COLOURS,
     FPS,
     HEIGHT,
     MOTIONS,
     NEW_SHAPES,
+    SIZES,
     WIDTH,
     Scene,
     caption,
@@ -45,11 +47,20 @@ def draw_example(folder: Path, shape: str = "cross", *, clips: int = 24, frames:
 
 
 def example(shape: str, number: int) -> tuple[Scene, str]:
-    """A scene of the dataset, and its caption. A circle that spins looks as one that does not."""
+    """A scene of the dataset, and its caption. A circle that spins looks as one that does not.
+
+    Colours, motions, sizes and backgrounds take turns at paces of their own, so that none goes with another."""
     motions = [motion for motion in SHOWN_MOTIONS if motion != "spins" or shape != "circle"]
-    triple = (shape, SHOWN_COLOURS[number % len(SHOWN_COLOURS)], motions[number % len(motions)])
+    turn, place = divmod(number, len(SHOWN_COLOURS))
+    colour = SHOWN_COLOURS[place]
+    backgrounds = [background for background in BACKGROUNDS if background != colour]
     rng = random.Random(f"example {shape} {number}")
-    scene = sample_scene(rng, triples=(triple,))
+    scene = sample_scene(
+        rng,
+        triples=((shape, colour, motions[(turn + place) % len(motions)]),),
+        sizes=(tuple(SIZES)[turn % len(SIZES)],),
+        backgrounds=(backgrounds[(turn + 2 * place) % len(backgrounds)],),
+    )
     return scene, caption(scene, rng)
 
 

@@ -129,6 +129,17 @@ def read_prompt(text: str) -> Mentioned:
     )
 
 
+def others_of_its_kind(spec: ModelSpec, captions: Iterable[str]) -> list[str]:
+    """Known words of the kind that none of these captions names, if it is one kind: a new word that is in all of them
+    then stands for one more of it. What a world other than the synthetic dataset's names is not known here."""
+    if spec.world != "synthetic":
+        return []
+    seen = [read_prompt(caption) for caption in captions]
+    kinds = {"shapes": [*SHAPES], "colours": [*COLOURS], "motions": [*MOTIONS]}
+    missing = [kind for kind in kinds if not any(getattr(each, kind) for each in seen)]
+    return kinds[missing[0]] if len(missing) == 1 else []
+
+
 def text_words(text: str) -> list[str]:
     return re.findall(r"\w+", text.lower())
 

@@ -102,11 +102,17 @@ ANYWHERE = 0.15  # share of the scenes that begin at any place, and are captione
 SPREAD = (8.0, 4.0)  # pixels to either side by which the usual place varies
 
 
-def sample_scene(rng: random.Random, *, triples: tuple[tuple[str, str, str], ...] = TRAINED) -> Scene:
+def sample_scene(
+    rng: random.Random,
+    *,
+    triples: tuple[tuple[str, str, str], ...] = TRAINED,
+    sizes: Sequence[str] = tuple(SIZES),
+    backgrounds: Sequence[str] = tuple(BACKGROUNDS),
+) -> Scene:
     """A scene drawn evenly over `triples`, sizes and backgrounds; most begin in their usual place, some anywhere."""
     shape, colour, motion = rng.choice(triples)
-    size = rng.choice(tuple(SIZES))
-    background = rng.choice([b for b in BACKGROUNDS if b != colour])
+    size = rng.choice(sizes)
+    background = rng.choice([b for b in backgrounds if b != colour])
     anywhere = rng.random() < ANYWHERE
     x, y = any_start(rng, shape, size, motion) if anywhere else usual_start(rng, shape, size, motion)
     return Scene(

@@ -9,6 +9,7 @@ Axes: i inputs, o outputs, r rank.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -407,6 +408,16 @@ def enable_lora(model: nn.Module, enabled: bool = True) -> None:
     for module in model.modules():
         if isinstance(module, LoraLinear):
             module.enabled = enabled
+
+
+@contextmanager
+def without_lora(model: nn.Module) -> Iterator[None]:
+    """While inside, the layers compute as if no LoRA were there."""
+    enable_lora(model, False)
+    try:
+        yield
+    finally:
+        enable_lora(model, True)
 
 
 def wrapped(model: nn.Module, name: str) -> LoraLinear:

@@ -4,7 +4,7 @@ Axes: B clips, C latent channels, T H W the latent grid, S text tokens, M the te
 """
 
 import random
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Container, Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,9 +18,11 @@ from torch.nn.utils.rnn import pad_sequence
 
 from linnet.data.encoded import Encoded
 from linnet.loaded_model import LoadedModel
+from linnet.models.lora import without_lora
 from linnet.models.transformer import Block, TextContext, Transformer
+from linnet.sampling.flow import TIMESTEPS, velocity_target
 from linnet.train.distributed import ALONE, Ranks
-from linnet.train.flow import squared_error
+from linnet.train.flow import noised
 from linnet.train.loop import drawn_from
 from linnet.train.order import Order
 from linnet.train.timesteps import timesteps
@@ -107,8 +109,9 @@ class Texts:
 
 
 class ClipsTask:
-    """`forward` runs the transformer, and `encode` makes its text context: by the plan, in pieces or whole.
-    `publish` saves what was learnt, and shows it."""
+    """`publish` saves what was learnt, and shows it. `kept` are clips that a LoRA is to leave as they are: their target
+    is the transformer's own prediction without it (Li & Hoiem, arXiv 1606.09282). That has none of the randomness of a
+    clip's own velocity, so a few such clips keep what the model knew."""
 
     def __init__(
         self,
@@ -119,9 +122,10 @@ class ClipsTask:
         *,
         blocks: Sequence[Block] | None = None,
         publish: Callable[[Path, int], None] = lambda folder, step: None,
+        kept: Container[int] = (),
         ranks: Ranks = ALONE,
     ) -> None:
-        self.model, self.clips, self.texts, self.config = learner, clips, texts, config
+        self.model, self.clips, self.texts, self.config, self.kept = learner, clips, texts, config, kept
         self.blocks, self.publish, self.ranks = blocks, publish, ranks
         self.timesteps = timesteps(config.timesteps, shift=config.shift)
         epoch = partial(clips.epoch, config.seed)
@@ -137,6 +141,7 @@ class ClipsTask:
         counted = bool(own)  # a process without a sample takes part with one that does not count
         draws = [drawn_from(f"{self.config.seed}/{step}/{n}", str(generator.device)) for n in own or [0]]
         shown = [self.clips.sample(samples[position]) for position in own or [0]]
+        kept = [samples[position] in self.kept for position in own or [0]]
         torch.manual_seed(rng.getrandbits(60) + self.ranks.rank)  # of an adapter's dropout
         captions = [
             "" if coin.random() < self.config.caption_dropout else sample.caption
@@ -147,7 +152,7 @@ class ClipsTask:
         data = torch.stack([sample.latents for sample in shown]).to(generator.device)
         quantiles, levels = torch.stack([torch.rand(2, generator=g, device=g.device) for g in generators], 1)
         noise = torch.stack([torch.randn(data.shape[1:], generator=g, device=g.device) for g in generators])
-        error = self.errors(captions, data, noise, self.timesteps(quantiles), given, levels)
+        error = self.errors(captions, data, noise, self.timesteps(quantiles), given, levels, kept)
         weight = float(counted) / len(samples)
         return weight * error.sum(), {"frames": float(data.shape[2])}
 
@@ -159,15 +164,27 @@ class ClipsTask:
         sigma: Float[Tensor, "B"],
         given: Tensor,
         conditioning_noise: Float[Tensor, "B"],
+        kept: Sequence[bool] = (),
     ) -> Float[Tensor, "B"]:
         """The mean squared error of each clip's velocity, over the frames that are not given."""
         known = torch.zeros(len(data), data.shape[2], dtype=torch.bool, device=data.device)
         if data.shape[2] > 1:
             known[:, 0] = given.to(data.device)
-        error = squared_error(
-            self._run, self.context(captions), data, noise, sigma, known, conditioning_noise
-        ).mean((1, 3, 4))
+        noisy = noised(data, noise, sigma, known, conditioning_noise)
+        target = velocity_target(data, noise)
+        if any(kept):
+            rows = [row for row, keep in enumerate(kept) if keep]
+            target[rows] = self.before([captions[row] for row in rows], noisy[rows], sigma[rows])
+        error = (
+            (self._run(noisy, TIMESTEPS * sigma, self.context(captions)) - target).square().mean((1, 3, 4))
+        )
         return (error * ~known).sum(1) / (~known).sum(1)
+
+    @torch.no_grad()
+    def before(self, captions: Sequence[str], noisy: Tensor, sigma: Float[Tensor, "B"]) -> Tensor:
+        """The velocities without the LoRA."""
+        with without_lora(self.model.transformer):
+            return self._run(noisy, TIMESTEPS * sigma, self.context(captions))
 
     def context(self, captions: Sequence[str]) -> TextContext:
         return self.model.transformer.encode_padded_text(*self.texts(captions), blocks=self.blocks)

@@ -105,12 +105,23 @@ def squared_error(
     known: Bool[Tensor, "B T"],
     conditioning_noise: Float[Tensor, "B"],
 ) -> Float[Tensor, "B C T H W"]:
-    """How wrong the velocity is; frames that are `known` have only their share of the noise, `conditioning_noise`."""
+    """How wrong the velocity is, of clips as `noised` makes them."""
+    noisy = noised(data, noise, sigma, known, conditioning_noise)
+    return (transformer(noisy, TIMESTEPS * sigma, context) - velocity_target(data, noise)).square()
+
+
+def noised(
+    data: Float[Tensor, "B C T H W"],
+    noise: Float[Tensor, "B C T H W"],
+    sigma: Float[Tensor, "B"],
+    known: Bool[Tensor, "B T"],
+    conditioning_noise: Float[Tensor, "B"],
+) -> Float[Tensor, "B C T H W"]:
+    """Frames that are `known` have only their share of the noise, `conditioning_noise`."""
     seen = known[:, None, :, None, None]
-    noisy = torch.where(
+    return torch.where(
         seen, add_noise(data, noise, sigma * conditioning_noise), add_noise(data, noise, sigma)
     )
-    return (transformer(noisy, TIMESTEPS * sigma, context) - velocity_target(data, noise)).square()
 
 
 class FlowTask:

@@ -9,9 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from linnet.data.known import others_of_its_kind
 from linnet.loaded_model import LoadedModel
 from linnet.models.lora import LoraShape, LoraWeights, add_lora, lora_weights
-from linnet.models.text import T5Encoder, Tokenizer
+from linnet.models.text import Tokenizer
 from linnet.models.transformer import Transformer
 from linnet.train.clips import Learner
 from linnet.train.settings import TrainingSettings
@@ -25,10 +26,15 @@ def new_words(tokenizer: Tokenizer, captions: Iterable[str]) -> list[str]:
 
 
 @torch.no_grad()
-def first_rows(encoder: T5Encoder, count: int) -> Float[Tensor, "n M"]:
-    """Where new words begin: at the mean of the known ones, as no word in particular."""
+def first_row(model: LoadedModel, word: str, captions: Iterable[str]) -> Float[Tensor, " M"]:
+    """Where a new word begins: at the mean of the known words whose place it takes in its captions, so that the model
+    can already say the rest of them; else at the mean of all."""
+    encoder = model.text.resident()
     table = encoder.shared.weight[: encoder.config.vocab_size].float()
-    return table.mean(0).expand(count, -1).clone()
+    uses = [caption for caption in captions if word in re.findall(r"\w+", caption.lower())]
+    others = others_of_its_kind(model.spec, uses)
+    ids = [model.encode(other).ids[0] for other in others]
+    return table[ids].mean(0) if ids else table.mean(0)
 
 
 def make_learner(
@@ -47,10 +53,11 @@ def make_learner(
     )
     for parameter in add_lora(transformer, shape, generator):
         parameter.data = parameter.data.to(model.device)  # also of a block that waits elsewhere
+    captions = list(captions)
     words = new_words(model.tokenizer, captions) if model.spec.closed_vocabulary else []
     rows = None
     if words:
-        rows = first_rows(model.text.resident(), len(words))
+        rows = torch.stack([first_row(model, word, captions) for word in words])
         model.learn_words(dict(zip(words, rows, strict=True)))
     return Learner(transformer, rows)
 

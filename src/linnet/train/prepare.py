@@ -12,7 +12,7 @@ from typing import Any
 from linnet import __version__
 from linnet.catalog import ModelSpec, find
 from linnet.data.buckets import Bucket as ClipBucket
-from linnet.data.buckets import TrainingClip, clips_in
+from linnet.data.buckets import TrainingClip, clips_in, stills_of
 from linnet.data.dataset import Dataset, LeftOut, read_dataset
 from linnet.data.probe import default_cache
 from linnet.filesystem import check_folder
@@ -34,7 +34,8 @@ PREVIEWS = 2  # captions that previews are made of, where none is given
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedTraining:
-    """`clips` are all of the dataset's, held-out ones among them; `output` is the folder of the run."""
+    """`clips` are all of the dataset's, held-out ones among them; `stills` are frames of those that are not held out.
+    `output` is the folder of the run."""
 
     spec: ModelSpec
     files: ModelFiles
@@ -42,6 +43,7 @@ class PreparedTraining:
     settings: TrainingSettings
     dataset: Dataset
     clips: tuple[TrainingClip, ...]
+    stills: tuple[TrainingClip, ...]
     left_out: tuple[LeftOut, ...]
     plan: TrainingPlan
     output: Path
@@ -131,7 +133,9 @@ def prepare_training(
         check_folder(output)
     chosen = settings.for_clips(spec, len(clips))
     machine = with_base(machine, chosen)
-    plan = plan_training(workload_of(spec, files, machine, chosen, clips))
+    learnt = [clip for clip in clips if not (clip.still or clip.sample.held_out)]
+    stills = [still for clip in learnt for still in stills_of(clip, chosen.stills or 0)]
+    plan = plan_training(workload_of(spec, files, machine, chosen, clips, stills))
     return PreparedTraining(
         spec=spec,
         files=files,
@@ -139,6 +143,7 @@ def prepare_training(
         settings=chosen,
         dataset=dataset,
         clips=tuple(clips),
+        stills=tuple(stills),
         left_out=tuple(left_out),
         plan=plan,
         output=output,
@@ -158,10 +163,13 @@ def workload_of(
     machine: Machine,
     chosen: TrainingSettings,
     clips: Sequence[TrainingClip],
+    stills: Sequence[TrainingClip],
 ) -> TrainingWorkload:
     sized = SizedModel.of(spec, files)
     counts = Counter(clip.bucket for clip in clips if not clip.sample.held_out)
     ((size, frames), _), *_ = counts.most_common(1)
+    for bucket in dict.fromkeys(still.bucket for still in stills):
+        counts[bucket] += round(sum(still.sample.repeats for still in stills if still.bucket == bucket))
     return TrainingWorkload(
         model=sized,
         kind=chosen.kind,
@@ -211,7 +219,9 @@ def run_training(
     large = not model.text.small
     if not ranks.main:
         ranks.wait()  # until all is encoded
-    encoded = encode_dataset(pipeline, ready.clips, cache, text=large, captions=prompts, tell=tell)
+    encoded = encode_dataset(
+        pipeline, [*ready.clips, *ready.stills], cache, text=large, captions=prompts, tell=tell
+    )
     transformer = load_transformer(model, execution.resident_blocks)  # here: not in inference mode
     clips = with_prior(
         pipeline,
@@ -259,6 +269,7 @@ def run_training(
         ),
         blocks=blocks,
         publish=publish,
+        kept=range(len(encoded), len(clips.buckets)) if chosen.kind == "lora" else (),
         ranks=ranks,
     )
     average = train(

@@ -12,7 +12,7 @@ from PIL import Image
 
 from linnet import media
 from linnet.filesystem import complete, make_folder
-from linnet.models.lora import enable_lora, lora_weights
+from linnet.models.lora import lora_weights, without_lora
 from linnet.pipeline import Pipeline
 from linnet.request import Request
 from linnet.train.clips import Learner
@@ -50,11 +50,8 @@ class Previews:
         self.file.load(saved)
         transformer = self.learner.transformer
         if not self.without and lora_weights(transformer):
-            enable_lora(transformer, False)
-            try:
+            with without_lora(transformer):
                 self.without = self.clips(folder, "without")
-            finally:
-                enable_lora(transformer, True)
         made = self.clips(folder, f"{step:06d}")
         rows = [moments(path) for path in made]
         if self.without:

@@ -1,5 +1,5 @@
 """Clips of the model's own, which it sees again while it learns from others, so that it forgets nothing (prior
-preservation: Ruiz et al., DreamBooth, arXiv 2208.12242).
+preservation: Ruiz et al., DreamBooth, arXiv 2208.12242). What a LoRA is to make of them: see ClipsTask.
 
 They are kept as latents, made once before training, each from a prompt and a seed of its own.
 """
@@ -80,18 +80,22 @@ def is_of(path: Path, request: Request) -> bool:
 
 
 class WithPrior:
-    """A dataset, and prior clips after it: an epoch shows one of them for each of the dataset's clips."""
+    """A dataset, after it prior clips, and after these their first frames as images. An epoch shows a prior clip for
+    each of the dataset's clips, and one of these images for each of its images."""
 
     def __init__(self, clips: Clips, prompts: Sequence[str], paths: Sequence[Path], bucket: Bucket) -> None:
         self.clips, self.prompts, self.paths, self.bucket = clips, prompts, paths, bucket
         self.first = len(clips.buckets)
         self.training, self.held_out = clips.training, clips.held_out
-        self.buckets = [*clips.buckets, *[bucket] * len(paths)]
+        still = Bucket(bucket.size, 1)
+        self.buckets = [*clips.buckets, *[bucket] * len(paths), *[still] * len(paths)]
+        self.stills = {index for index, each in enumerate(clips.buckets) if each == still}
 
     def epoch(self, seed: int, number: int) -> list[int]:
         own = self.clips.epoch(seed, number)
         rng = random.Random(f"{seed}/{number}/prior")
-        prior = [self.first + rng.randrange(len(self.paths)) for _ in own]
+        count = len(self.paths)
+        prior = [self.first + rng.randrange(count) + count * (index in self.stills) for index in own]
         both = [*own, *prior]
         rng.shuffle(both)
         return both
@@ -99,10 +103,12 @@ class WithPrior:
     def sample(self, index: int) -> Encoded:
         if index < self.first:
             return self.clips.sample(index)
-        words = self.prompts[index - self.first]
-        with safe_open(self.paths[index - self.first], "pt") as file:
+        still, number = divmod(index - self.first, len(self.paths))
+        with safe_open(self.paths[number], "pt") as file:
             latents = file.get_tensor("latents").float()
-        return Encoded(latents=latents, text=None, caption=words, bucket=self.bucket)
+        if still:
+            latents = latents[:, :1]
+        return Encoded(latents=latents, text=None, caption=self.prompts[number], bucket=self.buckets[index])
 
     def text(self, caption: str) -> Float[Tensor, "_ M"]:
         return self.clips.text(caption)

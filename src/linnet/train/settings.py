@@ -38,6 +38,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "clip_norm": (1e-6, 1e6),
     "caption_dropout": (0.0, 1.0),
     "first_frame": (0.0, 1.0),
+    "stills": (0, 1000),
     "held_out": (0.0, 0.9),
     "prior": (0, 10_000),
     "seed": (0, 2**32 - 1),
@@ -51,8 +52,9 @@ STEPS_A_CLIP, LEAST_STEPS, MOST_STEPS = 100, 500, 3000
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
     """`rank` to `targets` are a LoRA's alone. `base`: in which numbers its frozen weights are kept; None: as fits.
-    `first_frame`: of image-to-video, the share of samples whose first frame is given. `prior`: how many clips of the
-    model's own it sees again meanwhile (see train.prior), of prompts that `prior_prompts` holds, one a line."""
+    `first_frame`: of image-to-video, the share of samples whose first frame is given. `stills`: how many
+    frames of each clip are trained on as images, too. `prior`: how many clips of the model's own it sees again
+    meanwhile (see train.prior), of prompts that `prior_prompts` holds, one a line."""
 
     kind: Kind = "lora"
     rank: int = 32
@@ -75,6 +77,7 @@ class TrainingSettings:
     caption_dropout: float | None = None
     task: Task = "text-to-video"
     first_frame: float | None = None
+    stills: int | None = None
     held_out: float | None = None
     prior: int | None = None
     prior_prompts: Path | None = None
@@ -120,6 +123,7 @@ class TrainingSettings:
             "warmup": min(100, steps // 10),
             "caption_dropout": 0.1,
             "prior": 0,
+            "stills": 0,
             "first_frame": 0.5 if self.task == "image-to-video" else 0.0,
             "preview_every": max(1, steps // 4),
             "checkpoint_every": max(1, min(100, steps // 4)),
