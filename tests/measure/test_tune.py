@@ -205,6 +205,14 @@ def test_each_way_to_differ_is_measured() -> None:
     assert worst_tenth([30.0] * 19 + [10.0]) == 20.0
 
 
+def test_a_small_thing_that_is_lost_is_seen_even_where_its_colour_is_as_bright_as_the_background() -> None:
+    exact = np.full((2, 72, 128, 3), (40, 80, 200), np.uint8)
+    without = exact.copy()
+    exact[:, 30:42, 60:72] = (160, 44, 200)  # BT.709 gives both the same luma
+    assert min(compare(exact, exact).ssim) > 0.999
+    assert max(compare(without, exact).ssim) < 0.2
+
+
 # --- the command, on the tiny model -----------------------------------------------------------------------------------
 
 

@@ -61,12 +61,13 @@ class OutOfTime(Exception):
 @dataclass(frozen=True, kw_only=True)
 class Rules:
     """What a candidate has to hold. `floor` is of the median PSNR, in dB; the worst tenth of all frames may lie
-    `tenth` dB lower. `drift`: of mean brightness and saturation, as a share of the range. `faster`: how many times at
-    least."""
+    `tenth` dB lower, and their SSIM by `ssim_tenth`. `drift`: of mean brightness and saturation, as a share of the
+    range. `faster`: how many times at least."""
 
     floor: float
     ssim: float = 0.83
     tenth: float = 4.0
+    ssim_tenth: float = 0.1
     drift: float = 0.02
     faster: float = 1.0
 
@@ -78,6 +79,7 @@ class Rules:
             ("PSNR", figures.psnr, self.floor - slack),
             ("the worst tenth's PSNR", figures.psnr_worst, self.floor - self.tenth - slack),
             ("SSIM", figures.ssim, self.ssim - slack / 100),
+            ("the worst tenth's SSIM", figures.ssim_worst, self.ssim - self.ssim_tenth - slack / 100),
         ):
             if value < least:
                 return f"{what} is {value:.3g}, under {least:.3g}"
@@ -190,11 +192,20 @@ class Search:
 
     def _cached(self, rules: Rules, starts: Sequence[Candidate], holding: list[Candidate]) -> None:
         """Steps that hold a velocity: with each of the starts, as many as the rules bear."""
-        options: list[Candidate] = []
+        found: list[Candidate] = []
         for candidate in starts:
             for early in EARLY:
-                options += self.highest("step cache", self.skipping(candidate, early), rules)
-        holding.extend(self.halve("step cache", options, rules, keep=BEAM))
+                rising = self.skipping(candidate, early)
+                while rising := self.highest("step cache", rising, rules):
+                    if self.faster(rising[-1]) <= max(map(self.faster, found), default=1.0):
+                        break
+                    if passed := self.halve("step cache", rising[-2:], rules):
+                        found += passed
+                        break
+                    rising = rising[
+                        :-2
+                    ]  # a few clips are easily content: of all of them, milder ones may hold
+        holding.extend(found)
 
     def skipping(self, candidate: Candidate, early: float) -> list[Candidate]:
         """The same with ever more steps left out: those that its own velocities can do without. `early` as for
@@ -228,8 +239,8 @@ class Search:
         self._cached(rules, passed, holding)
 
     def highest(self, name: str, rising: Sequence[Candidate], rules: Rules) -> list[Candidate]:
-        """Of candidates that rise in speed and in distance from exact, the last that holds the rules on a few clips,
-        and the one before it; found by halves."""
+        """Candidates rise in speed and in distance from exact: those up to the last that holds the rules on a few
+        clips, which is found by halves."""
         rung, low, high = min(RUNGS[0], len(self.search)), -1, len(rising)
         while high - low > 1:
             middle = (low + high) // 2
@@ -237,7 +248,7 @@ class Search:
             broken = self.judge(rising[middle], rung, rules, SLACK).why
             low, high = (low, middle) if broken else (middle, high)
         self.watch(f"{name}, {rung} clips", 1, 1)
-        return list(rising[max(0, low - 1) : low + 1])
+        return list(rising[: low + 1])
 
     # --- successive halving -------------------------------------------------------------------------------------------
 
