@@ -99,7 +99,7 @@ def block_of_linum(tokens: int, text_rows: int) -> tuple[Callable[..., Any], lis
     from torch.utils._pytree import tree_flatten, tree_unflatten
 
     from linnet.models import attention
-    from linnet.models.rotary import Rotary
+    from linnet.models.attention import Rotary
     from linnet.models.transformer import Block, Change, linum_v2
     from linnet.weights.load import product_dtypes
 

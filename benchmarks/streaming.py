@@ -28,8 +28,7 @@ from safetensors.torch import save_file
 
 from linnet.models.transformer import Transformer, linum_v2
 from linnet.runtime.stream import stream_into
-from linnet.weights.config import transformer_of
-from linnet.weights.load import fill, matched
+from linnet.weights.load import fill, matched, transformer_of
 
 WAYS = ("resident", "half", "file", "memory", "chunks", "file+chunks")
 

@@ -62,7 +62,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from linnet.models.text import T5Config, T5Encoder
     from linnet.models.transformer import Transformer, TransformerConfig
     from linnet.train.state import save_weights
-    from linnet.weights.names import TRANSFORMER_PREFIX
+    from linnet.weights.files import TRANSFORMER_PREFIX
 
     folder = tmp_path_factory.mktemp("tiny")
     words = write_tokenizer(folder / SEEDLING.tokenizer_dir)

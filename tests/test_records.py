@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from linnet.errors import InvalidInput
-from linnet.records import read_object, read_object_or_nothing, read_text
+from linnet.records import check_seen, is_blank, read_object, read_object_or_nothing, read_text, unseen
 
 
 def test_what_is_json_is_read() -> None:
@@ -56,3 +56,30 @@ def test_a_text_file(tmp_path: Path, content: bytes | None, problem: str) -> Non
     path.unlink() if content is None else path.write_bytes(content)
     with pytest.raises(InvalidInput, match=problem):
         read_text(path, most=100)
+
+
+@pytest.mark.parametrize(
+    ("letter", "named"),
+    [
+        ("\u200b", "U+200B (zero width space)"),
+        ("\ufeff", "U+FEFF (zero width no-break space)"),
+        ("\u00ad", "U+00AD (soft hyphen)"),
+        ("\u202e", "U+202E (right-to-left override)"),
+        ("\u3164", "U+3164 (hangul filler)"),
+        ("\ufe0f", "U+FE0F (variation selector-16)"),
+        ("\U000e0041", "U+E0041 (tag latin capital letter a)"),
+        ("\x07", "U+0007"),
+    ],
+)
+def test_a_letter_that_nobody_sees_is_named(letter: str, named: str) -> None:
+    assert unseen(f"a red{letter} star{letter}") == [named]
+    with pytest.raises(InvalidInput) as caught:
+        check_seen(f"a red{letter} star", field="negative")
+    assert str(caught.value).startswith('negative "a red')
+    assert named in str(caught.value)
+
+
+def test_only_what_can_be_read_makes_a_text() -> None:
+    assert is_blank(" \u200b\t\ufeff\u00a0")
+    assert not is_blank("a\u200bb")
+    assert not unseen("a red\u00a0star,\té 猫 \U0001f600\n")

@@ -14,7 +14,7 @@ from linnet.catalog import CATALOG, SEEDLING, ModelSpec, find
 from linnet.clip import Clip, default_name
 from linnet.errors import InvalidInput
 from linnet.geometry import Size, format_seconds, frames_for, seconds_of, token_count
-from linnet.letters import is_blank
+from linnet.records import is_blank
 from linnet.request import EXACT, Request, StepCache, make_request
 
 LINUM = CATALOG["linum-v2-360p"]

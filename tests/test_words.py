@@ -28,7 +28,7 @@ MODULES = {
     "knobs": "execution",
     "reasons": "explanations",
     "rates": "cost_model",
-    "notes": "machine_cache",
+    "notes": "host",
     "playground": "synthetic",
     "beginning": "conditions",
     "keeper": "supervisor",

@@ -28,21 +28,19 @@ from linnet.plan.plan import Plan
 from linnet.plan.workload import SizedModel, Stage
 from linnet.progress import Progress, Watch, ignore
 from linnet.request import Request
-from linnet.runtime.device import check_format
+from linnet.runtime.device import check_format, free_memory, is_gone, out_of_memory
 from linnet.runtime.machine import with_free_memory
-from linnet.runtime.recover import free_memory, is_gone, out_of_memory
 from linnet.runtime.text import TextStates
-from linnet.weights.config import config_as, transformer_of
-from linnet.weights.files import Header
+from linnet.weights.files import TRANSFORMER_PREFIX, Header, fingerprint
 from linnet.weights.load import (
+    config_as,
     fill,
-    fingerprint,
     load_into,
     matched,
     read_latent_scale,
     stored_format,
+    transformer_of,
 )
-from linnet.weights.names import TRANSFORMER_PREFIX
 from linnet.weights.store import ModelFiles
 
 if TYPE_CHECKING:

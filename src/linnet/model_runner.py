@@ -19,8 +19,7 @@ from linnet.loaded_model import LoadedModel
 from linnet.models.attention import Attend, attend
 from linnet.models.transformer import TextContext
 from linnet.plan.execution import PREVIEW_TILING, Tiling
-from linnet.plan.passes import in_one_batch
-from linnet.plan.windows import denoised, latents_at_once, windows_of
+from linnet.plan.passes import denoised, in_one_batch, latents_at_once, windows_of
 from linnet.progress import Image, Progress, Watch, ignore
 from linnet.request import Request
 from linnet.runtime.attention import Work, choose, way_of

@@ -21,8 +21,8 @@ from linnet.plan.machine import Machine
 from linnet.plan.plan import Plan
 from linnet.progress import Image, Progress, Watch, ignore
 from linnet.request import Request
+from linnet.runtime.device import free_memory, out_of_memory
 from linnet.runtime.machine import check_asked, occupy, resolve_machine
-from linnet.runtime.recover import free_memory, out_of_memory
 from linnet.sampling.denoise import Sampler, Step, denoise
 from linnet.weights.store import ModelFiles
 

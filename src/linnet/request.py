@@ -10,8 +10,8 @@ from linnet.catalog import ModelSpec
 from linnet.errors import InvalidInput, one_line
 from linnet.filesystem import StrPath
 from linnet.geometry import FRAMES_PER_LATENT, Size, check_frames, format_seconds, frames_for, seconds_of
-from linnet.letters import is_blank
 from linnet.loras import LoraUse, check_loras
+from linnet.records import is_blank
 from linnet.wording import choices, format_number
 
 Dtype = Literal["float32", "bfloat16"]

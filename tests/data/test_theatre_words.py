@@ -23,7 +23,7 @@ from linnet.models.transformer import Transformer, TransformerConfig
 from linnet.request import make_request
 from linnet.serve import schemas
 from linnet.train.state import save_weights
-from linnet.weights.names import TRANSFORMER_PREFIX
+from linnet.weights.files import TRANSFORMER_PREFIX
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from linnet.measure import fake
 from linnet.models import attention
-from linnet.models.attention import GELU, Linear, attend, attend_plainly
-from linnet.models.rotary import nearness, rotary_tables, rotate
+from linnet.models.attention import GELU, Linear, attend, attend_plainly, nearness, rotary_tables, rotate
 from linnet.models.transformer import TextContext, Transformer, TransformerConfig, equal_chunk, linum_v2
 from linnet.runtime.compile import compile_blocks
 from live import Live

@@ -13,8 +13,7 @@ from linnet.plan.budget import Budget
 from linnet.plan.cost_model import CostModel
 from linnet.plan.execution import ExecutionConfig
 from linnet.plan.memory import LINUM_V2
-from linnet.plan.passes import forwards
-from linnet.plan.windows import latents_at_once, windows_of
+from linnet.plan.passes import forwards, latents_at_once, windows_of
 from linnet.plan.workload import SizedModel, Workload
 from linnet.request import LONGEST_SECONDS, Request, make_request
 from linnet.sampling.autoregressive import autoregressive

@@ -17,7 +17,7 @@ from linnet.catalog import SEEDLING
 from linnet.direct.samplers import Renoised
 from linnet.errors import InvalidInput
 from linnet.models.transformer import TextContext
-from linnet.plan.windows import in_a_ring, in_a_row
+from linnet.plan.passes import in_a_ring, in_a_row
 from linnet.request import make_request
 from linnet.sampling.autoregressive import autoregressive
 from linnet.sampling.denoise import Velocity

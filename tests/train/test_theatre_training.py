@@ -27,8 +27,8 @@ from linnet.train.theatre.config import SMALL
 from linnet.train.theatre.run import TheatreRun, export_parts, run_phases
 from linnet.train.theatre.tasks import things_in
 from linnet.train.weight_files import read_parts, write_parts
-from linnet.weights.load import load_into, read_config
-from linnet.weights.names import TRANSFORMER_PREFIX
+from linnet.weights.files import TRANSFORMER_PREFIX, read_config
+from linnet.weights.load import load_into
 
 TINY = replace(
     SMALL,

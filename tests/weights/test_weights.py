@@ -21,9 +21,8 @@ from linnet.errors import WeightsError
 from linnet.models.quantised import quantise
 from linnet.models.transformer import Transformer, TransformerConfig
 from linnet.weights import load, staging, store
-from linnet.weights.config import config_as
-from linnet.weights.files import read_header
-from linnet.weights.load import fingerprint, load_into, read_config, read_latent_scale
+from linnet.weights.files import fingerprint, read_config, read_header
+from linnet.weights.load import config_as, load_into, read_latent_scale
 
 LINUM = CATALOG["linum-v2-360p"]
 CONFIG = TransformerConfig(dim=16, ffn_dim=32, num_heads=2, num_layers=2, text_len=8, text_dim=12)

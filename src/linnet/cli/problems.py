@@ -80,7 +80,7 @@ def suggestion(typed: str, known: Sequence[str]) -> str:
 
 def device_failed(error: Exception) -> bool:
     """What was tried again, or could not be: memory ran out, or the device is gone."""
-    from linnet.runtime.recover import is_gone, out_of_memory
+    from linnet.runtime.device import is_gone, out_of_memory
 
     return out_of_memory(error) or is_gone(error)
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from linnet.catalog import CATALOG, SEEDLING, ModelSpec
 from linnet.data.synthetic import BACKGROUNDS, COLOURS, MOTION_WORDS, PLACES, SHAPES, SIZE_WORDS
 from linnet.errors import InvalidInput
-from linnet.letters import check_seen
 from linnet.models.text import Tokenizer
+from linnet.records import check_seen
 from linnet.wording import in_a_row, nearest
 
 NAME = SEEDLING.name

@@ -29,7 +29,7 @@ from linnet.errors import InvalidInput
 from linnet.filesystem import check_folder, make_folder, sweep
 from linnet.geometry import format_seconds
 from linnet.pipeline import Pipeline
-from linnet.plan.windows import denoised
+from linnet.plan.passes import denoised
 from linnet.progress import Watch, ignore
 from linnet.request import Request
 from linnet.sampling.denoise import Sampler, denoise

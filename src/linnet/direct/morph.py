@@ -17,7 +17,7 @@ from torch import Tensor
 from linnet.geometry import latents_in
 from linnet.model_runner import ModelRunner
 from linnet.models.transformer import TextContext
-from linnet.plan.windows import Windows, windows_of
+from linnet.plan.passes import Windows, windows_of
 from linnet.progress import Watch, ignore
 from linnet.request import Request
 from linnet.runtime.finite import finite_steps

@@ -28,7 +28,7 @@ from linnet.evaluate.parse import parse
 from linnet.geometry import latents_in
 from linnet.inputs.videos import opened
 from linnet.pipeline import Pipeline
-from linnet.plan.windows import windows_of
+from linnet.plan.passes import windows_of
 from linnet.request import SEEDS, Request, make_request
 
 LONG = 241  # frames: 10 s

@@ -26,12 +26,10 @@ from linnet.models.text import T5Encoder, t5_xxl
 from linnet.models.transformer import Transformer, TransformerConfig, linum_v2
 from linnet.models.vae import VAE, VAEConfig
 from linnet.plan.machine import Machine
-from linnet.plan.passes import forwards
-from linnet.plan.windows import denoised
+from linnet.plan.passes import denoised, forwards
 from linnet.request import Request
 from linnet.runtime.text import text_config
-from linnet.weights.config import config_as
-from linnet.weights.load import product_dtypes
+from linnet.weights.load import config_as, product_dtypes
 from linnet.weights.store import ModelFiles
 
 M = TypeVar("M", bound=nn.Module)

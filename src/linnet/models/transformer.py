@@ -26,14 +26,16 @@ from linnet.models.attention import (
     FeedForward,
     Heads,
     Linear,
+    Rotary,
     SelfAttention,
     Share,
     Tokens,
     attend,
+    float64_device,
     mix,
     product_dtype,
+    rotary_tables,
 )
-from linnet.models.rotary import Rotary, float64_device, rotary_tables
 
 GATE = 0.3  # of each block's attention and feed-forward before training
 PATCH = 2  # A token covers 1 x 2 x 2 latent cells.

@@ -11,11 +11,10 @@ from pathlib import Path
 
 from linnet.geometry import latent_grid, token_count
 from linnet.loras import numbers_in
-from linnet.plan import machine_cache
+from linnet.plan import host
 from linnet.plan.execution import ExecutionConfig, Tiling
 from linnet.plan.memory import Shape, decode_working, text_weights, transformer_weights
-from linnet.plan.passes import forwards, in_one_batch
-from linnet.plan.windows import window_count
+from linnet.plan.passes import forwards, in_one_batch, window_count
 from linnet.plan.workload import Row, Workload
 
 
@@ -128,11 +127,11 @@ def key_of(title: str, dtype: str, threads: int, shape: Shape, kind: str) -> str
 def known(key: str, folder: Path | None = None) -> CostModel | None:
     """What was measured earlier."""
     try:
-        return CostModel(**machine_cache.recall("rates", key, folder))
+        return CostModel(**host.recall("rates", key, folder))
     except TypeError:
         return None
 
 
 def remember(key: str, rates: CostModel, folder: Path | None = None) -> None:
     """Keep them, if the disk lets it."""
-    machine_cache.keep("rates", key, asdict(rates), folder)
+    host.keep("rates", key, asdict(rates), folder)

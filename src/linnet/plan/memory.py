@@ -15,8 +15,7 @@ from typing import NamedTuple
 from linnet.errors import WeightsError
 from linnet.geometry import Grid
 from linnet.plan.execution import PREVIEW_TILING, ExecutionConfig, Pasts, Tiling
-from linnet.weights.files import Header, read_header, shards
-from linnet.weights.names import FLOAT32_PARTS, NOT_WEIGHTS, TRANSFORMER_PREFIX
+from linnet.weights.files import FLOAT32_PARTS, NOT_WEIGHTS, TRANSFORMER_PREFIX, Header, read_header, shards
 from linnet.weights.store import ModelFiles
 
 EIGHT_BITS = frozenset({"I8", "F8_E4M3"})  # as files call them

@@ -25,8 +25,7 @@ from linnet.plan.memory import (
     text_working,
     transformer_weights,
 )
-from linnet.plan.passes import in_one_batch
-from linnet.plan.windows import latents_at_once, window_count
+from linnet.plan.passes import in_one_batch, latents_at_once, window_count
 from linnet.plan.workload import Row, Workload
 from linnet.request import Request
 

@@ -10,7 +10,7 @@ from linnet.geometry import token_count
 from linnet.plan.budget import ALLOWANCES, Allowance, Budget, kind_of, slack
 from linnet.plan.execution import ExecutionConfig
 from linnet.plan.memory import LINUM_V2, SMALL_TEXT, Shape, shape_of, text_weights
-from linnet.plan.windows import denoised, latents_at_once
+from linnet.plan.passes import denoised, latents_at_once
 from linnet.request import Request
 from linnet.weights.store import ModelFiles
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from linnet.models.attention import Attend, attend, attend_chunked, attend_plainly
-from linnet.plan import machine_cache
+from linnet.plan import host
 from linnet.runtime.device import circumstances, title
 
 STOCK = "stock"  # PyTorch's own choice
@@ -76,10 +76,10 @@ def choose(work: Work, device: torch.device, dtype: torch.dtype) -> str:
         return STOCK
     facts = (title(str(device)), circumstances(), str(dtype), f"{torch.get_num_threads()} threads")
     key = ", ".join([*facts, "x".join(map(str, kind))])
-    chosen = machine_cache.recall("attention", key)
+    chosen = host.recall("attention", key)
     if chosen not in ways:
         chosen = fastest(ways, kind, device, dtype)
-        machine_cache.keep("attention", key, chosen)
+        host.keep("attention", key, chosen)
     return chosen
 
 

@@ -1,5 +1,7 @@
-"""Where a model runs: the device, the dtype of its matrix products, the threads, the memory that is left."""
+"""Where a model runs: the device, the dtype of its matrix products, the threads, the memory that is left, and what can
+go wrong with the device while it works."""
 
+import gc
 import math
 import platform
 import time
@@ -10,7 +12,7 @@ import torch
 
 from linnet.catalog import Format
 from linnet.errors import InvalidInput
-from linnet.plan import machine_cache
+from linnet.plan import host
 from linnet.plan.host import cgroup_folders, host_memory, installed_memory, processors
 from linnet.request import Dtype
 from linnet.wording import format_bytes
@@ -107,10 +109,10 @@ def bfloat16_pays(cpu: str) -> bool:
     With AVX-512's alone some take half of float32's time, and others twice as long, so it is tried once and remembered.
     """
     key = f"{cpu}, {torch.__version__}"
-    faster = machine_cache.recall("bfloat16", key)
+    faster = host.recall("bfloat16", key)
     if not isinstance(faster, bool):
         faster = seconds_of_product(torch.bfloat16) < seconds_of_product(torch.float32)
-        machine_cache.keep("bfloat16", key, faster)
+        host.keep("bfloat16", key, faster)
     return faster
 
 
@@ -185,3 +187,29 @@ def available_memory(device: str = "cpu") -> int | None:
     if device == "mps":
         return torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
     return host_memory()
+
+
+# --- when it fails ----------------------------------------------------------------------------------------------------
+
+
+# MPS and the allocator of main memory say it in words alone.
+WORDS = ("out of memory", "can't allocate memory")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether trying again with less may help."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in WORDS)
+
+
+def is_gone(error: BaseException) -> bool:
+    """Whether the device does not answer any more; no other call to it in this process will."""
+    return isinstance(error, torch.AcceleratorError) and not out_of_memory(error)
+
+
+def free_memory(device: torch.device) -> None:
+    """Give memory that nothing uses back to the device."""
+    gc.collect()
+    if device.type in ("cuda", "mps"):
+        getattr(torch, device.type).empty_cache()

@@ -19,9 +19,8 @@ from linnet.filesystem import (
 from linnet.models.text import T5Encoder
 from linnet.plan.memory import shape_of
 from linnet.runtime.text import text_config
-from linnet.weights.config import transformer_of
-from linnet.weights.files import files_under
-from linnet.weights.names import TRANSFORMER_PREFIX
+from linnet.weights.files import TRANSFORMER_PREFIX, files_under
+from linnet.weights.load import transformer_of
 from linnet.weights.quantise import quantise_files
 from linnet.weights.store import ModelFiles, files_in
 from linnet.wording import format_bytes

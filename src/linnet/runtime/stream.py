@@ -19,9 +19,8 @@ from linnet.errors import InvalidInput
 from linnet.models.quantised import QuantisedLinear
 from linnet.models.transformer import Block, Transformer
 from linnet.runtime import transfer
-from linnet.weights.files import Header
+from linnet.weights.files import FLOAT32_PARTS, Header
 from linnet.weights.load import fill, product_dtypes, read, stored_format
-from linnet.weights.names import FLOAT32_PARTS
 
 Source = Callable[
     [int], Iterable[tuple[str, Tensor]]

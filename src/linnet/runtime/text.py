@@ -20,9 +20,8 @@ from linnet.plan.host import cache_folder
 from linnet.plan.memory import SMALL_TEXT, count
 from linnet.records import read_object
 from linnet.runtime.finite import is_finite, not_finite
-from linnet.weights.config import config_as
-from linnet.weights.files import Header, damaged, shards
-from linnet.weights.load import fill, fingerprint, matched
+from linnet.weights.files import Header, damaged, fingerprint, shards
+from linnet.weights.load import config_as, fill, matched
 
 if TYPE_CHECKING:
     from linnet.runtime.text_cache import TextCache

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from linnet.errors import InvalidInput
-from linnet.plan.windows import Windows
+from linnet.plan.passes import Windows
 from linnet.sampling.denoise import Latents, Sampler, Step, Velocity, denoise
 from linnet.sampling.keep_frames import KeptFrames
 from linnet.sampling.solvers import Solver

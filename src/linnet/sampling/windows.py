@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from linnet.models.transformer import TextContext
-from linnet.plan.windows import Windows
+from linnet.plan.passes import Windows
 from linnet.sampling.denoise import Model
 
 Latents = Float[Tensor, "B C T H W"]

@@ -17,8 +17,8 @@ from linnet.models.attention import CrossAttention, Heads
 from linnet.models.transformer import Block, Transformer
 from linnet.plan.training import is_resident
 from linnet.runtime.transfer import locked
+from linnet.weights.files import FLOAT32_PARTS, TRANSFORMER_PREFIX
 from linnet.weights.load import fill
-from linnet.weights.names import FLOAT32_PARTS, TRANSFORMER_PREFIX
 
 
 class TrainedBlock(Block):

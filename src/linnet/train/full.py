@@ -13,8 +13,8 @@ from linnet.train.distributed import ALONE, Ranks
 from linnet.train.lora import new_words
 from linnet.train.sharded import whole
 from linnet.train.state import save_weights
+from linnet.weights.files import LATENT_BIAS, LATENT_SCALE, TRANSFORMER_PREFIX
 from linnet.weights.load import load_into
-from linnet.weights.names import LATENT_BIAS, LATENT_SCALE, TRANSFORMER_PREFIX
 
 
 def make_full_learner(model: LoadedModel, transformer: Transformer, captions: list[str]) -> Learner:

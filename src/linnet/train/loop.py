@@ -21,7 +21,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from linnet.errors import InvalidInput, one_line
 from linnet.filesystem import check_folder, make_folder, write_text
 from linnet.records import read_object, read_text
-from linnet.runtime.recover import free_memory, out_of_memory
+from linnet.runtime.device import free_memory, out_of_memory
 from linnet.train.config import LoopConfig
 from linnet.train.distributed import ALONE, Ranks
 from linnet.train.log import Log

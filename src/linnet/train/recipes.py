@@ -32,9 +32,8 @@ from linnet.train.flow import FlowConfig, FlowTask
 from linnet.train.loop import Report, train
 from linnet.train.state import save_weights
 from linnet.train.synthetic import SyntheticFlow
-from linnet.weights.files import fingerprint
-from linnet.weights.load import load_into, read_config
-from linnet.weights.names import LATENT_BIAS, LATENT_SCALE, TRANSFORMER_PREFIX
+from linnet.weights.files import LATENT_BIAS, LATENT_SCALE, TRANSFORMER_PREFIX, fingerprint, read_config
+from linnet.weights.load import load_into
 
 Watch = Callable[[str, Report], None]
 

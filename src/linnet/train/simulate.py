@@ -23,7 +23,7 @@ from linnet.models.transformer import Transformer, linum_v2
 from linnet.plan.training import TrainingExecution, TrainingWorkload, is_resident
 from linnet.train.blocks import TrainedBlock
 from linnet.train.flow import squared_error
-from linnet.weights.names import FLOAT32_PARTS
+from linnet.weights.files import FLOAT32_PARTS
 
 CARD, MAIN_MEMORY = "cpu", "lazy"  # devices that stand for the two
 

@@ -1,8 +1,10 @@
-"""Weights from safetensors files into modules: strictly, by a few threads, never twice in memory."""
+"""Weights from safetensors files into modules: strictly, by a few threads, never twice in memory. A model's shape comes
+from the same files."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from jaxtyping import Float
@@ -11,20 +13,21 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from linnet.catalog import FORMATS, Format
-from linnet.errors import WeightsError
+from linnet.errors import WeightsError, one_line
+from linnet.models.transformer import Transformer, TransformerConfig, linum_v2
 from linnet.weights.files import (
+    FLOAT32_PARTS,
+    LATENT_BIAS,
+    LATENT_SCALE,
+    NOT_WEIGHTS,
     Header,
     check_dtypes,
     damaged,
-    fingerprint,
     read_config,
     read_header,
     shards,
 )
-from linnet.weights.names import FLOAT32_PARTS, LATENT_BIAS, LATENT_SCALE, NOT_WEIGHTS
 from linnet.weights.staging import fetched, stored
-
-__all__ = ["fill", "fingerprint", "load_into", "matched", "read_config", "read_latent_scale", "read_rows"]
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -259,3 +262,53 @@ def batches(sizes: Iterable[tuple[str, int]]) -> Iterator[list[str]]:
         total += size
     if batch:
         yield batch
+
+
+# --- a model's shape --------------------------------------------------------------------------------------------------
+
+
+C = TypeVar("C")
+
+LARGEST_COUNT = 2**20  # of a model's width, layers, tokens
+
+
+def config_as(kind: type[C], path: Path) -> C | None:
+    """The model's shape that a file carries, as its dataclass; None if it carries none. WeightsError, which names the
+    key, for a shape of another model."""
+    config = read_config(path)
+    return None if config is None else as_config(kind, config, path)
+
+
+def as_config(kind: type[C], config: Mapping[str, Any], path: Path) -> C:
+    known = {field.name: field for field in fields(cast(Any, kind))}
+    for name, value in config.items():
+        if name not in known:
+            raise other_model(path, f'its config has "{name}"')
+        if not fits_field(value, known[name].type):
+            raise other_model(path, f'its config says {one_line(value)[:40]} of "{name}"')
+    for name, field in known.items():
+        if name not in config and field.default is MISSING and field.default_factory is MISSING:
+            raise other_model(path, f'its config lacks "{name}"')
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.items()})
+
+
+def fits_field(value: Any, kind: Any) -> bool:
+    """Whether a value of JSON can be that of a shape's field: counts are above zero and not without end."""
+    if isinstance(value, list):
+        return all(fits_field(item, int) for item in value) and "tuple" in str(kind).lower()
+    if kind is bool or isinstance(value, bool):
+        return kind is bool and isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, int) and 0 < value <= LARGEST_COUNT
+    if kind is float:
+        return isinstance(value, int | float)
+    return True
+
+
+def other_model(path: Path, how: str) -> WeightsError:
+    return WeightsError("weights", path, f"is of another model: {how}", "use the files of the chosen model")
+
+
+def transformer_of(file: Path) -> Transformer:
+    """The model whose weights a file holds, as it says itself; Linum v2's if it says nothing."""
+    return Transformer(config_as(TransformerConfig, file) or linum_v2())

@@ -11,9 +11,8 @@ from typing import Any
 
 from linnet.errors import WeightsError
 from linnet.records import read_object, read_object_or_nothing, read_text
-from linnet.weights.files import Header, check_dtypes, fingerprint, read_header
+from linnet.weights.files import TRANSFORMER_PREFIX, Header, check_dtypes, fingerprint, read_header
 from linnet.weights.lora_formats import FLAGS, Keys, Layout, Shape, check_shapes, read_keys
-from linnet.weights.names import TRANSFORMER_PREFIX
 
 PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 FOLDER_FILES = (PEFT_FILE, "pytorch_lora_weights.safetensors")

@@ -10,10 +10,9 @@ from torch import Tensor
 from linnet.errors import WeightsError
 from linnet.filesystem import complete
 from linnet.models.lora import LoraWeights
-from linnet.weights.files import FLOATS, Header, read_header, write_weights
+from linnet.weights.files import FLOATS, TRANSFORMER_PREFIX, Header, read_header, write_weights
 from linnet.weights.load import read
 from linnet.weights.lora import Lora
-from linnet.weights.names import TRANSFORMER_PREFIX
 
 Watch = Callable[[int, int], None]  # tensors done, and all
 OVERSAMPLED, ROUNDS = 8, 4  # of the randomised decomposition (Halko et al., arXiv 0909.4061)

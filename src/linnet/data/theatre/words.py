@@ -10,7 +10,7 @@ from linnet.data.theatre.places import PLACES, PLAIN, TIMES, WEATHERS
 from linnet.data.theatre.scene import CAMERAS, RELATIONS, SIZES
 from linnet.data.theatre.things import THINGS, TINTS, plural
 from linnet.errors import InvalidInput
-from linnet.letters import check_seen
+from linnet.records import check_seen
 from linnet.wording import in_a_row, nearest
 
 # What people ask for and the theatre does not have, behind what it has instead.
