@@ -8,7 +8,9 @@ not hold, and for clips of the old shapes with and without the LoRA. What is in 
 
 import argparse
 import json
+import os
 import random
+import resource
 import subprocess
 import sys
 import time
@@ -39,14 +41,16 @@ def new_questions(shape: str, n: int) -> list[Question]:
     return made
 
 
-def right(pipeline: Pipeline, exam: Sequence[Question], folder: Path) -> list[dict[str, Any]]:
+def right(pipeline: Pipeline, exam: Sequence[Question], folder: Path, profile: str) -> list[dict[str, Any]]:
     """Of each question what was asked for and what its clip shows."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for question in exam:
         path = folder / f"{question.index:03}.mp4"
         if not path.exists():
-            request = linnet.make_request(pipeline.spec, prompt=question.prompt, seed=question.seed)
+            request = linnet.make_request(
+                pipeline.spec, prompt=question.prompt, seed=question.seed, profile=profile
+            )
             pipeline.generate(request, path)
         seen = parse(media.read_frames(path), SHAPES)
         wrong = [n for n, value in vars(question.wanted).items() if getattr(seen, n) != value]
@@ -68,12 +72,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--new", type=int, default=50)
     parser.add_argument("--old", type=int, default=100)
+    parser.add_argument("--profile", default="fast", help="that the clips are made with")
+    parser.add_argument("--result", type=Path, help="file for the figures, beside the terminal")
     parser.add_argument("options", nargs="*", help="of linnet train lora, after --")
     options = parser.parse_args()
     clips, run = options.folder / f"{options.shape}es", options.folder / "run"
     if not clips.exists():
         draw_example(clips, options.shape)
     result: dict[str, Any] = {"shape": options.shape, "threads": options.threads, "options": options.options}
+    result |= {"profile": options.profile, "load": list(os.getloadavg())}
     file = run / "run.safetensors"
     if not file.exists():
         words = [sys.executable, "-m", "linnet", "train", "lora", clips, "--model", "seedling"]
@@ -81,14 +88,18 @@ def main() -> None:
         began = time.monotonic()
         subprocess.run(words, check=True)
         result["minutes"] = round((time.monotonic() - began) / 60, 2)
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        result["cpu_minutes"] = round((used.ru_utime + used.ru_stime) / 60, 2)
+        result["load_after"] = list(os.getloadavg())
+        print(json.dumps(result), flush=True)
     pipeline = linnet.load("seedling", device="cpu", threads=options.threads)
     old = questions(options.old, held_out=False)
-    before = right(pipeline, old, options.folder / "before")
+    before = right(pipeline, old, options.folder / "before", options.profile)
     saved = read_lora(file, parameter_shapes(pipeline.model.transformer))
     pipeline.model.learn_words(saved.words)
     apply_lora(pipeline.model.transformer, saved.weights)
-    new = right(pipeline, new_questions(options.shape, options.new), options.folder / "new")
-    after = right(pipeline, old, options.folder / "after")
+    new = right(pipeline, new_questions(options.shape, options.new), options.folder / "new", options.profile)
+    after = right(pipeline, old, options.folder / "after", options.profile)
     remove_lora(pipeline.model.transformer)
     attributes = ("", "shape", "colour", "motion")
     result |= {
@@ -98,6 +109,8 @@ def main() -> None:
         "wrong": [row for row in new if row["wrong"]],
     }
     print(json.dumps(result, indent=1))
+    if options.result:
+        options.result.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

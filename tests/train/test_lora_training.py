@@ -35,6 +35,7 @@ from linnet.train.config import LoopConfig
 from linnet.train.distributed import ALONE, Ranks
 from linnet.train.loop import randomness, train
 from linnet.train.lora import first_row
+from linnet.train.optimisers import make_optimisers
 from linnet.train.order import Order
 from linnet.train.prior import WithPrior
 from linnet.train.sharded import shard
@@ -318,6 +319,13 @@ def test_a_new_word_begins_among_those_whose_place_it_takes() -> None:
         model, "cross", ["a cross is a star"]
     )  # names no colour and no motion: either may be meant
     assert torch.equal(anything, table[: model.text.resident().config.vocab_size].mean(0))
+
+
+def test_muon_takes_a_loras_matrices() -> None:
+    task = tiny_task()
+    (only,) = make_optimisers(task.model, replace(LOOP, optimiser="muon"))
+    assert isinstance(only, torch.optim.Muon)
+    assert len(only.param_groups[0]["params"]) == sum(p.requires_grad for p in task.model.parameters()) == 40
 
 
 def test_a_run_goes_on_with_its_own_settings_alone(tmp_path: Path) -> None:

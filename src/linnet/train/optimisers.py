@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from linnet.errors import InvalidInput
+from linnet.models.lora import LowRank
 from linnet.train.config import LoopConfig
 
 
@@ -32,13 +33,16 @@ def make_optimisers(model: nn.Module, config: LoopConfig) -> list[Optimizer]:
     """For the parameters that learn: one optimiser for all, or Muon for the hidden matrices (Jordan et al. 2024) and
     AdamW for the rest.
 
-    A hidden matrix is a linear layer's in the transformer's stack of blocks: inputs, outputs, embeddings, norms and
-    the text encoder stay with AdamW. InvalidInput where an optimiser's package is not installed.
+    A hidden matrix is a linear layer's in the transformer's stack of blocks, or one of the two that a LoRA has there:
+    inputs, outputs, embeddings, norms and the text encoder stay with AdamW. InvalidInput where an optimiser's package
+    is not installed.
     """
     hidden = [
-        module.weight
+        p
         for name, module in model.named_modules()
-        if config.optimiser == "muon" and isinstance(module, nn.Linear) and "blocks." in name
+        if config.optimiser == "muon" and isinstance(module, nn.Linear | LowRank) and "blocks." in name
+        for p in module.parameters(recurse=False)
+        if p.requires_grad and p.ndim == 2
     ]
     chosen = {id(p) for p in hidden}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
@@ -51,7 +55,7 @@ def make_optimisers(model: nn.Module, config: LoopConfig) -> list[Optimizer]:
         {"params": params, "lr": config.learning_rate * factor, "weight_decay": decay}
         for (factor, decay), params in groups.items()
     ]
-    optimisers = [named(config.optimiser, rows, config)]
+    optimisers = [named(config.optimiser, rows, config)] if rows else []
     if hidden:
         optimisers.append(
             torch.optim.Muon(hidden, lr=config.muon_learning_rate, weight_decay=config.weight_decay)
