@@ -41,7 +41,9 @@ def new_questions(shape: str, n: int) -> list[Question]:
     return made
 
 
-def right(pipeline: Pipeline, exam: Sequence[Question], folder: Path, profile: str) -> list[dict[str, Any]]:
+def right(
+    pipeline: Pipeline, exam: Sequence[Question], folder: Path, profile: str, seconds: float
+) -> list[dict[str, Any]]:
     """Of each question what was asked for and what its clip shows."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
@@ -73,14 +75,15 @@ def main() -> None:
     parser.add_argument("--new", type=int, default=50)
     parser.add_argument("--old", type=int, default=100)
     parser.add_argument("--profile", default="fast", help="that the clips are made with")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of the clips")
     parser.add_argument("--result", type=Path, help="file for the figures, beside the terminal")
     parser.add_argument("options", nargs="*", help="of linnet train lora, after --")
     options = parser.parse_args()
-    clips, run = options.folder / f"{options.shape}es", options.folder / "run"
+    clips, run = options.folder / "clips", options.folder / "run"
     if not clips.exists():
         draw_example(clips, options.shape)
     result: dict[str, Any] = {"shape": options.shape, "threads": options.threads, "options": options.options}
-    result |= {"profile": options.profile, "load": list(os.getloadavg())}
+    result |= {"profile": options.profile, "seconds": options.seconds, "load": list(os.getloadavg())}
     file = run / "run.safetensors"
     if not file.exists():
         words = [sys.executable, "-m", "linnet", "train", "lora", clips, "--model", "seedling"]
@@ -94,12 +97,18 @@ def main() -> None:
         print(json.dumps(result), flush=True)
     pipeline = linnet.load("seedling", device="cpu", threads=options.threads)
     old = questions(options.old, held_out=False)
-    before = right(pipeline, old, options.folder / "before", options.profile)
+    before = right(pipeline, old, options.folder / "before", options.profile, options.seconds)
     saved = read_lora(file, parameter_shapes(pipeline.model.transformer))
     pipeline.model.learn_words(saved.words)
     apply_lora(pipeline.model.transformer, saved.weights)
-    new = right(pipeline, new_questions(options.shape, options.new), options.folder / "new", options.profile)
-    after = right(pipeline, old, options.folder / "after", options.profile)
+    new = right(
+        pipeline,
+        new_questions(options.shape, options.new),
+        options.folder / "new",
+        options.profile,
+        options.seconds,
+    )
+    after = right(pipeline, old, options.folder / "after", options.profile, options.seconds)
     remove_lora(pipeline.model.transformer)
     attributes = ("", "shape", "colour", "motion")
     result |= {

@@ -10,8 +10,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from typer.testing import CliRunner
 
 import linnet
+from linnet.cli import app
 from linnet.direct.storyboard import read_storyboard
 from linnet.errors import InvalidInput, WeightsError
 from linnet.loras import LoraUse, parse_lora
@@ -175,6 +177,12 @@ def test_the_plan_counts_what_a_lora_takes(tiny_model: Path, lora: Path) -> None
     numbers = sum(tensor.numel() for tensor in tensors_of(lora))
     difference = [b.tensor_bytes - a.tensor_bytes for a, b in zip(plain.stages, more.stages, strict=True)]
     assert difference == [4 * numbers] * len(difference)
+
+    words = ["plan", "--weights", str(tiny_model), "--seconds", "0.5", "--json"]
+    without, with_it = (
+        json.loads(CliRunner().invoke(app, [*words, *loras]).stdout) for loras in ([], ["--lora", str(lora)])
+    )
+    assert with_it["peak_system_bytes"] > without["peak_system_bytes"]
 
 
 def tensors_of(path: Path) -> list[Tensor]:

@@ -36,6 +36,7 @@ from linnet.plan.machine import Machine
 from linnet.plan.plan import Plan
 from linnet.plan.refusal import TooLarge
 from linnet.plan.workload import SizedModel
+from linnet.prepare import loras_of
 from linnet.profiles import choose_profile
 from linnet.request import check_dtype, check_profile, make_request
 from linnet.runtime.machine import check_asked, refuse_early, resolve_machine
@@ -71,6 +72,10 @@ def plan(
     weights: Weights = None,
     compiled: Compile = None,
     fp8: Fp8 = None,
+    loras: Annotated[
+        list[str] | None,
+        option("lora", "A LoRA that the clip is to be made with; may be repeated.", metavar="FILE"),
+    ] = None,
     measure: Annotated[
         bool,
         option("measure", "Measure the speed of this device first. It takes some seconds and is remembered."),
@@ -100,7 +105,9 @@ def plan(
         note(line)
     compiled = chosen.compiled if compiled is None else compiled
     fp8 = chosen.fp8 if fp8 is None else fp8
-    request = make_request(spec, prompt=prompt or "any", **chosen.settings)
+    resolved = loras_of(spec, lambda: resolve(spec, weights=weights), loras or None)
+    settings: dict[str, Any] = {**chosen.settings, **({"loras": resolved.uses} if resolved else {})}
+    request = make_request(spec, prompt=prompt or "any", **settings)
     files = files_here(spec, weights)
     sized = SizedModel.of(spec, files)
     try:
