@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from linnet import media
-from linnet.runtime.pixels import arriving
+from linnet.runtime.outputs import arriving
 
 WIDTH, HEIGHT, FPS, AT_ONCE = 640, 360, 24, 4
 DECODE = 0.12  # seconds of convolutions for four frames, at least

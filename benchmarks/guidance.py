@@ -25,7 +25,7 @@ from linnet.evaluate.adherence import questions
 from linnet.geometry import Size, frames_for, latent_grid
 from linnet.request import Request, make_request
 from linnet.sampling import denoise
-from linnet.sampling.guidance import apg
+from linnet.sampling.denoise import apg
 
 CHUNK = 64  # tokens
 

@@ -122,8 +122,8 @@ def write_tokenizer(folder: Path) -> None:
 
 def one_clip(folder: Path, frames: int, steps: int) -> None:
     """The measured process."""
+    from linnet.clip import Progress
     from linnet.pipeline import Pipeline
-    from linnet.progress import Progress
     from linnet.request import make_request
     from linnet.runtime.machine import resolve_machine
     from linnet.weights.store import resolve

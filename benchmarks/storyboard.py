@@ -33,7 +33,8 @@ from jaxtyping import UInt8
 
 import linnet
 from linnet import media
-from linnet.data.synthetic import HEIGHT, MOTION_WORDS, WIDTH, Scene
+from linnet.data.known import MOTION_WORDS
+from linnet.data.synthetic import HEIGHT, WIDTH, Scene
 from linnet.direct.film import render
 from linnet.direct.storyboard import read_storyboard
 from linnet.evaluate.adherence import questions

@@ -11,8 +11,7 @@ import pytest
 from linnet.catalog import SEEDLING
 from linnet.cli import terminal
 from linnet.cli.terminal import Stage
-from linnet.clip import Clip
-from linnet.progress import Progress
+from linnet.clip import Clip, Progress
 from linnet.request import make_request
 
 

@@ -13,10 +13,9 @@ import torch
 import linnet
 from linnet import media
 from linnet.catalog import SEEDLING
-from linnet.clip import Clip
+from linnet.clip import Clip, Progress
 from linnet.evaluate.parse import parse
 from linnet.pipeline import Pipeline
-from linnet.progress import Progress
 from linnet.request import make_request
 from linnet.weights.files import fingerprint
 from linnet.weights.store import resolve

@@ -17,10 +17,9 @@ if sys.platform == "linux":
 
 if TYPE_CHECKING:
     from linnet.api import edit, extend, frames, generate, grid, load, refine, storyboard
-    from linnet.clip import Clip
+    from linnet.clip import Clip, Progress
     from linnet.errors import Cancelled, InvalidInput, LinnetError, WeightsError
     from linnet.pipeline import Pipeline
-    from linnet.progress import Progress
     from linnet.request import Request, make_request
 
 __version__ = "0.1.0"

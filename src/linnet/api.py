@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar, Unpack, cast, overload
 
 from linnet.catalog import find
-from linnet.clip import Clip
+from linnet.clip import Clip, Image, Progress, Watch, ignore
 from linnet.direct.film import Film
 from linnet.direct.grid import MOST, Grid
 from linnet.errors import InvalidInput
@@ -31,7 +31,6 @@ from linnet.prepare_direct import (
     prepare_grid,
     prepare_refine,
 )
-from linnet.progress import Image, Progress, Watch, ignore
 from linnet.request import DtypeChoice, check_dtype, check_names, check_text
 from linnet.weights.store import default_model
 

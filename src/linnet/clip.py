@@ -1,13 +1,51 @@
-"""A finished video and the record that it carries."""
+"""What comes back: the progress of a run, and the finished video with the record that it carries."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, NoReturn, Self
 
-from linnet.errors import InvalidInput
+import numpy as np
+from jaxtyping import UInt8
+
+from linnet.errors import Cancelled, InvalidInput
 from linnet.request import Request
+
+Image = UInt8[np.ndarray, "H W 3"]
+
+
+Stage = Literal["load", "encode", "text", "compile", "denoise", "decode"]
+BEFORE = (
+    "load",
+    "encode",
+    "compile",
+)  # stages that come between the others, and only where something is not ready
+
+
+@dataclass(frozen=True)
+class Progress:
+    """`done` of `total` parts of a stage; while denoising, `preview` decodes what the first frame will look like.
+    With a `note`, words for a person, it tells of that alone. `part`: of the model, of which weights are read."""
+
+    stage: Stage
+    done: int
+    total: int
+    preview: Callable[[], Image] | None = None
+    note: str = ""
+    part: str = ""
+
+    def cancel(self) -> NoReturn:
+        """Stop the run, in whose caller it raises Cancelled."""
+        raise Cancelled("cancelled; no file of this clip was written")
+
+
+Watch = Callable[[Progress], object]  # whose result does not matter
+
+
+def ignore(progress: Progress) -> None:
+    """Watch nothing."""
+
 
 GENERATED = "AI-generated video"
 LONGEST_SLUG = 120  # bytes: with the seed, the ending and a temporary name, within a file system's 255

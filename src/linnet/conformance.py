@@ -27,9 +27,8 @@ from linnet.models.latents import LatentSpace
 from linnet.models.tae import TAE, TAEConfig
 from linnet.models.transformer import Transformer, TransformerConfig
 from linnet.models.vae import VAE, VAEConfig
-from linnet.sampling.denoise import Guidance, GuidedVelocity, denoise
+from linnet.sampling.denoise import Guidance, GuidedVelocity, apg, denoise
 from linnet.sampling.flow import noise, sigmas
-from linnet.sampling.guidance import apg
 
 M = TypeVar("M", bound=nn.Module)
 

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from linnet.catalog import ModelSpec
+from linnet.clip import Progress, Watch, ignore
 from linnet.errors import DeviceLost, InvalidInput, one_line
 from linnet.loras import LoraUse
 from linnet.models.latents import LatentSpace, linum_v2_latents
@@ -26,7 +27,6 @@ from linnet.plan.execution import NOTHING_FIXED, ExecutionConfig, FixedExecution
 from linnet.plan.machine import Machine
 from linnet.plan.plan import Plan
 from linnet.plan.workload import SizedModel, Stage
-from linnet.progress import Progress, Watch, ignore
 from linnet.request import Request
 from linnet.runtime.device import check_format, free_memory, is_gone, out_of_memory
 from linnet.runtime.machine import with_free_memory

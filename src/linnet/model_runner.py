@@ -14,17 +14,16 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from linnet.clip import Image, Progress, Watch, ignore
 from linnet.geometry import FRAMES_PER_LATENT, frames_of, latent_grid, latents_in, token_count
 from linnet.loaded_model import LoadedModel
 from linnet.models.attention import Attend, attend
 from linnet.models.transformer import TextContext
 from linnet.plan.execution import PREVIEW_TILING, Tiling
 from linnet.plan.passes import denoised, in_one_batch, latents_at_once, windows_of
-from linnet.progress import Image, Progress, Watch, ignore
 from linnet.request import Request
 from linnet.runtime.attention import Work, choose, way_of
-from linnet.runtime.finite import finite_steps, is_finite, not_finite
-from linnet.runtime.pixels import arriving
+from linnet.runtime.outputs import arriving, finite_steps, is_finite, not_finite
 from linnet.sampling import flow
 from linnet.sampling.denoise import (
     Guidance,

@@ -12,14 +12,13 @@ import torch
 
 from linnet import __version__, media
 from linnet.catalog import ModelSpec
-from linnet.clip import Clip
+from linnet.clip import Clip, Image, Progress, Watch, ignore
 from linnet.filesystem import StrPath, as_path
 from linnet.loaded_model import LoadedModel
 from linnet.model_runner import Frames, Latents, ModelRunner, after
 from linnet.plan.execution import NOTHING_FIXED, ExecutionConfig, as_asked
 from linnet.plan.machine import Machine
 from linnet.plan.plan import Plan
-from linnet.progress import Image, Progress, Watch, ignore
 from linnet.request import Request
 from linnet.runtime.device import free_memory, out_of_memory
 from linnet.runtime.machine import check_asked, occupy, resolve_machine

@@ -20,10 +20,10 @@ from linnet.request import DtypeChoice, Request, RequestSettings, make_request
 from linnet.weights.store import ModelFiles, default_model, model_in, model_of, resolve
 
 if TYPE_CHECKING:
+    from linnet.clip import Image, Watch
     from linnet.direct.conditions import Conditioning, Conditions
     from linnet.pipeline import Pipeline
     from linnet.profiles import ChosenProfile
-    from linnet.progress import Image, Watch
     from linnet.weights.resolve_loras import ResolvedLoras
 
 Tell = Callable[[str], object]  # hears a line for a person
@@ -219,7 +219,7 @@ class PreparedClips:
         yield from self.pipeline.frames(conditioning.plan, watch=watch, sampler=conditioning.sampler)
 
     def _conditioning(self, plan: Plan, watch: "Watch", tell: Tell) -> "Conditioning":
-        from linnet.progress import Progress
+        from linnet.clip import Progress
 
         def tick() -> None:
             watch(Progress("encode", 0, 1))

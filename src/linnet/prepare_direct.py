@@ -31,13 +31,13 @@ from linnet.request import LONGEST_SECONDS, ProfileName, Request, make_request
 from linnet.weights.store import resolve
 
 if TYPE_CHECKING:
+    from linnet.clip import Watch
     from linnet.direct.conditions import Conditioning
     from linnet.direct.film import Film
     from linnet.direct.footage import Source
     from linnet.direct.grid import Grid
     from linnet.direct.storyboard import Storyboard
     from linnet.pipeline import Pipeline
-    from linnet.progress import Watch
     from linnet.weights.resolve_loras import ResolvedLoras
 
 

@@ -11,19 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from linnet.data.known import BACKGROUNDS, COLOURS, MOTION_WORDS, SHAPES, SIZE_WORDS
 from linnet.data.synthetic import (
-    BACKGROUNDS,
-    COLOURS,
     FPS,
     FULL,
     HEIGHT,
     HELD_OUT,
     HOP,
     HOP_SECONDS,
-    MOTION_WORDS,
     MOTIONS,
-    SHAPES,
-    SIZE_WORDS,
     SIZES,
     SPEED,
     SWELL,

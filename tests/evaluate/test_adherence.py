@@ -21,13 +21,11 @@ from typer.testing import CliRunner
 import linnet
 from linnet import media
 from linnet.catalog import SEEDLING
+from linnet.data.known import BACKGROUNDS, COLOURS, SHAPES
 from linnet.data.synthetic import (
-    BACKGROUNDS,
-    COLOURS,
     HEIGHT,
     HELD_OUT,
     MOTIONS,
-    SHAPES,
     SIZES,
     TRAINED,
     WIDTH,

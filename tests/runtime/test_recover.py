@@ -17,6 +17,7 @@ import linnet.sampling.denoise
 import linnet.sampling.solvers
 from linnet.catalog import SEEDLING
 from linnet.cli import app
+from linnet.clip import Progress
 from linnet.direct.edit import edit
 from linnet.direct.footage import open_source
 from linnet.direct.samplers import Edited
@@ -30,7 +31,6 @@ from linnet.pipeline import Pipeline
 from linnet.plan.budget import Budget
 from linnet.plan.execution import Waits
 from linnet.plan.plan import Plan
-from linnet.progress import Progress
 from linnet.request import make_request
 from linnet.runtime.machine import resolve_machine
 from linnet.weights.store import resolve

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from linnet.models.latents import linum_v2_latents
 from linnet.models.transformer import Transformer, TransformerConfig
-from linnet.sampling.denoise import Guidance, GuidedVelocity, denoise
+from linnet.sampling.denoise import Guidance, GuidedVelocity, apg, cfg, denoise
 from linnet.sampling.flow import add_noise, noise, sample_sigmas, shifted, sigmas, velocity_target
-from linnet.sampling.guidance import apg, cfg
 from linnet.sampling.solvers import euler
 
 SHAPE = (2, 16, 2, 3, 4)

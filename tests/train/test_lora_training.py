@@ -23,7 +23,7 @@ from linnet.cli import app
 from linnet.data.buckets import Bucket
 from linnet.data.encoded import Encoded
 from linnet.data.example import draw_example
-from linnet.data.synthetic import SHAPES
+from linnet.data.known import SHAPES
 from linnet.errors import InvalidInput
 from linnet.geometry import Size
 from linnet.models.lora import LoraShape, add_lora, apply_lora

@@ -40,6 +40,14 @@ COMMANDS = {
     "evaluate": "Measure how well a model follows its prompts.",
 }
 
+# What options were called before still works.
+RENAMED = {
+    "--reuse": "--step-cache",
+    "--span": "--local-attention",
+    "--onward": "--autoregressive",
+    "--together": "--joint",
+}
+
 # What typer raises when a command is mistyped; which module it lives in depends on typer's version.
 UsageError: Any = typer.BadParameter.__mro__[1]
 
@@ -56,9 +64,7 @@ class Group(TyperGroup):
         name = args[0]
         known = name.startswith("-") or self.get_command(ctx, name) is not None
         if known or ctx.resilient_parsing:  # the shell completes whatever is typed
-            return super().resolve_command(
-                ctx, args if ctx.resilient_parsing else translator().with_new_names(args)
-            )
+            return super().resolve_command(ctx, args if ctx.resilient_parsing else with_new_names(args))
         remedy = f"{translator().suggestion(name, self.list_commands(ctx))}see `{ctx.command_path} --help`"
         raise InvalidInput("command", name, "there is no such command", remedy)
 
@@ -111,6 +117,21 @@ class Commands(Group):
             if "torch" not in sys.modules or not translator().device_failed(error):
                 raise
             fail(f"error: {one_line(error)[:200]}; close other programs, or ask for less", 1)
+
+
+def with_new_names(words: Sequence[str]) -> list[str]:
+    """What was typed, with an option's name of today in the place of an earlier one, and a note about each."""
+    typed, renamed = list(words), dict[str, str]()
+    for index, word in enumerate(typed):
+        if word == "--":
+            break
+        name, equals, value = word.partition("=")
+        if name in RENAMED:
+            renamed[name] = RENAMED[name]
+            typed[index] = f"{RENAMED[name]}{equals}{value}"
+    for name, new in renamed.items():
+        print(f"{name} is now called {new}", file=sys.stderr)
+    return typed
 
 
 def fail(line: str, status: int) -> NoReturn:

@@ -28,7 +28,7 @@ from linnet.prepare_direct import GridSettings, prepare_grid
 from linnet.wording import format_count
 
 if TYPE_CHECKING:
-    from linnet.progress import Watch
+    from linnet.clip import Watch
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 

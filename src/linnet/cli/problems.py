@@ -1,6 +1,5 @@
 """What was typed wrong or went wrong, in the words of the command line: options in the place of fields."""
 
-import sys
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
@@ -9,14 +8,8 @@ from linnet.cli import COMMANDS
 from linnet.errors import InvalidInput, LinnetError, one_line
 from linnet.errors import with_fields as rewritten
 
-# Options whose names differ from those of the request's fields. What they were called before still works.
+# Options whose names differ from those of the request's fields.
 OPTION_OF = {"reuse": "step-cache", "span": "local-attention", "onward": "autoregressive"}
-RENAMED = {
-    "--reuse": "--step-cache",
-    "--span": "--local-attention",
-    "--onward": "--autoregressive",
-    "--together": "--joint",
-}
 
 
 def completion_item(word: str, help: str) -> Any:
@@ -26,21 +19,6 @@ def completion_item(word: str, help: str) -> Any:
     except ModuleNotFoundError:
         module = import_module("click.shell_completion")
     return module.CompletionItem(word, help=help)
-
-
-def with_new_names(words: Sequence[str]) -> list[str]:
-    """What was typed, with an option's name of today in the place of an earlier one, and a note about each."""
-    typed, renamed = list(words), dict[str, str]()
-    for index, word in enumerate(typed):
-        if word == "--":
-            break
-        name, equals, value = word.partition("=")
-        if name in RENAMED:
-            renamed[name] = RENAMED[name]
-            typed[index] = f"{RENAMED[name]}{equals}{value}"
-    for name, new in renamed.items():
-        print(f"{name} is now called {new}", file=sys.stderr)
-    return typed
 
 
 def with_options(error: InvalidInput) -> str:

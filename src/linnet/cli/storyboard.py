@@ -28,9 +28,9 @@ from linnet.prepare_direct import LoadAndLoras, prepare_film
 from linnet.wording import format_count
 
 if TYPE_CHECKING:
+    from linnet.clip import Watch
     from linnet.direct.storyboard import Storyboard
     from linnet.pipeline import Pipeline
-    from linnet.progress import Watch
 
 app = typer.Typer(
     cls=Group, add_completion=False, rich_markup_mode=None, help="Make a film of several shots."

@@ -18,7 +18,7 @@ from linnet.wording import format_bytes as format_bytes
 from linnet.wording import format_duration, format_pace, format_seconds
 
 if TYPE_CHECKING:
-    from linnet.progress import Progress, Watch
+    from linnet.clip import Progress, Watch
 
 SLOW = 5.0  # seconds in one step, from which on they are told
 AHEAD = 0.95  # of a step that is under way: no more is shown until it is done

@@ -4,9 +4,8 @@ import random
 from pathlib import Path
 
 from linnet import media
+from linnet.data.known import BACKGROUNDS, COLOURS
 from linnet.data.synthetic import (
-    BACKGROUNDS,
-    COLOURS,
     FPS,
     HEIGHT,
     MOTIONS,

@@ -10,11 +10,48 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from linnet.catalog import CATALOG, SEEDLING, ModelSpec
-from linnet.data.synthetic import BACKGROUNDS, COLOURS, MOTION_WORDS, PLACES, SHAPES, SIZE_WORDS
 from linnet.errors import InvalidInput
 from linnet.models.text import Tokenizer
 from linnet.records import check_seen
 from linnet.wording import in_a_row, nearest
+
+# Of the synthetic dataset (see `synthetic`); colours are RGB in 0..255.
+SHAPES = ("square", "triangle", "star", "heart", "moon")
+COLOURS = {
+    "red": (222, 40, 44),
+    "orange": (246, 138, 22),
+    "yellow": (250, 222, 50),
+    "green": (40, 168, 72),
+    "blue": (44, 92, 226),
+    "purple": (136, 52, 186),
+    "pink": (248, 132, 190),
+    "white": (246, 246, 242),
+}
+BACKGROUNDS = {
+    "black": (20, 20, 26),
+    "gray": (128, 130, 134),
+    "white": (236, 236, 232),
+    "blue": (48, 84, 190),
+    "green": (44, 140, 76),
+    "brown": (112, 74, 46),
+}
+SIZE_WORDS = {"small": ("small", "little", "tiny"), "large": ("large", "big", "huge")}
+MOTION_WORDS = {  # (says what it does, doing it)
+    "left": (("moves left", "moving left"), ("slides to the left", "sliding to the left")),
+    "right": (("moves right", "moving right"), ("slides to the right", "sliding to the right")),
+    "up": (("moves up", "moving up"), ("rises", "rising")),
+    "down": (("moves down", "moving down"), ("falls", "falling")),
+    "spins": (("spins", "spinning"), ("rotates", "rotating")),
+    "grows": (("grows", "growing"), ("gets bigger", "getting bigger")),
+    "shrinks": (("shrinks", "shrinking"), ("gets smaller", "getting smaller")),
+    "bounces": (("bounces", "bouncing"), ("hops", "hopping")),
+    "still": (("stays still", "staying still"), ("does not move", "not moving")),
+}
+PLACES = (
+    ("at the top left", "at the top", "at the top right"),
+    ("on the left", "in the middle", "on the right"),
+    ("at the bottom left", "at the bottom", "at the bottom right"),
+)
 
 NAME = SEEDLING.name
 LARGE = next(spec.name for spec in CATALOG.values() if not spec.closed_vocabulary)

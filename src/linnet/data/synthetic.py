@@ -19,29 +19,12 @@ from itertools import product
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from linnet.data.known import BACKGROUNDS, COLOURS, MOTION_WORDS, PLACES, SHAPES, SIZE_WORDS
+
 WIDTH, HEIGHT, FPS = 128, 72, 24
 
-SHAPES = ("square", "triangle", "star", "heart", "moon")
 NEW_SHAPES = ("cross", "circle")  # which seedling does not know: to teach it something
-COLOURS = {
-    "red": (222, 40, 44),
-    "orange": (246, 138, 22),
-    "yellow": (250, 222, 50),
-    "green": (40, 168, 72),
-    "blue": (44, 92, 226),
-    "purple": (136, 52, 186),
-    "pink": (248, 132, 190),
-    "white": (246, 246, 242),
-}
 SIZES = {"small": 18.0, "large": 28.0}  # side of the square of the same area
-BACKGROUNDS = {
-    "black": (20, 20, 26),
-    "gray": (128, 130, 134),
-    "white": (236, 236, 232),
-    "blue": (48, 84, 190),
-    "green": (44, 140, 76),
-    "brown": (112, 74, 46),
-}
 MOTIONS = ("left", "right", "up", "down", "spins", "grows", "shrinks", "bounces", "still")
 
 SPEED = {
@@ -189,13 +172,6 @@ def lasts(motion: str) -> float:
 def at_rest(scene: Scene, frame: int) -> bool:
     """Whether nothing changes from that frame of a scene on."""
     return scene.motion == "still" or (scene.motion in SWELL and frame >= SWELL_SECONDS * FPS)
-
-
-PLACES = (
-    ("at the top left", "at the top", "at the top right"),
-    ("on the left", "in the middle", "on the right"),
-    ("at the bottom left", "at the bottom", "at the bottom right"),
-)
 
 
 def place_of(x: float, y: float) -> str:
@@ -348,18 +324,6 @@ def render(scene: Scene, frames: int, *, start: int = 0) -> UInt8[np.ndarray, "F
 
 # --- what it is called ----------------------------------------------------------------------------------------------
 
-SIZE_WORDS = {"small": ("small", "little", "tiny"), "large": ("large", "big", "huge")}
-MOTION_WORDS = {  # (says what it does, doing it)
-    "left": (("moves left", "moving left"), ("slides to the left", "sliding to the left")),
-    "right": (("moves right", "moving right"), ("slides to the right", "sliding to the right")),
-    "up": (("moves up", "moving up"), ("rises", "rising")),
-    "down": (("moves down", "moving down"), ("falls", "falling")),
-    "spins": (("spins", "spinning"), ("rotates", "rotating")),
-    "grows": (("grows", "growing"), ("gets bigger", "getting bigger")),
-    "shrinks": (("shrinks", "shrinking"), ("gets smaller", "getting smaller")),
-    "bounces": (("bounces", "bouncing"), ("hops", "hopping")),
-    "still": (("stays still", "staying still"), ("does not move", "not moving")),
-}
 FULL = (
     "{a} {size} {colour} {shape} {does} on {b} {background} background",
     "{a} {size} {colour} {shape} {doing} on {b} {background} background",

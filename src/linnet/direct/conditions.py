@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
 from linnet.catalog import find
-from linnet.clip import Clip
+from linnet.clip import Clip, Progress, Watch, ignore
 from linnet.direct.colours import graded, look_up_table
 from linnet.direct.footage import Fit, Frame, Source, open_source, read_image_and_notes
 from linnet.direct.samplers import Edited, Renoised, check_strength, levels_left
@@ -20,7 +20,6 @@ from linnet.inputs.refusals import legibly
 from linnet.pipeline import Pipeline
 from linnet.plan.passes import DRAFT_STEPS, DRAFT_STRENGTH
 from linnet.plan.plan import Plan
-from linnet.progress import Progress, Watch, ignore
 from linnet.request import Request, no_guidance
 from linnet.sampling import flow
 from linnet.sampling.denoise import Latents, Sampler

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from linnet import media
-from linnet.clip import Clip
+from linnet.clip import Clip, Watch, ignore
 from linnet.direct.conditions import check_whole, fingerprint
 from linnet.direct.footage import Fit, Source, on_the_grid, open_source
 from linnet.errors import InvalidInput
@@ -26,7 +26,6 @@ from linnet.inputs.reader import Tick, nothing
 from linnet.inputs.refusals import REENCODE
 from linnet.pipeline import Pipeline
 from linnet.plan.plan import Plan
-from linnet.progress import Watch, ignore
 from linnet.request import Request
 from linnet.sampling.keep_frames import KeptFrames
 

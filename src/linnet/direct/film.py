@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from linnet import __version__, media
-from linnet.clip import GENERATED
+from linnet.clip import GENERATED, Watch, ignore
 from linnet.direct.morph import sample
 from linnet.direct.sheet import Cell, check_sheet, moments, small
 from linnet.direct.sheet import write_sheet as write_cells
@@ -30,7 +30,6 @@ from linnet.filesystem import check_folder, make_folder, sweep
 from linnet.geometry import format_seconds
 from linnet.pipeline import Pipeline
 from linnet.plan.passes import denoised
-from linnet.progress import Watch, ignore
 from linnet.request import Request
 from linnet.sampling.denoise import Sampler, denoise
 from linnet.sampling.keep_frames import KeptFrames

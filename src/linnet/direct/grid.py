@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from linnet import __version__, media
-from linnet.clip import GENERATED, Clip
+from linnet.clip import GENERATED, Clip, Watch, ignore
 from linnet.direct.sheet import Cell, check_sheet, moments, mosaic, mosaic_size, small
 from linnet.direct.sheet import write_sheet as write_cells
 from linnet.errors import InvalidInput
@@ -17,7 +17,6 @@ from linnet.geometry import Size
 from linnet.inputs.reader import read_metadata
 from linnet.pipeline import Pipeline
 from linnet.plan.plan import Plan
-from linnet.progress import Watch, ignore
 from linnet.request import Request
 
 MOST = 100  # drafts: with more, none is large enough to be seen

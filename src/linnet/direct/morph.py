@@ -14,13 +14,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from linnet.clip import Watch, ignore
 from linnet.geometry import latents_in
 from linnet.model_runner import ModelRunner
 from linnet.models.transformer import TextContext
 from linnet.plan.passes import Windows, windows_of
-from linnet.progress import Watch, ignore
 from linnet.request import Request
-from linnet.runtime.finite import finite_steps
+from linnet.runtime.outputs import finite_steps
 from linnet.sampling import flow
 from linnet.sampling.denoise import Model, Sampler, Step, denoise
 from linnet.sampling.solvers import SOLVERS

@@ -17,7 +17,8 @@ from PIL import Image
 
 from linnet import media
 from linnet.data import synthetic
-from linnet.data.synthetic import COLOURS, FPS, SPEED, TRAINED, Scene
+from linnet.data.known import COLOURS
+from linnet.data.synthetic import FPS, SPEED, TRAINED, Scene
 from linnet.direct.conditions import Conditioning, Conditions
 from linnet.direct.edit import STRENGTH, edit
 from linnet.direct.extend import extend, open_old, seen_of

@@ -19,7 +19,7 @@ from linnet.models.text import T5Config, T5Encoder, t5_xxl
 from linnet.plan.host import cache_folder
 from linnet.plan.memory import SMALL_TEXT, count
 from linnet.records import read_object
-from linnet.runtime.finite import is_finite, not_finite
+from linnet.runtime.outputs import is_finite, not_finite
 from linnet.weights.files import Header, damaged, fingerprint, shards
 from linnet.weights.load import config_as, fill, matched
 

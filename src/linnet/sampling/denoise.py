@@ -1,4 +1,5 @@
-"""From noise to latents. The loop is a generator: progress, previews and cancelling belong to its consumer.
+"""From noise to latents, guided away from the negative prompt. The loop is a generator: progress, previews and
+cancelling belong to its consumer.
 
 Axes: B batch, C channels, T frames, t frames of a part, H and W rows and columns of the latents.
 """
@@ -15,7 +16,6 @@ from linnet.models.transformer import TextContext
 from linnet.plan.passes import step_at
 from linnet.request import no_guidance
 from linnet.sampling.flow import TIMESTEPS
-from linnet.sampling.guidance import apg, cfg, steady_state
 from linnet.sampling.solvers import START, Solver, euler
 
 Latents = Float[Tensor, "B C T H W"]
@@ -57,6 +57,60 @@ def denoise(
         yield Step(index, count, float(sigmas[index + 1]), latents, history.denoised[0])
 
 
+# --- guidance: away from the negative prompt --------------------------------------------------------------------------
+
+SMALLEST = 1e-24  # squared length below which a velocity has no direction
+
+
+def cfg(cond: Latents, uncond: Latents, scale: float) -> Latents:
+    """Ho & Salimans, arXiv 2207.12598. A scale of 1 gives `cond`."""
+    return torch.lerp(uncond, cond, scale)
+
+
+def apg(
+    cond: Latents,
+    uncond: Latents,
+    momentum_buffer: Latents | None,
+    *,
+    scale: float,
+    momentum: float,
+    eta: float,
+    rescale: float,
+) -> tuple[Latents, Latents]:
+    """Adaptive projected guidance: the guided velocity, and the running difference to hand to the next step.
+
+    Sadat et al., arXiv 2410.02416, as Linum applies it: to velocities, the norm taken frame by frame and
+    bounded by `rescale` (0: unbounded), a scale of 0 giving `cond`. `eta` is the share kept of what points
+    along `cond`, the part that oversaturates; a negative `momentum` damps what repeats. The first step's
+    `running` is None. Computed in the tensors' dtype: float32 is enough (benchmarks/guidance.py).
+    """
+    momentum_buffer = cond - uncond if momentum_buffer is None else cond - uncond + momentum * momentum_buffer
+    difference = momentum_buffer
+    if rescale > 0:
+        norm = difference.square().sum((1, 3, 4), keepdim=True).sqrt()
+        difference = difference * (rescale / norm).clamp(max=1)
+    parallel = dot(difference, cond) / dot(cond, cond).clamp(min=SMALLEST) * cond
+    orthogonal = difference - parallel
+    return cond + scale * (orthogonal + eta * parallel), momentum_buffer
+
+
+def steady_state(difference: Latents, momentum: float) -> Latents:
+    """The running difference to start from so that, as long as `difference` stays, it does not change: its limit.
+
+    Momentum counts steps, not noise levels. From its start it swings about this limit (for -0.75: 1, 0.25, 0.81, 0.39,
+    ... of the difference, and the limit is 0.57), and each swing is a change of the velocity that is not the flow's.
+    In many small steps of Euler's the swings even out. In few they do not, and a multistep solver takes them for the
+    flow's own and continues them: the clip is spoilt. At the limit, guidance is as strong as momentum makes it on
+    average.
+    """
+    return difference / (1 - momentum)
+
+
+def dot(a: Latents, b: Latents) -> Float[Tensor, "B 1 1 1 1"]:
+    """Of each sample. Torch sums in pairs, so that float32 loses nothing over millions of numbers, as its norms do."""
+    return (a * b).flatten(1).sum(1).view(-1, 1, 1, 1, 1)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Guidance:
     """How strongly, and how, to steer away from the negative prompt; rescale, momentum and eta are APG's alone.
@@ -65,7 +119,7 @@ class Guidance:
     of the work there (Kynkaanniemi et al., arXiv 2404.07724). APG's running difference then rests: it begins at the
     first level within and counts steered steps alone.
 
-    `steady`: APG's momentum is at its limit from the first step on (see `sampling.guidance.steady_state`), as solvers
+    `steady`: APG's momentum is at its limit from the first step on (see `steady_state`), as solvers
     need it that look back.
     """
 

@@ -15,6 +15,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from linnet.api import load
+from linnet.clip import BEFORE, Progress
 from linnet.direct.conditions import Conditions
 from linnet.errors import InvalidInput
 from linnet.inputs.reader import Tick, nothing
@@ -23,7 +24,6 @@ from linnet.multi_gpu import attach
 from linnet.pipeline import Pipeline, timed
 from linnet.prepare import prepare_loaded
 from linnet.profiles import record_of
-from linnet.progress import BEFORE, Progress
 from linnet.request import Request, check_dtype, make_request
 from linnet.serve.jobs import InputReference
 from linnet.serve.uploads import check_clip

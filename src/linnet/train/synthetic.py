@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from linnet.data.cache import LatentCache
-from linnet.data.synthetic import BACKGROUNDS, COLOURS, Scene, at_rest, caption
+from linnet.data.known import BACKGROUNDS, COLOURS
+from linnet.data.synthetic import Scene, at_rest, caption
 from linnet.errors import InvalidInput
 from linnet.geometry import FRAMES_PER_LATENT
 from linnet.models.text import Tokenizer
