@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from linnet.runtime.loras import LorasInUse
     from linnet.runtime.stream import BlockStream
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -391,9 +392,13 @@ class LoadedModel:
             self.shrunk = stage
             self._shrink(self.following, stage, watch)
 
-    def retrying(self, stage: Stage, run: Callable[..., T], watch: Watch) -> Callable[..., T]:
+    def retrying(self, stage: Stage, run: Callable[P, T], watch: Watch) -> Callable[P, T]:
         """`run`, each call of which has another try."""
-        return lambda *given: self.retry_on_oom(stage, partial(run, *given), watch)
+
+        def tried(*given: P.args, **more: P.kwargs) -> T:
+            return self.retry_on_oom(stage, partial(run, *given, **more), watch)
+
+        return tried
 
     def _shrink(self, plan: Plan, stage: Stage, watch: Watch) -> None:
         """Unload, and go on by a plan that takes less in this stage."""

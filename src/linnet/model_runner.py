@@ -29,11 +29,13 @@ from linnet.sampling.denoise import (
     Guidance,
     GuidedVelocity,
     Model,
+    Retrying,
     Sampler,
     Step,
     Velocity,
     denoise,
     levels_between,
+    per_clip,
 )
 from linnet.sampling.solvers import MULTISTEP, SOLVERS
 
@@ -121,12 +123,16 @@ class ModelRunner:
         """One pass of the transformer on this device, a `Run` whose last argument may be left out."""
         attention, model = self.attend(request), self.model
 
-        def run(
-            latents: Latents, timestep: Float[Tensor, "B"], text: TextContext, share: "Share" = None
-        ) -> Latents:
+        def run(latents: Latents, timestep: float, text: TextContext, share: "Share" = None) -> Latents:
             transformer, chunk = model.transformer, model.execution.token_chunk
             return transformer(
-                latents, timestep, text, blocks=model.blocks, token_chunk=chunk, share=share, attend=attention
+                latents,
+                per_clip(timestep, latents),
+                text,
+                blocks=model.blocks,
+                token_chunk=chunk,
+                share=share,
+                attend=attention,
             )
 
         return run
@@ -175,7 +181,7 @@ class ModelRunner:
         apart = self.processes.apart(model, **parts) if self.processes else None
         guided = apart or GuidedVelocity(model=model, **parts)
 
-        def steer(latents: Latents, timestep: Float[Tensor, "B"]) -> Latents:
+        def steer(latents: Latents, timestep: float) -> Latents:
             # Asked each time: since memory ran out, a smaller plan may be followed.
             guided.batched = batched and not apart and in_one_batch(self.model.spec, self.model.execution)
             return guided(latents, timestep)
@@ -199,6 +205,10 @@ class ModelRunner:
         always = (request.guidance_from, request.guidance_until) == (0.0, 1.0)
         return request.solver in MULTISTEP or (always and request.steps < self.model.spec.momentum_steps)
 
+    def retrying(self, watch: Watch = ignore) -> Retrying:
+        """For samplers: what runs out of memory is tried again by a smaller plan."""
+        return partial(self.model.retrying, "denoise", watch=watch)
+
     def sample(
         self,
         request: Request,
@@ -217,10 +227,10 @@ class ModelRunner:
         seeds = [request.seed] if seeds is None else seeds
         self.model.offload_autoencoder()  # whatever used it so far
         sigmas = flow.levels_of(request)
-        solver = self.model.retrying("denoise", SOLVERS[request.solver], watch)
+        solver, retrying = SOLVERS[request.solver], self.retrying(watch)
         whole, shown = denoised(self.model.spec, request), latents_in(request.frames)
         fresh, windows = self.velocities(whole, sigmas, watch), windows_of(whole)
-        noise = self.noise(whole, seeds)
+        noise = retrying(self.noise)(whole, seeds)
         runs: list[list[int]] = []  # the steps that each of them left out
 
         def run() -> Velocity:
@@ -235,10 +245,11 @@ class ModelRunner:
                 "given": kept_frames.frames,
                 "resampling_steps": kept_frames.resampling_steps,
                 "seed": request.seed,
+                "retrying": retrying,
             }
             steps = autoregressive(run, noise, sigmas, solver, windows, **kept)
         else:
-            steps = sampler(run(), noise, sigmas, solver)
+            steps = sampler(run(), noise, sigmas, solver, retrying)
         for step in finite_steps(steps, self.model.files.transformer):
             if sampler is not denoise:
                 step = replace(step, latents=step.latents[:, :, :shown], denoised=step.denoised[:, :, :shown])

@@ -140,19 +140,19 @@ class PassHelper:
         text = TextContext(tuple(tensors[:half]), tuple(tensors[half:-1]), tensors[-1])
         self.texts = [*self.texts, text][-TEXTS:]
 
-    def forward(self, texts: list[int], latents: list[int], timestep: list[int]) -> bool:
+    def forward(self, texts: list[int], latents: list[int], timestep: float) -> bool:
         """Whether it had a part in the pass; its result is sent by `send`."""
         import torch
         from torch import distributed as dist
 
-        given = [torch.empty(shape, device=self.machine.device) for shape in (latents, timestep)]
-        for tensor in given:
-            dist.broadcast(tensor, src=0)
+        given = torch.empty(latents, device=self.machine.device)
+        dist.broadcast(given, src=0)
         group = self.groups.of(self.rank)
         if group >= len(texts):
             return False
         with torch.inference_mode():
-            self.result = self.run(given[0], given[1], self.texts[texts[group]], self.groups.shares[group])
+            text, share = self.texts[texts[group]], self.groups.shares[group]
+            self.result = self.run(given, timestep, text, share)
         return True
 
     def send(self) -> None:

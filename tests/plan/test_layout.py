@@ -66,7 +66,7 @@ def windows_run(request: Request) -> list[int]:
     """The latent frames of each pass in one step of a run, with a model that does nothing."""
     seen: list[int] = []
 
-    def model(latents: torch.Tensor, timestep: torch.Tensor, text: TextContext | None = None) -> torch.Tensor:
+    def model(latents: torch.Tensor, timestep: float, text: TextContext | None = None) -> torch.Tensor:
         seen.append(latents.shape[2])
         return torch.zeros_like(latents)
 
@@ -80,7 +80,7 @@ def windows_run(request: Request) -> list[int]:
         ):
             pass
     else:
-        Windowed(model, windows)(noise, torch.ones(1), NO_TEXT)
+        Windowed(model, windows)(noise, 1.0, NO_TEXT)
     return seen
 
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,22 +19,27 @@ import linnet.sampling.solvers
 from linnet.catalog import SEEDLING
 from linnet.cli import app
 from linnet.clip import Progress
+from linnet.direct import morph
 from linnet.direct.edit import edit
 from linnet.direct.footage import open_source
-from linnet.direct.samplers import Edited
+from linnet.direct.samplers import Edited, Renoised
 from linnet.errors import DeviceLost, InvalidInput
+from linnet.geometry import latent_grid
 from linnet.media import open_writer
-from linnet.model_runner import ModelRunner
 from linnet.models.tae import TAE
 from linnet.models.text import T5Encoder
-from linnet.models.transformer import Transformer
+from linnet.models.transformer import TextContext, Transformer
 from linnet.pipeline import Pipeline
 from linnet.plan.budget import Budget
 from linnet.plan.execution import Waits
 from linnet.plan.plan import Plan
-from linnet.request import make_request
+from linnet.request import Request, make_request
 from linnet.runtime.machine import resolve_machine
+from linnet.sampling import flow
+from linnet.sampling.denoise import Sampler, Step, denoise
+from linnet.sampling.keep_frames import KeptFrames
 from linnet.weights.store import resolve
+from tiny_models import draw
 
 REQUEST = make_request(SEEDLING, prompt="a red star spins", frames=5, steps=4, seed=3)
 FULL = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
@@ -125,36 +131,119 @@ def test_guidance_and_the_solver_have_another_try(
     assert len(tried) == REQUEST.steps + 1
 
 
-@pytest.mark.parametrize("guidance", [0.0, 3.0])
-def test_nothing_of_a_step_is_computed_outside_of_a_try(tiny_model: Path, guidance: float) -> None:
+def loops(pipeline: Pipeline) -> dict[str, Callable[[], Iterator[Step]]]:
+    """Every kind of loop from noise to latents."""
+    request = pipeline.settled(replace(REQUEST, steps=4))
+    onward = pipeline.settled(make_request(SEEDLING, like=request, frames=77))
+    channels, *grid = pipeline.model.transformer_config.channels, *latent_grid(5, request.size)
+    clip, frame = draw(1, channels, *grid), draw(1, channels, *grid[1:], seed=2)
+    kept = KeptFrames(frames={0: frame}, seed=1, resampling_steps=2)
+
+    def run(request: Request, sampler: Sampler = denoise) -> Iterator[Step]:
+        return pipeline.runner.sample(request, sampler=sampler)
+
+    def edited() -> Iterator[Step]:
+        levels = flow.levels_of(request)
+        source, one, two = (pipeline.runner.velocity(request, levels) for _ in range(3))
+        return run(request, Edited(clip=clip, source=source, strength=0.8, seed=1, plain=(one, two)))
+
+    return {
+        "continued": lambda: run(replace(request, reuse="3")),
+        "unguided": lambda: run(replace(request, reuse="hold:3", guidance=0.0, solver="unipc")),
+        "kept": lambda: run(request, kept),
+        "renoised": lambda: run(request, Renoised(clip=clip, strength=0.5)),
+        "edited": edited,
+        "onward": lambda: run(onward, kept),
+        "together": lambda: run(replace(onward, onward=False)),
+        "morph": lambda: morph.sample(pipeline.runner, [request, replace(request, prompt="a star")], [5]),
+    }
+
+
+class Scarce(TorchDispatchMode):
+    """Memory for what is as large as a latent frame runs out once at each place of each try, the model's own apart;
+    `outside` are places that no try is around."""
+
+    def __init__(self, pipeline: Pipeline, patch: pytest.MonkeyPatch) -> None:
+        super().__init__()
+        self.outside, self.failures = list[str](), 0
+        self.least = pipeline.runner.noise(replace(REQUEST, frames=1), [3]).numel()
+        self.tries: list[
+            list[int]
+        ] = []  # of each that is under way, the number of its attempt, and places so far
+        self.in_model = False
+        retry, forward = pipeline.model.retry_on_oom, Transformer.forward
+
+        def tried(stage: Any, run: Callable[[], Any], watch: Any) -> Any:
+            attempts = count(1)
+
+            def attempt() -> Any:
+                self.tries.append([next(attempts), 0])
+                try:
+                    return run()
+                finally:
+                    self.tries.pop()
+
+            return retry(stage, attempt, watch)
+
+        def forwarded(*given: Any, **more: Any) -> Any:
+            self.in_model = True
+            try:
+                return forward(*given, **more)
+            finally:
+                self.in_model = False
+
+        def shrink(*given: Any) -> None:
+            """Once would be the limit."""
+            self.failures, pipeline.model.shrunk = self.failures + 1, None
+
+        patch.setattr(pipeline.model, "retry_on_oom", tried)
+        patch.setattr(pipeline.model, "_shrink", shrink)
+        patch.setattr(Transformer, "forward", forwarded)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = {x.untyped_storage().data_ptr() for x in tree_leaves(args) if isinstance(x, torch.Tensor)}
+        if func is torch.ops.aten.randn.generator:  # without memory it draws nothing
+            self.take(str(func))
+            return func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        for x in tree_leaves(result):
+            new = isinstance(x, torch.Tensor) and x.untyped_storage().data_ptr() not in given
+            if new and x.is_floating_point() and x.numel() >= self.least:
+                self.take(str(func))
+        return result
+
+    def take(self, what: str) -> None:
+        if self.in_model:
+            return
+        if not self.tries:
+            self.outside.append(what)
+            return
+        self.tries[-1][1] += 1
+        if self.tries[-1][0] == self.tries[-1][1]:
+            raise FULL
+
+
+def quick(model: Transformer, latents: Any, timestep: Any, text: TextContext, **settings: Any) -> Any:
+    """A velocity that depends on everything, instead of a model's."""
+    return latents.roll(1, 2).sin() * text.keys[0].float().mean() + timestep.view(-1, 1, 1, 1, 1) / 1000
+
+
+@pytest.mark.parametrize(
+    "loop", ["continued", "unguided", "kept", "renoised", "edited", "onward", "together", "morph"]
+)
+def test_wherever_memory_runs_out_in_sampling_the_clip_is_the_same(
+    tiny_model: Path, loop: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pipeline = Pipeline.open(SEEDLING, resolve(SEEDLING, weights=tiny_model))
-    request = replace(REQUEST, steps=6, reuse="3,5", guidance=guidance)
-    within, outside, latents = [0], list[str](), pipeline.runner.noise(request, [3]).numel()
-    retry = pipeline.model.retry_on_oom
-
-    def tried(*given: Any) -> Any:
-        within[0] += 1
-        try:
-            return retry(*given)
-        finally:
-            within[0] -= 1
-
-    class Computed(TorchDispatchMode):
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            given = {x.untyped_storage().data_ptr() for x in tree_leaves(args) if isinstance(x, torch.Tensor)}
-            result = func(*args, **(kwargs or {}))
-            for x in tree_leaves(result):
-                new = isinstance(x, torch.Tensor) and x.untyped_storage().data_ptr() not in given
-                if new and x.is_floating_point() and x.numel() >= latents and not within[0]:
-                    outside.append(str(func))
-            return result
-
-    steps = pipeline.runner.sample(pipeline.settled(request))
-    next(steps)  # before it, the noise is made
-    pipeline.model.retry_on_oom = tried  # type: ignore[method-assign]
-    with Computed():
-        assert len(list(steps)) == 5
-    assert outside == []
+    pipeline.model.follow(pipeline.plan(REQUEST))
+    monkeypatch.setattr(Transformer, "forward", quick)
+    *_, expected = loops(pipeline)[loop]()
+    steps = loops(pipeline)[loop]
+    with pytest.MonkeyPatch.context() as patch, Scarce(pipeline, patch) as scarce:
+        *_, last = steps()
+    assert scarce.outside == []
+    assert scarce.failures > 20
+    assert torch.equal(last.latents, expected.latents)
 
 
 def test_a_preview_without_memory_is_left_out(
@@ -283,7 +372,7 @@ def test_a_device_that_is_gone_is_said_in_one_line(
 def test_the_command_says_what_nobody_caught_in_one_line(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Failing(monkeypatch, ModelRunner, "noise", 1, FULL)
+    Failing(monkeypatch, Pipeline, "latents", 1, FULL)
     words = ["generate", "a red star", "--weights", str(tiny_model), "--seconds", "0", "--quiet", "--output"]
     result = CliRunner().invoke(app, [*words, str(tmp_path / "a.mp4")])
     assert (result.exit_code, result.stdout) == (1, "")

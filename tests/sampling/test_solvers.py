@@ -60,9 +60,9 @@ def test_a_long_step_continues_no_more_of_a_change_than_a_step_of_the_lasts_leng
 MEAN, SPREAD = 0.7, 2.0
 
 
-def gaussian_velocity(x: Tensor, timestep: Tensor) -> Tensor:
+def gaussian_velocity(x: Tensor, timestep: float) -> Tensor:
     """Of the flow from noise to data with this mean and spread."""
-    sigma = float(timestep[0]) / TIMESTEPS
+    sigma = timestep / TIMESTEPS
     signal = 1 - sigma
     noise = sigma * (x - signal * MEAN) / (signal**2 * SPREAD**2 + sigma**2)
     clean = MEAN + signal * SPREAD**2 * (x - signal * MEAN) / (signal**2 * SPREAD**2 + sigma**2)
@@ -90,8 +90,8 @@ def run(velocity: Any, steps: int = 12) -> Tensor:
 def test_reuse_decides_and_a_replay_of_its_decisions_is_the_same() -> None:
     calls: list[float] = []
 
-    def velocity(x: Tensor, timestep: Tensor) -> Tensor:
-        calls.append(float(timestep[0]))
+    def velocity(x: Tensor, timestep: float) -> Tensor:
+        calls.append(timestep)
         return gaussian_velocity(x, timestep)
 
     exact = run(velocity)
@@ -114,8 +114,8 @@ def test_reuse_decides_and_a_replay_of_its_decisions_is_the_same() -> None:
 
 
 def test_what_changes_evenly_is_continued_exactly() -> None:
-    def even(x: Tensor, timestep: Tensor) -> Tensor:
-        return torch.full_like(x, 3.0) + timestep.view(-1, 1, 1, 1, 1) / 100
+    def even(x: Tensor, timestep: float) -> Tensor:
+        return torch.full_like(x, 3.0) + timestep / 100
 
     skipping = CachedVelocity(velocity=even, count=12, skip=frozenset({2, 3, 4, 7, 8, 10}))
     torch.testing.assert_close(run(skipping), run(even), rtol=1e-4, atol=1e-4)
@@ -125,8 +125,8 @@ def test_a_held_velocity_makes_one_long_step_of_several() -> None:
     """Which stays near where velocities swing, and their continued changes would grow."""
     calls: list[float] = []
 
-    def swinging(x: Tensor, timestep: Tensor) -> Tensor:
-        calls.append(float(timestep[0]))
+    def swinging(x: Tensor, timestep: float) -> Tensor:
+        calls.append(timestep)
         return gaussian_velocity(x, timestep) + 0.3 * (-1) ** len(calls)
 
     left_out = frozenset({3, 4, 6, 7, 9, 10})
@@ -147,8 +147,8 @@ def test_guidance_acts_within_its_interval_and_its_momentum_rests_outside() -> N
     texts = [TextContext((), (), torch.full((1, 1), float(name))) for name in (0, 1)]
     calls: list[tuple[float, bool]] = []
 
-    def model(x: Tensor, timestep: Tensor, text: TextContext) -> Tensor:
-        calls.append((float(timestep[0]), bool(text.bias[0, 0])))
+    def model(x: Tensor, timestep: float, text: TextContext) -> Tensor:
+        calls.append((timestep, bool(text.bias[0, 0])))
         return x * (1 + text.bias[0, 0])
 
     levels = sigmas(10, 3.0)

@@ -87,7 +87,7 @@ def test_windows_of_a_model_without_regard_for_time_are_the_model() -> None:
 
     latents = torch.randn(1, 4, 23, 2, 2)
     for arrange in (in_a_row, in_a_ring):
-        velocity = Windowed(model, arrange(23, 5, 2))(latents, torch.ones(1), NO_TEXT)
+        velocity = Windowed(model, arrange(23, 5, 2))(latents, 1.0, NO_TEXT)
         assert torch.allclose(velocity, latents.sin(), atol=1e-6)
 
 
@@ -96,7 +96,7 @@ def test_windows_of_a_model_without_regard_for_time_are_the_model() -> None:
 def test_a_loops_windows_are_turned_until_every_frame_was_first(frames: int) -> None:
     seen: list[int] = []
 
-    def model(latents: torch.Tensor, timestep: torch.Tensor, text: TextContext) -> torch.Tensor:
+    def model(latents: torch.Tensor, timestep: float, text: TextContext) -> torch.Tensor:
         seen.append(int(latents[0, 0, 0, 0, 0]))
         return latents
 
@@ -104,7 +104,7 @@ def test_a_loops_windows_are_turned_until_every_frame_was_first(frames: int) -> 
     windowed = Windowed(model, in_a_ring(frames, frames, 1))
     for level in range(frames):
         for _ in range(2):  # guidance asks twice at a level
-            assert torch.allclose(windowed(numbered, torch.tensor([1.0 + level]), NO_TEXT), numbered)
+            assert torch.allclose(windowed(numbered, 1.0 + level, NO_TEXT), numbered)
     assert seen[::2] == seen[1::2]
     assert sorted(seen[::2]) == list(range(frames))
 
@@ -139,7 +139,7 @@ def test_each_window_goes_on_from_the_frames_it_shares_with_the_last() -> None:
     def fresh() -> Velocity:
         runs.append([])
 
-        def velocity(latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        def velocity(latents: torch.Tensor, timestep: float) -> torch.Tensor:
             runs[-1].append(latents)
             return latents.roll(1, 2).sin()
 
@@ -173,7 +173,7 @@ def test_only_windows_with_a_frame_of_their_own_take_turns() -> None:
     def fresh() -> Velocity:
         asked.append(0)
 
-        def velocity(latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        def velocity(latents: torch.Tensor, timestep: float) -> torch.Tensor:
             asked[-1] += 1
             return latents.sin()
 

@@ -45,19 +45,20 @@ def sample(
     scenes = scenes_of([places_of(each) for each in requests], shared)
     prompts = runner.contexts(*(each.prompt for each in requests), watch=watch)
     negatives = runner.contexts(*(each.negative for each in requests), watch=watch)
+    retrying = runner.retrying(watch)
     velocity = runner.steered(
         request,
         sigmas,
         Scenes(runner.denoiser(max(requests, key=lambda each: each.frames), watch), scenes),
-        texts_of(scenes, prompts),
-        texts_of(scenes, negatives),
+        retrying(texts_of)(scenes, prompts),
+        retrying(texts_of)(scenes, negatives),
         batched=False,
         watch=watch,
     )
-    noise = joined_noise([runner.noise(each, [each.seed]) for each in requests], shared)
-    yield from finite_steps(
-        sampler(velocity, noise, sigmas, SOLVERS[request.solver]), runner.model.files.transformer
-    )
+    noises = [retrying(runner.noise)(each, [each.seed]) for each in requests]
+    noise = retrying(joined_noise)(noises, shared)
+    steps = sampler(velocity, noise, sigmas, SOLVERS[request.solver], retrying)
+    yield from finite_steps(steps, runner.model.files.transformer)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,8 +16,16 @@ from torch import Tensor
 
 from linnet.errors import InvalidInput
 from linnet.plan.passes import DRAWS, left
-from linnet.sampling.denoise import Latents, Step, Velocity, denoise
-from linnet.sampling.flow import TIMESTEPS, add_noise
+from linnet.sampling.denoise import (
+    Latents,
+    Retrying,
+    Step,
+    Velocity,
+    denoise,
+    per_clip,
+    trying_once,
+)
+from linnet.sampling.flow import TIMESTEPS, add_noise, noise_like
 from linnet.sampling.solvers import Solver
 
 Levels = Float[Tensor, " levels"]
@@ -35,11 +43,19 @@ class Renoised:
     clip: Float[Tensor, "1 C T H W"]
     strength: float
 
-    def __call__(self, velocity: Velocity, noise: Latents, sigmas: Levels, solver: Solver) -> Iterator[Step]:
+    def __call__(
+        self,
+        velocity: Velocity,
+        noise: Latents,
+        sigmas: Levels,
+        solver: Solver,
+        /,
+        retrying: Retrying = trying_once,
+    ) -> Iterator[Step]:
         levels = levels_left(sigmas, self.strength)
-        level = levels[:1].expand(len(noise)).to(noise.device)
-        clip = lasting(self.clip, noise.shape[2]).to(noise).expand_as(noise)
-        yield from denoise(velocity, add_noise(clip, noise, level), levels, solver)
+        clip = retrying(lasting)(self.clip, noise)
+        begun = retrying(add_noise)(clip, noise, per_clip(float(levels[0]), noise))
+        yield from denoise(velocity, begun, levels, solver, retrying)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,31 +74,65 @@ class Edited:
     seed: int
     plain: tuple[Velocity, Velocity] | None = None
 
-    def __call__(self, velocity: Velocity, noise: Latents, sigmas: Levels, solver: Solver) -> Iterator[Step]:
+    def __call__(
+        self,
+        velocity: Velocity,
+        noise: Latents,
+        sigmas: Levels,
+        solver: Solver,
+        /,
+        retrying: Retrying = trying_once,
+    ) -> Iterator[Step]:
         levels = levels_left(sigmas, self.strength)
         count = len(levels) - 1
         fresh = torch.Generator(noise.device).manual_seed(self.seed)
-        before = lasting(self.clip, noise.shape[2]).to(noise).expand_as(noise)
-        edited = before.clone()
-        within = 1.0 if self.plain is None else differences(before[:1], *self.plain, seed=self.seed)
+        edited = before = retrying(lasting)(self.clip, noise)
+        within = None
+        if self.plain is not None:
+            within = differences(before[:1], *self.plain, seed=self.seed, retrying=retrying)
         for index, sigma in enumerate(levels[:-1]):
-            timestep = (TIMESTEPS * sigma).expand(len(noise)).to(noise.device)
-            fresh_noise = torch.randn(noise.shape, generator=fresh, device=noise.device)
-            as_is = add_noise(before, fresh_noise, timestep / TIMESTEPS)
-            as_wanted = edited + as_is - before
+            timestep = float(TIMESTEPS * sigma)
+            fresh_noise = retrying(noise_like)(noise, fresh)
+            as_is = retrying(add_noise)(before, fresh_noise, per_clip(timestep / TIMESTEPS, noise))
+            as_wanted = retrying(shifted)(edited, before, as_is)
             with torch.no_grad():
-                change = velocity(as_wanted, timestep).float() - self.source(as_is, timestep).float()
-            edited = edited + (levels[index + 1] - sigma) * within * change
+                wanted, own = velocity(as_wanted, timestep), self.source(as_is, timestep)
+            edited = retrying(moved)(edited, wanted, own, levels[index + 1] - sigma, within)
             yield Step(index, count, float(levels[index + 1]), edited, edited)
 
 
-def lasting(clip: Float[Tensor, "1 C t H W"], frames: int) -> Float[Tensor, "1 C T H W"]:
-    """A clip whose last frame stays, where more frames are denoised than it has (see `ModelSpec.denoised_frames`)."""
-    return torch.cat((clip, clip[:, :, -1:].expand(-1, -1, frames - clip.shape[2], -1, -1)), 2)
+def shifted(edited: Latents, before: Latents, as_is: Latents) -> Latents:
+    """What was edited so far, under the noise of `as_is`, which is `before` with noise."""
+    return edited + as_is - before
+
+
+def moved(
+    edited: Latents,
+    wanted: Latents,
+    own: Latents,
+    length: Float[Tensor, ""] | float = 1.0,
+    within: Float[Tensor, "1 1 T H W"] | None = None,
+) -> Latents:
+    """A step along the difference of two velocities, as far as it lies `within`; everywhere where that is None."""
+    change = wanted.float() - own.float()
+    return edited + (length if within is None else length * within) * change
+
+
+def lasting(clip: Float[Tensor, "1 C t H W"], noise: Latents) -> Latents:
+    """The clip for all of the noise's batch. Its last frame stays, where more frames are denoised than it has (see
+    `ModelSpec.denoised_frames`)."""
+    more = noise.shape[2] - clip.shape[2]
+    longer = torch.cat((clip, clip[:, :, -1:].expand(-1, -1, more, -1, -1)), 2)
+    return longer.to(noise).expand_as(noise)
 
 
 def differences(
-    clip: Float[Tensor, "1 C T H W"], first: Velocity, second: Velocity, *, seed: int
+    clip: Float[Tensor, "1 C T H W"],
+    first: Velocity,
+    second: Velocity,
+    *,
+    seed: int,
+    retrying: Retrying = trying_once,
 ) -> Float[Tensor, "1 1 T H W"]:
     """Where two prompts' velocities, without guidance, see something else in a clip: 0 where they agree, 1 where they
     do not (DiffEdit, arXiv 2210.11427).
@@ -91,17 +141,21 @@ def differences(
     this it is known where that ought to be.
     """
     fresh = torch.Generator(clip.device).manual_seed(seed)
-    level = torch.full((1,), BLURRED, device=clip.device)
-    change = torch.zeros_like(clip)
+    change = retrying(torch.zeros_like)(clip)
     with torch.no_grad():
         for _ in range(DRAWS):
-            fresh_noise = torch.randn(clip.shape, generator=fresh, device=clip.device)
-            seen = add_noise(clip, fresh_noise, level)
-            change += first(seen, TIMESTEPS * level).float() - second(seen, TIMESTEPS * level).float()
+            fresh_noise = retrying(noise_like)(clip, fresh)
+            seen = retrying(add_noise)(clip, fresh_noise, per_clip(BLURRED, clip))
+            pair = first(seen, TIMESTEPS * BLURRED), second(seen, TIMESTEPS * BLURRED)
+            change = retrying(moved)(change, *pair)
+    return retrying(share_of)(change)
+
+
+def share_of(change: Float[Tensor, "1 C T H W"]) -> Float[Tensor, "1 1 T H W"]:
+    """How much of the largest change each place has, in a smooth step from 0 to 1."""
     size = change.square().sum(1, keepdim=True).sqrt()
-    whole = (
-        size.flatten().quantile(MOST).clamp(min=torch.finfo(size.dtype).tiny)
-    )  # prompts may agree everywhere
+    # Prompts may agree everywhere.
+    whole = size.flatten().quantile(MOST).clamp(min=torch.finfo(size.dtype).tiny)
     share = ((size / whole - UNTOUCHED) / (CHANGED - UNTOUCHED)).clamp(0, 1)
     return share * share * (3 - 2 * share)
 

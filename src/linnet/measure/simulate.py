@@ -32,7 +32,8 @@ from linnet.plan.plan import Plan
 from linnet.plan.workload import Row
 from linnet.runtime import offload, stream, transfer
 from linnet.runtime.tiles import decode_tiled
-from linnet.sampling.denoise import Guidance, GuidedVelocity
+from linnet.sampling.denoise import Guidance, GuidedVelocity, per_clip
+from linnet.sampling.flow import TIMESTEPS
 
 STAGE_NAMES: tuple[Row, ...] = ("text", "encode", "denoise", "decode")
 STEADY = 4  # latent frames after which decoding holds no more than before
@@ -107,12 +108,13 @@ def denoise(plan: Plan) -> Card:
         rows = torch.empty((plan.spec.max_prompt_tokens, model.config.text_dim), device=card.device)
         prompt, negative = (model.encode_text([rows], blocks=blocks) for _ in range(2))
 
-        def run(latents: Tensor, timestep: Tensor, text: TextContext) -> Tensor:
+        def run(latents: Tensor, timestep: float, text: TextContext) -> Tensor:
             few = Few(card, blocks or model.blocks, model.config.num_layers)
             some = replace(text, keys=text.keys[:RUN], values=text.values[:RUN])
             # Which a compiled block keeps twice.
             compiled = residual_stream(plan, latents) if plan.execution.compiled else None
-            velocity = model(latents, timestep, some, blocks=few, token_chunk=plan.execution.token_chunk)
+            chunk = plan.execution.token_chunk
+            velocity = model(latents, per_clip(timestep, latents), some, blocks=few, token_chunk=chunk)
             del compiled
             return velocity
 
@@ -125,8 +127,7 @@ def denoise(plan: Plan) -> Card:
         )
         latents = torch.empty((plan.clips, model.config.channels, *grid), device=card.device)
         for _ in range(2):  # from the second on there is a running difference
-            timestep = torch.empty(plan.clips, device=card.device)
-            velocity = guided(latents, timestep)
+            velocity = guided(latents, TIMESTEPS / 2)
             denoised = latents - velocity
             latents = latents + velocity
             del velocity

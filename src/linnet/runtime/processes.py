@@ -18,8 +18,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 from torch import distributed as dist
 
 from linnet.errors import DeviceLost, one_line
@@ -35,7 +33,7 @@ GRACE = 5.0  # seconds that a process has to end by itself
 
 Share = Callable[[int], Any] | None  # a transformer's: which of so many tokens are this process's; None: all
 # One pass of the transformer here.
-Run = Callable[[Latents, Float[Tensor, "B"], TextContext, Share], Latents]
+Run = Callable[[Latents, float, TextContext, Share], Latents]
 
 
 def join(rank: int, size: int, meet: str, device: str) -> None:
@@ -190,9 +188,7 @@ class Processes:
     def shared(self, alone: Callable[..., Latents], run: Run) -> "SharedPass":
         """The transformer as a model whose passes are shared; `alone` runs one that is not, and may try again."""
 
-        def either(
-            latents: Latents, timestep: Float[Tensor, "B"], text: TextContext, share: Share
-        ) -> Latents:
+        def either(latents: Latents, timestep: float, text: TextContext, share: Share) -> Latents:
             return alone(latents, timestep, text) if share is None else run(latents, timestep, text, share)
 
         return SharedPass(self, either)
@@ -204,9 +200,7 @@ class Processes:
             return ApartVelocity(model=model, **parts, shared=model)
         return None
 
-    def single_pass(
-        self, run: Run, latents: Latents, timestep: Float[Tensor, "B"], text: TextContext
-    ) -> Latents:
+    def single_pass(self, run: Run, latents: Latents, timestep: float, text: TextContext) -> Latents:
         """A single pass: its tokens are shared out among this process's half, or among all."""
         assert self.groups is not None
         share = self.groups.shares[0]
@@ -222,7 +216,7 @@ class Processes:
         self,
         run: Run,
         latents: Latents,
-        timestep: Float[Tensor, "B"],
+        timestep: float,
         prompt: TextContext,
         negative: TextContext,
     ) -> tuple[Latents, Latents]:
@@ -252,16 +246,15 @@ class Processes:
                     raise helper.last_words() from error
             raise
 
-    def _hand_out(self, latents: Latents, timestep: Float[Tensor, "B"], texts: Sequence[TextContext]) -> None:
+    def _hand_out(self, latents: Latents, timestep: float, texts: Sequence[TextContext]) -> None:
         """The pass of texts[0] to the first half, of texts[1], if there is one, to the second."""
         for text in texts:
             self._know(text)
         numbers = [next(n for n, known in enumerate(self._texts) if known is text) for text in texts]
-        shapes = {"latents": list(latents.shape), "timestep": list(timestep.shape)}
+        given = {"latents": list(latents.shape), "timestep": timestep}
         for helper in self.helpers:
-            helper.tell(do="pass", texts=numbers, **shapes)
-        for tensor in (latents, timestep):
-            dist.broadcast(tensor.float().contiguous(), src=0)
+            helper.tell(do="pass", texts=numbers, **given)
+        dist.broadcast(latents.float().contiguous(), src=0)
 
     def _know(self, text: TextContext) -> None:
         """Send a text's keys and values to all, once; the oldest is forgotten."""
@@ -287,7 +280,7 @@ class SharedPass:
     processes: Processes
     run: Run
 
-    def __call__(self, latents: Latents, timestep: Float[Tensor, "B"], text: TextContext) -> Latents:
+    def __call__(self, latents: Latents, timestep: float, text: TextContext) -> Latents:
         return self.processes.single_pass(self.run, latents, timestep, text)
 
 
@@ -297,5 +290,5 @@ class ApartVelocity(GuidedVelocity):
 
     shared: SharedPass
 
-    def _in_turn(self, latents: Latents, timestep: Float[Tensor, "B"]) -> tuple[Latents, Latents]:
+    def _in_turn(self, latents: Latents, timestep: float) -> tuple[Latents, Latents]:
         return self.shared.processes.pair(self.shared.run, latents, timestep, self.prompt, self.negative)

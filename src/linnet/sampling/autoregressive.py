@@ -15,7 +15,7 @@ from torch import Tensor
 
 from linnet.errors import InvalidInput
 from linnet.plan.passes import Windows
-from linnet.sampling.denoise import Latents, Sampler, Step, Velocity, denoise
+from linnet.sampling.denoise import Latents, Retrying, Sampler, Step, Velocity, denoise, trying_once
 from linnet.sampling.keep_frames import KeptFrames
 from linnet.sampling.solvers import Solver
 
@@ -30,6 +30,7 @@ def autoregressive(
     given: Mapping[int, Float[Tensor, "B C H W"]],
     seed: int,
     resampling_steps: int = 1,
+    retrying: Retrying = trying_once,
 ) -> Iterator[Step]:
     """Denoise each window to its end; the next one keeps those of its frames that it begins with.
 
@@ -38,7 +39,7 @@ def autoregressive(
     `resampling_steps`. Steps count on through all windows; their `latents` are the whole clip's, noise where no window
     has been yet, and `denoised` is of the window at work.
     """
-    whole, done, total = noise.float().clone(), 0, len(windows.places) * (len(sigmas) - 1)
+    whole, done, total = noise.float(), 0, len(windows.places) * (len(sigmas) - 1)
     given = {frame % windows.frames: shown for frame, shown in given.items()}
     for number, window in enumerate(windows.places):
         shared = {index: whole[:, :, frame] for index, frame in enumerate(window) if frame < done}
@@ -48,8 +49,9 @@ def autoregressive(
         )
         sampler: Sampler = kept if kept.frames else denoise
         at = torch.tensor(window, device=whole.device)
-        for step in sampler(fresh(), noise.index_select(2, at), sigmas, solver):
-            whole = whole.index_copy(2, at, step.latents)
+        own_noise = retrying(noise.index_select)(2, at)
+        for step in sampler(fresh(), own_noise, sigmas, solver, retrying):
+            whole = retrying(whole.index_copy)(2, at, step.latents)
             yield replace(step, index=number * step.count + step.index, count=total, latents=whole)
         done = window[-1] + 1
 

@@ -6,7 +6,7 @@ Axes: B batch, C channels, T frames, t frames of a part, H and W rows and column
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, ParamSpec, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -18,11 +18,44 @@ from linnet.request import no_guidance
 from linnet.sampling.flow import TIMESTEPS
 from linnet.sampling.solvers import START, Solver, euler
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 Latents = Float[Tensor, "B C T H W"]
-Velocity = Callable[[Latents, Float[Tensor, "B"]], Latents]
-Model = Callable[[Latents, Float[Tensor, "B"], TextContext], Latents]
-# From noise to a clip: `denoise`, or what does more than follow the velocity down.
-Sampler = Callable[[Velocity, Latents, Float[Tensor, " levels"], Solver], Iterator["Step"]]
+# Of latents at a timestep, the same for all of a batch. It is a number on the host: nothing that depends on it has to
+# wait for the device.
+Velocity = Callable[[Latents, float], Latents]
+Model = Callable[[Latents, float, TextContext], Latents]
+
+
+@runtime_checkable
+class Retrying(Protocol):
+    """Gives a function back as one whose call is made again, with less, where memory runs out in it."""
+
+    def __call__(self, run: Callable[P, T], /) -> Callable[P, T]: ...
+
+
+def trying_once(run: Callable[P, T], /) -> Callable[P, T]:
+    return run
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """From noise to a clip: `denoise`, or what does more than follow the velocity down.
+
+    `velocity` tries again by itself. All else that a sampler computes goes through `retrying`, in pieces that change
+    nothing before they are done: such a piece can be made again.
+    """
+
+    def __call__(
+        self,
+        velocity: Velocity,
+        noise: Latents,
+        sigmas: Float[Tensor, " levels"],
+        solver: Solver,
+        /,
+        retrying: Retrying = ...,
+    ) -> Iterator["Step"]: ...
 
 
 @dataclass(frozen=True)
@@ -41,18 +74,21 @@ class Step:
 
 
 def denoise(
-    velocity: Velocity, noise: Latents, sigmas: Float[Tensor, " levels"], solver: Solver = euler
+    velocity: Velocity,
+    noise: Latents,
+    sigmas: Float[Tensor, " levels"],
+    solver: Solver = euler,
+    retrying: Retrying = trying_once,
 ) -> Iterator[Step]:
     """Follow `velocity` from `noise` at sigmas[0] down to sigmas[-1], in float32, one step at a time.
 
     `velocity` is called with latents and their timestep, 1000 * sigma. Keep `sigmas` on the CPU.
     """
     latents, history, count = noise.float(), START, len(sigmas) - 1
-    timesteps = (TIMESTEPS * sigmas[:-1]).to(noise.device)  # once: each copy would wait for the device
+    solver = retrying(solver)
     for index in range(count):
-        timestep = timesteps[index].expand(len(latents))
         with torch.no_grad():
-            direction = velocity(latents, timestep).float()
+            direction = velocity(latents, float(TIMESTEPS * sigmas[index])).float()
         latents, history = solver(latents, direction, sigmas, index, history)
         yield Step(index, count, float(sigmas[index + 1]), latents, history.denoised[0])
 
@@ -131,13 +167,15 @@ class Guidance:
     levels: tuple[float, float] = (0.0, 1.0)
     steady: bool = False
 
-    def acts(self, timestep: Float[Tensor, "B"]) -> bool:
+    def acts(self, timestep: float) -> bool:
         """False where the scale or the noise level leaves the prompt's own velocity as it is."""
-        if self.scale == no_guidance(self.method):
-            return False
         lowest, highest = self.levels
-        # Asked only where it matters: the answer waits for the device.
-        return (lowest, highest) == (0.0, 1.0) or lowest < float(timestep[0]) / TIMESTEPS <= highest
+        return self.scale != no_guidance(self.method) and lowest < timestep / TIMESTEPS <= highest
+
+
+def per_clip(timestep: float, latents: Latents) -> Float[Tensor, "B"]:
+    """The timestep as a transformer takes it, one for each clip. It is filled in on their device: a copy would wait."""
+    return torch.full((len(latents),), timestep, device=latents.device)
 
 
 def levels_between(sigmas: Float[Tensor, " levels"], start: float, stop: float) -> tuple[float, float]:
@@ -168,7 +206,7 @@ class GuidedVelocity:
     momentum_buffer: Latents | None = None
     _both: TextContext | None = None
 
-    def __call__(self, latents: Latents, timestep: Float[Tensor, "B"]) -> Latents:
+    def __call__(self, latents: Latents, timestep: float) -> Latents:
         if not self.guidance.acts(timestep):
             return self.model(latents, timestep, self.prompt)
         cond, uncond = (
@@ -183,13 +221,13 @@ class GuidedVelocity:
         )
         return guided
 
-    def _in_turn(self, latents: Latents, timestep: Float[Tensor, "B"]) -> tuple[Latents, Latents]:
+    def _in_turn(self, latents: Latents, timestep: float) -> tuple[Latents, Latents]:
         return self.model(latents, timestep, self.prompt), self.model(latents, timestep, self.negative)
 
-    def _in_one_batch(self, latents: Latents, timestep: Float[Tensor, "B"]) -> tuple[Latents, Latents]:
+    def _in_one_batch(self, latents: Latents, timestep: float) -> tuple[Latents, Latents]:
         if self._both is None:
             texts = (self.prompt, self.negative)
             prompt, negative = (text.repeat(len(latents) // len(text.bias)) for text in texts)
             self._both = prompt.join(negative)
-        cond, uncond = self.model(latents.repeat(2, 1, 1, 1, 1), timestep.repeat(2), self._both).chunk(2)
+        cond, uncond = self.model(latents.repeat(2, 1, 1, 1, 1), timestep, self._both).chunk(2)
         return cond, uncond

@@ -53,6 +53,11 @@ def noise(seed: int, shape: tuple[int, ...], device: torch.device | str = "cpu")
     return torch.randn(shape, generator=generator, device=device, dtype=torch.bfloat16).float()
 
 
+def noise_like(x: Float[Tensor, "..."], generator: torch.Generator) -> Float[Tensor, "..."]:
+    """Noise of the same shape. Its memory is taken before a number is drawn, so that a call without can be repeated."""
+    return torch.randn(x.shape, generator=generator, device=x.device)
+
+
 def add_noise(
     data: Float[Tensor, "B C T H W"], noise: Float[Tensor, "B C T H W"], sigma: Float[Tensor, "B"]
 ) -> Float[Tensor, "B C T H W"]:

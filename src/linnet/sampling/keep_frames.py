@@ -11,11 +11,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from linnet.plan.passes import early
-from linnet.sampling.denoise import Latents, Step, Velocity, denoise
-from linnet.sampling.flow import TIMESTEPS
+from linnet.sampling.denoise import (
+    Latents,
+    Retrying,
+    Step,
+    Velocity,
+    denoise,
+    trying_once,
+)
+from linnet.sampling.flow import TIMESTEPS, noise_like
 from linnet.sampling.solvers import Solver
 
 Levels = Float[Tensor, " levels"]
+KeptVelocity = Mapping[int, Float[Tensor, "B C H W"]]  # by the number of the frame
 
 CONDITIONING_NOISE = 0.5  # of the noise, over what is held
 
@@ -38,45 +46,68 @@ class KeptFrames:
     resampling_steps: int = 1
     conditioning_noise: float = CONDITIONING_NOISE
 
-    def __call__(self, velocity: Velocity, noise: Latents, sigmas: Levels, solver: Solver) -> Iterator[Step]:
+    def __call__(
+        self,
+        velocity: Velocity,
+        noise: Latents,
+        sigmas: Levels,
+        solver: Solver,
+        /,
+        retrying: Retrying = trying_once,
+    ) -> Iterator[Step]:
         count = len(sigmas) - 1
         first = early(count) if self.resampling_steps > 1 else 0
         fresh = torch.Generator(noise.device).manual_seed(self.seed)
-        constrained, x = self.holding(velocity), noise.float()
+        constrained, x = self.holding(velocity, retrying), noise.float()
         for index in range(first):
             here = sigmas[index : index + 2]
-            step = next(denoise(constrained, x, here))
+            step = next(denoise(constrained, x, here, retrying=retrying))
             for _ in range(
                 self.resampling_steps - 1 if index else 0
             ):  # back to pure noise would be to another clip
-                x = noisier(step.latents, float(here[1]), float(here[0]), fresh)
-                step = next(denoise(constrained, x, here))
+                again = retrying(noise_like)(x, fresh)
+                x = retrying(noisier)(step.latents, again, float(here[1]), float(here[0]))
+                step = next(denoise(constrained, x, here, retrying=retrying))
             x = step.latents
             yield replace(step, index=index, count=count)
-        for step in denoise(constrained, x, sigmas[first:], solver):
+        for step in denoise(constrained, x, sigmas[first:], solver, retrying):
             yield replace(step, index=first + step.index, count=count)
 
-    def holding(self, velocity: Velocity) -> Velocity:
+    def holding(self, velocity: Velocity, retrying: Retrying = trying_once) -> Velocity:
         """The same velocity, but for the frames that are held."""
 
-        def constrained(latents: Latents, timestep: Float[Tensor, "B"]) -> Latents:
-            sigma, seen = (timestep / TIMESTEPS).view(-1, 1, 1, 1), latents.clone()
-            known = {
-                frame: (latents[:, :, frame] - shown.to(latents)) / sigma
-                for frame, shown in self.frames.items()
-            }
-            for frame, straight in known.items():
-                seen[:, :, frame] -= (1 - self.conditioning_noise) * sigma * straight
-            direction = velocity(seen, timestep).clone()
-            for frame, straight in known.items():
-                direction[:, :, frame] = straight
-            return direction
+        def constrained(latents: Latents, timestep: float) -> Latents:
+            sigma = timestep / TIMESTEPS
+            known = retrying(self.straight)(latents, sigma)
+            seen = retrying(self.seen)(latents, known, sigma)
+            return retrying(with_frames)(velocity(seen, timestep), known)
 
         return constrained
 
+    def straight(self, latents: Latents, sigma: float) -> KeptVelocity:
+        """The way of the frames that are held, from where they are to what they show."""
+        return {
+            frame: (latents[:, :, frame] - shown.to(latents)) / sigma for frame, shown in self.frames.items()
+        }
 
-def noisier(x: Latents, low: float, high: float, generator: torch.Generator) -> Latents:
+    def seen(self, latents: Latents, known: KeptVelocity, sigma: float) -> Latents:
+        """What the model sees: less noise over the frames that are held."""
+        less = {
+            frame: latents[:, :, frame] - (1 - self.conditioning_noise) * sigma * straight
+            for frame, straight in known.items()
+        }
+        return with_frames(latents, less)
+
+
+def with_frames(latents: Latents, frames: KeptVelocity) -> Latents:
+    """A copy with these in their places."""
+    whole = latents.clone()
+    for frame, own in frames.items():
+        whole[:, :, frame] = own
+    return whole
+
+
+def noisier(x: Latents, noise: Latents, low: float, high: float) -> Latents:
     """From noise level `low` back to `high`."""
     kept = (1 - high) / (1 - low)
-    noise = torch.randn(x.shape, generator=generator, device=x.device)
     return kept * x + (high**2 - (kept * low) ** 2) ** 0.5 * noise

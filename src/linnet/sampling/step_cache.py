@@ -4,15 +4,10 @@ is continued from the last two.
 Axes: B batch, C channels, T frames, H and W rows and columns of the latents.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from jaxtyping import Float
-from torch import Tensor
-
-Latents = Float[Tensor, "B C T H W"]
-Velocity = Callable[[Latents, Float[Tensor, "B"]], Latents]
+from linnet.sampling.denoise import Latents, Velocity
 
 WARM_UP = 2  # steps that are always evaluated: less tells nothing of how the velocity changes
 
@@ -21,7 +16,7 @@ class Evaluation(NamedTuple):
     """What the model said, where and when."""
 
     latents: Latents
-    timestep: Float[Tensor, "B"]
+    timestep: float
     velocity: Latents
 
 
@@ -53,7 +48,7 @@ class CachedVelocity:
     _drift: float = 0.0
     _before: Latents | None = None
 
-    def __call__(self, latents: Latents, timestep: Float[Tensor, "B"]) -> Latents:
+    def __call__(self, latents: Latents, timestep: float) -> Latents:
         """Nothing is remembered before all is computed: after memory ran out the same call is made again."""
         drift = self._drifted(latents)
         if self._can_skip(drift):
@@ -73,7 +68,9 @@ class CachedVelocity:
         return drift < self.threshold if self.skip is None else self._index in self.skip
 
     def _drifted(self, latents: Latents) -> float:
-        """By which share of it the velocity may have changed since it was last asked for; 0 where nobody asks."""
+        """By which share of it the velocity may have changed since it was last asked for; 0 where nobody asks.
+
+        Only the device knows: each step that decides for itself waits for it once."""
         if self.skip is not None or self._index < WARM_UP or self._before is None or len(self.seen) < 2:
             return 0.0
         new, old = self.seen
@@ -81,8 +78,8 @@ class CachedVelocity:
         return self._drift + float(rate * (latents - self._before).norm() / new.velocity.norm())
 
 
-def continued(seen: tuple[Evaluation, ...], timestep: Float[Tensor, "B"]) -> Latents:
+def continued(seen: tuple[Evaluation, ...], timestep: float) -> Latents:
     """The velocity at `timestep` on the straight line through the last two (TaylorSeer, arXiv 2503.06923, order 1)."""
     new, old = seen
     distance = (timestep - new.timestep) / (new.timestep - old.timestep)
-    return new.velocity + distance.view(-1, 1, 1, 1, 1) * (new.velocity - old.velocity)
+    return new.velocity + distance * (new.velocity - old.velocity)

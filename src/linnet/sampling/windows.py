@@ -13,9 +13,7 @@ from torch import Tensor
 
 from linnet.models.transformer import TextContext
 from linnet.plan.passes import Windows
-from linnet.sampling.denoise import Model
-
-Latents = Float[Tensor, "B C T H W"]
+from linnet.sampling.denoise import Latents, Model
 
 
 def shares_of(windows: Windows) -> list[Float[Tensor, " t"]]:
@@ -40,26 +38,34 @@ class Windowed:
 
     def __init__(self, model: Model, windows: Windows) -> None:
         self.model, self.windows = model, windows
-        self.weights = shares_of(windows)
         self.levels: list[float] = []  # timesteps so far
+        self._parts: list[tuple[Int[Tensor, " t"], Float[Tensor, " t 1 1"]]] = []
 
-    def __call__(self, latents: Latents, timestep: Float[Tensor, "B"], text: TextContext) -> Latents:
+    def __call__(self, latents: Latents, timestep: float, text: TextContext) -> Latents:
         turned = self.turned(timestep)
         clip, total = latents.roll(-turned, 2) if turned else latents, torch.zeros_like(latents)
-        for number, (window, weight) in enumerate(zip(self.windows.places, self.weights, strict=True)):
-            frames: Int[Tensor, " t"] = torch.tensor(window, device=latents.device)
+        for number, (frames, weight) in enumerate(self.parts(latents.device)):
             velocity = self.model(clip.index_select(2, frames), timestep, self.text_of(number, text))
-            total.index_add_(2, frames, velocity * weight.to(latents.device)[:, None, None])
+            total.index_add_(2, frames, velocity * weight)
         return total.roll(turned, 2) if turned else total
 
-    def turned(self, timestep: Float[Tensor, "B"]) -> int:
+    def parts(self, device: torch.device) -> list[tuple[Int[Tensor, " t"], Float[Tensor, " t 1 1"]]]:
+        """Each window's frames and its say in them, copied to the device once."""
+        if not self._parts:
+            pairs = zip(self.windows.places, shares_of(self.windows), strict=True)
+            self._parts = [
+                (torch.tensor(window, device=device), weight.to(device)[:, None, None])
+                for window, weight in pairs
+            ]
+        return self._parts
+
+    def turned(self, timestep: float) -> int:
         """By how many frames the windows are turned on at this level of noise; the same when it is asked for again."""
         if not self.windows.turn:
             return 0
-        level = float(timestep[0])
-        if level not in self.levels:
-            self.levels.append(level)
-        return self.windows.turn * self.levels.index(level) % self.windows.frames
+        if timestep not in self.levels:
+            self.levels.append(timestep)
+        return self.windows.turn * self.levels.index(timestep) % self.windows.frames
 
     def text_of(self, window: int, text: TextContext) -> TextContext:
         """What this window is told: the same as every other."""

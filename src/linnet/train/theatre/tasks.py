@@ -21,8 +21,9 @@ from linnet.geometry import FRAMES_PER_LATENT, PIXELS_PER_LATENT
 from linnet.models.latents import LatentSpace
 from linnet.models.tae import TAE
 from linnet.models.text import Tokenizer
+from linnet.models.transformer import TextContext
 from linnet.sampling import flow
-from linnet.sampling.denoise import Guidance, GuidedVelocity, denoise
+from linnet.sampling.denoise import Guidance, GuidedVelocity, Latents, denoise, per_clip
 from linnet.train.autoencoder import AutoencoderConfig, AutoencoderTask
 from linnet.train.flow import ALMOST_NOISE, FlowConfig, FlowModel, known_frames, squared_error
 from linnet.train.theatre.batches import Batch, SceneBatches, from_step, tokenized
@@ -190,8 +191,12 @@ class TheatreFlow:
                 prompt, negative = (
                     self.model.context(ids.to(device), lengths.to(device)) for ids, lengths in both
                 )
+
+                def run(latents: Latents, timestep: float, text: TextContext) -> Latents:
+                    return self.model.transformer(latents, per_clip(timestep, latents), text)
+
                 guided = GuidedVelocity(
-                    model=self.model.transformer,
+                    model=run,
                     prompt=prompt,
                     negative=negative,
                     guidance=Guidance(method="cfg", scale=self.theatre.guidance),
