@@ -19,12 +19,11 @@ from linnet.errors import InvalidInput
 from linnet.models.fp8 import product_in_fp8, scaled_rows
 from linnet.models.norm_silu import norm_silu, slow
 from linnet.pipeline import Pipeline
-from linnet.plan.budget import ALLOWANCES, Budget
 from linnet.plan.execution import ExecutionConfig
-from linnet.plan.host import host_memory
+from linnet.plan.host import ALLOWANCES, Budget, host_memory
 from linnet.plan.machine import Machine
 from linnet.plan.passes import forwards
-from linnet.plan.workload import SizedModel
+from linnet.plan.plan import SizedModel
 from linnet.request import HOLD, Request, make_request
 from linnet.runtime.attention import NEVER, Work, candidates, timed
 from linnet.runtime.device import check_fp8, limit_memory

@@ -20,11 +20,10 @@ from linnet.catalog import CATALOG
 from linnet.errors import InvalidInput
 from linnet.measure.allocator import OutOfMemory, least_limit, replayed
 from linnet.measure.simulate import events_of
-from linnet.plan.budget import Budget, parse_bytes
+from linnet.plan.host import Budget, parse_bytes
 from linnet.plan.machine import Machine
 from linnet.plan.memory import LINUM_V2
-from linnet.plan.plan import Plan
-from linnet.plan.workload import SizedModel
+from linnet.plan.plan import Plan, SizedModel
 from linnet.request import make_request
 
 CARDS = ("6GB", "8GB", "12GB", "16GB", "24GB", "80GB")

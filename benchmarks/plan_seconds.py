@@ -30,7 +30,7 @@ from linnet.models.vae import VAE, VAEConfig
 from linnet.plan.execution import ExecutionConfig
 from linnet.plan.machine import Machine
 from linnet.plan.memory import LINUM_V2
-from linnet.plan.workload import SizedModel
+from linnet.plan.plan import SizedModel
 from linnet.request import make_request
 from linnet.runtime.machine import resolve_machine
 from linnet.weights.store import resolve

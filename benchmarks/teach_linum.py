@@ -26,7 +26,7 @@ from linnet.models.lora import LoraShape, add_lora, apply_lora, remove_lora
 from linnet.models.transformer import Transformer, linum_v2
 from linnet.plan import training
 from linnet.plan.memory import LINUM_V2
-from linnet.plan.workload import SizedModel
+from linnet.plan.plan import SizedModel
 from linnet.runtime.machine import resolve_machine
 from linnet.train.blocks import trained_blocks
 from linnet.train.clips import ClipsConfig, ClipsTask, Learner, Texts

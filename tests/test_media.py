@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from linnet import media, writer_thread
+from linnet import media
 from linnet.errors import InvalidInput
 from linnet.filesystem import complete
 from linnet.geometry import Size
@@ -177,7 +177,7 @@ def test_odd_sizes_where_the_format_has_them(tmp_path: Path, ending: str) -> Non
 
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_few_frames_are_kept(tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer_thread, "WAITING", 2)
+    monkeypatch.setattr(media, "WAITING", 2)
     alive: list[weakref.ref[Any]] = []
     with media.open_writer(
         tmp_path / f"clip{ending}", width=WIDTH, height=HEIGHT, fps=24, metadata={}
@@ -336,7 +336,7 @@ KILLED = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from linnet import media, writer_thread
+from linnet import media
 with media.open_writer(Path(sys.argv[1]), width=64, height=48, fps=24, metadata={}) as writer:
     writer.write(np.zeros((8, 48, 64, 3), np.uint8))
     print("written", flush=True)

@@ -185,7 +185,7 @@ def test_whatever_is_made_from_a_clip_is_summed_up_as_a_new_one_is(
 
     from linnet.cli.direct import run
     from linnet.cli.options import ClipOptions
-    from linnet.plan.workload import SizedModel
+    from linnet.plan.plan import SizedModel
     from linnet.prepare_direct import PreparedClip
     from linnet.runtime.machine import resolve_machine
     from linnet.weights.store import resolve

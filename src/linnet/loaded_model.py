@@ -21,12 +21,10 @@ from linnet.models.latents import LatentSpace, linum_v2_latents
 from linnet.models.tae import TAE, TAEConfig
 from linnet.models.text import Encoded, Tokenizer
 from linnet.models.transformer import Transformer, TransformerConfig
-from linnet.plan.budget import Budget
-from linnet.plan.candidates import as_loaded, first_fitting, smaller
 from linnet.plan.execution import NOTHING_FIXED, ExecutionConfig, FixedExecution
-from linnet.plan.machine import Machine
-from linnet.plan.plan import Plan
-from linnet.plan.workload import SizedModel, Stage
+from linnet.plan.host import Budget
+from linnet.plan.machine import Machine, as_loaded, first_fitting, smaller
+from linnet.plan.plan import Plan, SizedModel, Stage
 from linnet.request import Request
 from linnet.runtime.device import check_format, free_memory, is_gone, out_of_memory
 from linnet.runtime.machine import with_free_memory

@@ -201,7 +201,7 @@ class ModelRunner:
         return self.model.retrying("denoise", velocity, watch)
 
     def steady(self, request: Request) -> bool:
-        """Whether APG's momentum has to be at its limit throughout (see sampling.guidance.steady_state)."""
+        """Whether APG's momentum has to be at its limit throughout (see sampling.denoise.steady_state)."""
         always = (request.guidance_from, request.guidance_until) == (0.0, 1.0)
         return request.solver in MULTISTEP or (always and request.steps < self.model.spec.momentum_steps)
 

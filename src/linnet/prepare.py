@@ -373,7 +373,7 @@ def open_for(
     The requests differ in their seeds alone. What is not given is as in the `earlier` clip, so that its bytes repeat.
     """
     from linnet.pipeline import Pipeline
-    from linnet.plan.workload import SizedModel
+    from linnet.plan.plan import SizedModel
     from linnet.runtime.machine import check_asked, resolve_machine
 
     begins = conditions_of(earlier, conditions)

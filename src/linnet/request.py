@@ -91,7 +91,7 @@ class StepCache:
 class Request:
     """Everything that decides a clip's pixels, apart from the weights. Made by `make_request`.
 
-    Sides in pixels; frames = 4k+1; `apg_*` act only under guidance_method "apg" (see sampling.guidance);
+    Sides in pixels; frames = 4k+1; `apg_*` act only under guidance_method "apg" (see sampling.denoise);
     `shift` and `spacing` are the flow schedule's (see sampling.flow). dtype "auto" is for the device to decide, and is
     replaced by what was decided before a request is written into a file; so is decoder_dtype, of the autoencoder.
 

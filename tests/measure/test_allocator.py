@@ -9,11 +9,11 @@ from linnet.measure import simulate
 from linnet.measure.allocator import MIB, Allocator, Event, OutOfMemory, Segments, least_limit, replayed
 from linnet.measure.fake import Card
 from linnet.models.transformer import linum_v2
-from linnet.plan.budget import Budget
 from linnet.plan.execution import FixedExecution
+from linnet.plan.host import Budget
 from linnet.plan.machine import Machine
 from linnet.plan.memory import LINUM_V2
-from linnet.plan.workload import SizedModel
+from linnet.plan.plan import SizedModel
 from linnet.request import make_request
 
 

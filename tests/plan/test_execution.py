@@ -13,10 +13,9 @@ from linnet.cli import app
 from linnet.errors import InvalidInput
 from linnet.models.transformer import Block
 from linnet.pipeline import Pipeline
-from linnet.plan.budget import Budget
 from linnet.plan.execution import ExecutionConfig, Tiling
-from linnet.plan.plan import Plan
-from linnet.plan.workload import SizedModel
+from linnet.plan.host import Budget
+from linnet.plan.plan import Plan, SizedModel
 from linnet.request import make_request
 from linnet.runtime.machine import resolve_machine
 from linnet.weights.store import resolve

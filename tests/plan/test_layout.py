@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from linnet.catalog import CATALOG, find
 from linnet.geometry import FRAMES_PER_LATENT
 from linnet.models.transformer import TextContext
-from linnet.plan.budget import Budget
 from linnet.plan.cost_model import CostModel
 from linnet.plan.execution import ExecutionConfig
+from linnet.plan.host import Budget
 from linnet.plan.memory import LINUM_V2
 from linnet.plan.passes import forwards, latents_at_once, windows_of
-from linnet.plan.workload import SizedModel, Workload
+from linnet.plan.plan import SizedModel, Workload
 from linnet.request import LONGEST_SECONDS, Request, make_request
 from linnet.sampling.autoregressive import autoregressive
 from linnet.sampling.solvers import euler

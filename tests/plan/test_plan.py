@@ -27,17 +27,15 @@ from linnet.measure.simulate import simulate
 from linnet.models.tae import TAE, TAEConfig
 from linnet.models.text import T5Config, T5Encoder
 from linnet.models.transformer import Transformer, TransformerConfig
-from linnet.plan.budget import Budget, parse_bytes
-from linnet.plan.candidates import candidates, fits, frugal, smaller
-from linnet.plan.cost_model import CostModel, key_of, known, remember
+from linnet.plan.cost_model import CostModel, known, remember
 from linnet.plan.execution import NOTHING_FIXED, ExecutionConfig, FixedExecution, Tiling, recorded
-from linnet.plan.machine import choose
+from linnet.plan.host import Budget, parse_bytes
+from linnet.plan.machine import candidates, choose, fits, frugal, key_of, smaller
 from linnet.plan.memory import LINUM_V2, Shape, shape_of
 from linnet.plan.passes import forwards
-from linnet.plan.plan import Plan
+from linnet.plan.plan import STAGES, Plan, Row, SizedModel, Stage, Workload
 from linnet.plan.refusal import TooLarge, longest_frames
 from linnet.plan.tiles import tiles_of, wan_decoder, work
-from linnet.plan.workload import STAGES, Row, SizedModel, Stage, Workload
 from linnet.request import Dtype, Request, make_request
 from linnet.runtime.device import circumstances
 from linnet.runtime.machine import budget_of
@@ -353,7 +351,7 @@ def test_the_longest_clip_that_fits_is_that_of_a_search_one_by_one(vram: float, 
     workload = workload_of(LINUM, LINUM_V2, request, device="cuda", budget=budget)
     lengths = range(LINUM.max_frames, LINUM.min_frames - 1, -FRAMES_PER_LATENT)
     one_by_one = (frames for frames in lengths if fits(workload.asking(replace(request, frames=frames))))
-    assert longest_frames(workload) == next(one_by_one, None)
+    assert longest_frames(workload, fits) == next(one_by_one, None)
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,11 @@ from linnet.clip import Clip
 from linnet.errors import InvalidInput
 from linnet.media import read_metadata
 from linnet.pipeline import Pipeline
-from linnet.plan.budget import Budget
-from linnet.plan.candidates import as_loaded, smaller
 from linnet.plan.execution import NOTHING_FIXED, ExecutionConfig, as_asked
-from linnet.plan.machine import Machine
+from linnet.plan.host import Budget
+from linnet.plan.machine import Machine, as_loaded, smaller
 from linnet.plan.memory import LINUM_V2
-from linnet.plan.plan import Plan
-from linnet.plan.workload import SizedModel
+from linnet.plan.plan import Plan, SizedModel
 from linnet.prepare import earlier_execution
 from linnet.request import make_request
 from linnet.runtime import compile as compiling

@@ -8,8 +8,9 @@ from linnet.catalog import find
 from linnet.errors import InvalidInput
 from linnet.geometry import Size
 from linnet.models.transformer import linum_v2
-from linnet.plan.budget import Budget
+from linnet.plan.host import Budget
 from linnet.plan.memory import LINUM_V2, Parameters, Shape
+from linnet.plan.plan import SizedModel
 from linnet.plan.training import (
     Bucket,
     TrainingWorkload,
@@ -18,7 +19,6 @@ from linnet.plan.training import (
     weights_bytes,
     working_bytes,
 )
-from linnet.plan.workload import SizedModel
 from linnet.train import simulate
 from linnet.train.simulate import simulate_step
 

@@ -17,7 +17,7 @@ from linnet.cli import app
 from linnet.errors import InvalidInput
 from linnet.measure.doctor import doctor
 from linnet.plan.host import cgroup_folders, host_memory, installed_memory, processors
-from linnet.plan.workload import SizedModel
+from linnet.plan.plan import SizedModel
 from linnet.request import make_request
 from linnet.runtime import device
 from linnet.runtime.device import default_dtype, resolve_device

@@ -30,8 +30,8 @@ from linnet.models.tae import TAE
 from linnet.models.text import T5Encoder
 from linnet.models.transformer import TextContext, Transformer
 from linnet.pipeline import Pipeline
-from linnet.plan.budget import Budget
 from linnet.plan.execution import Waits
+from linnet.plan.host import Budget
 from linnet.plan.plan import Plan
 from linnet.request import Request, make_request
 from linnet.runtime.machine import resolve_machine

@@ -13,8 +13,7 @@ import typer
 from linnet.catalog import CATALOG
 from linnet.errors import InvalidInput
 from linnet.geometry import NAMED_SIZES
-from linnet.plan.budget import parse_bytes
-from linnet.plan.host import most_threads
+from linnet.plan.host import most_threads, parse_bytes
 from linnet.request import CHOICES, SEEDS
 from linnet.wording import format_number
 

@@ -30,12 +30,11 @@ from linnet.cli.problems import with_options
 from linnet.cli.terminal import bars, format_bytes, note, print_table
 from linnet.errors import InvalidInput
 from linnet.geometry import format_seconds
-from linnet.plan.budget import kind_of
 from linnet.plan.execution import NOTHING_FIXED, as_asked
+from linnet.plan.host import kind_of
 from linnet.plan.machine import Machine
-from linnet.plan.plan import Plan
+from linnet.plan.plan import Plan, SizedModel
 from linnet.plan.refusal import TooLarge
-from linnet.plan.workload import SizedModel
 from linnet.prepare import loras_of
 from linnet.profiles import choose_profile
 from linnet.request import check_dtype, check_profile, make_request

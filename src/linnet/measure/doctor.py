@@ -13,9 +13,9 @@ from linnet import __version__
 from linnet.catalog import CATALOG, ModelSpec
 from linnet.filesystem import nearest_folder
 from linnet.geometry import seconds_of
-from linnet.plan.machine import Machine
+from linnet.plan.machine import Machine, fits
+from linnet.plan.plan import SizedModel
 from linnet.plan.refusal import longest_frames
-from linnet.plan.workload import SizedModel
 from linnet.request import make_request
 from linnet.runtime.device import available_memory, card_memory, default_dtype, dtype_name, title
 from linnet.runtime.machine import resolve_machine
@@ -48,7 +48,7 @@ def doctor() -> dict[str, Any]:
             for name in names
         ],
         "cache": cache_facts(hub_cache()),
-        "models": [row for spec in CATALOG.values() if (row := fits(spec, machine))],
+        "models": [row for spec in CATALOG.values() if (row := usual_clip(spec, machine))],
     }
 
 
@@ -73,7 +73,7 @@ def cache_facts(folder: Path | None) -> dict[str, Any]:
     return {"folder": str(folder) if folder else None, "free_bytes": free}
 
 
-def fits(spec: ModelSpec, machine: Machine) -> dict[str, Any] | None:
+def usual_clip(spec: ModelSpec, machine: Machine) -> dict[str, Any] | None:
     """What `linnet plan` says of the model's usual clip, and the longest that the model makes at once that fits. None
     for a model of which nothing is known because its files are not here."""
     files = locate(spec)
@@ -81,7 +81,7 @@ def fits(spec: ModelSpec, machine: Machine) -> dict[str, Any] | None:
         return None
     model, request = SizedModel.of(spec, files), make_request(spec, prompt="any", seed=0)
     plan = machine.plan_or_nearest(model, request)
-    most = longest_frames(plan.workload)
+    most = longest_frames(plan.workload, fits)
     return {
         "model": spec.name,
         "installed": files is not None,

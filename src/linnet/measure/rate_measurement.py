@@ -30,7 +30,7 @@ from linnet.models.vae import VAE, VAEConfig
 from linnet.plan.cost_model import CostModel, remember
 from linnet.plan.machine import Machine
 from linnet.plan.memory import SMALL_TEXT, Shape
-from linnet.plan.workload import SizedModel
+from linnet.plan.plan import SizedModel
 from linnet.runtime import transfer
 from linnet.runtime.attention import Work, choose, way_of
 from linnet.runtime.machine import occupy

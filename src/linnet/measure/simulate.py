@@ -28,8 +28,7 @@ from linnet.models.transformer import PATCH, Block, TextContext, Transformer, li
 from linnet.models.vae import VAE, Past, VAEConfig
 from linnet.plan.execution import PREVIEW_TILING
 from linnet.plan.passes import in_one_batch
-from linnet.plan.plan import Plan
-from linnet.plan.workload import Row
+from linnet.plan.plan import Plan, Row
 from linnet.runtime import offload, stream, transfer
 from linnet.runtime.tiles import decode_tiled
 from linnet.sampling.denoise import Guidance, GuidedVelocity, per_clip

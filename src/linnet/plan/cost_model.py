@@ -13,9 +13,9 @@ from linnet.geometry import latent_grid, token_count
 from linnet.loras import numbers_in
 from linnet.plan import host
 from linnet.plan.execution import ExecutionConfig, Tiling
-from linnet.plan.memory import Shape, decode_working, text_weights, transformer_weights
+from linnet.plan.memory import decode_working, text_weights, transformer_weights
 from linnet.plan.passes import forwards, in_one_batch, window_count
-from linnet.plan.workload import Row, Workload
+from linnet.plan.plan import Row, Workload
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,20 +118,14 @@ def extra_work(height: int, width: int, tiling: Tiling) -> float:
     return tiling_work(wan_decoder(), height, width, tiling)
 
 
-def key_of(title: str, dtype: str, threads: int, shape: Shape, kind: str) -> str:
-    """Under which a cost model is kept; `title` names the hardware and all else that times depend on, `kind` the
-    autoencoder."""
-    return f"{title}, {dtype}, {threads} threads, {shape.dim}x{shape.ffn_dim}, {kind}"
-
-
 def known(key: str, folder: Path | None = None) -> CostModel | None:
     """What was measured earlier."""
     try:
-        return CostModel(**host.recall("rates", key, folder))
+        return CostModel(**host.recall(host.RATES, key, folder))
     except TypeError:
         return None
 
 
 def remember(key: str, rates: CostModel, folder: Path | None = None) -> None:
     """Keep them, if the disk lets it."""
-    host.keep("rates", key, asdict(rates), folder)
+    host.keep(host.RATES, key, asdict(rates), folder)

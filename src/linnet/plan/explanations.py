@@ -1,13 +1,16 @@
-"""What was decided for each stage of a plan, and why, in words."""
+"""What is shown of a plan: what was decided for each stage, and why, in words; all of it in JSON."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from linnet.plan.budget import gigabytes
 from linnet.plan.execution import ExecutionConfig, Waits
+from linnet.plan.host import gigabytes
 from linnet.plan.memory import Shape, text_weights
 from linnet.plan.passes import is_guided
-from linnet.plan.workload import Row, Workload
+from linnet.plan.plan import Row, Workload
+
+if TYPE_CHECKING:
+    from linnet.plan.plan import Plan
 
 
 class Choice(NamedTuple):
@@ -107,3 +110,40 @@ def blocks_place(shape: Shape, execution: ExecutionConfig) -> tuple[str, str]:
     return words, "no more of them fit" + (
         "" if execution.blocks_from == "memory" else ", nor in main memory"
     )
+
+
+def as_json(plan: "Plan") -> dict[str, Any]:
+    """Plain JSON values of what is shown of a plan; bytes and seconds."""
+    return {
+        "fits": plan.fits(),
+        "model": plan.spec.name,
+        "size": str(plan.request.size),
+        "frames": plan.request.frames,
+        "clip_seconds": plan.request.seconds,
+        "steps": plan.request.steps,
+        "windows": plan.windows,
+        "window_frames": plan.window_frames,
+        "peak_device_bytes": plan.peak_device_bytes,
+        "classic_device_bytes": plan.classic_device_bytes,
+        "peak_system_bytes": plan.peak_system_bytes,
+        "seconds": plan.seconds,
+        "slower": plan.slower,
+        "device": plan.device,
+        "dtype": plan.request.dtype,
+        "budget": {
+            "device_bytes": plan.budget.device,
+            "system_bytes": plan.budget.system,
+            "others_bytes": plan.budget.others,
+        },
+        "allowance": plan.allowance._asdict(),
+        "stages": [
+            {
+                "stage": stage.stage,
+                "device_bytes": stage.device_bytes,
+                "system_bytes": stage.system_bytes,
+                "seconds": stage.seconds,
+                "choices": [choice._asdict() for choice in plan.choices(stage.stage)],
+            }
+            for stage in plan.stages
+        ],
+    }

@@ -1,35 +1,121 @@
-"""How a request will run: the record that is shown, and that a pipeline follows. What it takes follows from it: peaks
-of memory and, where the machine was measured, seconds."""
+"""What is to be planned, and how it will run: the record that is shown, and that a pipeline follows. What a plan takes
+follows from it: peaks of memory and, where the machine was measured, seconds."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from linnet.catalog import ModelSpec
-from linnet.geometry import frames_of, latent_grid
+from linnet.errors import InvalidInput
+from linnet.geometry import frames_of, latent_grid, token_count
 from linnet.loras import numbers_in
-from linnet.plan.budget import Allowance, Budget
-from linnet.plan.cost_model import CostModel
 from linnet.plan.execution import ExecutionConfig, Waits
+from linnet.plan.host import ALLOWANCES, Allowance, Budget, kind_of, slack
 from linnet.plan.memory import (
     BYTES,
+    LINUM_V2,
     LOADING,
+    SMALL_TEXT,
+    Shape,
     between_steps,
     decode_working,
     denoise_working,
     encode_working,
     lora_weights,
     preview_working,
+    shape_of,
     text_weights,
     text_working,
     transformer_weights,
 )
-from linnet.plan.passes import in_one_batch, latents_at_once, window_count
-from linnet.plan.workload import Row, Workload
+from linnet.plan.passes import denoised, in_one_batch, latents_at_once, window_count
 from linnet.request import Request
+from linnet.weights.store import ModelFiles
+
+Stage = Literal["text", "denoise", "decode"]  # of a run
+Row = Stage | Literal["encode"]  # which only some requests have
+STAGES: tuple[Stage, ...] = ("text", "denoise", "decode")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SizedModel:
+    """A row of the catalogue, and how large the model's parts are."""
+
+    spec: ModelSpec
+    shape: Shape
+
+    @classmethod
+    def of(cls, spec: ModelSpec, files: ModelFiles | None) -> Self:
+        """By the headers of its files. That of Linum v2 is known without them; InvalidInput for any other model."""
+        if files is None and not spec.published:
+            problem = "is not here, and its size is in its files"
+            raise InvalidInput("model", spec.name, problem, "give the folder of its weights")
+        return cls(spec=spec, shape=shape_of(files) if files else LINUM_V2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOnDevice:
+    """A model, where it runs, and how much memory may be used: what making clips and training have in common."""
+
+    model: SizedModel
+    device: str
+    budget: Budget
+
+    @property
+    def spec(self) -> ModelSpec:
+        return self.model.spec
+
+    @property
+    def shape(self) -> Shape:
+        return self.model.shape
+
+    @cached_property
+    def on_cpu(self) -> bool:
+        return kind_of(self.device) == "cpu"
+
+    @cached_property
+    def allowance(self) -> Allowance:
+        return ALLOWANCES[kind_of(self.device)]
+
+    def beyond_tensors(self, size: int, churn: int = 0) -> int:
+        """Bytes of the card beside `size` bytes of tensors, `churn` of which come and go: the driver's, and what the
+        allocator takes more."""
+        return self.allowance.device + slack(size, self.budget.segments, churn)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload(ModelOnDevice):
+    """`request` with its dtype decided, `clips` times in one batch; `encoded_frames`: frames that are given, and
+    encoded first; `compiles`: the transformer's blocks are compiled, where nobody decides otherwise."""
+
+    request: Request
+    clips: int = 1
+    encoded_frames: int = 0
+    compiles: bool = False
+
+    @cached_property
+    def denoised(self) -> Request:
+        """What is denoised for the request (see `windows.denoised`)."""
+        return denoised(self.spec, self.request)
+
+    @cached_property
+    def tokens(self) -> int:
+        """The most tokens of a clip that go through the model in one pass."""
+        return latents_at_once(self.denoised) * token_count(1, self.request.size)
+
+    @cached_property
+    def small_text(self) -> bool:
+        """Whether the text encoder is so small that it always stays."""
+        return text_weights(self.shape, self.request.dtype, ExecutionConfig()) <= SMALL_TEXT
+
+    def asking(self, request: Request) -> Self:
+        """The same for another request."""
+        return replace(self, request=request)
+
 
 if TYPE_CHECKING:
+    from linnet.plan.cost_model import CostModel
     from linnet.plan.explanations import Choice
 
 
@@ -56,7 +142,7 @@ class Plan:
     text_resident: bool
     transformer_stays: bool = True
     autoencoder_waits: Waits = "device"
-    costs: CostModel | None = None
+    costs: "CostModel | None" = None
 
     @cached_property
     def stages(self) -> tuple[StagePlan, ...]:
@@ -149,39 +235,9 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; bytes and seconds."""
-        return {
-            "fits": self.fits(),
-            "model": self.spec.name,
-            "size": str(self.request.size),
-            "frames": self.request.frames,
-            "clip_seconds": self.request.seconds,
-            "steps": self.request.steps,
-            "windows": self.windows,
-            "window_frames": self.window_frames,
-            "peak_device_bytes": self.peak_device_bytes,
-            "classic_device_bytes": self.classic_device_bytes,
-            "peak_system_bytes": self.peak_system_bytes,
-            "seconds": self.seconds,
-            "slower": self.slower,
-            "device": self.device,
-            "dtype": self.request.dtype,
-            "budget": {
-                "device_bytes": self.budget.device,
-                "system_bytes": self.budget.system,
-                "others_bytes": self.budget.others,
-            },
-            "allowance": self.allowance._asdict(),
-            "stages": [
-                {
-                    "stage": stage.stage,
-                    "device_bytes": stage.device_bytes,
-                    "system_bytes": stage.system_bytes,
-                    "seconds": stage.seconds,
-                    "choices": [choice._asdict() for choice in self.choices(stage.stage)],
-                }
-                for stage in self.stages
-            ],
-        }
+        from linnet.plan.explanations import as_json  # where somebody reads it
+
+        return as_json(self)
 
 
 # --- what it takes ----------------------------------------------------------------------------------------------------

@@ -1,16 +1,16 @@
 """What does not fit: which memory is short, and what would fit. It is imported where nothing fits."""
 
 from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from linnet.catalog import CATALOG, SEEDLING
 from linnet.errors import InvalidInput
 from linnet.geometry import FRAMES_PER_LATENT, format_seconds, seconds_of
-from linnet.plan.budget import Budget, gigabytes
-from linnet.plan.candidates import fits, frugal
-from linnet.plan.execution import NOTHING_FIXED, FixedExecution
-from linnet.plan.plan import Plan
-from linnet.plan.workload import Workload
+from linnet.plan.host import Budget, gigabytes
+from linnet.plan.plan import Plan, Workload
+
+Fits = Callable[[Workload], bool]  # whether there is a way to run it that fits
 
 
 class TooLarge(InvalidInput):
@@ -22,10 +22,10 @@ class TooLarge(InvalidInput):
 # --- what does not fit ------------------------------------------------------------------------------------------------
 
 
-def too_large(workload: Workload, fixed: FixedExecution = NOTHING_FIXED) -> TooLarge:
-    """Which memory is short, which stage is to blame, how much would do, and the nearest request that would fit."""
+def too_large(workload: Workload, plans: Sequence[Plan], fits: Fits) -> TooLarge:
+    """Which memory is short of a workload that fits by none of these plans, which stage is to blame, how much would do,
+    and the nearest request that would fit."""
     request, budget, device = workload.request, workload.budget, workload.device
-    plans = list(frugal(workload, fixed))
     least = min(plans, key=lambda plan: excess(plan, budget))
     lacking = [name for name, limit in budget.limits.items() if least.peaks[name] > limit]
     limited = [name for name in lacking if name in budget.limited]
@@ -40,7 +40,7 @@ def too_large(workload: Workload, fixed: FixedExecution = NOTHING_FIXED) -> TooL
             name: max(limit, least.peaks[name]) for name, limit in budget.limits.items() if name != short
         }
         takes += "".join(f" beside {gigabytes(size)} {places[name]}" for name, size in others.items())
-    change = nearest(workload, fixed)
+    change = nearest(workload, fits)
     have = gigabytes(budget.limits[short])
     if limited:
         more = " ".join(f"`{name}={gigabytes(least.peaks[name]).replace(' ', '')}`" for name in limited)
@@ -69,7 +69,7 @@ def excess(plan: Plan, budget: Budget) -> tuple[int, float]:
     return len(factors), max(factors, default=0.0)
 
 
-def nearest(workload: Workload, fixed: FixedExecution = NOTHING_FIXED) -> str | None:
+def nearest(workload: Workload, fits: Fits) -> str | None:
     """The fewest changes that make the request fit, as settings to give; the longest clip if it must be shorter."""
     spec, request, clips = workload.spec, workload.request, workload.clips
     single = replace(workload, clips=1)
@@ -80,10 +80,10 @@ def nearest(workload: Workload, fixed: FixedExecution = NOTHING_FIXED) -> str | 
     for fewer in dict.fromkeys((clips, 1)):
         for words, changed in smaller:
             remedies = [word for word in (words, "one seed at a time" if fewer < clips else "") if word]
-            if remedies and fits(replace(workload, clips=fewer, request=changed), fixed):
+            if remedies and fits(replace(workload, clips=fewer, request=changed)):
                 return " and ".join(remedies)
     for words, changed in smaller:
-        if frames := longest_frames(single.asking(changed), request.frames - FRAMES_PER_LATENT, fixed):
+        if frames := longest_frames(single.asking(changed), fits, request.frames - FRAMES_PER_LATENT):
             shorter = f"`seconds={format_seconds(seconds_of(frames, spec.fps))}`"
             fewer_seeds = "one seed at a time" if clips > 1 else ""
             return " and ".join(word for word in (words, shorter, fewer_seeds) if word)
@@ -92,17 +92,15 @@ def nearest(workload: Workload, fixed: FixedExecution = NOTHING_FIXED) -> str | 
             width, height = other.sizes[0]
             changed = replace(request, width=width, height=height, model=other.name)
             model = replace(workload.model, spec=other)
-            if fits(replace(single, model=model, request=changed), fixed):
+            if fits(replace(single, model=model, request=changed)):
                 return f"`model={other.name}`"
     on_cpu = replace(single, device="cpu", budget=replace(workload.budget, device=None))
-    if not workload.on_cpu and fits(on_cpu, fixed):
+    if not workload.on_cpu and fits(on_cpu):
         return "`device=cpu`"
     return None
 
 
-def longest_frames(
-    workload: Workload, most: int | None = None, fixed: FixedExecution = NOTHING_FIXED
-) -> int | None:
+def longest_frames(workload: Workload, fits: Fits, most: int | None = None) -> int | None:
     """Frames of the longest clip that fits, of `most` at the most, or of as many as the model makes at once; None if
     none fits."""
     spec, request = workload.spec, workload.request
@@ -110,7 +108,7 @@ def longest_frames(
     lengths = range(least, (spec.max_frames if most is None else most) + 1, FRAMES_PER_LATENT)
 
     def too_long(frames: int) -> bool:
-        return not fits(workload.asking(replace(request, frames=frames)), fixed)
+        return not fits(workload.asking(replace(request, frames=frames)))
 
     if not lengths or too_long(least):
         return None

@@ -10,11 +10,11 @@ from typing import Any, Literal, NamedTuple
 
 from linnet.errors import InvalidInput
 from linnet.geometry import Size, latent_grid, token_count
-from linnet.plan.budget import gigabytes
 from linnet.plan.cost_model import CostModel
 from linnet.plan.execution import PREVIEW_TILING, ExecutionConfig
+from linnet.plan.host import gigabytes
 from linnet.plan.memory import BYTES, HEAD_PAIRS, LOADING, Shape, decode_working, denoise_working
-from linnet.plan.workload import ModelOnDevice
+from linnet.plan.plan import ModelOnDevice
 
 Base = Literal["float32", "bfloat16", "int8", "float8"]
 Kind = Literal["lora", "full"]

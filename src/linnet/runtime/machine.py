@@ -4,11 +4,19 @@ must."""
 from dataclasses import replace
 
 from linnet.errors import InvalidInput
-from linnet.plan.budget import ALLOWANCES, Budget, as_bytes, gigabytes, kind_of
 from linnet.plan.execution import FixedExecution
-from linnet.plan.host import check_threads, host_memory, may_have_gpu
+from linnet.plan.host import (
+    ALLOWANCES,
+    Budget,
+    as_bytes,
+    check_threads,
+    gigabytes,
+    host_memory,
+    kind_of,
+    may_have_gpu,
+)
 from linnet.plan.machine import Machine
-from linnet.plan.workload import SizedModel
+from linnet.plan.plan import SizedModel
 from linnet.request import DtypeChoice, Request, check_dtype, check_text
 
 

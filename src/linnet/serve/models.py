@@ -114,7 +114,7 @@ class Models:
     def plan(self, request: Request, given: InputReference | None = None) -> "Plan":
         """How it would run, or nearly, if nothing fits; seconds where `linnet plan --measure` has measured them."""
         from linnet.direct.conditions import Conditions
-        from linnet.plan.workload import SizedModel
+        from linnet.plan.plan import SizedModel
         from linnet.runtime.machine import with_free_memory
 
         model = SizedModel.of(find(request.model), self.files[request.model])
@@ -146,7 +146,7 @@ class Models:
         """InvalidInput for what is over the budget that was set; what is free now may be more by then."""
         if self.vram is None and self.ram is None:
             return
-        from linnet.plan.budget import gigabytes
+        from linnet.plan.host import gigabytes
 
         need, most = self.plan(request, given).peak_bytes, self.free()
         if most is not None and need > most:

@@ -19,8 +19,8 @@ from linnet.filesystem import check_folder
 from linnet.plan.cost_model import known
 from linnet.plan.execution import FORMATS, ExecutionConfig
 from linnet.plan.machine import Machine
+from linnet.plan.plan import SizedModel
 from linnet.plan.training import Bucket, TrainingPlan, TrainingWorkload, plan_training
-from linnet.plan.workload import SizedModel
 from linnet.request import Request, make_request
 from linnet.train.config import LoopConfig
 from linnet.train.distributed import ALONE, Ranks

@@ -6,11 +6,13 @@ A file appears under its name when it is complete (see filesystem). The same fra
 Axes: f frames, H rows, W columns; RGB, 0..255.
 """
 
-import io
 import json
 import re
+import time
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +23,6 @@ import numpy as np
 from av.error import FFmpegError
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from jaxtyping import UInt8
-from PIL import GifImagePlugin, Image, PngImagePlugin
 
 from linnet.errors import InvalidInput
 from linnet.filesystem import (
@@ -32,12 +33,10 @@ from linnet.filesystem import (
     path_error,
     publish,
     remove,
-    temporary_name,
     writing,
 )
 from linnet.geometry import Size
-from linnet.records import EXIF_DESCRIPTION, PNG_REQUEST
-from linnet.writer_thread import ThreadedWriter
+from linnet.records import PNG_REQUEST
 
 if TYPE_CHECKING:
     from linnet.inputs.clips import Footage
@@ -68,8 +67,8 @@ if {"X86_V4", "AVX512_SKX"} & {*np.show_config(mode="dicts")["SIMD Extensions"][
 ENDINGS = (".mp4", ".webm", ".mkv", ".gif", ".webp")
 HALVED = (".mp4", ".webm")  # colours at half the resolution
 PNG_FOLDER = re.compile(rf"\d{{5,}}\.png|{re.escape(PNG_REQUEST)}")  # all that such a folder holds
+WAITING = 16  # frames that may wait for the encoder; a tiled decoder hands so many over at once
 SURROGATE = re.compile("[\ud800-\udfff]")
-WEBP_QUALITY = 90
 
 
 def check_target(path: Path, *, size: Size, overwrite: bool) -> None:
@@ -109,16 +108,6 @@ def ending_of(path: Path) -> str:
         remedy = f"use {', '.join(ENDINGS)}, or a name without an ending for a folder of PNGs"
         raise InvalidInput("output", path, f"{ending} is not a kind of file that linnet writes", remedy)
     return ending
-
-
-def open_writer(
-    path: Path, *, width: int, height: int, fps: int, metadata: dict[str, Any], overwrite: bool = False
-) -> ThreadedWriter:
-    """A writer for the kind of file that the path's ending names, to be used in a `with` statement. It encodes in a
-    thread of its own: frames that were given to it must not be changed."""
-    kinds = {".gif": GifWriter, ".webp": WebpWriter, "": PngWriter}
-    kind = kinds.get(ending_of(path), VideoWriter)
-    return ThreadedWriter(kind(path, Size(width, height), fps, metadata, overwrite))
 
 
 def as_note(metadata: dict[str, Any]) -> str:
@@ -244,112 +233,93 @@ class VideoWriter(Writer):
             self.container.close()
 
 
-class FileWriter(Writer):
-    """One that puts the bytes of its file together itself."""
+class ThreadedWriter:
+    """`target` with the same interface, at work in another thread, while the next frames are decoded: the same bytes,
+    sooner.
 
-    def start(self) -> None:
-        self.file = self.part.open("wb")
-        self.file.write(self.head())
+    Errors and cancelling travel both ways. What the encoder raises is raised by the next `write`, or at the end of the
+    `with` block. What ends the block early, Ctrl-C too, drops the frames that wait, and nothing is left of the file.
 
-    @abstractmethod
-    def head(self) -> bytes: ...
-
-    def duration(self, second: int) -> int:
-        """How long the next frame stands, in units of which a `second` has so many; no rounding adds up."""
-        return round((self.count + 1) * second / self.fps) - round(self.count * second / self.fps)
-
-    def finish(self) -> None:
-        self.file.close()
-
-    def close(self) -> None:
-        if hasattr(self, "file"):
-            self.file.close()
-
-
-class GifWriter(FileWriter):
-    """A palette of 256 colours for each frame. Source: the GIF89a specification."""
-
-    def head(self) -> bytes:
-        screen = b"GIF89a" + b"".join(side.to_bytes(2, "little") for side in self.size) + b"\x70\0\0"
-        repeat = b"\x21\xff\x0bNETSCAPE2.0\x03\x01\0\0\0"  # for ever
-        return screen + repeat + b"\x21\xfe" + gif_blocks(self.note.encode())
-
-    def add(self, frame: Frame) -> None:
-        picture = Image.fromarray(frame).quantize(256, dither=Image.Dither.NONE)
-        milliseconds = 10 * self.duration(100)  # the file counts in hundredths
-        for block in GifImagePlugin.getdata(
-            picture, duration=milliseconds, disposal=1, include_color_table=True
-        ):
-            self.file.write(block)
-
-    def finish(self) -> None:
-        self.file.write(b";")
-        super().finish()
-
-
-class WebpWriter(FileWriter):
-    """Every frame a lossy image of its own. Source: the WebP container specification.
-
-    Pillow can write such a file too, but wants all frames at once.
+    `count`: frames that were handed over. `encoding`: seconds that the encoder worked, so far. `waited`: seconds that
+    whoever writes waited for it. The file is opened and completed by the thread that writes.
     """
 
-    def head(self) -> bytes:
-        animation_and_exif = b"\x0a\0\0\0"
-        extent = b"".join((side - 1).to_bytes(3, "little") for side in self.size)
-        background_and_loops = bytes(6)  # black, for ever
-        chunks = riff_chunk(b"VP8X", animation_and_exif + extent) + riff_chunk(b"ANIM", background_and_loops)
-        return b"RIFF" + bytes(4) + b"WEBP" + chunks  # the four bytes are for the length, known at the end
+    def __init__(self, target: Writer) -> None:
+        self.target = target
+        self.count, self.encoding, self.waited = 0, 0.0, 0.0
+        self._thread = ThreadPoolExecutor(
+            max_workers=1, thread_name_prefix="encoder"
+        )  # begins with the first
+        self._ahead: deque[tuple[int, Future[None]]] = deque()  # frames, and when they are encoded
 
-    def add(self, frame: Frame) -> None:
-        still = io.BytesIO()
-        Image.fromarray(frame).save(still, "WEBP", quality=WEBP_QUALITY)
-        corner = bytes(6)
-        extent = b"".join((side - 1).to_bytes(3, "little") for side in self.size)
-        timing = self.duration(1000).to_bytes(3, "little") + b"\x02"  # 2: over the frame before, unblended
-        image = still.getvalue()[12:]  # without the file's head
-        self.file.write(riff_chunk(b"ANMF", corner + extent + timing + image))
+    def write(self, frames: Frames) -> None:
+        """Have them encoded; waits only while too many others are ahead of them."""
+        size = self.target.size
+        if len(frames) and frames.shape[1:] != (size.height, size.width, 3):
+            raise ValueError(f"a frame of {frames.shape[2]}x{frames.shape[1]} in a clip of {size}")
+        start = time.monotonic()
+        while self._ahead and (self._ahead[0][1].done() or self._waiting + len(frames) > WAITING):
+            self._finish_first()
+        self.waited += time.monotonic() - start
+        self._ahead.append((len(frames), self._thread.submit(self._encode, frames)))
+        self.count += len(frames)
 
-    def finish(self) -> None:
-        exif = Image.Exif()
-        exif[EXIF_DESCRIPTION] = json.dumps(self.metadata, sort_keys=True)  # which is ASCII
-        self.file.write(riff_chunk(b"EXIF", exif.tobytes().removeprefix(b"Exif\0\0")))
-        length = self.file.tell() - 8
-        self.file.seek(4)
-        self.file.write(length.to_bytes(4, "little"))
-        super().finish()
+    @property
+    def _waiting(self) -> int:
+        return sum(count for count, _ in self._ahead)
 
+    def _encode(self, frames: Frames) -> None:
+        start = time.monotonic()
+        self.target.write(frames)
+        self.encoding += time.monotonic() - start
 
-class PngWriter(Writer):
-    """A folder of 00000.png, 00001.png, ... and the metadata in request.json; each image carries it too."""
+    def _finish_first(self) -> None:
+        self._ahead[0][1].result()
+        self._ahead.popleft()
 
-    def begin(self) -> Path:
-        part = temporary_name(self.path)
-        part.mkdir()  # which nobody else can, too
-        return part
+    def __enter__(self) -> Self:
+        self.target.__enter__()
+        return self
 
-    def start(self) -> None:
-        self.text = PngImagePlugin.PngInfo()
-        self.text.add_itxt("comment", self.note)
-
-    def add(self, frame: Frame) -> None:
-        Image.fromarray(frame).save(self.part / f"{self.count:05d}.png", pnginfo=self.text)
-
-    def finish(self) -> None:
-        (self.part / PNG_REQUEST).write_text(self.note + "\n", "utf-8")
-
-    def publish(self) -> None:
-        # A folder cannot replace another in one step: the old one steps aside until the new one stands.
-        aside = self.part.with_suffix(".old")
-        if not self.path.exists():
-            super().publish()
-            return
-        self.path.rename(aside)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        start, stopped = time.monotonic(), error
+        while True:
+            try:
+                while stopped is None and self._ahead:
+                    self._finish_first()
+                # Nobody may close what the thread still writes to, however often Ctrl-C is pressed. To end the thread
+                # does not tell: a wait for it that is interrupted counts as done.
+                for _, encoded in reversed(self._ahead):
+                    if not encoded.cancel():
+                        encoded.exception()
+                self._thread.shutdown(cancel_futures=True)
+                break
+            except BaseException as failed:
+                stopped = stopped or failed
+        idle = time.monotonic()
         try:
-            super().publish()
-        except BaseException:
-            aside.rename(self.path)
-            raise
-        remove(aside)
+            self.target.__exit__(type(stopped) if stopped else None, stopped, trace)
+        finally:
+            now = time.monotonic()
+            self.encoding += now - idle
+            self.waited += now - start
+        if stopped is not error and stopped is not None:
+            raise stopped
+
+
+def open_writer(
+    path: Path, *, width: int, height: int, fps: int, metadata: dict[str, Any], overwrite: bool = False
+) -> ThreadedWriter:
+    """A writer for the kind of file that the path's ending names, to be used in a `with` statement. It encodes in a
+    thread of its own: frames that were given to it must not be changed."""
+    kind: type[Writer] = VideoWriter
+    if (ending := ending_of(path)) not in CODECS:
+        from linnet.media.images import WRITERS  # where clips become images
+
+        kind = WRITERS[ending]
+    return ThreadedWriter(kind(path, Size(width, height), fps, metadata, overwrite))
 
 
 # --- reading back ---------------------------------------------------------------------------------------------
@@ -388,14 +358,3 @@ def plainly(path: Path) -> Iterator[None]:
             yield
     except FFmpegError as error:  # those that are OSError, too, have gone as such
         raise path_error(error, path, field="output", writing=True) from error
-
-
-def gif_blocks(data: bytes) -> bytes:
-    """GIF's sub-blocks: at most 255 bytes each behind their length, then an empty one."""
-    parts = [data[i : i + 255] for i in range(0, len(data), 255)]
-    return b"".join(bytes([len(part)]) + part for part in parts) + b"\0"
-
-
-def riff_chunk(name: bytes, data: bytes) -> bytes:
-    """Name, length and data, made even."""
-    return name + len(data).to_bytes(4, "little") + data + bytes(len(data) % 2)
