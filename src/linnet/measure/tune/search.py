@@ -192,20 +192,16 @@ class Search:
 
     def _cached(self, rules: Rules, starts: Sequence[Candidate], holding: list[Candidate]) -> None:
         """Steps that hold a velocity: with each of the starts, as many as the rules bear."""
-        faster_ones: list[Candidate] = []
         for candidate in starts:
             for early in EARLY:
                 rising = self.skipping(candidate, early)
                 while rising := self.highest("step cache", rising, rules):
-                    if self.faster(rising[-1]) <= max(map(self.faster, faster_ones), default=1.0):
+                    passed = self.halve("step cache", rising[-2:], rules, keep=2)
+                    holding.extend(passed)
+                    if passed or self.faster(rising[-1]) < rules.faster:
                         break
-                    if passed := self.halve("step cache", rising[-2:], rules):
-                        faster_ones += passed
-                        break
-                    rising = rising[
-                        :-2
-                    ]  # a few clips are easily content: of all of them, milder ones may hold
-        holding.extend(faster_ones)
+                    # A few clips are easily content: of all of them, milder ones may hold.
+                    rising = rising[:-2]
 
     def skipping(self, candidate: Candidate, early: float) -> list[Candidate]:
         """The same with ever more steps left out: those that its own velocities can do without. `early` as for
