@@ -50,7 +50,7 @@ _HOMES = {
     **dict.fromkeys(("Request", "make_request"), "request"),
     "Clip": "clip",
     "Pipeline": "pipeline",
-    "Progress": "progress",
+    "Progress": "clip",
 }
 
 
