@@ -41,9 +41,7 @@ def new_questions(shape: str, n: int) -> list[Question]:
     return made
 
 
-def right(
-    pipeline: Pipeline, exam: Sequence[Question], folder: Path, profile: str, seconds: float
-) -> list[dict[str, Any]]:
+def right(pipeline: Pipeline, exam: Sequence[Question], folder: Path, settings: Any) -> list[dict[str, Any]]:
     """Of each question what was asked for and what its clip shows."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
@@ -51,7 +49,7 @@ def right(
         path = folder / f"{question.index:03}.mp4"
         if not path.exists():
             request = linnet.make_request(
-                pipeline.spec, prompt=question.prompt, seed=question.seed, profile=profile
+                pipeline.spec, prompt=question.prompt, seed=question.seed, **settings
             )
             pipeline.generate(request, path)
         seen = parse(media.read_frames(path), SHAPES)
@@ -70,7 +68,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--shape", choices=synthetic.NEW_SHAPES, default="cross")
+    parser.add_argument("--shape", choices=synthetic.NEW_SHAPES, default="circle")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--new", type=int, default=50)
     parser.add_argument("--old", type=int, default=100)
@@ -96,19 +94,14 @@ def main() -> None:
         result["load_after"] = list(os.getloadavg())
         print(json.dumps(result), flush=True)
     pipeline = linnet.load("seedling", device="cpu", threads=options.threads)
+    settings = {"profile": options.profile, "seconds": options.seconds}
     old = questions(options.old, held_out=False)
-    before = right(pipeline, old, options.folder / "before", options.profile, options.seconds)
+    before = right(pipeline, old, options.folder / "before", settings)
     saved = read_lora(file, parameter_shapes(pipeline.model.transformer))
     pipeline.model.learn_words(saved.words)
     apply_lora(pipeline.model.transformer, saved.weights)
-    new = right(
-        pipeline,
-        new_questions(options.shape, options.new),
-        options.folder / "new",
-        options.profile,
-        options.seconds,
-    )
-    after = right(pipeline, old, options.folder / "after", options.profile, options.seconds)
+    new = right(pipeline, new_questions(options.shape, options.new), options.folder / "new", settings)
+    after = right(pipeline, old, options.folder / "after", settings)
     remove_lora(pipeline.model.transformer)
     attributes = ("", "shape", "colour", "motion")
     result |= {

@@ -49,7 +49,7 @@ from training_runs import losses
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The example of README's section on teaching, in a short form."""
-    folder = tmp_path_factory.mktemp("clips") / "crosses"
+    folder = tmp_path_factory.mktemp("clips") / "circles"
     draw_example(folder, clips=3, frames=5)
     return folder
 
@@ -60,15 +60,15 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_folder_of_clips_becomes_a_lora_that_teaches_a_word(clips: Path, tmp_path: Path) -> None:
-    run = tmp_path / "my-cross"
+    run = tmp_path / "my-circle"
     words = ["train", "lora", str(clips), "--model", "seedling", "--output", str(run)]
     words += ["--steps", "2", "--batch", "2", "--rank", "4", "--held-out", "0.3", "--validate-every", "2"]
-    words += ["--preview", "a red cross spins", "--prior", "1", "--stills", "2"]
+    words += ["--preview", "a red circle grows", "--prior", "1", "--stills", "2"]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output
-    assert result.stdout == f"{run / 'my-cross.safetensors'}\n"
-    with safe_open(run / "my-cross.safetensors", "pt") as file:
-        assert json.loads(file.metadata()["linnet.words"]) == ["cross"]
+    assert result.stdout == f"{run / 'my-circle.safetensors'}\n"
+    with safe_open(run / "my-circle.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["linnet.words"]) == ["circle"]
         assert file.metadata()["ss_base_model_version"] == "seedling"
         assert file.get_tensor("diffusion_model.blocks.0.self_attn.q.alpha").item() == 4
     last = json.loads((run / "log.jsonl").read_text().splitlines()[-1])
@@ -77,9 +77,9 @@ def test_a_folder_of_clips_becomes_a_lora_that_teaches_a_word(clips: Path, tmp_p
 
     pipeline = linnet.load("seedling", device="cpu")
     transformer = pipeline.model.transformer
-    saved = read_lora(run / "my-cross.safetensors", parameter_shapes(transformer))
+    saved = read_lora(run / "my-circle.safetensors", parameter_shapes(transformer))
     pipeline.model.learn_words(saved.words)
-    request = linnet.make_request(pipeline.spec, prompt="a red cross spins", seed=0, frames=5)
+    request = linnet.make_request(pipeline.spec, prompt="a red circle grows", seed=0, frames=5)
     apply_lora(transformer, saved.weights)
     taught = np.stack([*media.read_frames(pipeline.generate(request, tmp_path / "taught.mp4").path)])
     without, preview = (
@@ -121,7 +121,7 @@ def test_all_weights_learn_and_the_file_stands_in_for_the_transformer(tmp_path: 
     run = tmp_path / "all"
     stars = tmp_path / "stars"
     draw_example(stars, clips=1, frames=5)
-    (stars / "cross-01.txt").write_text("a red star moves left")
+    (stars / "circle-01.txt").write_text("a red star moves left")
     words = ["train", "full", str(stars), "--model", "seedling"]
     words += [
         "--device",

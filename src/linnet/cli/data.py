@@ -437,7 +437,7 @@ def tell_left_out(lines: Sequence[str]) -> None:
 @app.command("example")
 def example(
     folder: Annotated[Path, typer.Argument(help="A new folder, or an empty one.", metavar="FOLDER")],
-    shape: Annotated[str, option("shape", "cross (default) or circle.", metavar="NAME")] = "cross",
+    shape: Annotated[str, option("shape", "circle (default) or cross.", metavar="NAME")] = "circle",
 ) -> None:
     """Draw a dataset to try training on: 24 clips of a shape that seedling does not know."""
     from linnet.data.example import draw_example

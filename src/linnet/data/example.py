@@ -25,7 +25,7 @@ SHOWN_COLOURS = ("red", "yellow", "blue", "white")
 SHOWN_MOTIONS = ("left", "down", "spins", "grows", "still")
 
 
-def draw_example(folder: Path, shape: str = "cross", *, clips: int = 24, frames: int = 25) -> None:
+def draw_example(folder: Path, shape: str = "circle", *, clips: int = 24, frames: int = 25) -> None:
     """Write the clips in four colours and five motions, each with a .txt of its name. A folder that holds something
     else is refused."""
     if shape not in NEW_SHAPES:
