@@ -56,7 +56,7 @@ class LoopOptions:
         int | None,
         whole(
             "steps",
-            "Steps; by default 100 for each clip, 500 to 3000; of seedling 1200.",
+            "Steps; by default 100 for each clip, 500 to 3000; of seedling 400.",
             least=1,
         ),
     ] = None
@@ -143,7 +143,7 @@ class ClipOptions:
         int | None,
         whole(
             "prior",
-            "Clips of the model's own that it also trains on, so that it forgets less; by default 0, of seedling 64.",
+            "Clips of the model's own that it also trains on, so that it forgets less; by default 0, of seedling 32.",
             least=0,
         ),
     ] = None
