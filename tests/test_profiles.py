@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -13,10 +14,10 @@ from linnet.catalog import CATALOG, SEEDLING
 from linnet.cli import app
 from linnet.direct.storyboard import read_storyboard
 from linnet.errors import InvalidInput
-from linnet.media import read_metadata
+from linnet.media import open_writer, read_metadata
 from linnet.plan import profiles
 from linnet.plan.profiles import TunedProfile
-from linnet.prepare_direct import prepare_grid
+from linnet.prepare_direct import prepare_edit, prepare_extend, prepare_grid, prepare_refine
 from linnet.profiles import carried_on, choose_profile, subject_of
 from linnet.request import Request, RequestSettings, make_request
 from linnet.serve.batch import read_lines
@@ -209,3 +210,33 @@ def test_a_batch_and_a_server_use_a_tuned_profile(
     for steps, record in ((20, seedling.record), (21, None)):
         renderer.make(replace(request, steps=steps), tmp_path / "a.mp4", lambda *what: None)
         assert (read_metadata(tmp_path / "a.mp4") or {})["choices"].get("profile") == record
+
+
+def test_what_is_made_from_a_clip_uses_a_tuned_profile(
+    seedling: TunedProfile, tiny_model: Path, tmp_path: Path
+) -> None:
+    clip = tmp_path / "clip.mp4"
+    with open_writer(clip, width=128, height=72, fps=24, metadata={}) as writer:
+        writer.write(np.zeros((5, 72, 128, 3), np.uint8))
+    for frames in (5, 9):
+        profiles.keep(replace(seedling, subject=replace(seedling.subject, frames=frames)))
+
+    def given(**more: Any) -> Any:
+        return {"model": "seedling", "weights": tiny_model, "device": "cpu", "profile": "fast", **more}
+
+    words = "a red star spins"
+    remade = (
+        prepare_edit(clip, words, given(from_=words)),
+        prepare_refine(clip, given(prompt=words)),
+        prepare_extend(clip, given(prompt=words, seconds=0.167)),
+    )
+    for ready in remade:
+        request = ready.plan.request
+        assert (request.reuse, request.guidance_until, request.steps) == ("none", 0.75, 20)
+        assert "note: fast is used without its step cache, which is for clips made from noise" in ready.notes
+        assert ready.pipeline.profile is None
+    profiles.keep(replace(seedling, subject=replace(seedling.subject, frames=5), settings={"steps": 12}))
+    ready = prepare_edit(clip, words, given(from_=words))
+    assert ready.plan.request.steps == 12
+    assert ready.pipeline.profile is not None
+    assert not any("step cache" in note for note in ready.notes)

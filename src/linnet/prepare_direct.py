@@ -3,12 +3,12 @@
 Importing it imports no torch, so that what cannot be done is refused early.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from linnet.catalog import ModelSpec
 from linnet.clip import Clip, default_name
@@ -26,8 +26,8 @@ from linnet.prepare import (
     open_pipeline,
     path_of,
 )
-from linnet.profiles import choose_profile
-from linnet.request import LONGEST_SECONDS, ProfileName, Request, make_request
+from linnet.profiles import ChosenProfile, choose_profile
+from linnet.request import LONGEST_SECONDS, ProfileName, Request, RequestSettings, make_request
 from linnet.weights.store import resolve
 
 if TYPE_CHECKING:
@@ -137,26 +137,29 @@ def prepare_extend(
     prompt = settings.get("prompt")
     of_request: dict[str, Any] = {
         "prompt": earlier.request.prompt if prompt is None and earlier else prompt,
-        "profile": settings.get("profile"),
         "reuse": "none",
         "steps": settings.get("steps"),
         "guidance": settings.get("guidance"),
-        "like": earlier.request if earlier and earlier.request.model == spec.name else None,
         "loop": False,
     }
+    like = earlier.request if earlier and earlier.request.model == spec.name else None
     loras = loras_for(spec, settings, earlier)
     if loras:
         of_request["loras"] = loras.uses
     if spec.allows(size := probe(file).size):
         of_request["size"] = size
-    usual = make_request(spec, **of_request, seed=settings.get("seed"), frames=spec.default_frames)
+    of_any_length = {**of_request, "seed": settings.get("seed"), "frames": spec.default_frames}
+    usual = make_request(spec, like=like, **of_any_length)
     extending.check_output(output, usual, overwrite=overwrite, reencode=reencode)
     source = extending.open_old(file, usual, reencode=reencode, fit=check_fit(fit))
     seen = extending.seen_of(source)
-    frames = frames_after(spec, seen, added, seconds)
-    request = make_request(spec, **of_request, seed=usual.seed, frames=frames)
-    pipeline = open_pipeline(spec, settings)
-    notes = check_prompts(pipeline, {"prompt": request.prompt}, request, anyway=anyway)
+    of_request |= {"seed": usual.seed, "frames": frames_after(spec, seen, added, seconds)}
+    chosen = profile_for(spec, settings, of_request, like)
+    request = make_request(spec, like=like, **chosen.settings)
+    pipeline = open_pipeline(spec, settings, compiled=chosen.compiled, fp8=chosen.fp8)
+    pipeline.profile = chosen.record
+    notes = [*chosen.notes]
+    notes += check_prompts(pipeline, {"prompt": request.prompt}, request, anyway=anyway)
     notes += loras.notes if loras else ()
     plan = pipeline.plan(request, encoded_frames=seen)
 
@@ -220,7 +223,7 @@ def prepare_edit(
     like = earlier.request if earlier and earlier.request.model == spec.name else None
     output = output or beside(file, "edited")
     loras = loras_for(spec, settings, earlier)
-    request, source, notes = remaking(
+    request, source, notes, chosen = remaking(
         spec,
         file,
         output,
@@ -230,8 +233,10 @@ def prepare_edit(
         like=like,
         loras=loras.uses if loras else None,
     )
-    pipeline = open_pipeline(spec, settings)
-    words = check_prompts(pipeline, {"to": to, "from": shown}, request, anyway=anyway)
+    pipeline = open_pipeline(spec, settings, compiled=chosen.compiled, fp8=chosen.fp8)
+    pipeline.profile = chosen.record
+    words = [*chosen.notes]
+    words += check_prompts(pipeline, {"to": to, "from": shown}, request, anyway=anyway)
     words += loras.notes if loras else ()
     plan = pipeline.plan(request, encoded_frames=request.frames)
 
@@ -263,7 +268,7 @@ def prepare_refine(
     strength = check_strength(0.4 if strength is None else strength)
     output = output or beside(file, "refined")
     loras = loras_for(spec, settings, earlier)
-    request, source, notes = remaking(
+    request, source, notes, chosen = remaking(
         spec,
         file,
         output,
@@ -274,8 +279,10 @@ def prepare_refine(
         like=earlier.request if earlier else None,
         loras=loras.uses if loras else None,
     )
-    pipeline = open_pipeline(spec, settings)
-    words = check_prompts(pipeline, {"prompt": request.prompt}, request, anyway=anyway)
+    pipeline = open_pipeline(spec, settings, compiled=chosen.compiled, fp8=chosen.fp8)
+    pipeline.profile = chosen.record
+    words = [*chosen.notes]
+    words += check_prompts(pipeline, {"prompt": request.prompt}, request, anyway=anyway)
     words += loras.notes if loras else ()
     plan = pipeline.plan(request, encoded_frames=request.frames)
 
@@ -316,30 +323,59 @@ def remaking(
     settings: RemakeSettings,
     *,
     overwrite: bool,
+    like: Request | None,
     **of_request: Any,
-) -> tuple[Request, "Source", list[str]]:
-    """The request for a clip that is made of a whole other one, what it is made of, and what to tell the person of it.
-    Without a profile it is exact, whatever the `like` of the request was."""
+) -> tuple[Request, "Source", list[str], ChosenProfile]:
+    """The request for a clip that is made of a whole other one, what it is made of, what to tell the person of it, and
+    the profile that is in it. Without one it is exact, whatever the `like` of the request was."""
     from linnet.direct.conditions import check_fit
     from linnet.direct.footage import length_for, open_source
     from linnet.media import check_target
 
     of_request |= {
-        "profile": settings.get("profile") or "exact",
         "steps": settings.get("steps"),
         "guidance": settings.get("guidance"),
         "reuse": "none",
         "loop": False,
         "onward": False,
     }
-    first = make_request(spec, seed=settings.get("seed"), frames=spec.default_frames, **of_request)
+    seed = settings.get("seed")
+    first = make_request(
+        spec, like=like, seed=seed, frames=spec.default_frames, profile="exact", **of_request
+    )
     source = open_source(file, first.size, spec.fps, check_fit(settings.get("fit")))
     check_target(output, size=first.size, overwrite=overwrite)
     frames = length_for(spec, file, len(source.order))
-    request = make_request(spec, frames=frames, **of_request, seed=first.seed)
+    of_request |= {"frames": frames, "seed": first.seed}
+    chosen = profile_for(spec, settings, of_request, like, usual="exact")
+    request = make_request(spec, like=like, **chosen.settings)
     left_out = len(source.order) - frames
     notes = [f"its last {left_out} frames are left out: the model makes 4k+1"] if left_out else []
-    return request, source, notes
+    return request, source, notes, chosen
+
+
+def profile_for(
+    spec: ModelSpec,
+    settings: RemakeSettings,
+    of_request: Mapping[str, Any],
+    like: Request | None,
+    *,
+    usual: ProfileName | None = None,
+) -> ChosenProfile:
+    """What the profile that was asked for, or the usual one, makes of a request for a clip that is made from another
+    one: all but its step cache, whose steps are counted from pure noise."""
+    wanted = {**of_request, "profile": settings.get("profile") or usual, "reuse": "none"}
+    chosen = choose_profile(
+        spec,
+        cast(RequestSettings, wanted),
+        files=lambda: resolve(spec, weights=path_of(settings, "weights")),
+        device=settings.get("device"),
+        like=like,
+    )
+    if chosen.record is None or chosen.record["settings"].get("reuse", "none") == "none":
+        return chosen
+    note = f"note: {chosen.record['name']} is used without its step cache, which is for clips made from noise"
+    return replace(chosen, record=None, notes=(*chosen.notes, note))
 
 
 def making(
