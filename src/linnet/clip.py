@@ -4,16 +4,18 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NoReturn, Self
-
-import numpy as np
-from jaxtyping import UInt8
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
 
 from linnet.errors import Cancelled, InvalidInput
 from linnet.request import Request
 
-Image = UInt8[np.ndarray, "H W 3"]
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import UInt8
 
+    Image = UInt8[np.ndarray, "H W 3"]
+else:
+    Image = Any  # whoever completes a command imports this, and has no time for numpy
 
 Stage = Literal["load", "encode", "text", "compile", "denoise", "decode"]
 BEFORE = (

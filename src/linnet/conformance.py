@@ -27,7 +27,7 @@ from linnet.models.latents import LatentSpace
 from linnet.models.tae import TAE, TAEConfig
 from linnet.models.transformer import Transformer, TransformerConfig
 from linnet.models.vae import VAE, VAEConfig
-from linnet.sampling.denoise import Guidance, GuidedVelocity, apg, denoise
+from linnet.sampling.denoise import Guidance, GuidedVelocity, apg, denoise, per_clip
 from linnet.sampling.flow import noise, sigmas
 
 M = TypeVar("M", bound=nn.Module)
@@ -117,7 +117,7 @@ def run_end_to_end(file: Recording) -> Iterator[tuple[str, Tensor]]:
     start = torch.stack([noise(seed, shape) for seed in c["seeds"]])
     yield "noise", start
     velocity = GuidedVelocity(
-        model=model,
+        model=lambda latents, timestep, text: model(latents, per_clip(timestep, latents), text),
         prompt=model.encode_text([file["input.prompt_embeds"]]),
         negative=model.encode_text([file["input.negative_prompt_embeds"]]),
         guidance=Guidance(

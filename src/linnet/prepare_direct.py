@@ -221,31 +221,24 @@ def prepare_edit(
     strength = settings.get("strength")
     strength = check_strength(editing.STRENGTH if strength is None else strength)
     like = earlier.request if earlier and earlier.request.model == spec.name else None
-    output = output or beside(file, "edited")
-    loras = loras_for(spec, settings, earlier)
-    request, source, notes, chosen = remaking(
-        spec,
-        file,
-        output,
-        settings,
-        overwrite=overwrite,
-        prompt=to,
-        like=like,
-        loras=loras.uses if loras else None,
-    )
-    pipeline = open_pipeline(spec, settings, compiled=chosen.compiled, fp8=chosen.fp8)
-    pipeline.profile = chosen.record
-    words = [*chosen.notes]
-    words += check_prompts(pipeline, {"to": to, "from": shown}, request, anyway=anyway)
-    words += loras.notes if loras else ()
-    plan = pipeline.plan(request, encoded_frames=request.frames)
 
-    def conditioning() -> "Conditioning":
+    def condition(pipeline: "Pipeline", plan: Plan, source: "Source") -> "Conditioning":
         everywhere = settings.get("everywhere", False)
         return editing.edit(pipeline, plan, source, shown, strength=strength, everywhere=everywhere)
 
-    make = making(pipeline, conditioning, output, notes, overwrite=overwrite)
-    return PreparedClip(pipeline=pipeline, plan=plan, output=output, make=make, notes=tuple(words))
+    return prepare_remake(
+        spec,
+        file,
+        output or beside(file, "edited"),
+        settings,
+        earlier,
+        condition,
+        {"to": to, "from": shown},
+        overwrite=overwrite,
+        anyway=anyway,
+        prompt=to,
+        like=like,
+    )
 
 
 def prepare_refine(
@@ -266,30 +259,50 @@ def prepare_refine(
 
     strength = settings.get("strength")
     strength = check_strength(0.4 if strength is None else strength)
-    output = output or beside(file, "refined")
-    loras = loras_for(spec, settings, earlier)
-    request, source, notes, chosen = remaking(
+
+    def condition(pipeline: "Pipeline", plan: Plan, source: "Source") -> "Conditioning":
+        return refine(pipeline, plan, source, strength=strength)
+
+    return prepare_remake(
         spec,
         file,
-        output,
+        output or beside(file, "refined"),
         settings,
+        earlier,
+        condition,
         overwrite=overwrite,
+        anyway=anyway,
         prompt=settings.get("prompt"),
         size=settings.get("size"),
         like=earlier.request if earlier else None,
-        loras=loras.uses if loras else None,
     )
+
+
+def prepare_remake(
+    spec: ModelSpec,
+    file: Path,
+    output: Path,
+    settings: RemakeSettings,
+    earlier: Clip | None,
+    condition: "Callable[[Pipeline, Plan, Source], Conditioning]",
+    prompts: Mapping[str, str] | None = None,
+    *,
+    overwrite: bool,
+    anyway: bool,
+    **of_request: Any,
+) -> PreparedClip:
+    """A clip that is made of a whole other one, as `condition` says. `prompts`: those that the model reads, by their
+    fields; None: the request's."""
+    loras = loras_for(spec, settings, earlier)
+    of_request["loras"] = loras.uses if loras else None
+    request, source, notes, chosen = remaking(spec, file, output, settings, overwrite=overwrite, **of_request)
     pipeline = open_pipeline(spec, settings, compiled=chosen.compiled, fp8=chosen.fp8)
     pipeline.profile = chosen.record
     words = [*chosen.notes]
-    words += check_prompts(pipeline, {"prompt": request.prompt}, request, anyway=anyway)
+    words += check_prompts(pipeline, prompts or {"prompt": request.prompt}, request, anyway=anyway)
     words += loras.notes if loras else ()
     plan = pipeline.plan(request, encoded_frames=request.frames)
-
-    def conditioning() -> "Conditioning":
-        return refine(pipeline, plan, source, strength=strength)
-
-    make = making(pipeline, conditioning, output, notes, overwrite=overwrite)
+    make = making(pipeline, lambda: condition(pipeline, plan, source), output, notes, overwrite=overwrite)
     return PreparedClip(pipeline=pipeline, plan=plan, output=output, make=make, notes=tuple(words))
 
 

@@ -33,6 +33,7 @@ from linnet.runtime import offload, stream, transfer
 from linnet.runtime.tiles import decode_tiled
 from linnet.sampling.denoise import Guidance, GuidedVelocity, per_clip
 from linnet.sampling.flow import TIMESTEPS
+from linnet.weights.files import FLOAT32_PARTS
 
 STAGE_NAMES: tuple[Row, ...] = ("text", "encode", "denoise", "decode")
 STEADY = 4  # latent frames after which decoding holds no more than before
@@ -187,8 +188,11 @@ def transformer(card: Card, plan: Plan) -> tuple[Transformer, stream.BlockStream
             put_on(block, adapters.get(i, {}))
         return model, None
     here = [model.blocks[i] for i in range(count) if stream.is_resident(i, stay, count)]
-    for part in (*(part for name, part in model.named_children() if name != "blocks"), *here):
-        card.hold(part, dtype)
+    for name, part in model.named_children():
+        if name != "blocks":
+            card.hold(part, torch.float32 if name in FLOAT32_PARTS else dtype)
+    for block in here:
+        card.hold(block, dtype)
     away = [block for block in model.blocks if block not in here]
     if plan.execution.blocks_from == "memory":
         for block in away:

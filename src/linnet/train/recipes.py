@@ -25,7 +25,7 @@ from linnet.models.tae import TAE, TAEConfig
 from linnet.models.text import T5Config, Tokenizer
 from linnet.models.transformer import TransformerConfig
 from linnet.sampling import flow
-from linnet.sampling.denoise import Guidance, GuidedVelocity, denoise
+from linnet.sampling.denoise import Guidance, GuidedVelocity, denoise, per_clip
 from linnet.train.autoencoder import AutoencoderConfig, AutoencoderTask
 from linnet.train.config import LoopConfig
 from linnet.train.flow import FlowConfig, FlowTask
@@ -177,8 +177,9 @@ class SampledFlow(SyntheticFlow):
         ids, lengths = (x.to(device) for x in self.tokenize(list(SHOWN)))
         nothing = (x.to(device) for x in self.tokenize([""] * len(SHOWN)))
         torch.compiler.set_stance("force_eager")  # compiling for this one batch would take longer than it
+        transformer = self.model.transformer
         guided = GuidedVelocity(
-            model=self.model.transformer,
+            model=lambda latents, timestep, text: transformer(latents, per_clip(timestep, latents), text),
             prompt=self.model.context(ids, lengths),
             negative=self.model.context(*nothing),
             guidance=Guidance(method="cfg", scale=3.0),
