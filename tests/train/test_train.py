@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 from linnet.cli.train import app
@@ -266,6 +267,16 @@ def test_randomness_depends_on_seed_and_step_alone() -> None:
 
     assert draw(3, 7) == draw(3, 7)
     assert len({draw(seed, step) for seed in (0, 1) for step in (0, 1)}) == 4
+
+
+def test_a_run_shows_what_it_has_learnt(tmp_path: Path) -> None:
+    from linnet.train.recipes import SHOWN, TAE, TINY, SampledFlow
+
+    usual = flow_task(tmp_path)
+    task = SampledFlow(usual.config, usual.cache, usual.tokenizer, TAE(TINY).eval())
+    task.sample(tmp_path / "samples", 7)
+    with Image.open(tmp_path / "samples" / "000007.png") as sheet:
+        assert sheet.height % len(SHOWN) == 0
 
 
 def test_a_quick_look_encodes_no_more_clips_than_its_steps_need(
