@@ -477,7 +477,8 @@ def test_before_the_first_clip_the_plan_goes_by_what_was_measured_here(
     client: TestClient, service: Service, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pace = CostModel(**dict.fromkeys(CostModel.__dataclass_fields__, 0.0) | {"frame": 1.5, "prompt": 0.5})
-    monkeypatch.setattr("linnet.plan.machine.Machine.costs", lambda machine, workload: pace)
+    monkeypatch.setattr("linnet.plan.host.recall", lambda name, key: {"was": "measured"})
+    monkeypatch.setattr("linnet.plan.cost_model.known", lambda key: pace)
     found = client.post("/v1/plan", json=STILL).json()
     assert (found["seconds_needed"], found["measured"]) == (2, False)
     service.models = Models("seedling", tiny_model, "cpu", elsewhere=True)
