@@ -18,11 +18,8 @@ else:
     Image = Any  # whoever completes a command imports this, and has no time for numpy
 
 Stage = Literal["load", "encode", "text", "compile", "denoise", "decode"]
-BEFORE = (
-    "load",
-    "encode",
-    "compile",
-)  # stages that come between the others, and only where something is not ready
+# Stages that come between the others, and only where something is not ready.
+BEFORE = ("load", "encode", "compile")
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,8 @@ def tune(
     if not quiet:
         clip = f"{format_seconds(request.seconds)} s of {request.size}"
         note(
-            f"{spec.name}, {clip}, on {job.subject.card}: {job.floor:g} dB to exact, {format_number(times)}x faster"
+            f"{spec.name}, {clip}, on {job.subject.card}: looking for settings that are {format_number(times)} times "
+            f"faster than exact and keep {job.floor:g} dB to its clips"
         )
         note(f"what is measured is kept in {job.folder}")
     try:
@@ -115,7 +116,8 @@ def tune(
         fail(f"stopped; what was measured is in {job.folder}, and the same command continues", 130)
     if not quiet and outcome.another > job.floor:
         note(
-            f"another seed's clip is as near as {outcome.another:.1f} dB: a floor of {job.floor:g} dB may say little"
+            f"clips of another seed are {outcome.another:.1f} dB from exact's, so a floor of {job.floor:g} dB may say "
+            "little"
         )
     if not as_json:
         print_table(tuning.HEADS, tuning.rows(outcome))

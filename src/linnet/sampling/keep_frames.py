@@ -62,9 +62,8 @@ class KeptFrames:
         for index in range(first):
             here = sigmas[index : index + 2]
             step = next(denoise(constrained, x, here, retrying=retrying))
-            for _ in range(
-                self.resampling_steps - 1 if index else 0
-            ):  # back to pure noise would be to another clip
+            # Not in the first step: back to pure noise would be to another clip.
+            for _ in range(self.resampling_steps - 1 if index else 0):
                 again = retrying(noise_like)(x, fresh)
                 x = retrying(noisier)(step.latents, again, float(here[1]), float(here[0]))
                 step = next(denoise(constrained, x, here, retrying=retrying))

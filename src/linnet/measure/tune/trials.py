@@ -65,7 +65,14 @@ class Candidate:
         return replace(self, settings={**self.settings, **settings})
 
     def __str__(self) -> str:
-        words = [f"{name} {value}" for name, value in self.settings.items()]
+        settings = {name.replace("_", " "): value for name, value in self.settings.items()}
+        words = []
+        if "guidance until" in settings:
+            start, stop = settings.pop("guidance from", 0.0), settings.pop("guidance until")
+            words.append(f"guidance interval {start}:{stop}")
+        if "reuse" in settings:
+            settings["step cache"] = settings.pop("reuse")
+        words += [f"{name} {value}" for name, value in settings.items()]
         words += [] if self.compiled is None else ["compiled" if self.compiled else "not compiled"]
         words += ["products in FP8"] if self.fp8 else []
         return ", ".join(words) or "exact"
