@@ -1,13 +1,13 @@
 """Plans against what full-size runs of them take of a card that is not there: 24 cases.
 
-    python benchmarks/plan.py [--vram 8GB ...] [--ram 12GB]
+    python benchmarks/plan.py [--vram 8GB ...] [--ram 12GB] [--compile] [--fp8]
 
 Each row is a request and a card. In GB: `plan` is what `linnet plan` says, with the allowance for the driver. `tensors`
 is the most that tensors take while the whole run is done on fake ones. `least` is the least limit with which a model of
 PyTorch's allocator gets through that run, and the same allowance; `spare` is what the card has beyond that. `retries`
 is how often the allocator, with all of the card, has to give back what it keeps. `classic` is `least` where the
-allocator has no expandable segments (Windows), and `measured` what a card took, from results/gpu_evidence.json. Ends
-with all rows as one line of JSON.
+allocator has no expandable segments (Windows), and `measured` what a card took, from results/gpu_evidence.json.
+--compile: with blocks compiled, as plans have it where a compiler is there. Ends with all rows as one line of JSON.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from linnet.catalog import CATALOG
 from linnet.errors import InvalidInput
 from linnet.measure.allocator import OutOfMemory, least_limit, replayed
 from linnet.measure.simulate import events_of
+from linnet.plan.execution import NOTHING_FIXED, as_asked
 from linnet.plan.host import Budget, parse_bytes
 from linnet.plan.machine import Machine
 from linnet.plan.memory import LINUM_V2
@@ -51,19 +52,25 @@ class Row:
         return self.card - self.least
 
 
-def plan_for(name: str, seconds: float, vram: str, ram: str) -> Plan:
+def plan_for(
+    name: str, seconds: float, vram: str, ram: str, *, compiled: bool = False, fp8: bool = False
+) -> Plan:
     spec = CATALOG[name]
     request = make_request(spec, prompt="any", seconds=seconds, seed=0, dtype="bfloat16")
     budget = Budget(
         device=parse_bytes("vram", vram), system=parse_bytes("ram", ram), limited=frozenset({"vram", "ram"})
     )
-    machine = Machine(device="cuda", dtype="bfloat16", threads=1, budget=budget)
-    return machine.plan(SizedModel(spec=spec, shape=LINUM_V2), request)
+    machine = Machine(device="cuda", dtype="bfloat16", threads=1, budget=budget, compiler=compiled)
+    fixed = as_asked(NOTHING_FIXED, fp8=fp8 or None)
+    return machine.plan(SizedModel(spec=spec, shape=LINUM_V2), request, fixed=fixed)
 
 
-def compare(name: str, seconds: float, vram: str, ram: str) -> Row:
+def compare(
+    name: str, seconds: float, vram: str, ram: str, *, compiled: bool = False, fp8: bool = False
+) -> Row:
     """InvalidInput where the plan is refused."""
-    plan, start = plan_for(name, seconds, vram, ram), time.monotonic()
+    plan = plan_for(name, seconds, vram, ram, compiled=compiled, fp8=fp8)
+    start = time.monotonic()
     events, card = events_of(plan), plan.budget.device or 0
     try:
         retries = replayed(events, limit=card - plan.allowance.device).retries
@@ -100,6 +107,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--vram", nargs="+", default=CARDS)
     parser.add_argument("--ram", default="12GB")
+    parser.add_argument("--compile", action="store_true", help="plans for a card that has a compiler")
+    parser.add_argument("--fp8", action="store_true", help="products in FP8")
     options = parser.parse_args()
     heads = ("plan", "tensors", "least", "spare", "retries", "classic", "measured")
     print(f"{'model':>13} clip  card " + " ".join(f"{head:>8}" for head in heads))
@@ -109,7 +118,7 @@ def main() -> None:
             for vram in options.vram:
                 head = f"{name:>13} {seconds:2.0f} s {vram:>5}"
                 try:
-                    row = compare(name, seconds, vram, options.ram)
+                    row = compare(name, seconds, vram, options.ram, compiled=options.compile, fp8=options.fp8)
                 except InvalidInput as error:
                     print(f"{head} {error}")
                     continue

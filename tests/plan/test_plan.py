@@ -387,18 +387,24 @@ def test_a_plan_predicts_what_encoding_holds(encoded_frames: int, decoder: Dtype
     assert found == pytest.approx(simulate(plan, "encode").device, rel=0.1)
 
 
+EIGHT_BITS = FixedExecution(fp8=True, transformer_format="float8", text_format="int8")
+
+
 @pytest.mark.parametrize(
-    ("gigabytes", "name", "decoder"),
+    ("gigabytes", "name", "fixed"),
     [
-        (4, "text", "float32"),
-        (4, "denoise", "float32"),
-        (12, "decode", "float32"),
-        (12, "decode", "bfloat16"),
+        (4, "text", NOTHING_FIXED),
+        (4, "denoise", NOTHING_FIXED),
+        (24, "denoise", EIGHT_BITS),
+        (12, "decode", FixedExecution(autoencoder_dtype="float32")),
+        (12, "decode", FixedExecution(autoencoder_dtype="bfloat16")),
     ],
 )
-def test_a_plan_predicts_what_a_full_size_run_holds(gigabytes: int, name: Stage, decoder: Dtype) -> None:
+def test_a_plan_predicts_what_a_full_size_run_holds(
+    gigabytes: int, name: Stage, fixed: FixedExecution
+) -> None:
     request = make_request(LINUM, prompt="a fox", seconds=2, dtype="bfloat16")
-    budget, fixed = Budget(device=gigabytes * GB, system=12 * GB), FixedExecution(autoencoder_dtype=decoder)
+    budget = Budget(device=gigabytes * GB, system=12 * GB)
     plan = make_plan(LINUM, LINUM_V2, request, device="cuda", budget=budget, fixed=fixed)
     (stage,) = (stage for stage in plan.stages if stage.stage == name)
     assert stage.tensor_bytes == pytest.approx(simulate(plan, name).device, rel=0.1)

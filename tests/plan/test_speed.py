@@ -16,9 +16,9 @@ from linnet.media import read_metadata
 from linnet.pipeline import Pipeline
 from linnet.plan.execution import NOTHING_FIXED, ExecutionConfig, as_asked
 from linnet.plan.host import Budget
-from linnet.plan.machine import Machine, as_loaded, smaller
-from linnet.plan.memory import LINUM_V2
-from linnet.plan.plan import Plan, SizedModel
+from linnet.plan.machine import Machine, as_loaded, candidates, smaller
+from linnet.plan.memory import LINUM_V2, Parameters
+from linnet.plan.plan import Plan, SizedModel, Workload
 from linnet.prepare import earlier_execution
 from linnet.request import make_request
 from linnet.runtime import compile as compiling
@@ -99,6 +99,20 @@ def test_what_is_loaded_is_kept_and_batched_anew() -> None:
     assert not plan.execution.loads_as(replace(loaded, compiled=False))
     less = smaller(planned(80, fp8=True), "denoise").execution
     assert (less.fp8, less.compiled) == (True, True)  # weights stay as they are stored
+
+
+def test_blocks_are_made_8_bit_once_and_not_at_every_step() -> None:
+    """Their file has to have them in 8 bits for them to come from there."""
+    workload, fixed = planned(80).workload, as_asked(NOTHING_FIXED, fp8=True)
+    stored = replace(LINUM_V2, block=Parameters(0, 0, narrow=LINUM_V2.block.products))
+    narrow = replace(workload, model=replace(workload.model, shape=stored))
+
+    def from_file(workload: Workload) -> set[int | None]:
+        return {way.resident_blocks for way in candidates(workload, fixed) if way.blocks_from == "file"}
+
+    assert not from_file(workload)
+    assert 0 in from_file(narrow)
+    assert 0 in {way.resident_blocks for way in candidates(workload, fixed)}
 
 
 @pytest.mark.parametrize("batched", [False, True])

@@ -11,18 +11,21 @@ from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import replace
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
+from linnet.catalog import Format
 from linnet.geometry import latent_grid
 from linnet.loras import numbers_in
 from linnet.measure.allocator import EMPTY_CACHE, MIB, Event
 from linnet.measure.fake import Card
+from linnet.models.fp8 import multiply_in_fp8
 from linnet.models.lora import LoraShape, add_lora, remove_lora, set_adapters, take_adapters, wrapped
+from linnet.models.quantised import store_in
 from linnet.models.text import T5Encoder, t5_xxl
 from linnet.models.transformer import PATCH, Block, TextContext, Transformer, linum_v2
 from linnet.models.vae import VAE, Past, VAEConfig
@@ -34,6 +37,8 @@ from linnet.runtime.tiles import decode_tiled
 from linnet.sampling.denoise import Guidance, GuidedVelocity, per_clip
 from linnet.sampling.flow import TIMESTEPS
 from linnet.weights.files import FLOAT32_PARTS
+
+M = TypeVar("M", bound=nn.Module)
 
 STAGE_NAMES: tuple[Row, ...] = ("text", "encode", "denoise", "decode")
 STEADY = 4  # latent frames after which decoding holds no more than before
@@ -83,7 +88,7 @@ def left(events: Sequence[Event]) -> list[Event]:
 
 def text(plan: Plan) -> Card:
     card, dtype = Card(), dtype_of(plan)
-    encoder = meta(lambda: T5Encoder(t5_xxl()))
+    encoder = text_encoder(plan)
     kept = transformer(card, plan) if plan.transformer_stays else None  # from the clip before
     waiting_autoencoder(card, plan)
     with card.recording():
@@ -180,7 +185,7 @@ def preview(card: Card, plan: Plan, here: VAE | None, denoised: Tensor) -> None:
 
 def transformer(card: Card, plan: Plan) -> tuple[Transformer, stream.BlockStream | None]:
     """With the blocks that stay, and what brings the others, whose copies wait in main memory."""
-    model, dtype, stay = meta(lambda: Transformer(linum_v2())), dtype_of(plan), plan.execution.resident_blocks
+    model, dtype, stay = network(plan), dtype_of(plan), plan.execution.resident_blocks
     adapters, count = loras(card, plan), len(model.blocks)
     if stay is None:
         card.hold(model, dtype)
@@ -205,6 +210,23 @@ def transformer(card: Card, plan: Plan) -> tuple[Transformer, stream.BlockStream
         if block in here:
             put_on(block, adapters.get(i, {}))
     return model, blocks
+
+
+def network(plan: Plan) -> Transformer:
+    """On the meta device, its blocks stored and multiplied as the plan says."""
+    model = stored(meta(lambda: Transformer(linum_v2())), plan.execution.transformer_format)
+    return multiply_in_fp8(model) if plan.execution.fp8 else model
+
+
+def text_encoder(plan: Plan) -> T5Encoder:
+    return stored(meta(lambda: T5Encoder(t5_xxl())), plan.execution.text_format)
+
+
+def stored(module: M, format: Format | None) -> M:
+    if format is None:
+        return module
+    with torch.device("meta"):
+        return store_in(format, module)
 
 
 def loras(card: Card, plan: Plan) -> dict[int, dict[str, nn.ModuleList]]:
@@ -331,7 +353,7 @@ def lowered(enabled: bool) -> Iterator[None]:
 def beside(card: Card, plan: Plan) -> None:
     """The text encoder, where it stays."""
     if plan.text_resident:
-        card.hold(meta(lambda: T5Encoder(t5_xxl())), dtype_of(plan))
+        card.hold(text_encoder(plan), dtype_of(plan))
 
 
 def meta(build: Callable[[], Any]) -> Any:

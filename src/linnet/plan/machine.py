@@ -142,7 +142,14 @@ HELD_TEXT = {True: 0.5, False: 0.9}  # by whether it runs on the CPU
 def candidates(workload: Workload, fixed: FixedExecution = NOTHING_FIXED) -> Iterable[ExecutionConfig]:
     """Each once, with the `fixed` settings as they are."""
     free = free_candidates(workload)
-    return dict.fromkeys(replace(execution, **fixed) for execution in free) if fixed else free
+    if not fixed:
+        return free
+    ways = dict.fromkeys(replace(execution, **fixed) for execution in free)
+    made_8_bit = fixed.get("transformer_format") and not workload.shape.block.narrow
+    if not made_8_bit or "blocks_from" in fixed:
+        return ways
+    # Blocks of a file in 16 or 32 bits would be made 8-bit anew at every step, which no stream of blocks does.
+    return [way for way in ways if way.resident_blocks is None or way.blocks_from != "file"]
 
 
 def can_batch(workload: Workload) -> bool:
