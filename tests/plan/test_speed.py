@@ -108,11 +108,11 @@ def test_blocks_are_made_8_bit_once_and_not_at_every_step() -> None:
     narrow = replace(workload, model=replace(workload.model, shape=stored))
 
     def from_file(workload: Workload) -> set[int | None]:
-        return {way.resident_blocks for way in candidates(workload, fixed) if way.blocks_from == "file"}
+        return {each.resident_blocks for each in candidates(workload, fixed) if each.blocks_from == "file"}
 
     assert not from_file(workload)
     assert 0 in from_file(narrow)
-    assert 0 in {way.resident_blocks for way in candidates(workload, fixed)}
+    assert 0 in {each.resident_blocks for each in candidates(workload, fixed)}
 
 
 @pytest.mark.parametrize("batched", [False, True])

@@ -149,7 +149,7 @@ def candidates(workload: Workload, fixed: FixedExecution = NOTHING_FIXED) -> Ite
     if not made_8_bit or "blocks_from" in fixed:
         return ways
     # Blocks of a file in 16 or 32 bits would be made 8-bit anew at every step, which no stream of blocks does.
-    return [way for way in ways if way.resident_blocks is None or way.blocks_from != "file"]
+    return [each for each in ways if each.resident_blocks is None or each.blocks_from != "file"]
 
 
 def can_batch(workload: Workload) -> bool:
