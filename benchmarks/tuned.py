@@ -1,11 +1,11 @@
 """What `linnet tune` found for seedling, on questions that it never saw: the tuned profile beside exact, same seeds.
 
-    python benchmarks/tuned.py [--n 400] [--threads 1] [--folder DIR]
+    python benchmarks/tuned.py [--n 400] [--skip 0] [--threads 1] [--folder DIR]
 
 Run `linnet tune --model seedling` first, on the same machine. Each question is answered twice, by exact and by the
 tuned `fast`, and both clips are read as `linnet evaluate adherence` reads them. Clips stay in the folder, so that a
 stopped run goes on; seconds are CPU seconds of the clips made in this run. Every 20 questions a line says how it
-stands. The last line is JSON.
+stands. `--skip` leaves out the first so many questions. The last line is JSON.
 """
 
 import argparse
@@ -34,6 +34,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--n", type=int, default=400)
+    parser.add_argument("--skip", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--folder", type=Path)
     arguments = parser.parse_args()
@@ -45,9 +46,8 @@ def main() -> None:
         )
     settings: dict[str, dict[str, Any]] = {"exact": {"profile": "exact"}, "fast": dict(chosen.settings)}
     seen = set(own_prompts(SEEDLING, 100))
-    asked = [one for one in questions(arguments.n + 50, held_out=False) if one.prompt not in seen][
-        : arguments.n
-    ]
+    every = questions(arguments.skip + arguments.n + 50, held_out=False)
+    asked = [one for one in every if one.prompt not in seen][arguments.skip :][: arguments.n]
     answers: dict[str, list[Answer]] = {way: [] for way in WAYS}
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
     with tempfile.TemporaryDirectory() as spare:

@@ -21,9 +21,9 @@ from linnet.catalog import SEEDLING
 from linnet.cli import app
 from linnet.errors import InvalidInput
 from linnet.measure.tune.fidelity import Fidelity, compare, worst_tenth
-from linnet.measure.tune.search import Search, lower_bound, tune
+from linnet.measure.tune.search import Search, Verdict, lower_bound, tune
 from linnet.measure.tune.skipping import Velocities, best_skips
-from linnet.measure.tune.trials import Candidate, Pair, Trial, Trials
+from linnet.measure.tune.trials import Candidate, Figures, Pair, Trial, Trials
 from linnet.plan import profiles
 from linnet.request import HOLD, Request, make_request
 from linnet.sampling.denoise import denoise
@@ -100,6 +100,20 @@ def test_the_fastest_that_holds_is_found_and_a_bad_candidate_loses() -> None:
     )
     if outcome.draft:
         assert outcome.draft.figures.faster > outcome.fast.figures.faster
+
+
+def test_of_those_about_as_fast_the_nearest_is_confirmed_first() -> None:
+    """The fastest held by a hair and lost shapes, beside one that was 3 % slower and much nearer."""
+    trying = search()
+    figures = Figures.of([Scripted().trial(Candidate(), pair) for pair in PAIRS[:8]])
+    assert figures is not None
+    names = {"hair": (2.82, 0.76), "near": (2.74, 0.88), "slow": (2.0, 0.99), "fast": (3.5, 0.79)}
+    made = {name: Candidate(settings={"reuse": name}) for name in names}
+    for name, (faster, worst) in names.items():
+        seen = replace(figures, faster=faster, ssim_worst=worst)
+        trying.verdicts[made[name].key] = Verdict(candidate=made[name], figures=seen, why="")
+    ordered = trying.nearest_first(list(made.values()))
+    assert [str(one.settings["reuse"]) for one in ordered] == ["fast", "near", "hair", "slow"]
 
 
 def test_nothing_is_found_where_nothing_holds() -> None:

@@ -115,11 +115,11 @@ class Stage:
             return 0.0
         if self.pace is None:
             return None
-        took = self.in_step(now)
-        each = max(
-            self.pace * self.at_once, took
-        )  # a step that lasts longer than those before tells of the next
-        return each - took + each * max(0, math.ceil((self.total - self.done) / self.at_once) - 1)
+        took, others = self.in_step(now), max(0, math.ceil((self.total - self.done) / self.at_once) - 1)
+        if not others and took > self.pace * self.at_once:
+            return None  # the last step lasts longer than expected
+        each = max(self.pace * self.at_once, took)  # a step that lasts longer tells of the next
+        return each - took + each * others
 
     def reached(self, now: float) -> float | None:
         """What is done, with the share of the step that is under way; None where nothing tells how long it takes."""

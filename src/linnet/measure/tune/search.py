@@ -49,6 +49,7 @@ EARLY = (0.0, 1.0)  # how much more errors of the first steps count: clips diffe
 OTHER_WAYS = ("efficient", "flash", "stock", "plain")  # to attend
 BEAM = 3  # candidates that a stage hands on
 TRIES = 4  # candidates that are confirmed at most
+AS_FAST = 0.9  # share of the fastest's speed from which on another counts as fast as it
 DRAFT = 4.0  # dB below the floor of fast
 DRAFT_FASTER = 1.2  # than fast, or it is none
 DRAWS, BOUND = 2000, 0.05  # of the bootstrap, and its one-sided bound
@@ -62,12 +63,15 @@ class OutOfTime(Exception):
 class Rules:
     """What a candidate has to hold. `floor` is of the median PSNR, in dB; the worst tenth of all frames may lie
     `tenth` dB lower, and their SSIM by `ssim_tenth`. `drift`: of mean brightness and saturation, as a share of the
-    range. `faster`: how many times at least."""
+    range. `faster`: how many times at least.
+
+    Of seedling's clips, settings whose worst tenth had an SSIM of 0.76 lost the shape that was asked for in 13 of 400,
+    and others with 0.81 in 4."""
 
     floor: float
     ssim: float = 0.83
     tenth: float = 4.0
-    ssim_tenth: float = 0.1
+    ssim_tenth: float = 0.05
     drift: float = 0.02
     faster: float = 1.0
 
@@ -290,6 +294,22 @@ class Search:
         verdict = self.verdicts.get(candidate.key)
         return verdict.figures.faster if verdict and verdict.figures else 1.0
 
+    def nearest_first(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """The fastest first; of those that are about as fast, the nearest to exact. What a clip takes differs by some
+        percent from run to run, so that the last percent of speed is chance, and nearness is not."""
+        left, ordered = sorted(candidates, key=self.faster, reverse=True), list[Candidate]()
+        while left:
+            least = AS_FAST * self.faster(left[0])
+            nearest = max((one for one in left if self.faster(one) >= least), key=self.nearness)
+            ordered.append(nearest)
+            left.remove(nearest)
+        return ordered
+
+    def nearness(self, candidate: Candidate) -> float:
+        """SSIM of the worst tenth of the frames: what is lost is lost in some clips, and a mean hides them."""
+        verdict = self.verdicts.get(candidate.key)
+        return verdict.figures.ssim_worst if verdict and verdict.figures else 0.0
+
     def check_time(self) -> None:
         if self.clock() > self.deadline:
             raise OutOfTime
@@ -333,7 +353,7 @@ def tune(search: Search, *, floor: float, target: float, seconds: float) -> Outc
         )
         return outcome
     holding = search.run(rules)
-    quick = [candidate for candidate in holding if search.faster(candidate) >= target]
+    quick = search.nearest_first([one for one in holding if search.faster(one) >= target])
     outcome.fast, outcome.why = search.confirm(quick, rules)
     if not holding:
         outcome.why = f"nothing that was tried keeps {format_number(round(rules.floor, 1))} dB"
@@ -346,7 +366,7 @@ def tune(search: Search, *, floor: float, target: float, seconds: float) -> Outc
     if outcome.fast:
         lower = replace(rules, floor=floor - DRAFT, ssim=rules.ssim - 0.05)
         least = outcome.fast.figures.faster * DRAFT_FASTER
-        quick = [candidate for candidate in search.run(lower) if search.faster(candidate) >= least]
+        quick = search.nearest_first([one for one in search.run(lower) if search.faster(one) >= least])
         outcome.draft, _ = search.confirm(quick, replace(lower, faster=least))
         rougher = outcome.draft
         if rougher and not rules.broken(rougher.figures) and not rules.unconfirmed(rougher):
