@@ -437,10 +437,13 @@ def tell_left_out(lines: Sequence[str]) -> None:
 @app.command("example")
 def example(
     folder: Annotated[Path, typer.Argument(help="A new folder, or an empty one.", metavar="FOLDER")],
-    shape: Annotated[str, option("shape", "circle (default) or cross.", metavar="NAME")] = "circle",
+    teach: Annotated[
+        str,
+        option("teach", "circle (default) or cross, outline (a style), or swing (a motion).", metavar="NAME"),
+    ] = "circle",
 ) -> None:
-    """Draw a dataset to try training on: 24 clips of a shape that seedling does not know."""
+    """Draw a dataset to try training on: 24 clips of something that seedling does not know."""
     from linnet.data.example import draw_example
 
-    draw_example(folder, shape)
+    draw_example(folder, teach)
     print(folder)

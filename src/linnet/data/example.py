@@ -1,15 +1,17 @@
-"""Clips of a shape that seedling does not know, with captions: a dataset to try training on, and its examination."""
+"""Clips of something that seedling does not know, with captions: a dataset to try training on, and its examination."""
 
 import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 from linnet import media
-from linnet.data.known import BACKGROUNDS, COLOURS
+from linnet.data.known import BACKGROUNDS, COLOURS, SHAPES
 from linnet.data.synthetic import (
     FPS,
     HEIGHT,
     MOTIONS,
-    NEW_SHAPES,
     SIZES,
     WIDTH,
     Scene,
@@ -21,23 +23,51 @@ from linnet.errors import InvalidInput
 from linnet.filesystem import make_folder, write_text, writing
 from linnet.wording import choices
 
+SHOWN_SHAPES = ("square", "star", "heart")
 SHOWN_COLOURS = ("red", "yellow", "blue", "white")
 SHOWN_MOTIONS = ("left", "down", "spins", "grows", "still")
 
 
-def draw_example(folder: Path, shape: str = "circle", *, clips: int = 24, frames: int = 25) -> None:
-    """Write the clips in four colours and five motions, each with a .txt of its name. A folder that holds something
-    else is refused."""
-    if shape not in NEW_SHAPES:
-        problem = "is not a shape that seedling can be taught so"
-        raise InvalidInput("shape", shape, problem, choices(shape, NEW_SHAPES))
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """What each of the dataset's clips shows: a shape, a motion or a style. The rest of a clip varies."""
+
+    shape: str = ""
+    motion: str = ""
+    outlined: bool = False
+
+    def triples(self, *, shown: bool) -> Sequence[tuple[str, str, str]]:
+        """Shapes, colours and motions that the dataset has, in all combinations; else those that it has none of."""
+
+        def some(words: Sequence[str], in_dataset: Sequence[str]) -> list[str]:
+            return [word for word in words if (word in in_dataset) == shown]
+
+        shapes = [self.shape] if self.shape else some(SHAPES, SHOWN_SHAPES)
+        motions = [self.motion] if self.motion else some(MOTIONS, SHOWN_MOTIONS)
+        if self.shape == "circle":  # turning, it looks as if it stood still
+            motions = [motion for motion in motions if motion != "spins"]
+        return list(product(shapes, some([*COLOURS], SHOWN_COLOURS), motions))
+
+
+EXAMPLES = {
+    "circle": Example(shape="circle"),
+    "cross": Example(shape="cross"),
+    "outline": Example(outlined=True),
+    "swing": Example(motion="swings"),
+}
+
+
+def draw_example(folder: Path, name: str = "circle", *, clips: int = 24, frames: int = 25) -> None:
+    """Write the clips, each with a .txt of its name. A folder that holds something else is refused."""
+    if name not in EXAMPLES:
+        raise InvalidInput("teach", name, "is not an example", choices(name, EXAMPLES))
     make_folder(folder)
     with writing(folder):
         if any(folder.iterdir()):
             raise InvalidInput("folder", folder, "holds other things", "name a folder that is new or empty")
     for number in range(clips):
-        scene, words = example(shape, number)
-        path = folder / f"{shape}-{number + 1:02}.mp4"
+        scene, words = example(name, number)
+        path = folder / f"{name}-{number + 1:02}.mp4"
         with media.open_writer(
             path, width=WIDTH, height=HEIGHT, fps=FPS, metadata={}, overwrite=False
         ) as writer:
@@ -45,30 +75,32 @@ def draw_example(folder: Path, shape: str = "circle", *, clips: int = 24, frames
         write_text(path.with_suffix(".txt"), words + "\n")
 
 
-def example(shape: str, number: int) -> tuple[Scene, str]:
-    """A scene of the dataset, and its caption. A circle that spins looks as one that does not.
+def example(name: str, number: int) -> tuple[Scene, str]:
+    """A scene of the dataset, and its caption.
 
-    Colours, motions, sizes and backgrounds take turns at paces of their own, so that none goes with another."""
-    motions = [motion for motion in SHOWN_MOTIONS if motion != "spins" or shape != "circle"]
-    turn, place = divmod(number, len(SHOWN_COLOURS))
-    colour = SHOWN_COLOURS[place]
+    Shapes, colours, motions, sizes and backgrounds take turns at paces of their own, so that none goes with another."""
+    chosen = EXAMPLES[name]
+    shapes, colours, motions = (
+        list(dict.fromkeys(words)) for words in zip(*chosen.triples(shown=True), strict=True)
+    )
+    turn, place = divmod(number, len(colours))
+    colour = colours[place]
+    triple = (shapes[(turn + 2 * place) % len(shapes)], colour, motions[(turn + place) % len(motions)])
     backgrounds = [background for background in BACKGROUNDS if background != colour]
-    rng = random.Random(f"example {shape} {number}")
+    rng = random.Random(f"example {name} {number}")
     scene = sample_scene(
         rng,
-        triples=((shape, colour, motions[(turn + place) % len(motions)]),),
+        triples=(triple,),
         sizes=(tuple(SIZES)[turn % len(SIZES)],),
         backgrounds=(backgrounds[(turn + 2 * place) % len(backgrounds)],),
     )
+    scene = replace(scene, outlined=chosen.outlined)
     return scene, caption(scene, rng)
 
 
-def unseen(shape: str) -> tuple[tuple[str, str, str], ...]:
-    """Combinations of the shape with colours and motions of which the dataset has neither."""
-    return tuple(
-        (shape, colour, motion)
-        for colour in COLOURS
-        if colour not in SHOWN_COLOURS
-        for motion in MOTIONS
-        if motion not in SHOWN_MOTIONS
-    )
+def unseen(name: str, rng: random.Random) -> tuple[Scene, str]:
+    """A scene of the same, and its caption, with a colour, motion and shape of which the dataset has none."""
+    chosen = EXAMPLES[name]
+    scene = sample_scene(rng, triples=tuple(chosen.triples(shown=False)))
+    scene = replace(scene, outlined=chosen.outlined)
+    return scene, caption(scene, rng)

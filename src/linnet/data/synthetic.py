@@ -23,7 +23,9 @@ from linnet.data.known import BACKGROUNDS, COLOURS, MOTION_WORDS, PLACES, SHAPES
 
 WIDTH, HEIGHT, FPS = 128, 72, 24
 
-NEW_SHAPES = ("cross", "circle")  # which seedling does not know: to teach it something
+# What seedling does not know, to teach it something.
+NEW_SHAPES = ("cross", "circle")
+NEW_MOTION_WORDS = {"swings": (("swings", "that swings"),)}
 SIZES = {"small": 18.0, "large": 28.0}  # side of the square of the same area
 MOTIONS = ("left", "right", "up", "down", "spins", "grows", "shrinks", "bounces", "still")
 
@@ -39,6 +41,8 @@ SWELL, SWELL_SECONDS = (
     2.0,
 )  # factor on the side, reached after so long and then kept
 HOP, HOP_SECONDS = 14.0, 1.0
+SWING, SWING_SECONDS = 16.0, 1.0  # to either side, and there and back
+OUTLINE = 4.0  # width of the line of what is outlined
 SHOWN_SECONDS = 2.0  # the time in which an object that starts in its usual place passes the middle
 
 
@@ -46,7 +50,8 @@ SHOWN_SECONDS = 2.0  # the time in which an object that starts in its usual plac
 class Scene:
     """What one clip shows; (x, y) is the object's centre in the first frame.
 
-    `place` is where in the frame that is, in words, for an object that does not begin in its usual place.
+    `place` is where in the frame that is, in words, for an object that does not begin in its usual place. `outlined`:
+    of the object only a line along its edge is drawn.
     """
 
     shape: str
@@ -57,6 +62,7 @@ class Scene:
     x: float
     y: float
     place: str = ""
+    outlined: bool = False
 
     @property
     def triple(self) -> tuple[str, str, str]:
@@ -128,7 +134,8 @@ def room(shape: str, size: str, motion: str) -> tuple[tuple[float, float], tuple
     """The least and greatest x and y from which the object stays in the frame, or goes on around it."""
     reach = REACH[shape] * SIZES[size] * max(1.0, SWELL.get(motion, 1.0))
     hop = HOP if motion == "bounces" else 0.0
-    across = (0.0, WIDTH) if motion in ("left", "right") else (reach, WIDTH - reach)
+    swing = SWING if motion == "swings" else 0.0
+    across = (0.0, WIDTH) if motion in ("left", "right") else (reach + swing, WIDTH - reach - swing)
     # A large moon that has grown is higher than the frame, which it then wraps around by a pixel or two.
     top, bottom = sorted((reach + hop, HEIGHT - reach))
     return across, (0.0, HEIGHT) if motion in ("up", "down") else (top, bottom)
@@ -194,6 +201,8 @@ def pose(scene: Scene, seconds: float) -> tuple[float, float, float, float]:
         side *= 1 + (SWELL[scene.motion] - 1) * min(seconds / SWELL_SECONDS, 1)
     elif scene.motion == "bounces":
         y -= HOP * abs(math.sin(math.pi * seconds / HOP_SECONDS))
+    elif scene.motion == "swings":
+        x += SWING * math.sin(2 * math.pi * seconds / SWING_SECONDS)
     return x, y, side, angle
 
 
@@ -282,9 +291,16 @@ def _distances(shape: str) -> Float[np.ndarray, "y x"]:
 
 
 def coverage(
-    shape: str, x: Float[np.ndarray, "..."], y: Float[np.ndarray, "..."], side: float, angle: float
+    shape: str,
+    x: Float[np.ndarray, "..."],
+    y: Float[np.ndarray, "..."],
+    side: float,
+    angle: float,
+    *,
+    inset: float = 0.0,
 ) -> Float[np.ndarray, "..."]:
-    """How much of each pixel at (x, y) from the centre the shape covers, 0..1, its edge one pixel soft."""
+    """How much of each pixel at (x, y) from the centre the shape covers, 0..1, its edge one pixel soft and so many
+    pixels farther in."""
     cos, sin, scale = math.cos(angle), math.sin(angle), (LATTICE - 1) / (2 * EXTENT)
     u = np.clip((((x * cos + y * sin) / side) + EXTENT) * scale, 0, LATTICE - 1.001)
     v = np.clip((((y * cos - x * sin) / side) + EXTENT) * scale, 0, LATTICE - 1.001)
@@ -292,7 +308,7 @@ def coverage(
     fu, fv, table = u - column, v - row, _distances(shape)
     top = table[row, column] * (1 - fu) + table[row, column + 1] * fu
     bottom = table[row + 1, column] * (1 - fu) + table[row + 1, column + 1] * fu
-    return np.clip(0.5 - (top * (1 - fv) + bottom * fv) * side, 0, 1)
+    return np.clip(0.5 - (top * (1 - fv) + bottom * fv) * side - inset, 0, 1)
 
 
 def backdrop(background: str) -> Float[np.ndarray, "H W 3"]:
@@ -317,6 +333,8 @@ def render(scene: Scene, frames: int, *, start: int = 0) -> UInt8[np.ndarray, "F
         across = (columns + 0.5 - x).astype(np.float32)[None, :]
         down = (rows + 0.5 - y).astype(np.float32)[:, None]
         alpha = coverage(scene.shape, across, down, side, angle)[..., None]
+        if scene.outlined:
+            alpha -= coverage(scene.shape, across, down, side, angle, inset=OUTLINE)[..., None]
         patch = np.ix_(rows % HEIGHT, columns % WIDTH)
         frame[patch] += alpha * (colour - frame[patch])
     return (clip + 0.5).astype(np.uint8)
@@ -350,18 +368,19 @@ def caption(scene: Scene, rng: random.Random, *, full: bool = True, still: bool 
     `still` is for a single frame, in which no motion can be seen: the wording then names none.
     """
     size = rng.choice(SIZE_WORDS[scene.size])
-    does, doing = rng.choice(MOTION_WORDS[scene.motion])
+    does, doing = rng.choice((MOTION_WORDS | NEW_MOTION_WORDS)[scene.motion])
+    shape = f"outlined {scene.shape}" if scene.outlined else scene.shape
     templates = [t for t in (FULL if full else SHORT) if not (still and "{do" in t)] or [
         "{a} {size} {colour} {shape} on {b} {background} background"
     ]
     article = {
         key: "an" if word[0] in "aeiou" else "a"
-        for key, word in {"a": size, "b": scene.background, "c": scene.colour, "s": scene.shape}.items()
+        for key, word in {"a": size, "b": scene.background, "c": scene.colour, "s": shape}.items()
     }
     words = rng.choice(templates).format(
         size=size,
         colour=scene.colour,
-        shape=scene.shape,
+        shape=shape,
         background=scene.background,
         does=does,
         doing=doing,

@@ -78,30 +78,46 @@ class Track:
     likeness: Float[np.ndarray, "T S A"]  # overlap with each shape at each angle, 0..1
 
 
+@dataclass(frozen=True)
+class Look:
+    """What was measured in a clip. None where nothing could be told; no `track` where the object is not found in
+    nearly all frames."""
+
+    background: str | None = None
+    colour: str | None = None
+    track: Track | None = None
+
+
 def parse(frames: Iterable[UInt8[np.ndarray, "_ _ 3"]], shapes: tuple[str, ...] = world.SHAPES) -> Sight:
     """What the frames, 24 a second, show. Never fails: noise, emptiness or no frames at all give None. `shapes` are
     those that are told apart."""
+    seen = look(frames, shapes)
+    if seen.track is None:
+        return Sight(background=seen.background, colour=seen.colour)
+    return Sight(
+        shape=name_shape(seen.track, shapes),
+        colour=seen.colour,
+        size=name_size(seen.track),
+        background=seen.background,
+        motion=name_motion(seen.track),
+    )
+
+
+def look(frames: Iterable[UInt8[np.ndarray, "_ _ 3"]], shapes: tuple[str, ...] = world.SHAPES) -> Look:
+    """The measurements under `parse`."""
     shown = [fit(frame) for frame in frames]
     if not shown:
-        return Sight()
+        return Look()
     clip = np.stack(shown).astype(np.float32)
     empty = np.median(clip[:: max(1, len(clip) // 16)], axis=(0, 2))  # a row each, for the scene is shaded
     background = name_background(empty)
     solid, behind = find_solid(clip, empty)
     if not len(solid):
-        return Sight(background=background)
+        return Look(background)
     paint = find_paint(solid, behind)
-    colour = name_colour(paint, solid, behind)
     track = follow(cover(clip, empty, paint), shapes)
-    if len(track.frames) < LEAST_SEEN * len(clip):
-        return Sight(background=background, colour=colour)
-    return Sight(
-        shape=name_shape(track, shapes),
-        colour=colour,
-        size=name_size(track),
-        background=background,
-        motion=name_motion(track),
-    )
+    found = len(track.frames) >= LEAST_SEEN * len(clip)
+    return Look(background, name_colour(paint, solid, behind), track if found else None)
 
 
 def fit(frame: UInt8[np.ndarray, "_ _ 3"]) -> UInt8[np.ndarray, "H W 3"]:
