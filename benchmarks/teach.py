@@ -19,8 +19,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import linnet
 import numpy as np
+from PIL import Image, ImageDraw
+
+import linnet
 from linnet import media
 from linnet.data import synthetic
 from linnet.data.example import EXAMPLES, draw_example, unseen
@@ -29,12 +31,11 @@ from linnet.evaluate.parse import Track, fit, look, parse
 from linnet.models.lora import apply_lora, remove_lora
 from linnet.pipeline import Pipeline
 from linnet.weights.lora import parameter_shapes, read_lora
-from PIL import Image, ImageDraw
 
 SHAPES = (*synthetic.SHAPES, *synthetic.NEW_SHAPES)
 SETS = {"choosing": "choose", "exam": "teach"}  # of prompts: settings were chosen on the first
 EMPTY = 30  # how far a pixel may be from the background beside it, in each of RGB, and still belong to it
-LEAST_HOLE = 0.15  # share of an outlined object's area that the line leaves empty; of drawn ones 0.25 at the least
+LEAST_HOLE = 0.1  # share of an outlined object's area that the line leaves empty; of a drawn star 0.31
 LEAST_SWING = 0.5  # of what is drawn
 
 

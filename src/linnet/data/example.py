@@ -30,11 +30,17 @@ SHOWN_MOTIONS = ("left", "down", "spins", "grows", "still")
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """What each of the dataset's clips shows: a shape, a motion or a style. The rest of a clip varies."""
+    """What each of the dataset's clips shows: a shape, a motion or a style. The rest of a clip varies.
+
+    Seedling's autoencoder fills what is small and outlined, and moons of any size."""
 
     shape: str = ""
     motion: str = ""
     outlined: bool = False
+
+    @property
+    def sizes(self) -> Sequence[str]:
+        return ["large"] if self.outlined else [*SIZES]
 
     def triples(self, *, shown: bool) -> Sequence[tuple[str, str, str]]:
         """Shapes, colours and motions that the dataset has, in all combinations; else those that it has none of."""
@@ -43,6 +49,8 @@ class Example:
             return [word for word in words if (word in in_dataset) == shown]
 
         shapes = [self.shape] if self.shape else some(SHAPES, SHOWN_SHAPES)
+        if self.outlined:
+            shapes = [shape for shape in shapes if shape != "moon"]
         motions = [self.motion] if self.motion else some(MOTIONS, SHOWN_MOTIONS)
         if self.shape == "circle":  # turning, it looks as if it stood still
             motions = [motion for motion in motions if motion != "spins"]
@@ -91,7 +99,7 @@ def example(name: str, number: int) -> tuple[Scene, str]:
     scene = sample_scene(
         rng,
         triples=(triple,),
-        sizes=(tuple(SIZES)[turn % len(SIZES)],),
+        sizes=(chosen.sizes[turn % len(chosen.sizes)],),
         backgrounds=(backgrounds[(turn + 2 * place) % len(backgrounds)],),
     )
     scene = replace(scene, outlined=chosen.outlined)
@@ -101,6 +109,6 @@ def example(name: str, number: int) -> tuple[Scene, str]:
 def unseen(name: str, rng: random.Random) -> tuple[Scene, str]:
     """A scene of the same, and its caption, with a colour, motion and shape of which the dataset has none."""
     chosen = EXAMPLES[name]
-    scene = sample_scene(rng, triples=tuple(chosen.triples(shown=False)))
+    scene = sample_scene(rng, triples=tuple(chosen.triples(shown=False)), sizes=chosen.sizes)
     scene = replace(scene, outlined=chosen.outlined)
     return scene, caption(scene, rng)

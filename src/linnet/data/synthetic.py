@@ -41,7 +41,7 @@ SWELL, SWELL_SECONDS = (
     2.0,
 )  # factor on the side, reached after so long and then kept
 HOP, HOP_SECONDS = 14.0, 1.0
-SWING, SWING_SECONDS = 16.0, 1.0  # to either side, and there and back
+SWING, SWING_SECONDS = 10.0, 1.0  # to either side, and there and back
 OUTLINE = 4.0  # width of the line of what is outlined
 SHOWN_SECONDS = 2.0  # the time in which an object that starts in its usual place passes the middle
 

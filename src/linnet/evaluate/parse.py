@@ -116,8 +116,8 @@ def look(frames: Iterable[UInt8[np.ndarray, "_ _ 3"]], shapes: tuple[str, ...] =
         return Look(background)
     paint = find_paint(solid, behind)
     track = follow(cover(clip, empty, paint), shapes)
-    found = len(track.frames) >= LEAST_SEEN * len(clip)
-    return Look(background, name_colour(paint, solid, behind), track if found else None)
+    followed = len(track.frames) >= LEAST_SEEN * len(clip)
+    return Look(background, name_colour(paint, solid, behind), track if followed else None)
 
 
 def fit(frame: UInt8[np.ndarray, "_ _ 3"]) -> UInt8[np.ndarray, "H W 3"]:
