@@ -33,13 +33,16 @@ from linnet.pipeline import Pipeline
 from linnet.weights.lora import parameter_shapes, read_lora
 
 SHAPES = (*synthetic.SHAPES, *synthetic.NEW_SHAPES)
-SETS = {"choosing": "choose", "exam": "teach"}  # of prompts: settings were chosen on the first
+PROMPTS = {
+    "choosing": "choose",
+    "exam": "teach",
+}  # settings are chosen on the first, and measured on the second
 EMPTY = 30  # how far a pixel may be from the background beside it, in each of RGB, and still belong to it
 LEAST_HOLE = 0.1  # share of an outlined object's area that the line leaves empty; of a drawn star 0.31
 LEAST_SWING = 0.5  # of what is drawn
 
 
-def new_questions(name: str, n: int, seed: str = "teach") -> list[Question]:
+def new_questions(name: str, n: int, seed: str = PROMPTS["exam"]) -> list[Question]:
     made = []
     for index in range(n):
         rng = random.Random(f"{seed} {name} {index}")
@@ -51,17 +54,20 @@ def new_questions(name: str, n: int, seed: str = "teach") -> list[Question]:
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-def seen_in(frames: Sequence[np.ndarray]) -> dict[str, Any]:
-    """What a clip shows, in words, with whether it is outlined and whether it swings."""
+def seen_in(frames: Sequence[np.ndarray], shape: str) -> tuple[dict[str, Any], float]:
+    """What a clip shows, in words, with whether it is outlined and whether it swings; and how much it overlaps with the
+    outline of this shape, 0..1."""
     shown = [fit(frame) for frame in frames]
     filled, holes = zip(*map(fill, shown), strict=True)
     outlined = bool(np.median(holes) >= LEAST_HOLE)
     shown = list(filled) if outlined else shown
     seen = {**vars(parse(shown, SHAPES)), "outlined": outlined}
     track = look(shown, SHAPES).track
-    if track is not None and swings(track):
+    if track is None:
+        return seen, 0.0
+    if swings(track):
         seen["motion"] = "swings"
-    return seen
+    return seen, float(track.likeness[:, SHAPES.index(shape)].max(1).mean())
 
 
 def fill(frame: np.ndarray) -> tuple[np.ndarray, float]:
@@ -127,14 +133,17 @@ def right(pipeline: Pipeline, exam: Sequence[Question], folder: Path, settings: 
                 pipeline.spec, prompt=question.prompt, seed=question.seed, **settings
             )
             pipeline.generate(request, path)
-        seen = seen_in(list(media.read_frames(path)))
+        seen, likeness = seen_in(list(media.read_frames(path)), question.scene.shape)
         wanted = {name: getattr(question.scene, name) for name in seen}
         wrong = {name: seen[name] for name, value in wanted.items() if seen[name] != value}
-        rows.append({"prompt": question.prompt, "wrong": wrong})
+        rows.append({"prompt": question.prompt, "wrong": wrong, "likeness": likeness})
     return rows
 
 
-def share(rows: Sequence[dict[str, Any]], attribute: str = "") -> float:
+def share(rows: Sequence[dict[str, Any]], attribute: str = "") -> float | None:
+    """Percent of the clips that are right in this attribute, or in all; None where nothing was asked."""
+    if not rows:
+        return None
     hits = sum(not row["wrong"] if not attribute else attribute not in row["wrong"] for row in rows)
     return round(100 * hits / len(rows), 1)
 
@@ -146,6 +155,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--teach", choices=EXAMPLES, default="circle")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--prompts", choices=PROMPTS, default="exam")
     parser.add_argument("--new", type=int, default=50)
     parser.add_argument("--old", type=int, default=100)
     parser.add_argument("--profile", default="fast", help="that the clips are made with")
@@ -157,18 +167,22 @@ def main() -> None:
     if not clips.exists():
         draw_example(clips, options.teach)
     result: dict[str, Any] = {"teach": options.teach, "threads": options.threads, "options": options.options}
-    result |= {"profile": options.profile, "seconds": options.seconds, "load": list(os.getloadavg())}
-    file = run / "run.safetensors"
+    result |= {"prompts": options.prompts, "profile": options.profile, "seconds": options.seconds}
+    file, training = run / "run.safetensors", options.folder / "training.json"
     if not file.exists():
+        took: dict[str, Any] = {"load": list(os.getloadavg())}
         words = [sys.executable, "-m", "linnet", "train", "lora", clips, "--model", "seedling"]
         words += ["--output", run, "--threads", str(options.threads), *options.options]
         began = time.monotonic()
         subprocess.run(words, check=True)
-        result["minutes"] = round((time.monotonic() - began) / 60, 2)
+        took["minutes"] = round((time.monotonic() - began) / 60, 2)
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
-        result["cpu_minutes"] = round((used.ru_utime + used.ru_stime) / 60, 2)
-        result["load_after"] = list(os.getloadavg())
-        print(json.dumps(result), flush=True)
+        took["cpu_minutes"] = round((used.ru_utime + used.ru_stime) / 60, 2)
+        took["load_after"] = list(os.getloadavg())
+        training.write_text(json.dumps(took) + "\n")
+    if training.exists():
+        result |= json.loads(training.read_text())
+    print(json.dumps(result), flush=True)
     pipeline = linnet.load("seedling", device="cpu", threads=options.threads)
     settings = {"profile": options.profile, "seconds": options.seconds}
     old = questions(options.old, held_out=False)
@@ -176,12 +190,14 @@ def main() -> None:
     saved = read_lora(file, parameter_shapes(pipeline.model.transformer))
     pipeline.model.learn_words(saved.words)
     apply_lora(pipeline.model.transformer, saved.weights)
-    new = right(pipeline, new_questions(options.teach, options.new), options.folder / "new", settings)
+    asked = new_questions(options.teach, options.new, PROMPTS[options.prompts])
+    new = right(pipeline, asked, options.folder / f"new-{options.prompts}", settings)
     after = right(pipeline, old, options.folder / "after", settings)
     remove_lora(pipeline.model.transformer)
-    attributes = ("", "shape", "colour", "motion")
+    attributes = ("", "shape", "colour", "motion", "outlined")
     result |= {
         "new": {name or "all": share(new, name) for name in attributes},
+        "likeness": round(float(np.mean([row["likeness"] for row in new])), 3),
         "before": share(before),
         "after": share(after),
         "wrong": [row for row in new if row["wrong"]],
