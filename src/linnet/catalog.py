@@ -51,7 +51,6 @@ class ModelSpec:
     `literature`: settings that stand in for a profile which was not measured, on request alone.
     `floor`: PSNR to exact, in dB, that `linnet tune` asks of a fast profile by default.
     `default_profile` is the one of a request that names none.
-    `spread`: of the noise levels that it was trained at, in log-odds before the shift.
     `teaching`: settings of `linnet train lora` that suit it, where they are not as usual.
     """
 
@@ -95,7 +94,6 @@ class ModelSpec:
     profiles: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     literature: Mapping[str, tuple[Published, ...]] = field(default_factory=dict)
     floor: float = 24.0
-    spread: float = 1.0
     default_profile: Literal["exact", "fast", "draft"] = "exact"
     teaching: Mapping[str, Any] = field(default_factory=dict)
 
@@ -209,7 +207,6 @@ SEEDLING = ModelSpec(
     apg_momentum=-0.5,
     apg_eta=0.0,
     shift=12.0,
-    spread=1.5,
     max_prompt_tokens=32,
     licence="Apache-2.0",
     source="package",
@@ -255,15 +252,7 @@ SEEDLING = ModelSpec(
             "decoder_dtype": "auto",
         },
     },
-    teaching={
-        "steps": 900,
-        "batch": 4,
-        "learning_rate": 1e-3,
-        "schedule": "cosine",
-        "ema": 0.995,
-        "prior": 32,
-        "stills": 9,
-    },
+    teaching={"steps": 400, "batch": 4, "learning_rate": 1e-3, "prior": 32, "stills": 9},
     floor=32.0,  # another shape is told by SSIM; the PSNR says whether things are where they were
 )
 
@@ -273,7 +262,6 @@ THEATRE = replace(
     title="Everyday things that move over painted places, 256x144",
     sizes=(Size(256, 144),),
     shift=8.0,
-    spread=1.4,
     max_prompt_tokens=48,
     source="own",
     family="theatre",

@@ -56,17 +56,12 @@ class LoopOptions:
         int | None,
         whole(
             "steps",
-            "Steps; by default 100 for each clip, 500 to 3000; of seedling 900.",
+            "Steps; by default 100 for each clip, 500 to 3000; of seedling 400.",
             least=1,
         ),
     ] = None
     batch: Annotated[
-        int | None,
-        whole(
-            "batch",
-            "Clips in a step; by default 1, and 4 for seedling. Of images and shorter clips as many as are as long.",
-            least=1,
-        ),
+        int | None, whole("batch", "Clips in a step; by default 1, and 4 for seedling.", least=1)
     ] = None
     accumulation: Annotated[
         int, whole("accumulation", "Batches whose gradients are added up for a step.", least=1)
@@ -88,23 +83,18 @@ class LoopOptions:
         ),
     ] = "adamw"
     schedule: Annotated[
-        str | None,
+        str,
         one_of(
             "schedule",
-            "Of the learning rate: wsd (constant, then down to 0; the default), linear, cosine (seedling) or constant.",
+            "Of the learning rate: wsd (default: constant, then down to 0), linear, cosine or constant.",
             *("wsd", "linear", "cosine", "constant"),
         ),
-    ] = None
+    ] = "wsd"
     warmup: Annotated[int | None, whole("warmup", "Steps in which the learning rate rises.", least=0)] = None
     weight_decay: Annotated[float, number("weight-decay", "Weight decay; 0.01 by default.", least=0)] = 0.01
     ema: Annotated[
-        float | None,
-        number(
-            "ema",
-            "Decay of the averaged weights, which are what is saved; 0.99, of seedling 0.995; 0: none.",
-            least=0,
-        ),
-    ] = None
+        float, number("ema", "Decay of the averaged weights, which are what is saved; 0: none.", least=0)
+    ] = 0.99
     seed: Annotated[int, whole("seed", "Seed of the order, the noise and the first weights.", least=0)] = 0
 
 
@@ -128,7 +118,7 @@ class ClipOptions:
         str,
         option(
             "timesteps",
-            "Noise levels: logit-normal (default, with the model's shift and spread), uniform, or a file of weights.",
+            "Noise levels: logit-normal (default, with the model's shift), uniform, or a file of weights.",
             metavar="NAME",
         ),
     ] = "logit-normal"

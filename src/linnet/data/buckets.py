@@ -23,7 +23,7 @@ SHORT_LENGTHS = (1, 5, 9)  # frames
 LENGTH_STEP = 12  # frames between two longer lengths: half a second, so that clips share buckets
 SHORTEST = 5  # frames: of less nothing moves
 SHAPES = (21 / 9, 16 / 9, 3 / 2, 4 / 3, 1.0, 3 / 4, 2 / 3, 9 / 16, 9 / 21)  # width by height
-STILLS_AN_EPOCH = 6  # of each clip, on average
+STILLS_AN_EPOCH = 3  # of each clip, on average
 SMALLEST = 16  # pixels of a side that cropping has to leave
 
 

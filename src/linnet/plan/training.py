@@ -53,8 +53,7 @@ class TrainingExecution:
 @dataclass(frozen=True, kw_only=True)
 class TrainingWorkload(ModelOnDevice):
     """`base`: as was asked for, or None. `costs`: what was measured of the device, or None. `averaged`: a moving
-    average of what learns is kept. `batch`: clips of the longest bucket in a step. `preview`: the bucket of the clips
-    that are made meanwhile."""
+    average of what learns is kept. `preview`: the bucket of the clips that are made meanwhile."""
 
     kind: Kind = "lora"
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
@@ -68,17 +67,6 @@ class TrainingWorkload(ModelOnDevice):
     base: Base | None = None
     preview: Bucket | None = None
     costs: CostModel | None = None
-
-    @property
-    def batches(self) -> dict[tuple[Size, int], int]:
-        """Of each bucket the samples in a step: of shorter clips and of images as many as take no more tokens than the
-        batch of the longest. A step with fewer would take about as long and teach less."""
-        tokens = {(size, frames): token_count(frames, size) for size, frames, _ in self.buckets}
-        most = max(tokens.values())
-        return {bucket: self.batch * (most // count) for bucket, count in tokens.items()}
-
-    def batch_of(self, bucket: Bucket) -> int:
-        return self.batches[bucket.size, bucket.frames]
 
     @property
     def trainable(self) -> int:
@@ -138,8 +126,8 @@ def working_bytes(work: TrainingWorkload, execution: TrainingExecution, bucket: 
     there: of a checkpointed block the residual stream, in float32, and what is to be added to it."""
     shape, item = work.shape, BYTES["float32" if execution.base == "float32" else "bfloat16"]
     dim, hidden, full = shape.dim, shape.ffn_dim, work.kind == "full"
-    clip, batch = token_count(bucket.frames, bucket.size), work.batch_of(bucket)
-    tokens, text = batch * clip, batch * (work.text_tokens + 1)
+    clip = token_count(bucket.frames, bucket.size)
+    tokens, text = work.batch * clip, work.batch * (work.text_tokens + 1)
     narrow = 0 if full else PRODUCTS * item * work.rank
     wide = (
         46 if item == 2 and not full else 52
@@ -156,10 +144,10 @@ def working_bytes(work: TrainingWorkload, execution: TrainingExecution, bucket: 
         inner += item * (2 * dim * hidden + dim * dim)  # a feed-forward net's weights, whole and here
     if work.on_cpu and clip <= PLAIN_LENGTH:  # attention by plain products, whose weights are kept
         layers = 1 if execution.checkpointed else shape.layers
-        inner += layers * 2 * item * batch * (dim // 2 // HEAD_PAIRS or 1) * clip * clip
+        inner += layers * 2 * item * work.batch * (dim // 2 // HEAD_PAIRS or 1) * clip * clip
     keys_values = 2 * item * dim * text * shape.layers
     tables = 4 * 2 * HEAD_PAIRS * 4 * clip  # rotations, as they are and spread
-    return kept + inner + keys_values + tables + 4 * shape.text_dim * batch * work.text_tokens
+    return kept + inner + keys_values + tables + 4 * shape.text_dim * work.batch * work.text_tokens
 
 
 def preview_bytes(work: TrainingWorkload, execution: TrainingExecution) -> int:
@@ -211,10 +199,10 @@ class TrainingPlan:
 
     @property
     def seconds_a_step(self) -> float | None:
-        """Over an epoch's steps of all buckets."""
-        steps = {each: each.bucket.clips / self.workload.batch_of(each.bucket) for each in self.buckets}
-        known = [(count, each.seconds) for each, count in steps.items() if each.seconds is not None]
-        return sum(n * s for n, s in known) / sum(steps.values()) if len(known) == len(steps) else None
+        """Over the clips of all buckets."""
+        clips = sum(each.bucket.clips for each in self.buckets)
+        known = [(each.bucket.clips, each.seconds) for each in self.buckets if each.seconds is not None]
+        return sum(n * s for n, s in known) / clips if len(known) == len(self.buckets) else None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -288,9 +276,9 @@ def seconds_of(work: TrainingWorkload, execution: TrainingExecution, bucket: Buc
     rates = work.costs
     if rates is None:
         return None
-    tokens, batch = token_count(bucket.frames, bucket.size), work.batch_of(bucket)
-    block = rates.block + batch * tokens * (rates.token + tokens * rates.pair)
-    forward = work.shape.layers * block + rates.call + batch * tokens * rates.step
+    tokens = token_count(bucket.frames, bucket.size)
+    block = rates.block + work.batch * tokens * (rates.token + tokens * rates.pair)
+    forward = work.shape.layers * block + rates.call + work.batch * tokens * rates.step
     passes = (2 if work.kind == "lora" else 3) + execution.checkpointed
     _, away = weights_bytes(work, execution)
     return max(passes * forward, 2 * away * rates.copy)

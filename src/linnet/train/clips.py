@@ -4,11 +4,11 @@ Axes: B clips, C latent channels, T H W the latent grid, S text tokens, M the te
 """
 
 import random
-from collections.abc import Callable, Container, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Container, Hashable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Protocol, Self, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -57,15 +57,12 @@ class Clips(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class ClipsConfig:
-    """`batches`: of buckets whose batches are larger. `timesteps`: see there; `shift` and `spread` are the model's own.
-    `caption_dropout`: the share of samples without a caption,
+    """`timesteps`: see there; `shift` is the model's own. `caption_dropout`: the share of samples without a caption,
     which guidance needs. `first_frame`: the share of samples whose first latent frame is given (image to video)."""
 
     batch: int = 1
-    batches: Mapping[Any, int] = field(default_factory=dict)
     timesteps: str = "logit-normal"
     shift: float
-    spread: float = 1.0
     caption_dropout: float = 0.1
     first_frame: float = 0.0
     seed: int = 0
@@ -130,10 +127,9 @@ class ClipsTask:
     ) -> None:
         self.model, self.clips, self.texts, self.config, self.kept = learner, clips, texts, config, kept
         self.blocks, self.publish, self.ranks = blocks, publish, ranks
-        self.timesteps = timesteps(config.timesteps, shift=config.shift, spread=config.spread)
+        self.timesteps = timesteps(config.timesteps, shift=config.shift)
         epoch = partial(clips.epoch, config.seed)
-        sizes = {bucket: config.batches.get(bucket, config.batch) for bucket in clips.buckets}
-        self.order = Order(epoch, clips.buckets, sizes, seed=config.seed)
+        self.order = Order(epoch, clips.buckets, config.batch, seed=config.seed)
 
     def loss(
         self, step: int, rng: random.Random, generator: torch.Generator

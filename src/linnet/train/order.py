@@ -5,25 +5,18 @@ An epoch's order follows from the seed and the epoch alone, so a run that goes o
 
 import random
 from bisect import bisect_right
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import lru_cache
-from typing import Any
 
 
 class Order:
     """`epoch(number)` lists the samples of an epoch in a random order, one that repeats several times; `buckets` names
-    each sample's bucket, and `sizes` has the batch of each bucket. The last batch of a bucket in an epoch has what is
-    left, so it may be smaller."""
+    each sample's bucket. The last batch of a bucket in an epoch has what is left, so it may be smaller than `size`."""
 
     def __init__(
-        self,
-        epoch: Callable[[int], Sequence[int]],
-        buckets: Sequence[Hashable],
-        sizes: Mapping[Any, int],
-        *,
-        seed: int,
+        self, epoch: Callable[[int], Sequence[int]], buckets: Sequence[Hashable], size: int, *, seed: int
     ) -> None:
-        self.epoch, self.buckets, self.sizes, self.seed = epoch, buckets, sizes, seed
+        self.epoch, self.buckets, self.size, self.seed = epoch, buckets, size, seed
         self.starts = [0]  # the first batch of each epoch so far, counted from the start of the run
         self._batches_of = lru_cache(maxsize=2)(self._batches)
 
@@ -39,9 +32,7 @@ class Order:
         for sample in self.epoch(number):
             rows.setdefault(self.buckets[sample], []).append(sample)
         batches = [
-            row[first : first + self.sizes[bucket]]
-            for bucket, row in rows.items()
-            for first in range(0, len(row), self.sizes[bucket])
+            row[first : first + self.size] for row in rows.values() for first in range(0, len(row), self.size)
         ]
         random.Random(f"{self.seed}/{number}/batches").shuffle(batches)
         return batches

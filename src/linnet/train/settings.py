@@ -68,11 +68,11 @@ class TrainingSettings:
     accumulation: int = 1
     learning_rate: float | None = None
     optimiser: Optimiser = "adamw"
-    schedule: Schedule | None = None
+    schedule: Schedule = "wsd"
     warmup: int | None = None
     weight_decay: float = 0.01
     clip_norm: float = 1.0
-    ema: float | None = None
+    ema: float = 0.99
     timesteps: str = "logit-normal"
     caption_dropout: float | None = None
     task: Task = "text-to-video"
@@ -113,15 +113,13 @@ class TrainingSettings:
 
     def for_clips(self, spec: ModelSpec, clips: int) -> Self:
         """With nothing left open that the model and the number of clips decide."""
-        own: Mapping[str, Any] = spec.teaching if self.kind == "lora" else {}
+        usual: dict[str, Any] = {"batch": 1, "learning_rate": 1e-4 if self.kind == "lora" else 1e-5}
+        usual |= spec.teaching if self.kind == "lora" else {}
         by_clips = min(max(STEPS_A_CLIP * clips, LEAST_STEPS), MOST_STEPS)
-        steps = self.steps or own.get("steps", by_clips)
-        usual: dict[str, Any] = {
-            "batch": 1,
-            "learning_rate": 1e-4 if self.kind == "lora" else 1e-5,
+        steps = self.steps or usual.get("steps", by_clips)
+        usual |= {
+            "steps": steps,
             "alpha": float(self.rank),
-            "schedule": "wsd",
-            "ema": 0.99,
             "warmup": min(100, steps // 10),
             "caption_dropout": 0.1,
             "prior": 0,
@@ -130,8 +128,6 @@ class TrainingSettings:
             "preview_every": max(1, steps // 4),
             "checkpoint_every": max(1, min(100, steps // 4)),
             "validate_every": max(1, steps // 10),
-            **own,
-            "steps": steps,
         }
         return type(self)(**{**self.given(), **{n: v for n, v in usual.items() if getattr(self, n) is None}})
 

@@ -72,7 +72,7 @@ def step(
     model: Transformer, workload: TrainingWorkload, execution: TrainingExecution, size: Size, frames: int
 ) -> None:
     """Forward and backward for a batch, as `train.clips` does them."""
-    device, batch = torch.device(CARD), workload.batches[size, frames]
+    device, batch = torch.device(CARD), workload.batch
     blocks: Any = [TrainedBlock(block, device, checkpointed=execution.checkpointed) for block in model.blocks]
     data = torch.empty(batch, model.config.channels, *latent_grid(frames, size))
     rows = torch.empty(batch, workload.text_tokens, model.config.text_dim)

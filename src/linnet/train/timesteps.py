@@ -62,10 +62,10 @@ class Weighted:
         return ((upper - 1 + inside) / bins).float()
 
 
-def timesteps(name: str, *, shift: float, spread: float = 1.0) -> Timesteps:
+def timesteps(name: str, *, shift: float) -> Timesteps:
     """ "logit-normal", "uniform", or the name of a file of weights, one number a line from no noise to all noise."""
     if name == "logit-normal":
-        return LogitNormal(shift, std=spread)
+        return LogitNormal(shift)
     return Uniform() if name == "uniform" else Weighted(read_weights(name))
 
 
