@@ -41,6 +41,11 @@ CASES = (
         name="encoder", what="encoder", says="writing 2 s of 640x360 of soft shapes, by the processor alone"
     ),
     Case(
+        name="decoding",
+        what="decoding",
+        says="decoding 17 frames of 640x360 in float32 by each way to run the autoencoder, all together",
+    ),
+    Case(
         name="exact",
         what="clip",
         says=f"{CLIP}; 50 steps in bfloat16, guidance passes in turn",

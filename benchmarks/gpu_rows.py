@@ -36,6 +36,12 @@ TEXT_ROWS = 20  # of made-up text states
 STEADY = 5  # latent frames after which decoding takes no more memory
 ROUNDS = 3
 SMALL, LARGE = "linum-v2-360p", "linum-v2-720p"
+AUTOENCODERS: dict[str, dict[str, Any]] = {
+    "plain": {"convolutions": "plain"},
+    "weights with channels last": {"convolutions": "channels_last"},
+    "the fastest of cuDNN's": {"convolutions": "searched"},
+    "and norms fused": {"convolutions": "searched", "fused_norms": True},
+}
 # Of 50 steps those that ask the model, from 0: ten guided ones, of two passes each, and ten that are not guided.
 ASKED = (0, 1, 4, 6, 9, 12, 14, 17, 20, 22, 25, 28, 30, 33, 36, 38, 41, 44, 46, 49)
 
@@ -86,7 +92,7 @@ class Bench:
     def open(self, *, budget: Budget | None = None, **execution: Any) -> Pipeline:
         """With made-up text states, so that no text encoder is needed; `execution` as settings that are decided."""
         if execution and self.cuda:
-            execution = {"compiled": True, **execution}
+            execution = {"compiled": True, "convolutions": "channels_last", **execution}
         fixed = ExecutionConfig(**execution) if execution else None
         pipeline = Pipeline.open(self.spec, self.files, self.machine(budget), execution=fixed)
         model, made = pipeline.model, torch.Generator().manual_seed(0)
@@ -200,6 +206,21 @@ class Bench:
             with media.open_writer(path, width=width, height=height, fps=24, metadata={}) as writer:
                 writer.write(frames)
             return {"seconds": time.perf_counter() - start, "file_bytes": path.stat().st_size}
+
+    def decoding(self) -> dict[str, Any]:
+        """The same few latent frames by each way to run the autoencoder, the best of a few after one."""
+        start, ways, frames = self.wait(), dict[str, float](), 0
+        width, height = self.request.size
+        latents = torch.randn(1, 16, STEADY, height // 8, width // 8, device=self.device)
+        for name, settings in AUTOENCODERS.items():
+            pipeline, times = self.open(**settings), []
+            for _ in range(1 + ROUNDS):
+                before = self.wait()
+                frames = sum(len(part) for part in pipeline.runner.decode(latents))
+                times.append(self.wait() - before)
+            ways[name] = round(min(times[1:]), 4)
+            pipeline.unload()
+        return {"seconds": self.wait() - start, "frames": frames, "ways": ways, "peak_bytes": self.peak()}
 
     def clip(self) -> dict[str, Any]:
         pipeline = self.open(**self.case.execution)

@@ -32,6 +32,8 @@ def test_every_row_runs_and_says_what_it_measures(script: ModuleType, tiny_model
     assert rows["360p 5 s in 6 GB"]["shrunk"] is None
     assert rows["exact batched"]["profile"][0]["share"] > 0.01
     assert rows["fast, 30 passes"]["choices"]["reused"] == [3]
+    assert rows["decoding"]["frames"] == 17
+    assert len(rows["decoding"]["ways"]) == 4
     assert {row["batch"] for row in rows["micro"]["attention"]} == {1, 2}
     shown = script.table(rows).splitlines()
     assert len(shown) == 2 + len(script.CASES)

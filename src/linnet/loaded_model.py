@@ -261,14 +261,24 @@ class LoadedModel:
                 name: transfer.move(tensor, self.device) for name, tensor in self._autoencoder_copy.items()
             }
             model.load_state_dict(state, assign=True)
-            self._autoencoder = model.requires_grad_(False).eval()
+            self._autoencoder = self._as_executed(model.requires_grad_(False).eval())
         if self._autoencoder is None:
             self._reading("autoencoder", 0, 1)
             dtype = getattr(torch, self.execution.autoencoder_dtype)
             model = load_into(self._new_autoencoder, self.files.autoencoder, device=self.device, dtype=dtype)
-            self._autoencoder = model.eval()
+            self._autoencoder = self._as_executed(model.eval())
             self._reading("autoencoder", 1, 1)
         return self._autoencoder
+
+    def _as_executed(self, model: "VAE | TAE") -> "VAE | TAE":
+        if self.spec.autoencoder != "wan":
+            return model
+        from linnet.models.vae import VAE, fuse_norms, lay_channels_last
+
+        assert isinstance(model, VAE)
+        if self.execution.convolutions != "plain":
+            lay_channels_last(model)
+        return fuse_norms(model) if self.execution.fused_norms else model
 
     def offload_autoencoder(self) -> None:
         """Where the plan has no room for it beside a step of the transformer, until it is used again."""

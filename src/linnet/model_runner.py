@@ -23,6 +23,7 @@ from linnet.plan.execution import PREVIEW_TILING, Tiling
 from linnet.plan.passes import denoised, in_one_batch, latents_at_once, windows_of
 from linnet.request import Request
 from linnet.runtime.attention import Work, choose, way_of
+from linnet.runtime.device import searched
 from linnet.runtime.outputs import arriving, finite_steps, is_finite, not_finite
 from linnet.sampling import flow
 from linnet.sampling.denoise import (
@@ -277,7 +278,7 @@ class ModelRunner:
                 torch.tensor(frame, device=model.device).permute(2, 0, 1)[None, :, None].float() / 127.5 - 1
                 for frame in frames()
             )
-            with torch.inference_mode():
+            with torch.inference_mode(), searched(model.execution.convolutions == "searched"):
                 latents = torch.cat(list(autoencoder.encode_stream(pixels)), 2).float()
                 if not is_finite(latents):
                     raise not_finite("in encoding the given frames", model.files.autoencoder)
@@ -298,10 +299,12 @@ class ModelRunner:
             z = self.model.latent_space.leave(latents)
         stream, files = self._decoding(z, tiling), self.model.files
         precision = torch.autocast(self.model.device.type, torch.bfloat16, enabled=lower)
+        search = self.model.execution.convolutions == "searched"
 
         def decoded() -> Iterator[Float[Tensor, "1 3 f h w"]]:
             while True:
-                with torch.inference_mode(), precision:  # not across the yield, which would lend them on
+                # Not across the yield, which would lend them on.
+                with torch.inference_mode(), precision, searched(search):
                     frames = next(stream, None)
                 if frames is None:
                     return

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from linnet.errors import InvalidInput
-from linnet.models.vae import VAE, Past, RMSNorm, VAEConfig
+from linnet.models.vae import VAE, Past, RMSNorm, VAEConfig, fuse_norms, lay_channels_last
 from tiny_models import SMALL_VAE, close, draw, random_vae
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -155,10 +155,19 @@ def test_norm_and_silu_at_once_are_norm_then_silu() -> None:
     vae = VAE(VAEConfig(dim=8)).requires_grad_(False)
     latents = draw(1, 16, 2, 4, 6)
     separate = vae.decode(latents)
-    for layer in vae.modules():
-        if isinstance(layer, RMSNorm):
-            layer.kernel = True
-    assert torch.equal(vae.decode(latents), separate)
+    assert torch.equal(fuse_norms(vae).decode(latents), separate)
+    assert all(layer.kernel for layer in vae.modules() if isinstance(layer, RMSNorm))
+
+
+def test_weights_with_channels_last_are_the_same_weights() -> None:
+    vae = random_vae()
+    before = {name: weight.clone() for name, weight in vae.state_dict().items()}
+    lay_channels_last(vae)
+    assert all(torch.equal(weight, before[name]) for name, weight in vae.state_dict().items())
+    assert vae.decoder.conv1.weight.is_contiguous(memory_format=torch.channels_last_3d)
+    assert not vae.decoder.conv1.weight.is_contiguous()
+    close(vae.encode(VIDEO), WHOLE_ENCODED)
+    close(vae.decode(LATENTS), WHOLE_DECODED)
 
 
 KERNEL = """

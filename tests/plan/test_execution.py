@@ -1,9 +1,11 @@
 """A pipeline that saves memory makes the clip that it makes with everything in memory."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -12,14 +14,18 @@ from linnet.catalog import SEEDLING
 from linnet.cli import app
 from linnet.errors import InvalidInput
 from linnet.models.transformer import Block
+from linnet.models.vae import VAE, Decoder, RMSNorm, VAEConfig
 from linnet.pipeline import Pipeline
-from linnet.plan.execution import ExecutionConfig, Tiling
+from linnet.plan.execution import ExecutionConfig, Tiling, recorded
 from linnet.plan.host import Budget
 from linnet.plan.plan import Plan, SizedModel
 from linnet.request import make_request
 from linnet.runtime.machine import resolve_machine
+from linnet.train.state import save_weights
 from linnet.weights.store import resolve
+from tiny_models import draw
 
+WAN = replace(SEEDLING, autoencoder="wan")
 REQUEST = make_request(SEEDLING, prompt="a red star spins", frames=5, steps=2, seed=3)
 
 GB = 1_000_000_000
@@ -78,6 +84,52 @@ def test_blocks_are_compiled_wherever_they_are(
     pipeline = Pipeline.open(SEEDLING, files, execution=ExecutionConfig(resident_blocks=held), compiled=True)
     assert pipeline.generate(REQUEST, tmp_path / "a.mp4").choices["compiled"] is True
     assert {id(block) for block in used} == {id(block) for block in compiled}
+
+
+@pytest.mark.parametrize(
+    "execution",
+    [
+        ExecutionConfig(convolutions="channels_last"),
+        ExecutionConfig(convolutions="searched", fused_norms=True, tiling=Tiling(rows=5, columns=8)),
+    ],
+    ids=str,
+)
+def test_the_autoencoder_runs_as_the_execution_says(
+    tiny_model: Path, tmp_path: Path, execution: ExecutionConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also once it has waited in main memory; the frames are those of the plain way."""
+    torch.manual_seed(0)
+    config = VAEConfig(dim=4)
+    save_weights(tmp_path / "vae.safetensors", VAE(config).state_dict(), asdict(config))
+    files = replace(resolve(SEEDLING, weights=tiny_model), autoencoder=tmp_path / "vae.safetensors")
+    latents, found, searching = draw(1, 16, 2, 9, 16), [], set[bool]()
+    decode = Decoder.forward
+
+    def seen(decoder: Decoder, *given: Any) -> torch.Tensor:
+        searching.add(torch.backends.cudnn.benchmark)
+        return decode(decoder, *given)
+
+    monkeypatch.setattr(Decoder, "forward", seen)
+    for each in (ExecutionConfig(), replace(execution, tiling=None), execution):
+        pipeline = Pipeline.open(WAN, files, execution=each)
+        plan = pipeline.plan(replace(REQUEST, dtype="float32"))
+        model = pipeline.model
+        model.follow(replace(plan, autoencoder_waits="memory"))
+        for _ in range(2):
+            found.append(np.concatenate(list(pipeline.runner.decode(latents))).astype(int))
+            kernels = [layer.kernel for layer in model.autoencoder.modules() if isinstance(layer, RMSNorm)]
+            weight = model.autoencoder.get_parameter("decoder.conv1.weight")
+            assert set(kernels) == {each.fused_norms}
+            assert weight.is_contiguous() == (each.convolutions == "plain")
+            model.offload_autoencoder()
+            assert not model.has_autoencoder
+    assert all(abs(frames - found[0]).max() <= 1 for frames in found)
+    assert not torch.backends.cudnn.benchmark
+    assert searching == ({False, True} if execution.convolutions == "searched" else {False})
+    record = execution.record()
+    assert {name: recorded(record).get(name) for name in record} == {
+        name: getattr(execution, name) for name in record
+    }
 
 
 def test_a_format_that_a_device_lacks_is_refused_before_a_weight_is_read(

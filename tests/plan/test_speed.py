@@ -78,6 +78,7 @@ def test_passes_in_one_batch_take_more_memory() -> None:
 def test_fp8_halves_the_blocks_and_says_so() -> None:
     plain, fp8 = planned(80), planned(80, fp8=True)
     assert fp8.execution.record() == {
+        "convolutions": "channels_last",
         "transformer_format": "float8",
         "batched_guidance": True,
         "fp8": True,

@@ -80,7 +80,7 @@ class RMSNorm(nn.Module):
     """Scales every position to root mean square 1 over its channels, then by `gamma`; computed in float32.
 
     `kernel`: with a SiLU behind it, both are one kernel on a CUDA card (see models.norm_silu). Off until it was
-    measured on one."""
+    measured on one; `fuse_norms` sets it."""
 
     def __init__(self, width: int, *, axes: int) -> None:
         super().__init__()
@@ -270,6 +270,25 @@ class VAE(nn.Module):
         past = Past()
         for part in latents.split(chunk, dim=2):
             yield self.decode(part, past)
+
+
+def lay_channels_last(vae: VAE) -> VAE:
+    """Its convolutions' weights in the order of memory in which `CausalConv3d` lays what they convolve: a library that
+    convolves in that order otherwise copies them each time. The numbers stay."""
+    for layer in vae.modules():
+        if isinstance(layer, nn.Conv2d | nn.Conv3d):
+            flat = isinstance(layer, nn.Conv2d)
+            order = torch.channels_last if flat else torch.channels_last_3d
+            layer.weight.data = layer.weight.data.contiguous(memory_format=order)
+    return vae
+
+
+def fuse_norms(vae: VAE) -> VAE:
+    """Each norm and the SiLU behind it as one kernel, where a card can (see models.norm_silu)."""
+    for layer in vae.modules():
+        if isinstance(layer, RMSNorm):
+            layer.kernel = True
+    return vae
 
 
 def run(layers: Iterable[nn.Module], x: Tensor, past: Past) -> Tensor:

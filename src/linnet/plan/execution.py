@@ -19,6 +19,8 @@ DECIDING = (
     "tiling",
     "pasts",
     "autoencoder_dtype",
+    "convolutions",
+    "fused_norms",
     "batched_guidance",
     "fp8",
 )
@@ -42,6 +44,7 @@ class Tiling:
 
 PREVIEW_TILING = Tiling(rows=15, columns=20, chunk=1)  # for a preview
 Pasts = Literal["exact", "bfloat16"]
+Convolutions = Literal["plain", "channels_last", "searched"]
 Waits = Literal["device", "memory", "file"]  # where the autoencoder is while the transformer works
 
 
@@ -51,7 +54,11 @@ class ExecutionConfig:
     transformer, those that stay on the device, spread evenly; None: all; the others wait where `blocks_from` says.
     `transformer_format`, `text_format`: 8-bit storage of the weights of their blocks' matrix products. `tiling`: of
     the Wan autoencoder's decoding; None: whole frames, one latent frame at a time. `pasts`: in which numbers a tile's
-    past waits for its next turn, those that it is computed in ("exact") or bfloat16, in half of the memory. `compiled`:
+    past waits for its next turn, those that it is computed in ("exact") or bfloat16, in half of the memory.
+    `convolutions` of the Wan autoencoder: with weights as their file has them ("plain"), with weights in the order of
+    what they convolve ("channels_last"), so that cuDNN copies none, or with cuDNN's trial of its algorithms as well
+    ("searched"), whose choice, and so a clip's last bits, may differ from run to run: no plan has it unasked.
+    `fused_norms`: of the Wan autoencoder, each with its SiLU as one kernel (models.norm_silu). `compiled`:
     the transformer's blocks are compiled, which clips record beside these settings. `batched_guidance`: both guidance
     passes go through the transformer as one batch, also where the model's row of the catalogue does not say so. `fp8`:
     the products of the transformer's blocks are computed in FP8 (models.fp8), from weights in float8."""
@@ -64,6 +71,8 @@ class ExecutionConfig:
     tiling: Tiling | None = None
     pasts: Pasts = "exact"
     autoencoder_dtype: Literal["float32", "bfloat16"] = "float32"
+    convolutions: Convolutions = "plain"
+    fused_norms: bool = False
     compiled: bool = False
     batched_guidance: bool = False
     fp8: bool = False
@@ -80,10 +89,11 @@ class ExecutionConfig:
             ("text format", self.text_format, (None, *FORMATS)),
             ("pasts", self.pasts, ("exact", "bfloat16")),
             ("autoencoder dtype", self.autoencoder_dtype, ("float32", "bfloat16")),
+            ("convolutions", self.convolutions, ("plain", "channels_last", "searched")),
         ):
             if value not in known:
                 raise InvalidInput(name, value, "is not known", f"use {' or '.join(filter(None, known))}")
-        for name in ("compiled", "batched_guidance", "fp8"):
+        for name in ("fused_norms", "compiled", "batched_guidance", "fp8"):
             if not isinstance(value := getattr(self, name), bool):
                 raise InvalidInput(name, value, "is neither true nor false", "use one of the two")
         if self.fp8 and self.transformer_format != "float8":
@@ -107,6 +117,8 @@ class ExecutionConfig:
             tiling=self.tiling,
             pasts=self.pasts,
             autoencoder_dtype=self.autoencoder_dtype,
+            convolutions=self.convolutions,
+            fused_norms=self.fused_norms,
             compiled=self.compiled,
             batched_guidance=self.batched_guidance,
             fp8=self.fp8,
@@ -134,6 +146,8 @@ class FixedExecution(TypedDict, total=False):
     tiling: Tiling | None
     pasts: Pasts
     autoencoder_dtype: Literal["float32", "bfloat16"]
+    convolutions: Convolutions
+    fused_norms: bool
     compiled: bool
     batched_guidance: bool
     fp8: bool
@@ -176,6 +190,8 @@ def recorded(record: Mapping[str, Any]) -> FixedExecution:
         tiling=given.get("tiling", usual.tiling),
         pasts=given.get("pasts", usual.pasts),
         autoencoder_dtype=given.get("autoencoder_dtype", usual.autoencoder_dtype),
+        convolutions=given.get("convolutions", usual.convolutions),
+        fused_norms=given.get("fused_norms", usual.fused_norms),
         batched_guidance=given.get("batched_guidance", usual.batched_guidance),
         fp8=given.get("fp8", usual.fp8),
     )

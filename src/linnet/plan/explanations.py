@@ -68,6 +68,12 @@ def choices(
         yield Choice(
             "frames", "whole frames, one latent frame at a time", "they fit, whatever the clip's length"
         )
+    if execution.convolutions == "searched":
+        yield Choice(
+            "convolutions", "the fastest of cuDNN's", "as asked; the next clip's may be others, to rounding"
+        )
+    if execution.fused_norms:
+        yield Choice("norms", "each one kernel with its SiLU", "as asked; same result, to rounding")
     if not transformer_stays:
         yield Choice(
             "transformer", "dropped before", "there is no room for both; the next clip reads it again"

@@ -14,7 +14,15 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from linnet.plan import host
-from linnet.plan.execution import NOTHING_FIXED, ExecutionConfig, FixedExecution, Pasts, Tiling, Waits
+from linnet.plan.execution import (
+    NOTHING_FIXED,
+    Convolutions,
+    ExecutionConfig,
+    FixedExecution,
+    Pasts,
+    Tiling,
+    Waits,
+)
 from linnet.plan.host import Budget, kind_of, share_of
 from linnet.plan.memory import Shape
 from linnet.plan.passes import is_guided
@@ -166,6 +174,7 @@ def free_candidates(workload: Workload) -> Iterator[ExecutionConfig]:
     # The last resort, as it costs more than time. Not every CPU convolves in bfloat16 without copies in float32.
     decoders = ("float32", "bfloat16") if wan and not workload.on_cpu else ("float32",)
     kinds: tuple[Pasts, ...] = ("exact", "bfloat16") if wan and not workload.on_cpu else ("exact",)
+    convolutions: Convolutions = "channels_last" if wan and kind_of(workload.device) == "cuda" else "plain"
     for decoder, pasts in product(decoders, kinds):
         if (decoder, pasts) == ("bfloat16", "bfloat16"):
             continue  # they are in bfloat16 as it is
@@ -180,6 +189,7 @@ def free_candidates(workload: Workload) -> Iterator[ExecutionConfig]:
                             tiling=tiling,
                             pasts=pasts if tiling else "exact",
                             autoencoder_dtype=decoder,
+                            convolutions=convolutions,
                             compiled=workload.compiles,
                         )
                         if stay is None and chunk is None and can_batch(workload):  # where memory is plenty
@@ -277,6 +287,8 @@ def smaller(plan: Plan, stage: Stage) -> Plan:
     kept = FixedExecution(
         transformer_format=plan.execution.transformer_format,
         text_format=plan.execution.text_format,
+        convolutions=plan.execution.convolutions,
+        fused_norms=plan.execution.fused_norms,
         compiled=plan.execution.compiled,
         fp8=plan.execution.fp8,
     )

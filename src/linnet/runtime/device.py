@@ -5,7 +5,8 @@ import gc
 import math
 import platform
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 import torch
@@ -147,6 +148,17 @@ def check_there(device: str, *, vram: int | None, ram: int | None) -> None:
         if size is not None and most is not None and size > most:
             problem = f"is more than there is, {format_bytes(most)}"
             raise InvalidInput(field, format_bytes(size), problem, "use less, or leave it out")
+
+
+@contextmanager
+def searched(enabled: bool) -> Iterator[None]:
+    """If `enabled`, cuDNN tries its algorithms for each new size of a convolution, and keeps to the fastest."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = enabled or before
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def card_number(device: str) -> int:
