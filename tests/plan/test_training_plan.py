@@ -1,6 +1,6 @@
 """What a plan of training says, against a step on a card that is not there; what does not fit, and what would."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 
@@ -8,6 +8,7 @@ from linnet.catalog import find
 from linnet.errors import InvalidInput
 from linnet.geometry import Size
 from linnet.models.transformer import linum_v2
+from linnet.plan.cost_model import CostModel
 from linnet.plan.host import Budget
 from linnet.plan.memory import LINUM_V2, Parameters, Shape
 from linnet.plan.plan import SizedModel
@@ -63,6 +64,23 @@ def test_a_plan_takes_what_a_simulated_step_takes(kind: str, monkeypatch: pytest
         simulated = simulate_step(work, plan.execution, bucket.size, bucket.frames)
         assert planned == pytest.approx(simulated, rel=0.1), plan.execution
     assert len(ways) > 1
+
+
+def test_on_a_cpu_the_gaps_of_the_heap_count() -> None:
+    """benchmarks/teach_linum.py took 12.8 and 13.0 GB at the most, and 53.5 CPU seconds for a step."""
+    costs = dict.fromkeys((field.name for field in fields(CostModel)), 0.0)
+    costs |= {"call": 0.0073, "block": 0.00185, "token": 0.000488, "pair": 8.89e-8, "step": 7.27e-6}
+    work = TrainingWorkload(
+        model=SizedModel(spec=find("linum-v2-360p"), shape=LINUM_V2),
+        device="cpu",
+        budget=Budget(),
+        buckets=(Bucket(SIZE, 1, 4),),
+        text_tokens=40,
+        costs=CostModel(**costs),
+    )
+    plan = plan_training(work)
+    assert plan.system_bytes == pytest.approx(12.9 * GB, rel=0.03)
+    assert plan.seconds_a_step == pytest.approx(53.5, rel=0.05)
 
 
 def test_a_lora_of_linum_fits_a_small_card_with_blocks_in_main_memory() -> None:

@@ -38,6 +38,7 @@ from linnet.train.lora import first_row
 from linnet.train.optimisers import make_optimisers
 from linnet.train.order import Order
 from linnet.train.prior import WithPrior
+from linnet.train.settings import TrainingSettings
 from linnet.train.sharded import shard
 from linnet.train.state import saved_step
 from linnet.train.timesteps import timesteps
@@ -319,6 +320,13 @@ def test_a_new_word_begins_among_those_whose_place_it_takes() -> None:
         model, "cross", ["a cross is a star"]
     )  # names no colour and no motion: either may be meant
     assert torch.equal(anything, table[: model.text.resident().config.vocab_size].mean(0))
+
+
+def test_what_suits_a_model_is_chosen_where_a_person_chooses_nothing() -> None:
+    chosen = TrainingSettings().for_clips(SEEDLING, 24)
+    assert {name: getattr(chosen, name) for name in SEEDLING.teaching} == SEEDLING.teaching
+    other = TrainingSettings(prior=0, steps=50).for_clips(SEEDLING, 24)
+    assert (other.prior, other.steps, other.warmup) == (0, 50, 5)
 
 
 def test_muon_takes_a_loras_matrices() -> None:

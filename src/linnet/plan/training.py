@@ -21,6 +21,10 @@ Kind = Literal["lora", "full"]
 STATE = {"adamw": 2.0, "muon": 1.0, "adamw8bit": 0.51, "prodigy": 4.0, "came": 1.0}  # copies of what learns
 TARGETS_OF = {"q": 4, "k": 4, "v": 4, "o": 4}  # of their sides' sum in widths, both attentions together
 PLAIN_LENGTH = 1024  # tokens: see models.attention
+HEAP = 0.4  # of a step's working bytes on a CPU: gaps in the C library's heap
+PASS = (
+    1.27  # of a measured pass: forward or backward in training (Linum v2's widths with 6, 10 and 40 blocks)
+)
 PRODUCTS = 7  # whose inputs a LoRA makes narrow, of a block's ten: keys and values of the text are elsewhere
 
 
@@ -142,9 +146,10 @@ def working_bytes(work: TrainingWorkload, execution: TrainingExecution, bucket: 
         inner += item * dim * hidden  # a matrix's gradient beside the sum of those before
     if execution.base in ("int8", "float8") or execution.resident_blocks is not None:
         inner += item * (2 * dim * hidden + dim * dim)  # a feed-forward net's weights, whole and here
-    if work.on_cpu and clip <= PLAIN_LENGTH:  # attention by plain products, whose weights are kept
+    if work.on_cpu:  # attention by plain products, whose weights are kept
         layers = 1 if execution.checkpointed else shape.layers
-        inner += layers * 2 * item * work.batch * (dim // 2 // HEAD_PAIRS or 1) * clip * clip
+        seen = work.text_tokens + 1 + (clip if clip <= PLAIN_LENGTH else 0)
+        inner += layers * item * work.batch * (dim // 2 // HEAD_PAIRS or 1) * clip * seen
     keys_values = 2 * item * dim * text * shape.layers
     tables = 4 * 2 * HEAD_PAIRS * 4 * clip  # rotations, as they are and spread
     return kept + inner + keys_values + tables + 4 * shape.text_dim * work.batch * work.text_tokens
@@ -253,7 +258,7 @@ def predict(work: TrainingWorkload, execution: TrainingExecution) -> TrainingPla
 
     def whole(working: int) -> int:
         tensors = stays + working
-        return tensors if work.on_cpu else tensors + work.beyond_tensors(tensors)
+        return tensors + (int(HEAP * working) if work.on_cpu else work.beyond_tensors(tensors))
 
     buckets = tuple(
         BucketPlan(bucket, whole(working_bytes(work, execution, bucket)), seconds_of(work, execution, bucket))
@@ -271,8 +276,8 @@ def predict(work: TrainingWorkload, execution: TrainingExecution) -> TrainingPla
 
 
 def seconds_of(work: TrainingWorkload, execution: TrainingExecution, bucket: Bucket) -> float | None:
-    """Of a step, from passes that were measured: backward is about as long as forward where weights do not learn, and
-    twice as long where they do; a checkpointed block goes forward twice."""
+    """Of a step, from passes that were measured without gradients: backward is about as long as forward where weights
+    do not learn, and twice as long where they do; a checkpointed block goes forward twice."""
     rates = work.costs
     if rates is None:
         return None
@@ -281,7 +286,7 @@ def seconds_of(work: TrainingWorkload, execution: TrainingExecution, bucket: Buc
     forward = work.shape.layers * block + rates.call + work.batch * tokens * rates.step
     passes = (2 if work.kind == "lora" else 3) + execution.checkpointed
     _, away = weights_bytes(work, execution)
-    return max(passes * forward, 2 * away * rates.copy)
+    return max(PASS * passes * forward, 2 * away * rates.copy)
 
 
 def plan_training(work: TrainingWorkload) -> TrainingPlan:

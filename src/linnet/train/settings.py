@@ -113,12 +113,11 @@ class TrainingSettings:
 
     def for_clips(self, spec: ModelSpec, clips: int) -> Self:
         """With nothing left open that the model and the number of clips decide."""
-        usual: dict[str, Any] = {"batch": 1, "learning_rate": 1e-4 if self.kind == "lora" else 1e-5}
-        usual |= spec.teaching if self.kind == "lora" else {}
-        by_clips = min(max(STEPS_A_CLIP * clips, LEAST_STEPS), MOST_STEPS)
-        steps = self.steps or usual.get("steps", by_clips)
-        usual |= {
-            "steps": steps,
+        own: Mapping[str, Any] = spec.teaching if self.kind == "lora" else {}
+        steps = self.steps or own.get("steps", min(max(STEPS_A_CLIP * clips, LEAST_STEPS), MOST_STEPS))
+        usual: dict[str, Any] = {
+            "batch": 1,
+            "learning_rate": 1e-4 if self.kind == "lora" else 1e-5,
             "alpha": float(self.rank),
             "warmup": min(100, steps // 10),
             "caption_dropout": 0.1,
@@ -128,6 +127,8 @@ class TrainingSettings:
             "preview_every": max(1, steps // 4),
             "checkpoint_every": max(1, min(100, steps // 4)),
             "validate_every": max(1, steps // 10),
+            **own,
+            "steps": steps,
         }
         return type(self)(**{**self.given(), **{n: v for n, v in usual.items() if getattr(self, n) is None}})
 
