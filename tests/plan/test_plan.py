@@ -142,7 +142,8 @@ def test_what_an_earlier_clip_decided_is_not_decided_again() -> None:
     way: dict[str, Any] = {"device": "cuda"}
     frugal = make_plan(LINUM, LINUM_V2, request, budget=tight, **way)
     record = frugal.execution.record()
-    assert record == {"tiling": {"rows": 15, "columns": 20, "chunk": 4}}
+    tiling = {"rows": 15, "columns": 20, "chunk": 4}
+    assert record == {"tiling": tiling, "convolutions": "channels_last"}
     again = make_plan(
         LINUM, LINUM_V2, request, budget=roomy, fixed=recorded(json.loads(json.dumps(record))), **way
     )
