@@ -86,14 +86,16 @@ def test_no_process_stays_behind(number: signal.Signals, tiny_model: Path, tmp_p
 
 def test_more_than_there_are_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     cores = os.cpu_count() or 1
-    with pytest.raises(InvalidInput, match=rf"gpus \"{cores + 1}\": are more than the CPU's {cores} cores"):
+    with pytest.raises(InvalidInput, match=rf"gpus \"{cores + 1}\": the CPU has {cores} core"):
         check_gpus(cores + 1, "cpu")
     monkeypatch.setattr("linnet.multi_gpu.resolve_device", lambda name: "cpu" if name == "auto" else name)
-    with pytest.raises(InvalidInput, match=r"gpus \"2\": are more than there are: none; .*device=cpu"):
+    with pytest.raises(
+        InvalidInput, match=r"gpus \"2\": this machine has no GPU; leave it out, or .*device=cpu"
+    ):
         check_gpus(2, None)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
     assert check_gpus(2, "cuda:1") == ["cuda:1", "cuda:2"]
-    with pytest.raises(InvalidInput, match=r"gpus \"4\": are more than there are: 3 GPUs from cuda:1 on"):
+    with pytest.raises(InvalidInput, match=r"gpus \"4\": this machine has 3 GPUs from cuda:1 on"):
         check_gpus(4, "cuda:1")
     wrong: dict[str, Any] = {"gpus": "2"}
     with pytest.raises(InvalidInput, match=r"gpus \"2\": is not a number of GPUs"):

@@ -40,15 +40,15 @@ def check_gpus(count: int, device: str | None, *, field: str = "gpus") -> list[s
         cores = os.cpu_count() or 1
         if count > cores:
             raise InvalidInput(
-                field, count, f"are more than the CPU's {cores} cores", f"use {cores} or fewer"
+                field, count, f"the CPU has {format_count(cores, 'core')}", f"use {cores} or fewer"
             )
         return ["cpu"] * count
     if kind == "cpu":
-        raise InvalidInput(field, count, "are more than there are: none", f"leave it out, or {on_cpu}")
+        raise InvalidInput(field, count, "this machine has no GPU", f"leave it out, or {on_cpu}")
     first, there = int(index or 0), torch.cuda.device_count() if kind == "cuda" else 1
     if first + count > there:
         have = format_count(there - first, "GPU")
-        problem = f"are more than there are: {have}{f' from {name} on' if first else ''}"
+        problem = f"this machine has {have}{f' from {name} on' if first else ''}"
         raise InvalidInput(field, count, problem, f"use {there - first} or fewer, or {on_cpu}")
     return [f"{kind}:{first + number}" for number in range(count)] if count > 1 else [name]
 

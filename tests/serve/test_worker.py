@@ -167,5 +167,5 @@ def test_two_workers_share_no_card(monkeypatch: pytest.MonkeyPatch) -> None:
     WorkerPool(model="seedling", devices=("cuda:0", "cuda:2"), gpus=2).check_budget()
     with pytest.raises(InvalidInput, match='gpus_per_worker "2": would have two workers on cuda:1'):
         WorkerPool(model="seedling", devices=("cuda:0", "cuda:1"), gpus=2).check_budget()
-    with pytest.raises(InvalidInput, match='gpus_per_worker "8": are more than there are: 4 GPUs'):
+    with pytest.raises(InvalidInput, match='gpus_per_worker "8": this machine has 4 GPUs'):
         WorkerPool(model="seedling", devices=("cuda",), gpus=8).check_budget()
