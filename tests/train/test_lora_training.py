@@ -33,7 +33,7 @@ from linnet.train.blocks import trained_blocks
 from linnet.train.clips import ClipsConfig, ClipsTask, Learner, Texts
 from linnet.train.config import LoopConfig
 from linnet.train.distributed import ALONE, Ranks
-from linnet.train.loop import randomness, train
+from linnet.train.loop import Best, randomness, train
 from linnet.train.lora import first_row
 from linnet.train.optimisers import make_optimisers
 from linnet.train.order import Order
@@ -63,7 +63,20 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_folder_of_clips_becomes_a_lora_that_teaches_a_word(clips: Path, tmp_path: Path) -> None:
     run = tmp_path / "my-circle"
     words = ["train", "lora", str(clips), "--model", "seedling", "--output", str(run)]
-    words += ["--steps", "2", "--batch", "2", "--rank", "4", "--held-out", "0.3", "--validate-every", "2"]
+    words += [
+        "--steps",
+        "2",
+        "--batch",
+        "2",
+        "--rank",
+        "4",
+        "--held-out",
+        "0.3",
+        "--validate-every",
+        "2",
+        "--keep",
+        "best",
+    ]
     words += ["--preview", "a red circle grows", "--prior", "1", "--stills", "2"]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output
@@ -72,6 +85,7 @@ def test_a_folder_of_clips_becomes_a_lora_that_teaches_a_word(clips: Path, tmp_p
         assert json.loads(file.metadata()["linnet.words"]) == ["circle"]
         assert file.metadata()["ss_base_model_version"] == "seedling"
         assert file.get_tensor("diffusion_model.blocks.0.self_attn.q.alpha").item() == 4
+    assert (run / "my-circle-best.safetensors").is_file()
     last = json.loads((run / "log.jsonl").read_text().splitlines()[-1])
     assert {"loss", "held_out", "held_out/0.5"} <= last.keys()
     assert (run / "samples" / "000002.png").is_file()
@@ -334,6 +348,22 @@ def test_muon_takes_a_loras_matrices() -> None:
     (only,) = make_optimisers(task.model, replace(LOOP, optimiser="muon"))
     assert isinstance(only, torch.optim.Muon)
     assert len(only.param_groups[0]["params"]) == sum(p.requires_grad for p in task.model.parameters()) == 40
+
+
+def test_the_best_file_is_of_the_lowest_held_out_loss_also_after_a_stop(tmp_path: Path) -> None:
+    held_out = {2: 0.5, 4: 0.3, 6: 0.4, 8: 0.35}  # the second is lowest, and the run is stopped after it
+    chosen = replace(LOOP, steps=8, validate_every=2, checkpoint_every=1)
+    for stop in (5, None):
+        task, steps = tiny_task(), iter([2, 4] if stop else [6, 8])
+        task.validate = lambda steps=steps: {"held_out": held_out[next(steps)]}  # type: ignore[method-assign]
+        written: list[Path] = []
+
+        def write(path: Path, written: list[Path] = written) -> None:
+            path.write_text("weights")
+            written.append(path)
+
+        train(task, chosen, tmp_path / "run", stop_at=stop, best=Best(tmp_path / "best", write))
+        assert len(written) == (2 if stop else 0)
 
 
 def test_a_run_goes_on_with_its_own_settings_alone(tmp_path: Path) -> None:

@@ -164,6 +164,10 @@ class ClipOptions:
     validate_every: Annotated[
         int | None, whole("validate-every", "Steps between two held-out losses; 0: none.", least=0)
     ] = None
+    keep: Annotated[
+        str,
+        one_of("keep", "last (default), or best: also the file at the lowest held-out loss.", "last", "best"),
+    ] = "last"
 
 
 @dataclass(frozen=True, kw_only=True)

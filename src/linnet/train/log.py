@@ -31,6 +31,14 @@ class Log:
             self.board.close()
 
 
+def lowest(folder: Path, name: str, until: int) -> float:
+    """The lowest number of that name that was logged up to a step; infinite where there is none."""
+    path = folder / "log.jsonl"
+    lines = path.read_text("utf-8", errors="replace").splitlines() if path.exists() else []
+    numbers = [read_object_or_nothing(line).get(name) for line in lines if step_of(line) <= until]
+    return min((each for each in numbers if isinstance(each, int | float)), default=float("inf"))
+
+
 def step_of(line: str) -> float:
     step = read_object_or_nothing(line).get("step")
     return step if isinstance(step, int | float) else float("inf")  # of the line that a kill cut short

@@ -24,7 +24,7 @@ from linnet.records import read_object, read_text
 from linnet.runtime.device import free_memory, out_of_memory
 from linnet.train.config import LoopConfig
 from linnet.train.distributed import ALONE, Ranks
-from linnet.train.log import Log
+from linnet.train.log import Log, lowest
 from linnet.train.optimisers import make_optimisers
 from linnet.train.resources import check_main_memory, memory_now
 from linnet.train.sharded import is_sharded, load_sharded, save_sharded, whole
@@ -58,6 +58,15 @@ class Validated(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Best:
+    """A file of the averaged weights at the lowest held-out loss so far. What that was is in the log, so a run that
+    goes on needs no state of its own for it."""
+
+    path: Path
+    write: Callable[[Path], object]
+
+
 REMEDY = "use a smaller batch, fewer frames, a smaller rank, or a lower `vram`, which keeps less in memory"
 
 
@@ -86,6 +95,7 @@ def train(
     minutes: float | None = None,
     described: Mapping[str, Any] | None = None,
     ranks: Ranks = ALONE,
+    best: Best | None = None,
 ) -> dict[str, Tensor]:
     """Run (or go on) to `config.steps`; the averaged weights, of parameters that are frozen none.
 
@@ -100,7 +110,7 @@ def train(
         check_folder(folder)
         _same_config(folder / "config.json", config, described or {})
     ranks.wait()
-    run = _Run(task, config, folder, device, ranks)
+    run = _Run(task, config, folder, device, ranks, best)
     log = Log(folder, run.done) if ranks.main else None
     last = min(config.steps, stop_at or config.steps)
     spent, first = _spent(minutes), run.done
@@ -138,7 +148,9 @@ def train(
 class _Run:
     """What changes from step to step. `done`: the steps that are behind it, those of an earlier process among them."""
 
-    def __init__(self, task: Task, config: LoopConfig, folder: Path, device: str, ranks: Ranks) -> None:
+    def __init__(
+        self, task: Task, config: LoopConfig, folder: Path, device: str, ranks: Ranks, best: Best | None
+    ) -> None:
         self.task, self.config, self.folder, self.device, self.ranks = task, config, folder, device, ranks
         self.model = task.model.to(device).train()
         self.optimisers = make_optimisers(self.model, config)
@@ -146,6 +158,7 @@ class _Run:
         if config.ema:
             self.average = {name: value.detach().clone() for name, value in learnt(self.model).items()}
         self.sharded = is_sharded(self.model)
+        self.best, self.lowest = best, float("inf")
         self.state = folder / ("state" if self.sharded else "state.safetensors")
         self.done = 0
         if self.sharded:
@@ -156,6 +169,9 @@ class _Run:
             self.done = load_state(
                 self.state, model=self.model, average=self.average, optimisers=self.optimisers
             )
+
+        if best and best.path.exists():
+            self.lowest = lowest(folder, "held_out", self.done)
 
     def step(self, rate: float) -> dict[str, Tensor | float]:
         """One step of the optimisers at this share of their rates; its loss and other numbers."""
@@ -211,7 +227,11 @@ class _Run:
         if not (self.takes_part and isinstance(self.task, Validated)):
             return {}
         with averaged(self.model, self.average), torch.inference_mode(), self._explained():
-            return self.task.validate()
+            numbers = self.task.validate()
+            if self.best and numbers and numbers["held_out"] < self.lowest:
+                self.lowest = numbers["held_out"]
+                self.best.write(self.best.path)
+            return numbers
 
     def sample(self) -> None:
         if self.takes_part:

@@ -15,6 +15,7 @@ from linnet.data.buckets import Bucket as ClipBucket
 from linnet.data.buckets import TrainingClip, clips_in, stills_of
 from linnet.data.dataset import Dataset, LeftOut, read_dataset
 from linnet.data.probe import default_cache
+from linnet.errors import InvalidInput
 from linnet.filesystem import check_folder
 from linnet.plan.cost_model import known
 from linnet.plan.execution import FORMATS, ExecutionConfig
@@ -62,6 +63,11 @@ class PreparedTraining:
     def result(self) -> Path:
         return self.output / f"{self.name}.safetensors"
 
+    @property
+    def best(self) -> Path:
+        """The file at the lowest held-out loss, where `keep` is best."""
+        return self.output / f"{self.name}-best.safetensors"
+
     def loop(self) -> LoopConfig:
         chosen: Any = self.settings  # in which nothing is None any more
         return LoopConfig(
@@ -86,7 +92,7 @@ class PreparedTraining:
     def described(self) -> dict[str, Any]:
         """What a run that goes on has to have been begun with, beside the loop's configuration."""
         kept = asdict(self.settings)
-        may_differ = ("previews", "base", "prior_prompts", *asdict(self.loop()))
+        may_differ = ("previews", "base", "prior_prompts", "keep", *asdict(self.loop()))
         told = {name: value for name, value in kept.items() if name not in may_differ}
         clips = sorted(f"{clip.content} {clip.bucket} {clip.sample.caption}" for clip in self.clips)
         return {"model": self.spec.name, **told, "clips": fingerprint_of(clips)}
@@ -133,6 +139,10 @@ def prepare_training(
         check_folder(output)
     chosen = settings.for_clips(spec, len(clips))
     machine = with_base(machine, chosen)
+    if chosen.keep == "best" and not (chosen.validate_every and any(c.sample.held_out for c in clips)):
+        problem = "goes by the held-out loss, and none is measured"
+        remedy = "hold clips out, such as `held_out=0.1`, and leave `validate_every` above 0"
+        raise InvalidInput("keep", chosen.keep, problem, remedy)
     learnt = [clip for clip in clips if not (clip.still or clip.sample.held_out)]
     stills = [still for clip in learnt for still in stills_of(clip, chosen.stills or 0)]
     plan = plan_training(workload_of(spec, files, machine, chosen, clips, stills))
@@ -202,7 +212,7 @@ def run_training(
     from linnet.train.blocks import load_transformer, trained_blocks
     from linnet.train.clips import ClipsConfig, ClipsTask, Texts
     from linnet.train.full import TransformerFile, make_full_learner
-    from linnet.train.loop import averaged, train
+    from linnet.train.loop import Best, averaged, train
     from linnet.train.lora import LoraFile, make_learner
     from linnet.train.previews import Previews
     from linnet.train.prior import prior_prompts, with_prior
@@ -280,6 +290,7 @@ def run_training(
         watch=watch,
         described=ready.described(),
         ranks=ranks,
+        best=Best(ready.best, file.write) if chosen.keep == "best" else None,
     )
     if ranks.main or is_sharded(learner):
         with averaged(learner, average):

@@ -15,6 +15,7 @@ from linnet.wording import choices, format_number
 Kind = Literal["lora", "full"]
 Optimiser = Literal["adamw", "muon", "adamw8bit", "prodigy", "came"]
 Schedule = Literal["wsd", "linear", "cosine", "constant"]
+Keep = Literal["last", "best"]
 Task = Literal["text-to-video", "image-to-video"]
 TARGETS = ("q", "k", "v", "o", "ffn")
 NAMED = {
@@ -22,6 +23,7 @@ NAMED = {
     "schedule": get_args(Schedule),
     "task": get_args(Task),
     "base": ("bfloat16", *FORMATS),
+    "keep": get_args(Keep),
 }
 # (least, most), both allowed
 RANGES: dict[str, tuple[float, float]] = {
@@ -54,7 +56,8 @@ class TrainingSettings:
     """`rank` to `targets` are a LoRA's alone. `base`: in which numbers its frozen weights are kept; None: as fits.
     `first_frame`: of image-to-video, the share of samples whose first frame is given. `stills`: how many
     frames of each clip are trained on as images, too. `prior`: how many clips of the model's own it sees again
-    meanwhile (see train.prior), of prompts that `prior_prompts` holds, one a line."""
+    meanwhile (see train.prior), of prompts that `prior_prompts` holds, one a line. `keep`: best keeps the file at the
+    lowest held-out loss, too."""
 
     kind: Kind = "lora"
     rank: int = 32
@@ -86,6 +89,7 @@ class TrainingSettings:
     preview_every: int | None = None
     checkpoint_every: int | None = None
     validate_every: int | None = None
+    keep: Keep = "last"
 
     def __post_init__(self) -> None:
         for name, known in NAMED.items():
