@@ -3,10 +3,13 @@
 import base64
 import io
 import json
+import re
 import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import replace
+from graphlib import TopologicalSorter
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -498,3 +501,15 @@ def test_metrics_count_what_ended_and_how(client: TestClient, service: Service) 
     service.queue.beat("w", ready=True, memory=5, reserved=7)
     assert 'linnet_worker_card_bytes{worker="0"} 7.0' in client.get("/metrics").text.splitlines()
     assert client.get("/readyz").status_code == 200
+
+
+def test_the_pages_scripts_are_all_served_and_need_each_other_one_way() -> None:
+    folder = Path(str(files("linnet.serve") / "static"))
+    needs = {
+        path.name: set(re.findall(r'^import .* from "\./(.+)";', path.read_text("utf-8"), re.M))
+        for path in folder.glob("*.js")
+    }
+    assert set(needs) == {name for name, kind in PAGE.values() if kind.startswith("text/javascript")}
+    order = list(TopologicalSorter(needs).static_order())  # CycleError
+    assert order[-1] == "app.js"
+    assert set(order) == set(needs)

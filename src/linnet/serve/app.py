@@ -42,7 +42,7 @@ PAGE = {
     "/": ("index.html", "text/html; charset=utf-8"),
     **{
         f"/{name}.js": (f"{name}.js", "text/javascript; charset=utf-8")
-        for name in ("app", "beginning", "form", "gallery", "jobs", "removal", "server", "words")
+        for name in ("app", "beginning", "events", "form", "gallery", "jobs", "removal", "server", "words")
     },
     "/style.css": ("style.css", "text/css; charset=utf-8"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),

@@ -1,7 +1,7 @@
 // What the video begins with: an image, cut here to the video's shape, so that what is seen is what is sent; or a clip that
 // it follows, which is sent as it is.
 
-import { changed, complain, missing } from "./form.js";
+import { tell } from "./events.js";
 import { $, wrong } from "./words.js";
 
 const MOST_BYTES = 8 * 2 ** 20 - 2 ** 16; // of a clip, beside what else is asked
@@ -23,9 +23,8 @@ export async function begins(file) {
     problem = "this file is not an image or a clip that can be read here";
   }
   name = picture || clip ? file.name : "";
-  complain(problem && wrong("image", problem));
   cut();
-  changed();
+  tell("beginning", problem && wrong("image", problem));
 }
 
 export function forget() {
@@ -33,6 +32,12 @@ export function forget() {
   name = "";
   missing("");
   cut();
+}
+
+// Why a video begins with nothing, where one might think that it does.
+export function missing(words) {
+  $("began").textContent = words;
+  $("began").hidden = !words;
 }
 
 export function cut() {

@@ -1,12 +1,11 @@
 // The form: what is asked for, what that would take, and what is wrong with it.
 
-import { begins, beginning, cut, followed, forget, head, pictureName } from "./beginning.js";
-import { lookFor } from "./gallery.js";
+import { begins, beginning, cut, followed, forget, head, missing, pictureName } from "./beginning.js";
+import { on, tell } from "./events.js";
 import { refresh } from "./jobs.js";
 import { ask, onAnswer, post, say, stored } from "./server.js";
-import { $, controlOf, duration, gigabytes, labelOf, many, period, plain, sentence, wrong } from "./words.js";
+import { $, controlOf, duration, gigabytes, labelOf, many, period, plain, QUALITY, sentence, wrong } from "./words.js";
 
-export const QUALITY = { exact: "best", fast: "fast", draft: "draft" };
 const LONGER = [5, 10, 15, 20, 30, 45, 60, 90, 120, 180, 240, 300]; // seconds, made in windows
 const SETTINGS = ["model", "seconds", "profile", "lora", "size", "count", "strength"]; // those that are chosen from a list
 const TEXTS = ["seed", "steps", "guidance", "lora-strength", "negative"];
@@ -105,7 +104,7 @@ const lengthOf = (seconds) => `${seconds} second${seconds === "1" ? "" : "s"}`;
 
 // All that an earlier clip was made with. What its quality and model decide is left to them: another quality then decides
 // anew.
-export function fill(job) {
+function fill(job) {
   $("prompt").value = job.prompt;
   if (models.some(({ id }) => id === job.model)) $("model").value = job.model;
   fillModel();
@@ -133,11 +132,6 @@ export function fill(job) {
 }
 
 const openMore = () => ($("more").open ||= TEXTS.some((id) => $(id).value));
-
-export function missing(words) {
-  $("began").textContent = words;
-  $("began").hidden = !words;
-}
 
 // --- keeping it: a page that is loaded again, or come back to, is as it was left. It is kept for this tab alone.
 
@@ -167,7 +161,7 @@ function restore() {
 }
 
 // After every change.
-export function changed() {
+function changed() {
   keep();
   hintSeed();
   plan();
@@ -186,7 +180,7 @@ function hintSeed() {
 let complaint = null;
 
 // At once the problem alone, and all that could be done instead for who wants to read it; both beside what they are about.
-export function complain(error) {
+function complain(error) {
   complaint = error ?? null;
   const id = controlOf(error), place = !id || id === "prompt" ? $("prompt") : $(id).closest(".settings") ?? $(id).parentElement;
   if (place.nextElementSibling !== $("problem")) place.after($("problem"), $("remedy"));
@@ -230,7 +224,7 @@ async function make(event) {
       const seed = count === 1 ? settings.seed : (pressed.first + accepted) % SEEDS;
       const headers = { "Idempotency-Key": `${pressed.name}-${accepted}` }, mine = { ...settings, seed };
       const job = await (clip ? ask("/v1/videos", { method: "POST", headers, body: form(mine) }) : post("/v1/videos", mine, headers));
-      if (accepted === 0) lookFor(job.id);
+      if (accepted === 0) tell("asked", job.id);
     }
     pressed = null;
     say(count === 1 ? "Your video is in the queue." : `${count} videos are in the queue.`);
@@ -254,7 +248,7 @@ const NO_CLIP = "this file is not a clip that can be read";
 
 let planning;
 
-export function plan() {
+function plan() {
   clearTimeout(planning);
   const mine = (planning = setTimeout(async () => {
     let line = "";
@@ -283,6 +277,9 @@ export function openForm(found) {
 }
 
 export function watchForm() {
+  on("again", fill);
+  on("waiting", plan);
+  on("beginning", (problem) => (complain(problem), changed()));
   $("ask").addEventListener("submit", make);
   $("prompt").addEventListener("keydown", (event) => event.key === "Enter" && (event.ctrlKey || event.metaKey) && make(event));
   $("ask").addEventListener("input", () => (complain(), changed()));

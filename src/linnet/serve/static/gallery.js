@@ -1,10 +1,10 @@
 // What is drawn of the jobs: those in the making, those that were not made, and the videos.
 
-import { fill, plan, QUALITY } from "./form.js";
+import { on, tell } from "./events.js";
 import { active, followAll, fresh, hasMore, jobs, lookAgain, progress, refresh } from "./jobs.js";
 import { gone, held, remove } from "./removal.js";
 import { post, say } from "./server.js";
-import { $, duration, plain, short, period } from "./words.js";
+import { $, duration, plain, QUALITY, short, period } from "./words.js";
 
 const FOLD = 4; // rows, before the rest is folded away
 const LONG = 150; // characters of a prompt, of which the heading may show a part only
@@ -17,7 +17,7 @@ let places = new Map(); // id -> its number among those that wait
 let awaited = null; // the job to bring into sight
 let busy = 0; // how many were yet to be made
 
-export function draw() {
+function draw() {
   const focus = document.activeElement;
   const shown = [...jobs.values()].filter((job) => !held.has(job.id) && !gone.has(job.id));
   const running = shown.filter((job) => job.status === "in_progress").reverse(); // first come, first seen
@@ -48,7 +48,7 @@ export function draw() {
 
   const waiting = [...running, ...queued];
   followAll(waiting);
-  if (busy !== (busy = waiting.length)) plan();
+  if (busy !== (busy = waiting.length)) tell("waiting");
   if (focus !== document.body && !focus.isConnected) goOn();
   if (jobs.has(awaited)) reveal(awaited);
 }
@@ -67,10 +67,7 @@ export function toggle(button) {
 }
 
 // Where a keyboard goes on when what had the focus is no more; else that would be the top of the page.
-export const goOn = () => $("gallery").focus({ preventScroll: true });
-
-// A job that was just asked for: on a phone, the form fills the screen.
-export const lookFor = (id) => (awaited = id);
+const goOn = () => $("gallery").focus({ preventScroll: true });
 
 function reveal(id) {
   awaited = null;
@@ -79,7 +76,7 @@ function reveal(id) {
 }
 
 // Where the deleted job stands again.
-export const bringBack = (id) => (clips.get(id) ?? rows.get(id) ?? ends.get(id))?.querySelector("button:not(.play)")?.focus();
+const bringBack = (id) => (clips.get(id) ?? rows.get(id) ?? ends.get(id))?.querySelector("button:not(.play)")?.focus();
 
 // Touches only what is new, gone or elsewhere now: a video that is watched plays on, and what has the focus keeps it.
 function arrange(list, elements) {
@@ -107,7 +104,7 @@ function end(job) {
   if (!ends.has(job.id)) {
     const element = begun("end", job);
     element.querySelector(".state").textContent = job.error.code === "cancelled" ? "cancelled" : period(plain(job.error.message));
-    called(element, ".again", "Again with other words", job).onclick = () => fill(job);
+    called(element, ".again", "Again with other words", job).onclick = () => tell("again", job);
     called(element, ".dismiss", "Dismiss", job).onclick = () => remove([job]);
     ends.set(job.id, element);
   }
@@ -152,11 +149,11 @@ function drawState(element, job) {
   element.querySelector(".state").textContent = words;
 }
 
-export function drawProgress(job) {
+function drawProgress(job) {
   if (rows.has(job.id)) drawState(rows.get(job.id), job);
 }
 
-export function showPreview(id, src) {
+function showPreview({ id, src }) {
   const image = rows.get(id)?.querySelector("img");
   if (image) Object.assign(image, { src, hidden: false, alt: "How it looks so far" });
 }
@@ -216,7 +213,7 @@ function drawClip(job) {
     element.querySelector("dl").append(term, definition);
   }
   called(element, ".play", "Play, then show the controls", job);
-  called(element, ".again", "Again with other words", job).onclick = () => fill(job);
+  called(element, ".again", "Again with other words", job).onclick = () => tell("again", job);
   called(element, ".download", "Download", job).href = address; // the server knows its name
   called(element, ".delete", "Delete", job).onclick = () => remove([job]);
   clips.set(job.id, element);
@@ -243,3 +240,9 @@ function showControls(video) {
   video.addEventListener("blur", go);
 }
 
+on("jobs", draw);
+on("progress", drawProgress);
+on("preview", showPreview);
+on("lost", goOn);
+on("back", bringBack);
+on("asked", (id) => (awaited = id)); // on a phone, the form fills the screen

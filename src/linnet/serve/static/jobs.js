@@ -1,6 +1,6 @@
 // What the server has: all jobs from the newest to the oldest that was fetched, and how far those are that run.
 
-import { draw, drawProgress, showPreview } from "./gallery.js";
+import { tell } from "./events.js";
 import { ask, heard, say } from "./server.js";
 import { $, plain, short, period } from "./words.js";
 
@@ -28,7 +28,7 @@ export async function refresh() {
   try {
     const seen = await newest();
     await overtaken(seen);
-    draw();
+    tell("jobs");
     heard();
   } catch (error) {
     away = true; // the server; it will be back
@@ -82,7 +82,7 @@ function merge(found, more, after) {
   const first = after ? at(after) + 1 : 0, last = more ? at(found.at(-1).id) : -1;
   const rest = last < 0 ? [] : known.slice(last + 1);
   if (rest.length === 0) hasMore = more;
-  for (const job of found) tell(jobs.get(job.id), job);
+  for (const job of found) announce(jobs.get(job.id), job);
   jobs = new Map([...known.slice(0, first), ...found, ...rest].map((job) => [job.id, job]));
 }
 
@@ -92,7 +92,7 @@ export async function showOlder() {
   } catch (error) {
     return say(period(plain(error.message)), true);
   }
-  draw();
+  tell("jobs");
   if (!hasMore) $("gallery").focus({ preventScroll: true }); // the button is no more
 }
 
@@ -103,12 +103,12 @@ export async function lookAgain(id) {
   } catch (error) {
     if (error.status !== 404) return;
     jobs.delete(id);
-    draw();
+    tell("jobs");
     say("This video was deleted, and is no longer on the server.");
   }
 }
 
-function tell(was, job) {
+function announce(was, job) {
   if (!was || was.status === job.status) return;
   if (job.status === "completed") {
     fresh.add(job.id);
@@ -126,9 +126,9 @@ function follow(job) {
   };
   source.addEventListener("progress", (event) => {
     progress.set(job.id, JSON.parse(event.data));
-    drawProgress(jobs.get(job.id) ?? job);
+    tell("progress", jobs.get(job.id) ?? job);
   });
-  source.addEventListener("preview", (event) => showPreview(job.id, JSON.parse(event.data).image));
+  source.addEventListener("preview", (event) => tell("preview", { id: job.id, src: JSON.parse(event.data).image }));
   source.addEventListener("end", close);
   source.onerror = () => source.readyState === EventSource.CLOSED && close();
 }

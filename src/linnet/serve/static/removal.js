@@ -1,7 +1,7 @@
 // Deleting, which waits a little, so that it can be undone. Until the server has said that something is deleted, or that it
 // is still there, this page does not say so either.
 
-import { bringBack, draw, goOn } from "./gallery.js";
+import { tell } from "./events.js";
 import { jobs, refresh } from "./jobs.js";
 import { ask, heard, say } from "./server.js";
 import { $, plain, period } from "./words.js";
@@ -19,7 +19,7 @@ export function remove(some) {
   $("toast-words").textContent = held.size === 1 ? "Deleting it…" : `Deleting ${held.size}…`;
   $("toast").hidden = false;
   $("undo").focus();
-  draw();
+  tell("jobs");
 }
 
 // Also for a page that is left, to which the browser may come back later: nothing can be undone there any more.
@@ -40,7 +40,7 @@ export async function reallyRemove() {
   if (!problem) say(ids.length === 1 ? "Deleted." : `${ids.length} deleted.`);
   else if (problem.away) say("No answer came from the server. What is still shown is not deleted.", true);
   else say(`It could not be deleted. ${period(plain(problem.message))}`, true);
-  draw();
+  tell("jobs");
   if (problem) refresh();
 }
 
@@ -52,8 +52,8 @@ export async function undo() {
     else heard(error);
     return error.status === 404 ? false : null;
   })));
-  draw();
-  bringBack(back);
+  tell("jobs");
+  tell("back", back);
   const missing = there.filter((found) => found === false).length;
   if (missing) say(ids.length === 1 ? "It cannot come back: it is deleted." : `${missing} of ${ids.length} cannot come back: they are deleted.`, true);
   else if (!there.includes(null)) say(ids.length === 1 ? "It is back." : "They are back.");
@@ -64,7 +64,7 @@ function putAway() {
   clearTimeout(waiting);
   const ids = [...held];
   held.clear();
-  if ($("toast").contains(document.activeElement)) goOn();
+  if ($("toast").contains(document.activeElement)) tell("lost");
   $("toast").hidden = true;
   return ids;
 }

@@ -6,6 +6,7 @@ export const sentence = (words) => words.charAt(0).toUpperCase() + words.slice(1
 export const period = (words) => (/[.?!…]$/.test(words) ? words : `${words}.`);
 export const many = (number, word) => `${number} ${word}${number === 1 ? "" : "s"}`;
 export const short = (words, most = 80) => (words.length > most ? `${words.slice(0, most - 1).trimEnd()}…` : words);
+export const QUALITY = { exact: "best", fast: "fast", draft: "draft" }; // profiles
 export const gigabytes = (bytes) => `${(bytes / 1e9).toFixed(1)} GB`;
 
 export function duration(seconds) {
