@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from linnet.catalog import find
-from linnet.data.buckets import Bucket, clips_of, length_for, parts_of, sizes_of
+from linnet.data.buckets import Bucket, clips_of, crops_of, length_for, parts_of, sizes_of
 from linnet.data.dataset import Dataset, Options, Sample, epoch_order, read_dataset
 from linnet.data.frames import frames_of, read_frames
 from linnet.data.probe import content_hash, probe
@@ -155,6 +155,18 @@ def test_frames_are_chosen_by_their_times_and_bars_are_cropped(tmp_path: Path) -
     assert [part.bucket.frames for part in parts] == [49, 49, 9]
     assert parts[0].order[0] == 0
     assert parts[0].box == (0, 7, 64, 55)
+    same, *crops = crops_of(clip, 3)
+    assert same.box == clip.box
+    assert [crop.box for crop in crops_of(clip, 3)] == [same.box, *(crop.box for crop in crops)]
+    assert len({crop.box for crop in crops}) == 3
+    for crop in crops:
+        assert 0.8 * 64 - 1 <= crop.box.size.width <= 64
+        assert crop.box.left >= 0
+        assert crop.box.right <= 64
+        assert crop.box.top >= 7
+        assert crop.box.bottom <= 55
+        assert read_frames(crop).shape == read_frames(clip).shape
+    assert sum(crop.sample.repeats for crop in (same, *crops)) == clip.sample.repeats
     (linum,) = clips_of(sample_of(path), probed, LINUM)
     assert linum.bucket.frames == 109  # of 108: 4.5 s end with the last frame once more
     assert linum.order[-2:] == (71, 71)

@@ -77,7 +77,7 @@ def test_a_folder_of_clips_becomes_a_lora_that_teaches_a_word(clips: Path, tmp_p
         "--keep",
         "best",
     ]
-    words += ["--preview", "a red circle grows", "--prior", "1", "--stills", "2"]
+    words += ["--preview", "a red circle grows", "--prior", "1", "--stills", "2", "--crops", "1"]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output
     assert result.stdout == f"{run / 'my-circle.safetensors'}\n"

@@ -139,6 +139,14 @@ class ClipOptions:
             least=0,
         ),
     ] = None
+    crops: Annotated[
+        int | None,
+        whole(
+            "crops",
+            "Random crops of each clip and still that are trained on, too; by default 0, of seedling 4.",
+            least=0,
+        ),
+    ] = None
     prior: Annotated[
         int | None,
         whole(

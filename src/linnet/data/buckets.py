@@ -5,6 +5,7 @@ its bucket and cropped about its middle; it keeps its speed, since frames are ch
 """
 
 import math
+import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache as remembered
@@ -25,6 +26,7 @@ SHORTEST = 5  # frames: of less nothing moves
 SHAPES = (21 / 9, 16 / 9, 3 / 2, 4 / 3, 1.0, 3 / 4, 2 / 3, 9 / 16, 9 / 21)  # width by height
 STILLS_AN_EPOCH = 3  # of each clip, on average
 SMALLEST = 16  # pixels of a side that cropping has to leave
+LEAST_CROP = 0.8  # of a side
 
 
 class Bucket(NamedTuple):
@@ -105,6 +107,24 @@ def stills_of(clip: TrainingClip, count: int) -> list[TrainingClip]:
         )
         for place in places
     ]
+
+
+def crops_of(clip: TrainingClip, count: int) -> list[TrainingClip]:
+    """The clip, and so many random crops of it, which are up to a fifth narrower. An epoch shows as many of them as it
+    would show of the clip. So a few clips show a thing in more places and sizes, and are not learnt by heart."""
+    rng = random.Random(f"crops of {clip.content} {clip.order[0]}")
+    boxes = [clip.box, *(random_part(clip.box, rng) for _ in range(count))]
+    sample = replace(clip.sample, repeats=clip.sample.repeats / len(boxes))
+    return [replace(clip, sample=sample, box=box) for box in boxes]
+
+
+def random_part(box: Box, rng: random.Random) -> Box:
+    """Of the same shape, to the pixel."""
+    share = rng.uniform(LEAST_CROP, 1)
+    width, height = (max(SMALLEST, round(share * side)) for side in box.size)
+    left = box.left + rng.randint(0, max(0, box.size.width - width))
+    top = box.top + rng.randint(0, max(0, box.size.height - height))
+    return Box(left, top, min(left + width, box.right), min(top + height, box.bottom))
 
 
 def clips_in(

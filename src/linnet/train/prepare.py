@@ -12,7 +12,7 @@ from typing import Any
 from linnet import __version__
 from linnet.catalog import ModelSpec, find
 from linnet.data.buckets import Bucket as ClipBucket
-from linnet.data.buckets import TrainingClip, clips_in, stills_of
+from linnet.data.buckets import TrainingClip, clips_in, crops_of, stills_of
 from linnet.data.dataset import Dataset, LeftOut, read_dataset
 from linnet.data.probe import default_cache
 from linnet.errors import InvalidInput
@@ -35,7 +35,8 @@ PREVIEWS = 2  # captions that previews are made of, where none is given
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedTraining:
-    """`clips` are all of the dataset's, held-out ones among them; `stills` are frames of those that are not held out.
+    """`clips` are all of the dataset's, held-out ones among them; `shown` are these with the stills and crops of those
+    that are not held out.
     `output` is the folder of the run."""
 
     spec: ModelSpec
@@ -44,7 +45,7 @@ class PreparedTraining:
     settings: TrainingSettings
     dataset: Dataset
     clips: tuple[TrainingClip, ...]
-    stills: tuple[TrainingClip, ...]
+    shown: tuple[TrainingClip, ...]
     left_out: tuple[LeftOut, ...]
     plan: TrainingPlan
     output: Path
@@ -143,8 +144,10 @@ def prepare_training(
         problem = "goes by the held-out loss, and none is measured"
         remedy = "hold clips out, such as `held_out=0.1`, and leave `validate_every` above 0"
         raise InvalidInput("keep", chosen.keep, problem, remedy)
-    learnt = [clip for clip in clips if not (clip.still or clip.sample.held_out)]
-    stills = [still for clip in learnt for still in stills_of(clip, chosen.stills or 0)]
+    held_out = [clip for clip in clips if clip.sample.held_out]
+    learnt = [clip for clip in clips if not clip.sample.held_out]
+    stills = [still for clip in learnt if not clip.still for still in stills_of(clip, chosen.stills or 0)]
+    crops = [crop for clip in [*learnt, *stills] for crop in crops_of(clip, chosen.crops or 0)]
     plan = plan_training(workload_of(spec, files, machine, chosen, clips, stills))
     return PreparedTraining(
         spec=spec,
@@ -153,7 +156,7 @@ def prepare_training(
         settings=chosen,
         dataset=dataset,
         clips=tuple(clips),
-        stills=tuple(stills),
+        shown=(*held_out, *crops),
         left_out=tuple(left_out),
         plan=plan,
         output=output,
@@ -229,9 +232,7 @@ def run_training(
     large = not model.text.small
     if not ranks.main:
         ranks.wait()  # until all is encoded
-    encoded = encode_dataset(
-        pipeline, [*ready.clips, *ready.stills], cache, text=large, captions=prompts, tell=tell
-    )
+    encoded = encode_dataset(pipeline, ready.shown, cache, text=large, captions=prompts, tell=tell)
     transformer = load_transformer(model, execution.resident_blocks)  # here: not in inference mode
     clips = with_prior(
         pipeline,

@@ -41,6 +41,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "caption_dropout": (0.0, 1.0),
     "first_frame": (0.0, 1.0),
     "stills": (0, 1000),
+    "crops": (0, 100),
     "held_out": (0.0, 0.9),
     "prior": (0, 10_000),
     "seed": (0, 2**32 - 1),
@@ -55,9 +56,9 @@ STEPS_A_CLIP, LEAST_STEPS, MOST_STEPS = 100, 500, 3000
 class TrainingSettings:
     """`rank` to `targets` are a LoRA's alone. `base`: in which numbers its frozen weights are kept; None: as fits.
     `first_frame`: of image-to-video, the share of samples whose first frame is given. `stills`: how many
-    frames of each clip are trained on as images, too. `prior`: how many clips of the model's own it sees again
-    meanwhile (see train.prior), of prompts that `prior_prompts` holds, one a line. `keep`: best keeps the file at the
-    lowest held-out loss, too."""
+    frames of each clip are trained on as images, too. `crops`: how many crops of each clip and image are trained on,
+    too. `prior`: how many clips of the model's own it sees again meanwhile (see train.prior), of prompts that
+    `prior_prompts` holds, one a line. `keep`: best keeps the file at the lowest held-out loss, too."""
 
     kind: Kind = "lora"
     rank: int = 32
@@ -81,6 +82,7 @@ class TrainingSettings:
     task: Task = "text-to-video"
     first_frame: float | None = None
     stills: int | None = None
+    crops: int | None = None
     held_out: float | None = None
     prior: int | None = None
     prior_prompts: Path | None = None
@@ -127,6 +129,7 @@ class TrainingSettings:
             "caption_dropout": 0.1,
             "prior": 0,
             "stills": 0,
+            "crops": 0,
             "first_frame": 0.5 if self.task == "image-to-video" else 0.0,
             "preview_every": max(1, steps // 4),
             "checkpoint_every": max(1, min(100, steps // 4)),
