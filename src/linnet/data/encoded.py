@@ -10,7 +10,7 @@ Axes: C channels, T latent frames, H and W latent rows and columns; L tokens, M 
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from torch import Tensor
 from linnet.data.buckets import Bucket, TrainingClip
 from linnet.data.cache_plan import CachePlan, latent_bytes, text_bytes
 from linnet.data.dataset import epoch_order
-from linnet.data.frames import Frames, read_frames
+from linnet.data.frames import Frames, read_together
 from linnet.data.probe import content_hash
 from linnet.errors import InvalidInput
 from linnet.filesystem import check_folder, complete, make_folder, system_errors
@@ -39,6 +39,7 @@ States = Float[Tensor, "L M"]
 Tell = Callable[[str, int, int], object]  # hears of a stage, how much of it is done, and of how much
 
 VERSION = 1  # of what a latent stands for; another one encodes anew
+FRAMES_AT_ONCE = 256  # of one file, decoded together at the size of their buckets
 TEXTS_AT_ONCE = 256  # captions of a pass of the text encoder, which may stream from its file
 
 
@@ -174,29 +175,48 @@ def encode_dataset(
     paths = [cache.latents_of(clip) for clip in clips]
     waiting = {path: clip for path, clip in zip(paths, clips, strict=True) if not is_whole(path, "latents")}
     tell("latents", 0, len(waiting))
-    for done, (path, clip, frames) in enumerate(read_ahead(waiting), 1):
-        if content_hash(clip.sample.path, folder) != clip.content:
-            problem = "changed while it was read"
-            raise InvalidInput("file", clip.sample.path, problem, "run the same command again")
-        latents = pipeline.runner.encode_frames(lambda frames=frames: iter(frames))[0]
-        write_tensor(path, "latents", latents.to("cpu", torch.float16), clip_record(clip))
-        tell("latents", done, len(waiting))
+    done = 0
+    for group in read_ahead(waiting, folder):
+        for path, clip, frames in group:
+            latents = pipeline.runner.encode_frames(lambda frames=frames: iter(frames))[0]
+            write_tensor(path, "latents", latents.to("cpu", torch.float16), clip_record(clip))
+            done += 1
+            tell("latents", done, len(waiting))
     if waiting:
         pipeline.model.free_autoencoder()
     return EncodedDataset(clips, paths, texts)
 
 
-def read_ahead(waiting: Mapping[Path, TrainingClip]) -> Iterator[tuple[Path, TrainingClip, Frames]]:
-    """Each clip with its frames; the next one is decoded meanwhile."""
+def read_ahead(
+    waiting: Mapping[Path, TrainingClip], folder: Path
+) -> Iterator[list[tuple[Path, TrainingClip, Frames]]]:
+    """Clips of one file with their frames, a few hundred at once; the next ones are decoded meanwhile. InvalidInput for
+    a file that has changed since it was probed."""
+    groups: list[list[tuple[Path, TrainingClip]]] = []
+    room = 0  # frames that the last group may still take
+    for path, clip in sorted(waiting.items(), key=lambda item: item[1].content):
+        room -= len(clip.order)
+        if room < 0 or groups[-1][0][1].content != clip.content:
+            groups.append([])
+            room = FRAMES_AT_ONCE - len(clip.order)
+        groups[-1].append((path, clip))
+
+    def read(group: Sequence[tuple[Path, TrainingClip]]) -> list[tuple[Path, TrainingClip, Frames]]:
+        clips = [clip for _, clip in group]
+        frames = read_together(clips)
+        if content_hash(clips[0].sample.path, folder) != clips[0].content:
+            problem = "changed while it was read"
+            raise InvalidInput("file", clips[0].sample.path, problem, "run the same command again")
+        return [(path, clip, shown) for (path, clip), shown in zip(group, frames, strict=True)]
+
     with ThreadPoolExecutor(max_workers=1) as reader:
-        items = list(waiting.items())
-        coming = reader.submit(read_frames, items[0][1]) if items else None
-        for index, (path, clip) in enumerate(items):
-            assert coming is not None
-            frames = coming.result()
-            if index + 1 < len(items):
-                coming = reader.submit(read_frames, items[index + 1][1])
-            yield path, clip, frames
+        coming: Future[list[tuple[Path, TrainingClip, Frames]]] | None = None
+        for group in groups:
+            ahead, coming = coming, reader.submit(read, group)
+            if ahead is not None:
+                yield ahead.result()
+        if coming is not None:
+            yield coming.result()
 
 
 def encode_texts(cache: Cache, captions: Sequence[str], tell: Tell) -> dict[str, Path]:

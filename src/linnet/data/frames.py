@@ -3,7 +3,7 @@
 Axes: T frames, H rows, W columns; RGB, 0..255.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 
 import numpy as np
@@ -21,6 +21,20 @@ Frames = UInt8[np.ndarray, "T H W 3"]
 def read_frames(clip: TrainingClip) -> Frames:
     """All of them. InvalidInput where the file is not what it was when it was probed."""
     return np.stack(list(frames_of(clip)))
+
+
+def read_together(clips: Sequence[TrainingClip]) -> list[Frames]:
+    """Of several clips of one file, which is decoded once."""
+    if any(clip.still for clip in clips):
+        return [read_frames(clip) for clip in clips]
+    numbers = sorted({number for clip in clips for number in clip.order})
+    shown: list[dict[int, Frame]] = [{} for _ in clips]
+    with closing(reader.frames(clips[0].sample.path, numbers)) as frames:
+        for number, frame in zip(numbers, frames, strict=True):
+            for clip, own in zip(clips, shown, strict=True):
+                if number in clip.order:
+                    own[number] = prepared(frame, clip)
+    return [np.stack([own[number] for number in clip.order]) for clip, own in zip(clips, shown, strict=True)]
 
 
 def frames_of(clip: TrainingClip) -> Iterator[Frame]:
