@@ -143,7 +143,7 @@ class ClipOptions:
         int | None,
         whole(
             "crops",
-            "Random crops of each clip and still that are trained on, too; by default 0, of seedling 4.",
+            "Random crops of each clip and still that are trained on, too; by default 0.",
             least=0,
         ),
     ] = None
