@@ -22,9 +22,9 @@ STATE = {"adamw": 2.0, "muon": 1.0, "adamw8bit": 0.51, "prodigy": 4.0, "came": 1
 TARGETS_OF = {"q": 4, "k": 4, "v": 4, "o": 4}  # of their sides' sum in widths, both attentions together
 PLAIN_LENGTH = 1024  # tokens: see models.attention
 HEAP = 0.4  # of a step's working bytes on a CPU: gaps in the C library's heap
-PASS = (
-    1.27  # of a measured pass: forward or backward in training (Linum v2's widths with 6, 10 and 40 blocks)
-)
+# Measured on a CPU with Linum v2's widths at 6, 10 and 40 blocks, and with seedling: a pass of training against one
+# without gradients, a LoRA's products in float32 against those in bfloat16, and seconds that each block takes more.
+PASS, LORA_PRODUCTS, BLOCK_SECONDS = 1.13, 4.0, 0.015
 PRODUCTS = 7  # whose inputs a LoRA makes narrow, of a block's ten: keys and values of the text are elsewhere
 
 
@@ -57,7 +57,8 @@ class TrainingExecution:
 @dataclass(frozen=True, kw_only=True)
 class TrainingWorkload(ModelOnDevice):
     """`base`: as was asked for, or None. `costs`: what was measured of the device, or None. `averaged`: a moving
-    average of what learns is kept. `preview`: the bucket of the clips that are made meanwhile."""
+    average of what learns is kept. `kept`: half of the clips are the model's own, which it also sees without the LoRA.
+    `preview`: the bucket of the clips that are made meanwhile."""
 
     kind: Kind = "lora"
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
@@ -67,6 +68,7 @@ class TrainingWorkload(ModelOnDevice):
     targets: tuple[str, ...] = ("q", "k", "v", "o", "ffn")
     optimiser: str = "adamw"
     averaged: bool = True
+    kept: bool = False
     text_tokens: int = 256
     base: Base | None = None
     preview: Bucket | None = None
@@ -281,12 +283,19 @@ def seconds_of(work: TrainingWorkload, execution: TrainingExecution, bucket: Buc
     rates = work.costs
     if rates is None:
         return None
-    tokens = token_count(bucket.frames, bucket.size)
-    block = rates.block + work.batch * tokens * (rates.token + tokens * rates.pair)
-    forward = work.shape.layers * block + rates.call + work.batch * tokens * rates.step
-    passes = (2 if work.kind == "lora" else 3) + execution.checkpointed
+    shape, clip, lora = work.shape, token_count(bucket.frames, bucket.size), work.kind == "lora"
+    tokens = work.batch * clip
+    slower = LORA_PRODUCTS if work.on_cpu and execution.base != "float32" else 1.0
+    added = slower * work.trainable / shape.transformer.products if lora else 0.0
+    block = rates.block + tokens * (rates.token + clip * rates.pair)
+    around = rates.call + tokens * rates.step
+    forward = shape.layers * (block + tokens * rates.token * added) + around
+    passes = (2 if lora else 3) + execution.checkpointed
+    seconds = PASS * passes * forward + (shape.layers * BLOCK_SECONDS if work.on_cpu else 0.0)
+    if work.kept:  # of every other clip
+        seconds += (shape.layers * block + around) / 2
     _, away = weights_bytes(work, execution)
-    return max(PASS * passes * forward, 2 * away * rates.copy)
+    return max(seconds, 2 * away * rates.copy)
 
 
 def plan_training(work: TrainingWorkload) -> TrainingPlan:

@@ -195,6 +195,7 @@ def workload_of(
         targets=chosen.targets,
         optimiser=chosen.optimiser,
         averaged=chosen.ema > 0,
+        kept=chosen.kind == "lora" and bool(chosen.prior),
         text_tokens=spec.max_prompt_tokens,
         base=chosen.base,
         preview=Bucket(size, spec.denoised_frames(max(frames, spec.min_frames)), 1),
