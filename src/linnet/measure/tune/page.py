@@ -15,7 +15,8 @@ from linnet.plan.profiles import Subject
 
 MARK = "<!-- linnet tune -->"  # by which an earlier page is known
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fcfcfa; max-width: 1000px; margin: 2em auto; }
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fcfcfa; max-width: 1000px;
+  margin: 2em auto; padding: 0 1em; }
 figure { margin: 1.5em 0; } img { width: 100%; image-rendering: auto; } figcaption { color: #555; }
 td, th { text-align: left; padding-right: 1.5em; }
 """
@@ -55,8 +56,8 @@ def write_page(path: Path, subject: Subject, search: Search, chosen: Sequence[tu
         parts.append(
             f"<p>Median PSNR {figures.psnr:.1f} dB (at least {confirmed.bound:.1f} with 95 % confidence), "
             f"worst tenth of the frames {figures.psnr_worst:.1f} dB, SSIM {figures.ssim:.3f}, "
-            f"flicker {figures.flicker:.2f} of exact's, brightness {figures.brightness:.2%} and "
-            f"saturation {figures.saturation:.2%} off.</p>"
+            f"flicker {figures.flicker:.2f} of exact's, brightness {100 * figures.brightness:.1f} % and "
+            f"saturation {100 * figures.saturation:.1f} % off.</p>"
         )
         for pair, psnr in zip(search.held_out, figures.each, strict=True):
             picture = search.trials.picture(confirmed.candidate, pair)

@@ -34,6 +34,7 @@ Clip = UInt8[np.ndarray, "T H W 3"]
 HOPELESS = 0.7  # relative error of the latents from which on a clip shows something else; it is not decoded
 WARM_UP = 2  # steps of a clip that does not count: libraries warm up, and the compiler compiles, in it
 WIDEST = 480  # pixels, of a clip on the page
+GAP, PAPER = 12, (252, 252, 250)  # pixels between the two, in the page's colour
 FRAME_MS = 1000 / 24
 
 
@@ -333,10 +334,12 @@ def write_pictures(path: Path, exact: Clip, fast: Clip) -> None:
     """Both clips beside each other, moving, small enough for a page."""
     height, width = exact.shape[1:3]
     small = (min(width, WIDEST), round(height * min(width, WIDEST) / width))
-    frames = [
-        Image.fromarray(np.concatenate([np.asarray(Image.fromarray(x).resize(small)) for x in pair], axis=1))
-        for pair in zip(exact, fast, strict=True)
-    ]
+    gap = max(1, GAP * small[0] // WIDEST)
+    frames = []
+    for left, right in zip(exact, fast, strict=True):
+        frames.append(Image.new("RGB", (2 * small[0] + gap, small[1]), PAPER))
+        frames[-1].paste(Image.fromarray(left).resize(small), (0, 0))
+        frames[-1].paste(Image.fromarray(right).resize(small), (small[0] + gap, 0))
     with complete(path, field="state") as part:
         frames[0].save(
             part,
