@@ -297,7 +297,8 @@ class Search:
         left, ordered = sorted(candidates, key=self.faster, reverse=True), list[Candidate]()
         while left:
             least = AS_FAST * self.faster(left[0])
-            nearest = max((one for one in left if self.faster(one) >= least), key=self.nearness)
+            as_fast = [candidate for candidate in left if self.faster(candidate) >= least]
+            nearest = max(as_fast, key=self.nearness)
             ordered.append(nearest)
             left.remove(nearest)
         return ordered
@@ -350,7 +351,7 @@ def tune(search: Search, *, floor: float, target: float, seconds: float) -> Outc
         )
         return outcome
     holding = search.run(rules)
-    quick = search.nearest_first([one for one in holding if search.faster(one) >= target])
+    quick = search.nearest_first([candidate for candidate in holding if search.faster(candidate) >= target])
     outcome.fast, outcome.why = search.confirm(quick, rules)
     if not holding:
         outcome.why = f"nothing that was tried keeps {format_number(round(rules.floor, 1))} dB"
@@ -363,7 +364,9 @@ def tune(search: Search, *, floor: float, target: float, seconds: float) -> Outc
     if outcome.fast:
         lower = replace(rules, floor=floor - DRAFT, ssim=rules.ssim - 0.05)
         least = outcome.fast.figures.faster * DRAFT_FASTER
-        quick = search.nearest_first([one for one in search.run(lower) if search.faster(one) >= least])
+        quick = search.nearest_first(
+            [candidate for candidate in search.run(lower) if search.faster(candidate) >= least]
+        )
         outcome.draft, _ = search.confirm(quick, replace(lower, faster=least))
         rougher = outcome.draft
         if rougher and not rules.broken(rougher.figures) and not rules.unconfirmed(rougher):
