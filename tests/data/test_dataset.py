@@ -160,7 +160,7 @@ def test_frames_are_chosen_by_their_times_and_bars_are_cropped(tmp_path: Path) -
     assert [crop.box for crop in crops_of(clip, 3)] == [same.box, *(crop.box for crop in crops)]
     assert len({crop.box for crop in crops}) == 3
     for crop in crops:
-        assert 0.8 * 64 - 1 <= crop.box.size.width <= 64
+        assert 0.85 * 64 - 1 <= crop.box.size.width <= 64
         assert crop.box.left >= 0
         assert crop.box.right <= 64
         assert crop.box.top >= 7

@@ -26,7 +26,7 @@ SHORTEST = 5  # frames: of less nothing moves
 SHAPES = (21 / 9, 16 / 9, 3 / 2, 4 / 3, 1.0, 3 / 4, 2 / 3, 9 / 16, 9 / 21)  # width by height
 STILLS_AN_EPOCH = 3  # of each clip, on average
 SMALLEST = 16  # pixels of a side that cropping has to leave
-LEAST_CROP = 0.8  # of a side
+LEAST_CROP = 0.85  # of a side
 
 
 class Bucket(NamedTuple):
@@ -110,7 +110,7 @@ def stills_of(clip: TrainingClip, count: int) -> list[TrainingClip]:
 
 
 def crops_of(clip: TrainingClip, count: int) -> list[TrainingClip]:
-    """The clip, and so many random crops of it, which are up to a fifth narrower. An epoch shows as many of them as it
+    """The clip, and so many random crops of it, which are up to a seventh narrower. An epoch shows as many of them as it
     would show of the clip. So a few clips show a thing in more places and sizes, and are not learnt by heart."""
     rng = random.Random(f"crops of {clip.content} {clip.order[0]}")
     boxes = [clip.box, *(random_part(clip.box, rng) for _ in range(count))]
