@@ -110,8 +110,8 @@ def stills_of(clip: TrainingClip, count: int) -> list[TrainingClip]:
 
 
 def crops_of(clip: TrainingClip, count: int) -> list[TrainingClip]:
-    """The clip, and so many random crops of it, which are up to a seventh narrower. An epoch shows as many of them as it
-    would show of the clip. So a few clips show a thing in more places and sizes, and are not learnt by heart."""
+    """The clip, and so many random crops of it, which are up to a seventh narrower. An epoch shows as many of them as
+    it would show of the clip. So a few clips show a thing in more places and sizes, and are not learnt by heart."""
     rng = random.Random(f"crops of {clip.content} {clip.order[0]}")
     boxes = [clip.box, *(random_part(clip.box, rng) for _ in range(count))]
     sample = replace(clip.sample, repeats=clip.sample.repeats / len(boxes))
