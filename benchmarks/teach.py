@@ -33,10 +33,8 @@ from linnet.pipeline import Pipeline
 from linnet.weights.lora import parameter_shapes, read_lora
 
 SHAPES = (*synthetic.SHAPES, *synthetic.NEW_SHAPES)
-PROMPTS = {
-    "choosing": "choose",
-    "exam": "teach",
-}  # settings are chosen on the first, and measured on the second
+# Settings are chosen on the first, and measured on the second.
+PROMPTS = {"choosing": "choose", "exam": "teach"}
 EMPTY = 30  # how far a pixel may be from the background beside it, in each of RGB, and still belong to it
 LEAST_HOLE = 0.1  # share of an outlined object's area that the line leaves empty; of a drawn star 0.31
 LEAST_SWING = 0.5  # of what is drawn

@@ -63,21 +63,19 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_folder_of_clips_becomes_a_lora_that_teaches_a_word(clips: Path, tmp_path: Path) -> None:
     run = tmp_path / "my-circle"
     words = ["train", "lora", str(clips), "--model", "seedling", "--output", str(run)]
+    words += ["--steps", "2", "--batch", "2", "--rank", "4", "--held-out", "0.3", "--validate-every", "2"]
     words += [
-        "--steps",
-        "2",
-        "--batch",
-        "2",
-        "--rank",
-        "4",
-        "--held-out",
-        "0.3",
-        "--validate-every",
-        "2",
         "--keep",
         "best",
+        "--preview",
+        "a red circle grows",
+        "--prior",
+        "1",
+        "--stills",
+        "2",
+        "--crops",
+        "1",
     ]
-    words += ["--preview", "a red circle grows", "--prior", "1", "--stills", "2", "--crops", "1"]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output
     assert result.stdout == f"{run / 'my-circle.safetensors'}\n"
