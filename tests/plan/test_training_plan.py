@@ -1,6 +1,7 @@
 """What a plan of training says, against a step on a card that is not there; what does not fit, and what would."""
 
 from dataclasses import fields, replace
+from typing import Any
 
 import pytest
 
@@ -47,11 +48,19 @@ def with_blocks(count: int) -> Shape:
     return replace(LINUM_V2, layers=count, transformer=rest)
 
 
-@pytest.mark.parametrize("kind", ["lora", "full"])
+WAYS: dict[str, dict[str, Any]] = {
+    "lora": {},
+    "full": {"kind": "full"},
+    "full in bfloat16": {"kind": "full", "base": "bfloat16"},
+    "released": {"kind": "full", "clipped": False},
+}
+
+
+@pytest.mark.parametrize("kind", WAYS)
 def test_a_plan_takes_what_a_simulated_step_takes(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """At five budgets, from plenty to the least that fits."""
-    monkeypatch.setattr(simulate, "linum_v2", lambda: replace(linum_v2(), num_layers=3))
-    work = replace(workload(with_blocks(3), frames=13), kind=kind, preview=None)
+    monkeypatch.setattr(simulate, "linum_v2", lambda: replace(linum_v2(), num_layers=2))
+    work = replace(workload(with_blocks(2), frames=13), preview=None, **WAYS[kind])
     plenty = plan_training(replace(work, budget=Budget(device=80 * GB, system=32 * GB))).device_bytes
     ways = set()
     for share in (1.0, 0.9, 0.8, 0.75, 0.72):
@@ -66,6 +75,7 @@ def test_a_plan_takes_what_a_simulated_step_takes(kind: str, monkeypatch: pytest
         simulated = simulate_step(work, plan.execution, bucket.size, bucket.frames)
         assert planned == pytest.approx(simulated, rel=0.1), plan.execution
     assert len(ways) > 1
+    assert any(way.released for way in ways) == (kind == "released")
 
 
 def test_on_a_cpu_the_gaps_of_the_heap_count() -> None:
@@ -112,3 +122,7 @@ def test_what_does_not_fit_is_refused_with_what_would() -> None:
     assert plan_training(workload(vram=4 * GB, frames=frames)).fits
     with pytest.raises(InvalidInput, match="train a LoRA"):
         plan_training(replace(workload(vram=12 * GB), kind="full"))
+    whole = replace(workload(vram=48 * GB), kind="full")
+    with pytest.raises(InvalidInput, match="use `clip_norm=0` and `accumulation=1`"):
+        plan_training(whole)
+    assert plan_training(replace(whole, clipped=False)).execution.released

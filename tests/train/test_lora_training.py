@@ -288,6 +288,13 @@ def test_checkpointed_blocks_have_the_same_gradients() -> None:
     assert all(torch.allclose(a, b, atol=1e-7) for a, b in zip(*gradients, strict=True))
 
 
+def test_gradients_of_checkpointed_blocks_that_are_released_give_the_same_losses(tmp_path: Path) -> None:
+    chosen = replace(LOOP, steps=6, accumulation=1, clip_norm=0.0)
+    train(tiny_task(full=True), chosen, tmp_path / "kept")
+    train(tiny_task(full=True, checkpointed=True), chosen, tmp_path / "released", released=True)
+    assert losses(tmp_path / "released") == pytest.approx(losses(tmp_path / "kept"), abs=1e-5)
+
+
 def test_clips_that_are_kept_are_to_stay_as_they_are_without_the_lora() -> None:
     task = tiny_task()
     clips = [task.clips.sample(index) for index in range(2)]

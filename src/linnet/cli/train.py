@@ -91,6 +91,10 @@ class LoopOptions:
         ),
     ] = "wsd"
     warmup: Annotated[int | None, whole("warmup", "Steps in which the learning rate rises.", least=0)] = None
+    clip_norm: Annotated[
+        float,
+        number("clip-norm", "The most that gradients may be, by their common norm; 1; 0: no limit.", least=0),
+    ] = 1.0
     weight_decay: Annotated[float, number("weight-decay", "Weight decay; 0.01 by default.", least=0)] = 0.01
     ema: Annotated[
         float, number("ema", "Decay of the averaged weights, which are what is saved; 0: none.", least=0)
@@ -290,6 +294,7 @@ def teach(
             settings=settings,
             machine=machine,
             weights=model.weights,
+            processes=max(run.gpus, ranks.count),
             tell=tell,
         )
         if not run.quiet:
@@ -335,6 +340,8 @@ def show_plan(ready: "PreparedTraining") -> None:
     base = [f"weights in {execution.base}"]
     if execution.checkpointed:
         base.append("blocks computed again in the backward pass")
+    if execution.released:
+        base.append("gradients released one by one")
     if execution.resident_blocks is not None:
         base.append(f"{execution.resident_blocks} of {work.shape.layers} blocks on the card; no previews")
     note(", ".join(base))

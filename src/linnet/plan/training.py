@@ -47,10 +47,12 @@ class Bucket(NamedTuple):
 @dataclass(frozen=True, kw_only=True)
 class TrainingExecution:
     """`base`: numbers of the weights that do not learn, or of all that do. `checkpointed`: inner tensors of blocks are
-    computed again in the backward pass. `resident_blocks`: those that stay on the device; None: all."""
+    computed again in the backward pass. `released`: gradients are let go within the backward pass. `resident_blocks`:
+    those that stay on the device; None: all."""
 
     base: Base = "bfloat16"
     checkpointed: bool = False
+    released: bool = False
     resident_blocks: int | None = None
 
 
@@ -58,7 +60,8 @@ class TrainingExecution:
 class TrainingWorkload(ModelOnDevice):
     """`base`: as was asked for, or None. `costs`: what was measured of the device, or None. `averaged`: a moving
     average of what learns is kept. `kept`: half of the clips are the model's own, which it also sees without the LoRA.
-    `preview`: the bucket of the clips that are made meanwhile."""
+    `clipped`: gradients are, by their common norm. `processes` share each batch. `preview`: the bucket of the clips
+    that are made meanwhile."""
 
     kind: Kind = "lora"
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
@@ -67,6 +70,9 @@ class TrainingWorkload(ModelOnDevice):
     rank: int = 32
     targets: tuple[str, ...] = ("q", "k", "v", "o", "ffn")
     optimiser: str = "adamw"
+    accumulation: int = 1
+    clipped: bool = True
+    processes: int = 1
     averaged: bool = True
     kept: bool = False
     text_tokens: int = 256
@@ -81,6 +87,12 @@ class TrainingWorkload(ModelOnDevice):
         if self.kind == "full":
             return shape.transformer.products + shape.transformer.others
         return shape.layers * self.rank * sides_of(shape, self.targets)
+
+    @property
+    def can_release(self) -> bool:
+        """Whether nothing needs all gradients at once. A LoRA's are small."""
+        alone = self.accumulation == self.processes == 1
+        return self.kind == "full" and alone and not self.clipped and self.optimiser != "prodigy"
 
     @property
     def copies(self) -> float:
@@ -122,7 +134,7 @@ def learning_bytes(work: TrainingWorkload, execution: TrainingExecution) -> int:
     if work.kind == "lora":
         return int(4 * work.trainable * (2 + work.copies))
     products, others = work.shape.transformer.products, work.shape.transformer.others
-    return int((products * BYTES[execution.base] + others * 4) * (1 + work.copies))
+    return int((products * BYTES[execution.base] + others * 4) * (work.copies + (not execution.released)))
 
 
 def working_bytes(work: TrainingWorkload, execution: TrainingExecution, bucket: Bucket) -> int:
@@ -142,7 +154,10 @@ def working_bytes(work: TrainingWorkload, execution: TrainingExecution, bucket: 
         kept = shape.layers * tokens * (4 + item) * dim
         inner = tokens * (wide * dim + (4 + full) * item * hidden + narrow)
     else:
-        kept = shape.layers * tokens * ((8 + 13 * item) * dim + 3 * item * hidden + narrow)
+        factors = full * (
+            10 if item == 4 else 24
+        )  # of norms, modulations and gates, whose gradients need them
+        kept = shape.layers * tokens * ((8 + 13 * item + factors) * dim + 3 * item * hidden + narrow)
         inner = tokens * (12 + 4 * item) * dim
     if full:
         inner += item * dim * hidden  # a matrix's gradient beside the sum of those before
@@ -220,6 +235,7 @@ class TrainingPlan:
             "system_bytes": self.system_bytes,
             "base": self.execution.base,
             "checkpointed": self.execution.checkpointed,
+            "gradients_released": self.execution.released,
             "resident_blocks": self.execution.resident_blocks,
             "preview_bytes": self.preview,
             "seconds_a_step": self.seconds_a_step,
@@ -245,8 +261,9 @@ def candidates(work: TrainingWorkload) -> Iterator[TrainingExecution]:
     else:
         bases = ("float32",) if work.dtype == "float32" else ("bfloat16", "int8")
     for base in bases:
-        yield TrainingExecution(base=base)
-        yield TrainingExecution(base=base, checkpointed=True)
+        for checkpointed in (False, True):
+            for released in (False, True) if work.can_release else (False,):
+                yield TrainingExecution(base=base, checkpointed=checkpointed, released=released)
         if not (work.on_cpu or work.kind == "full"):
             for resident in range(work.shape.layers - 1, -1, -1):
                 yield TrainingExecution(base=base, checkpointed=True, resident_blocks=resident)
@@ -335,8 +352,13 @@ def ways_to_fit(work: TrainingWorkload) -> Iterator[str]:
         yield "use rank 8"
     if work.kind == "full":
         with_8_bits = replace(work, optimiser="adamw8bit", base="bfloat16", averaged=False)
+        alone = {"accumulation": 1, "clipped": False}  # which lets gradients be released
+        if fitting(replace(work, **alone)):
+            yield "use `clip_norm=0` and `accumulation=1`"
         if fitting(with_8_bits):
             yield "use `optimiser=adamw8bit`, `base=bfloat16` and `ema=0`"
+        elif fitting(replace(with_8_bits, **alone)):
+            yield "use `optimiser=adamw8bit`, `base=bfloat16`, `ema=0`, `clip_norm=0` and `accumulation=1`"
         if fitting(replace(work, kind="lora", base=None)):
             yield "train a LoRA"
     longest = max(bucket.frames for bucket in work.buckets)

@@ -28,7 +28,7 @@ class LoopConfig:
     # Steps at which the rate begins anew, to rise and fall until the next (Loshchilov & Hutter, arXiv 1608.03983): each
     # of them ends a run that could have been the last.
     restarts: tuple[int, ...] = ()
-    clip_norm: float = 1.0
+    clip_norm: float = 1.0  # 0: gradients are not clipped
     ema: float = (
         0.999  # reached after a warm-up of its own, so that early averages forget the initial weights
     )

@@ -26,6 +26,7 @@ from linnet.train.config import LoopConfig
 from linnet.train.distributed import ALONE, Ranks
 from linnet.train.log import Log, lowest
 from linnet.train.optimisers import make_optimisers
+from linnet.train.released import steps_in_backward
 from linnet.train.resources import check_main_memory, memory_now
 from linnet.train.sharded import is_sharded, load_sharded, save_sharded, whole
 from linnet.train.state import learnt, load_state, save_state
@@ -96,6 +97,7 @@ def train(
     described: Mapping[str, Any] | None = None,
     ranks: Ranks = ALONE,
     best: Best | None = None,
+    released: bool = False,
 ) -> dict[str, Tensor]:
     """Run (or go on) to `config.steps`; the averaged weights, of parameters that are frozen none.
 
@@ -103,14 +105,15 @@ def train(
     was begun with another configuration raises InvalidInput; so does one of another `described`, which says in JSON
     values what else the run depends on. `stop_at` ends early, with the state saved. With `minutes` the run ends when
     they are over, and the rate rises and falls in that time, whatever the run before it did: such a run is not repeated
-    number for number. `ranks` train together.
+    number for number. `ranks` train together. `released`: gradients are let go within the backward pass (see there),
+    which changes no number.
     """
     make_folder(folder)
     if ranks.main:
         check_folder(folder)
         _same_config(folder / "config.json", config, described or {})
     ranks.wait()
-    run = _Run(task, config, folder, device, ranks, best)
+    run = _Run(task, config, folder, device, ranks, best, released)
     log = Log(folder, run.done) if ranks.main else None
     last = min(config.steps, stop_at or config.steps)
     spent, first = _spent(minutes), run.done
@@ -149,8 +152,16 @@ class _Run:
     """What changes from step to step. `done`: the steps that are behind it, those of an earlier process among them."""
 
     def __init__(
-        self, task: Task, config: LoopConfig, folder: Path, device: str, ranks: Ranks, best: Best | None
+        self,
+        task: Task,
+        config: LoopConfig,
+        folder: Path,
+        device: str,
+        ranks: Ranks,
+        best: Best | None,
+        released: bool,
     ) -> None:
+        self.released = released
         self.task, self.config, self.folder, self.device, self.ranks = task, config, folder, device, ranks
         self.model = task.model.to(device).train()
         self.optimisers = make_optimisers(self.model, config)
@@ -178,19 +189,33 @@ class _Run:
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = group["peak"] * rate
+        # For what draws from torch's own generator, as optimisers do that round at random.
+        torch.manual_seed(randomness(self.config.seed, self.done)[0].getrandbits(60) + self.ranks.rank)
         with self._explained():
-            loss, numbers = self._gradients()
-            learning = [p for p in self.model.parameters() if p.requires_grad]
-            if not self.sharded:
-                self.ranks.sum_gradients(learning)
-            norm = whole(nn.utils.clip_grad_norm_(learning, self.config.clip_norm))
-            for optimiser in self.optimisers:
-                optimiser.step()
-                optimiser.zero_grad()
+            if self.released:
+                with steps_in_backward(self.optimisers) as norms:
+                    loss, numbers = self._gradients()
+                norm = torch.linalg.vector_norm(torch.stack(norms))
+            else:
+                loss, numbers = self._gradients()
+                norm = self._take_step()
         self.done += 1
         if self.average:
             update_average(self.average, self.model, min(self.config.ema, self.done / (self.done + 9)))
         return {"loss": self.ranks.sum(loss), **numbers, "gradient": norm, "rate": rate}
+
+    def _take_step(self) -> Tensor:
+        """By all gradients together; their norm before it was clipped."""
+        learning = [p for p in self.model.parameters() if p.requires_grad]
+        if not self.sharded:
+            self.ranks.sum_gradients(learning)
+        norm = nn.utils.get_total_norm([p.grad for p in learning if p.grad is not None])
+        if self.config.clip_norm:
+            nn.utils.clip_grads_with_norm_(learning, self.config.clip_norm, norm)
+        for optimiser in self.optimisers:
+            optimiser.step()
+            optimiser.zero_grad()
+        return whole(norm)
 
     def _gradients(self) -> tuple[Tensor, dict[str, float]]:
         """Of the step's microbatches, whose losses are averaged; the numbers are the last one's."""

@@ -1,6 +1,7 @@
 """Optimisers by their usual names. Those that other packages bring are imported where they are asked for."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import redirect_stdout
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ from torch.optim import Optimizer
 
 from linnet.errors import InvalidInput
 from linnet.models.lora import LowRank
+from linnet.runtime.compile import compiler_lacks
 from linnet.train.config import LoopConfig
 
 
@@ -24,7 +26,9 @@ class Elsewhere(NamedTuple):
 
 ELSEWHERE = {
     "adamw8bit": Elsewhere("torchao", "torchao.optim", "AdamW8bit", {}),
-    "prodigy": Elsewhere("prodigyopt", "prodigyopt", "Prodigy", {"use_bias_correction": True}),
+    "prodigy": Elsewhere(
+        "prodigyopt", "prodigyopt", "Prodigy", {"use_bias_correction": True, "safeguard_warmup": True}
+    ),
     "came": Elsewhere("came-pytorch", "came_pytorch", "CAME", {}),
 }
 
@@ -34,8 +38,8 @@ def make_optimisers(model: nn.Module, config: LoopConfig) -> list[Optimizer]:
     AdamW for the rest.
 
     A hidden matrix is a linear layer's in the transformer's stack of blocks, or one of the two that a LoRA has there:
-    inputs, outputs, embeddings, norms and the text encoder stay with AdamW. InvalidInput where an optimiser's package
-    is not installed.
+    inputs, outputs, embeddings, norms and the text encoder stay with AdamW. Prodigy has one rate for all, whatever is
+    to be `slower`. InvalidInput where an optimiser's package is not installed.
     """
     hidden = [
         p
@@ -48,7 +52,8 @@ def make_optimisers(model: nn.Module, config: LoopConfig) -> list[Optimizer]:
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, p in model.named_parameters():
         if p.requires_grad and id(p) not in chosen:
-            factor = next((f for prefix, f in config.slower if name.startswith(prefix)), 1.0)
+            slower = config.slower if config.optimiser != "prodigy" else ()
+            factor = next((f for prefix, f in slower if name.startswith(prefix)), 1.0)
             decay = config.weight_decay if p.ndim > 1 else 0.0
             groups.setdefault((factor, decay), []).append(p)
     rows = [
@@ -66,17 +71,34 @@ def make_optimisers(model: nn.Module, config: LoopConfig) -> list[Optimizer]:
     return optimisers
 
 
-def named(name: str, rows: Iterable[dict[str, Any]], config: LoopConfig) -> Optimizer:
-    if name in ("adamw", "muon"):
-        return torch.optim.AdamW(rows, betas=config.betas)
-    package, module, kind, settings = ELSEWHERE[name]
+def check_optimiser(name: str, device: str) -> None:
+    """InvalidInput where its package is not installed, or nothing is there that compiles it."""
+    if name in ELSEWHERE:
+        optimiser_class(name)
+    if name == "adamw8bit" and (missing := compiler_lacks(device)):
+        problem = f"is compiled when it runs, which needs {missing}"
+        raise InvalidInput("optimiser", name, problem, "install it, or use adamw")
+
+
+def optimiser_class(name: str) -> Callable[..., Optimizer]:
+    package, module, kind, _ = ELSEWHERE[name]
     try:
-        make = getattr(import_module(module), kind)
+        return getattr(import_module(module), kind)
     except ImportError:
         problem = f"is in the package {package}, which is not installed"
         raise InvalidInput("optimiser", name, problem, f"run `pip install {package}`, or use adamw") from None
-    settings = {**settings, "betas": (*config.betas, 0.9999) if name == "came" else config.betas}
+
+
+def named(name: str, rows: Iterable[dict[str, Any]], config: LoopConfig) -> Optimizer:
+    if name in ("adamw", "muon"):
+        return torch.optim.AdamW(rows, betas=config.betas)
+    make, settings = optimiser_class(name), ELSEWHERE[name].settings
+    if name == "came":
+        settings = {**settings, "betas": (*config.betas, 0.9999), "lr": config.learning_rate}
+    else:
+        settings = {**settings, "betas": config.betas}
     bfloat16 = any(p.dtype == torch.bfloat16 for row in rows for p in row["params"])
     if name == "adamw8bit" and bfloat16:
         settings["bf16_stochastic_round"] = True  # otherwise small steps are rounded away
-    return make(rows, **settings)
+    with redirect_stdout(None):  # Prodigy greets
+        return make(rows, **settings)

@@ -30,6 +30,7 @@ from linnet.train.settings import TrainingSettings
 from linnet.weights.store import ModelFiles, resolve
 
 Tell = Callable[[str, int, int], object]  # a stage, what is done of it, and the whole
+NOT_SPREAD = ("prodigy", "came")  # optimisers
 PREVIEWS = 2  # captions that previews are made of, where none is given
 
 
@@ -129,11 +130,18 @@ def prepare_training(
     settings: TrainingSettings,
     machine: Machine,
     weights: Path | None = None,
+    processes: int = 1,
     tell: Tell = lambda stage, done, total: None,
 ) -> PreparedTraining:
-    """InvalidInput for whatever cannot be done, by the field; no weights are read."""
+    """InvalidInput for whatever cannot be done, by the field; no weights are read. `processes` train together."""
+    from linnet.train.optimisers import check_optimiser
+
     spec = find(model)
     files = resolve(spec, weights=weights)
+    check_optimiser(settings.optimiser, machine.device)
+    if processes > 1 and settings.kind == "full" and settings.optimiser in NOT_SPREAD:
+        problem = "does not work on weights that are spread over several processes"
+        raise InvalidInput("optimiser", settings.optimiser, problem, "use another one, or `gpus=1`")
     dataset = read_dataset(folder, held_out=settings.held_out)
     clips, left_out = clips_in(dataset, spec, default_cache(), lambda done, total: tell("files", done, total))
     if output.exists():
@@ -148,7 +156,7 @@ def prepare_training(
     learnt = [clip for clip in clips if not clip.sample.held_out]
     stills = [still for clip in learnt if not clip.still for still in stills_of(clip, chosen.stills or 0)]
     crops = [crop for clip in [*learnt, *stills] for crop in crops_of(clip, chosen.crops or 0)]
-    plan = plan_training(workload_of(spec, files, machine, chosen, clips, stills))
+    plan = plan_training(workload_of(spec, files, machine, chosen, clips, stills, processes))
     return PreparedTraining(
         spec=spec,
         files=files,
@@ -177,6 +185,7 @@ def workload_of(
     chosen: TrainingSettings,
     clips: Sequence[TrainingClip],
     stills: Sequence[TrainingClip],
+    processes: int = 1,
 ) -> TrainingWorkload:
     sized = SizedModel.of(spec, files)
     counts = Counter(clip.bucket for clip in clips if not clip.sample.held_out)
@@ -194,6 +203,9 @@ def workload_of(
         rank=chosen.rank,
         targets=chosen.targets,
         optimiser=chosen.optimiser,
+        accumulation=chosen.accumulation,
+        clipped=chosen.clip_norm > 0,
+        processes=processes,
         averaged=chosen.ema > 0,
         kept=chosen.kind == "lora" and bool(chosen.prior),
         text_tokens=spec.max_prompt_tokens,
@@ -293,6 +305,7 @@ def run_training(
         described=ready.described(),
         ranks=ranks,
         best=Best(ready.best, file.write) if chosen.keep == "best" else None,
+        released=execution.released,
     )
     if ranks.main or is_sharded(learner):
         with averaged(learner, average):

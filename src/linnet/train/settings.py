@@ -37,7 +37,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "weight_decay": (0.0, 1.0),
     "warmup": (0, 1_000_000),
     "ema": (0.0, 0.99999),
-    "clip_norm": (1e-6, 1e6),
+    "clip_norm": (0.0, 1e6),
     "caption_dropout": (0.0, 1.0),
     "first_frame": (0.0, 1.0),
     "stills": (0, 1000),
@@ -120,6 +120,8 @@ class TrainingSettings:
     def for_clips(self, spec: ModelSpec, clips: int) -> Self:
         """With nothing left open that the model and the number of clips decide."""
         own: Mapping[str, Any] = spec.teaching if self.kind == "lora" else {}
+        if self.optimiser == "prodigy":  # which finds the rate itself: this is a factor on it
+            own = {**own, "learning_rate": 1.0}
         steps = self.steps or own.get("steps", min(max(STEPS_A_CLIP * clips, LEAST_STEPS), MOST_STEPS))
         usual: dict[str, Any] = {
             "batch": 1,

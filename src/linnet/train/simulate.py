@@ -23,6 +23,7 @@ from linnet.models.transformer import Transformer, linum_v2
 from linnet.plan.training import TrainingExecution, TrainingWorkload, is_resident
 from linnet.train.blocks import TrainedBlock
 from linnet.train.flow import squared_error
+from linnet.train.released import steps_in_backward
 from linnet.weights.files import FLOAT32_PARTS
 
 CARD, MAIN_MEMORY = "cpu", "lazy"  # devices that stand for the two
@@ -45,10 +46,17 @@ def simulate_step(workload: TrainingWorkload, execution: TrainingExecution, size
             card.hold(part, torch.float32 if name in FLOAT32_PARTS else dtype)
     with card.mode, card.ledger, attending():
         learning = learning_of(model, workload)
-        kept = [torch.empty_like(p) for p in learning for _ in range(int(workload.copies))]
-        for p in learning:
-            p.grad = torch.empty_like(p)
-        step(model, workload, execution, size, frames)
+        if execution.released:
+            kept = [torch.empty_like(p) for p in learning] if workload.averaged else []
+            optimisers = [torch.optim.AdamW(learning)]
+            for _ in range(2):  # the first step makes the optimiser's state
+                with steps_in_backward(optimisers):
+                    step(model, workload, execution, size, frames)
+        else:
+            kept = [torch.empty_like(p) for p in learning for _ in range(int(workload.copies))]
+            for p in learning:
+                p.grad = torch.empty_like(p)
+            step(model, workload, execution, size, frames)
         del kept
     return card.ledger.peaks[CARD]
 

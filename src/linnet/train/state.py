@@ -29,6 +29,9 @@ def save_state(
             for slot, value in slots.items():
                 for suffix, part in plain(torch.as_tensor(value)):
                     tensors[f"optimiser.{number}.{index}.{slot}{suffix}"] = part
+        for group, counted in enumerate(counts(optimiser)):
+            for name, value in counted.items():
+                tensors[f"optimiser.{number}.group{group}.{name}"] = torch.tensor(value, dtype=torch.float64)
     replace_file(
         path,
         {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
@@ -57,17 +60,46 @@ def load_state(
             state: dict[int, dict[str, Tensor]] = {}
             for key in file.keys():  # noqa: SIM118 (a safetensors file is no dict)
                 kind, *rest = key.split(".")
-                if kind == "optimiser" and int(rest[0]) == number:
-                    state.setdefault(int(rest[1]), {})[".".join(rest[2:])] = file.get_tensor(key)
+                if kind != "optimiser" or int(rest[0]) != number:
+                    continue
+                value = file.get_tensor(key)
+                if rest[1].startswith("group"):
+                    group = optimiser.param_groups[int(rest[1].removeprefix("group"))]
+                    group[rest[2]] = type(group.get(rest[2], 0.0))(value.item())
+                else:
+                    state.setdefault(int(rest[1]), {})[".".join(rest[2:])] = value
             restore(optimiser, state)
         return int(file.metadata()["step"])
 
 
+def counts(optimiser: Optimizer) -> list[dict[str, float]]:
+    """Of each of its groups the numbers that an optimiser changes by itself, as Prodigy does with its estimate of the
+    rate: those that are not what every group begins with."""
+    return [
+        {
+            name: value
+            for name, value in group.items()
+            if type(value) in (int, float) and name not in GIVEN and value != optimiser.defaults.get(name)
+        }
+        for group in optimiser.param_groups
+    ]
+
+
+GIVEN = ("lr", "peak", "weight_decay")  # by the configuration
+
+
 def restore(optimiser: Optimizer, state: dict[int, dict[str, Tensor]]) -> None:
+    """In the numbers that were saved: those of a parameter may be narrower, and `load_state_dict` would round to
+    them."""
     if any("." in slot for slots in state.values() for slot in slots):
         fill_in_place(optimiser, state)
-    else:
-        optimiser.load_state_dict(optimiser.state_dict() | {"state": state})
+        return
+    params = [p for group in optimiser.param_groups for p in group["params"]]
+    for index, slots in state.items():
+        device = params[index].device
+        optimiser.state[params[index]] = {
+            slot: value if slot == "step" else value.to(device) for slot, value in slots.items()
+        }
 
 
 @torch.no_grad()
