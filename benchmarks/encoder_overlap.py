@@ -1,11 +1,11 @@
 """Frames are decoded and encoded at the same time: how long both take, beside the longer of the two alone.
 
-    python benchmarks/encoder_overlap.py [--seconds 2] [--shares 0.5 0.75 1.0]
+    python benchmarks/encoder_overlap.py [--seconds 2] [--shares 0.5 0.75 1.0] [--rounds 5]
 
 On a CPU with one thread of torch's and one of x264's: frames of 640x360 are decoded by convolutions that take a fixed
 time, and the encoder is slowed down, by sleeping beside its work, until it takes `share` of decoding's time. Each is
-run alone, then both together, as linnet does; `alike` says whether the file has the same bytes as one that was written
-without a thread. Ends with one line of JSON.
+run alone, then both together, as linnet does, round after round; a row has the medians. `alike` says whether every file
+has the bytes of one that was written without a thread. Ends with one line of JSON.
 """
 
 import argparse
@@ -14,7 +14,8 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from statistics import median
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import numpy as np
@@ -25,7 +26,7 @@ from linnet import media
 from linnet.runtime.outputs import arriving
 
 WIDTH, HEIGHT, FPS, AT_ONCE = 640, 360, 24, 4
-DECODE = 0.12  # seconds of convolutions for four frames, at least
+DECODE = 0.25  # seconds of convolutions for four frames
 
 
 def decoder() -> nn.Module:
@@ -34,21 +35,33 @@ def decoder() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.SiLU(), nn.Conv2d(16, 3, 3, padding=1), nn.Tanh())
 
 
-def decoded(model: nn.Module, count: int) -> Iterator[torch.Tensor]:
-    """Soft shapes that move, four frames at a time, through the decoder as often as takes its time."""
+class Times(NamedTuple):
+    """Seconds of one round, and whether the file was the same."""
+
+    decoding: float
+    encoding: float
+    together: float
+    alike: bool
+
+    @property
+    def ratio(self) -> float:
+        return self.together / max(self.decoding, self.encoding)
+
+
+def decoded(model: nn.Module, passes: int, count: int) -> Iterator[torch.Tensor]:
+    """Soft shapes that move, four frames at a time, each through the decoder so many times."""
     coarse = torch.rand(1, 3, 24, 40, generator=torch.Generator().manual_seed(1)) * 2 - 1
     still = nn.functional.interpolate(coarse, size=(HEIGHT, WIDTH), mode="bilinear")
     for first in range(0, count, AT_ONCE):
-        start = time.thread_time()
         moved = torch.cat([still.roll(2 * (first + i), -1) for i in range(AT_ONCE)])
         with torch.inference_mode():
-            while time.thread_time() - start < DECODE:
+            for _ in range(passes):
                 model(moved)
         yield moved.transpose(0, 1)[None]
 
 
-def frames_of(model: nn.Module, count: int) -> Iterator[np.ndarray]:
-    for frames, _ in arriving(decoded(model, count)):
+def frames_of(model: nn.Module, passes: int, count: int) -> Iterator[np.ndarray]:
+    for frames, _ in arriving(decoded(model, passes, count)):
         yield frames
 
 
@@ -74,9 +87,12 @@ def main() -> None:
     )
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--shares", type=float, nargs="+", default=[0.5, 0.75, 1.0])
+    parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(1)
     model, count = decoder(), AT_ONCE * round(FPS * options.seconds / AT_ONCE)
+    once = seconds(lambda: list(frames_of(model, 1, 5 * AT_ONCE))) / 5
+    passes = max(1, round(DECODE / once))
     rows: list[dict[str, Any]] = []
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -93,26 +109,23 @@ def main() -> None:
                     target.write(some)
             return path.read_bytes()
 
-        kept = list(frames_of(model, count))
+        kept = list(frames_of(model, passes, count))
         plain = write("plain.mp4", iter(kept), threaded=False)
+        decoding = seconds(lambda: list(frames_of(model, passes, count)))
+        quick = seconds(lambda: write("alone.mp4", iter(kept), threaded=False))
         for share in options.shares:
-            Slowed.rest = 0.0
-            decoding = seconds(lambda: list(frames_of(model, count)))
-            quick = seconds(lambda: write("alone.mp4", iter(kept), threaded=False))
             Slowed.rest = max(0.0, share * decoding - quick) / count
-            encoding = seconds(lambda: write("alone.mp4", iter(kept), threaded=False))
-            start = time.monotonic()
-            both = write("both.mp4", frames_of(model, count), threaded=True)
-            together = time.monotonic() - start
-            row = {
-                "share": share,
-                "decoding": round(decoding, 3),
-                "encoding": round(encoding, 3),
-                "together": round(together, 3),
-                "in turn": round(decoding + encoding, 3),
-                "ratio": round(together / max(decoding, encoding), 3),
-                "alike": both == plain,
-            }
+            rounds = list[Times]()
+            for _ in range(options.rounds):
+                alone = seconds(lambda: list(frames_of(model, passes, count)))
+                encoding = seconds(lambda: write("alone.mp4", iter(kept), threaded=False))
+                start = time.monotonic()
+                both = write("both.mp4", frames_of(model, passes, count), threaded=True)
+                rounds.append(Times(alone, encoding, time.monotonic() - start, both == plain))
+            row: dict[str, Any] = {"share": share}
+            for name in ("decoding", "encoding", "together", "ratio"):
+                row[name] = round(median(getattr(times, name) for times in rounds), 3)
+            row["alike"] = all(times.alike for times in rounds)
             rows.append(row)
             print("  ".join(f"{name} {value!s:>6}" for name, value in row.items()), flush=True)
     print(json.dumps({"frames": count, "size": f"{WIDTH}x{HEIGHT}", "rows": rows}))
