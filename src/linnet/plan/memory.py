@@ -200,10 +200,18 @@ def denoise_working(
     block = block_working(shape, item, tokens, execution.token_chunk, fused=plain)
     if execution.fp8:  # a layer's input once more while it is scaled, and in 8 bits
         block += min(tokens, execution.token_chunk or tokens) * (1 + item) * shape.ffn_dim
-    if execution.compiled:  # which keeps the residual stream of what is at work twice
-        block += 4 * shape.dim * min(tokens, execution.token_chunk or tokens)
+    if execution.compiled:
+        block += compiled_working(shape, tokens, execution.token_chunk)
     always = between_steps(shape, dtype, grid=grid, clips=clips, text_rows=text_rows)
     return whole + block + always + tables + spread
+
+
+def compiled_working(shape: Shape, tokens: int, chunk: int | None) -> int:
+    """What compiled blocks keep beside plain ones: the residual stream of what is at work once more. With all tokens at
+    once also room for another: under a limit (`--vram`) torch's allocator counts a new tensor in full, even where most
+    of its memory is mapped already, and would first give back all that it keeps."""
+    whole = chunk is None or chunk >= tokens
+    return (2 if whole else 1) * 4 * shape.dim * (tokens if whole else chunk or tokens)
 
 
 def between_steps(shape: Shape, dtype: str, *, grid: Grid, clips: int, text_rows: int) -> int:
