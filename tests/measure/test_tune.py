@@ -37,8 +37,9 @@ PAIRS = [Pair(f"prompt {index}", index) for index in range(16)]
 class Scripted(Trials):
     """Clips that are not made: what a candidate costs and how near it comes is written here."""
 
-    def __init__(self) -> None:
+    def __init__(self, slowed: float = 1.0) -> None:
         self.measured: list[tuple[Candidate, Pair]] = []
+        self.slowed = slowed  # the machine, while exact's clips were made
 
     def exact(self, pair: Pair, *, attention: str = "") -> Any:
         return type(
@@ -63,12 +64,15 @@ class Scripted(Trials):
         )
         return Trial(
             seconds=seconds,
-            exact_seconds=1.0,
+            exact_seconds=self.slowed,
             latent_error=0.1,
             skipped=skipped,
             products=products_of([math.cos(step / 20) for step in range(decided.get("steps", 20))]),
             fidelity=seen,
         )
+
+    def timed(self, candidate: Candidate, pair: Pair) -> float:
+        return 1.0 / self.trial(candidate, pair).seconds
 
     def request_of(self, candidate: Candidate, pair: Pair) -> Request:
         return make_request(SEEDLING, prompt=pair.prompt, seed=pair.seed, **candidate.settings)
@@ -78,8 +82,8 @@ def products_of(velocities: Sequence[float]) -> list[list[float]]:
     return [[a * b for b in velocities] for a in velocities]
 
 
-def search(**settings: Any) -> Search:
-    return Search(spec=SEEDLING, trials=Scripted(), search=PAIRS[:8], held_out=PAIRS[8:], **settings)
+def search(slowed: float = 1.0, **settings: Any) -> Search:
+    return Search(spec=SEEDLING, trials=Scripted(slowed), search=PAIRS[:8], held_out=PAIRS[8:], **settings)
 
 
 def test_the_fastest_that_holds_is_found_and_a_bad_candidate_loses() -> None:
@@ -114,6 +118,15 @@ def test_of_those_about_as_fast_the_nearest_is_confirmed_first() -> None:
         trying.verdicts[made[name].key] = Verdict(candidate=made[name], figures=seen, why="")
     ordered = trying.nearest_first(list(made.values()))
     assert [str(one.settings["reuse"]) for one in ordered] == ["fast", "near", "hair", "slow"]
+
+
+def test_how_much_faster_is_measured_side_by_side() -> None:
+    """Exact's clips were made while the machine was busy; every candidate looks three times faster than it is."""
+    quiet, busy = (tune(search(slowed), floor=32.0, target=2.0, seconds=60.0).fast for slowed in (1.0, 3.0))
+    assert quiet is not None
+    assert busy is not None
+    assert quiet.figures.faster == Scripted().timed(quiet.candidate, PAIRS[8])
+    assert busy.figures.faster == Scripted().timed(busy.candidate, PAIRS[8])
 
 
 def test_nothing_is_found_where_nothing_holds() -> None:
@@ -152,7 +165,7 @@ def test_a_search_that_runs_out_of_time_decides_by_what_it_has() -> None:
     assert outcome.fast is not None
 
 
-@pytest.mark.parametrize("early", [0.0, 1.0])
+@pytest.mark.parametrize("early", [0.0, 0.5, 1.0])
 def test_the_steps_that_are_left_out_are_those_in_which_the_velocity_changes_least(early: float) -> None:
     """Against all that could be left out."""
     levels, passes = sigmas(8, 3.0).tolist(), [2, 2, 2, 2, 1, 1, 1, 1]
