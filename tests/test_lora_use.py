@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,22 +14,26 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 import linnet
+from linnet.catalog import SEEDLING
 from linnet.cli import app
 from linnet.direct.storyboard import read_storyboard
 from linnet.errors import InvalidInput, WeightsError
 from linnet.loras import LoraUse, parse_lora
 from linnet.media import read_metadata
-from linnet.models.lora import LoraWeights, apply_lora, part_of
+from linnet.models.lora import LoraLinear, LoraWeights, apply_lora, part_of
 from linnet.models.transformer import Transformer
 from linnet.multi_gpu import attach
 from linnet.pipeline import Pipeline
+from linnet.plan.execution import ExecutionConfig
 from linnet.prepare import Settings, prepare_clips
+from linnet.runtime.machine import resolve_machine
 from linnet.runtime.stream import stream_into
 from linnet.weights.files import read_header
 from linnet.weights.load import load_into, matched
 from linnet.weights.lora import Lora, parameter_shapes, write_lora
 from linnet.weights.lora_files import shapes_in
 from linnet.weights.lora_formats import Shape
+from linnet.weights.store import resolve
 from tiny_models import DEEPER, close, draw, random_model, velocity
 
 PROMPT = "a red star"
@@ -89,8 +94,11 @@ def test_streamed_blocks_carry_their_own(
 
 @pytest.fixture
 def lora(tiny_model: Path, tmp_path: Path) -> Path:
-    shapes = shapes_in(read_header(tiny_model / "transformer.safetensors"))
-    return write_lora(tmp_path / "dog.safetensors", lora_for(shapes, size=0.05))
+    return write_lora(tmp_path / "dog.safetensors", lora_for(shapes_of(tiny_model), size=0.05))
+
+
+def shapes_of(model: Path) -> dict[str, Shape]:
+    return shapes_in(read_header(model / "transformer.safetensors"))
 
 
 def latents(pipeline: Pipeline, settings: dict[str, Any]) -> Tensor:
@@ -108,6 +116,54 @@ def test_a_loaded_model_changes_its_loras_from_request_to_request(tiny_model: Pa
     assert torch.equal(latents(pipeline, {"loras": [use]}), taught)
     pipeline.unload()
     assert torch.equal(latents(pipeline, {"loras": [use]}), taught)
+
+
+@pytest.mark.parametrize("held", [None, 1])
+def test_merged_ones_make_the_same_clip(tiny_model: Path, lora: Path, held: int | None) -> None:
+    """To rounding, of several at once, also in blocks that come and go; without them the model is as it was."""
+    other = write_lora(lora.with_name("cat.safetensors"), lora_for(shapes_of(tiny_model), seed=5, size=0.05))
+    execution = None if held is None else ExecutionConfig(resident_blocks=held, blocks_from="memory")
+    machine = resolve_machine("cpu", dtype="float32", threads=1)
+    files = resolve(SEEDLING, weights=tiny_model)
+    pipeline = Pipeline.open(SEEDLING, files, machine, execution=execution)
+    uses = [
+        LoraUse(file=str(lora), strength=0.7, numbers=99),
+        LoraUse(file=str(other), strength=-0.4, numbers=9),
+    ]
+    plain, beside = latents(pipeline, {}), latents(pipeline, {"loras": uses})
+    merged = latents(pipeline, {"loras": [replace(use, merged=True) for use in uses]})
+    assert (merged - beside).norm() < 1e-5 * beside.norm()
+    assert not any(isinstance(module, LoraLinear) for module in pipeline.model.transformer.modules())
+    assert torch.equal(latents(pipeline, {}), plain)
+
+
+def test_merging_is_recorded_and_refused_where_it_would_round_away(
+    tiny_model: Path, lora: Path, tmp_path: Path
+) -> None:
+    settings: Settings = {**FEW, "weights": tiny_model, "loras": [str(lora)], "lora_merge": True}
+    made = linnet.generate(PROMPT, tmp_path / "a.mp4", **settings)
+    assert (read_metadata(made.path) or {})["request"]["loras"][0]["merged"] is True
+    again = linnet.generate(None, tmp_path / "b.mp4", like=made.path, weights=tiny_model, device="cpu")
+    assert again.path.read_bytes() == made.path.read_bytes()
+    beside = linnet.generate(
+        None, tmp_path / "c.mp4", like=made.path, lora_merge=False, weights=tiny_model, device="cpu"
+    )
+    assert "merged" not in (read_metadata(beside.path) or {})["request"]["loras"][0]
+
+    with pytest.raises(InvalidInput, match=r"lora_merge.*has no LoRA to merge"):
+        prepare_clips(PROMPT, {**FEW, "weights": tiny_model, "lora_merge": True})
+    narrow = Pipeline.open(
+        SEEDLING,
+        resolve(SEEDLING, weights=tiny_model),
+        resolve_machine("cpu", threads=1),
+        execution=ExecutionConfig(transformer_format="int8"),
+    )
+    with pytest.raises(InvalidInput, match=r"lora_merge.*round the LoRA away, since the weights are in int8"):
+        narrow.plan(again.request)
+    with pytest.raises(InvalidInput, match="merged in part"):
+        linnet.make_request(
+            SEEDLING, prompt=PROMPT, loras=[LoraUse(file="a", merged=True), LoraUse(file="b")]
+        )
 
 
 def test_two_processes_use_them_too(tiny_model: Path, lora: Path) -> None:
@@ -179,10 +235,12 @@ def test_the_plan_counts_what_a_lora_takes(tiny_model: Path, lora: Path) -> None
     assert difference == [4 * numbers] * len(difference)
 
     words = ["plan", "--weights", str(tiny_model), "--seconds", "0.5", "--json"]
-    without, with_it = (
-        json.loads(CliRunner().invoke(app, [*words, *loras]).stdout) for loras in ([], ["--lora", str(lora)])
+    own = ["--lora", str(lora)]
+    without, with_it, merged = (
+        json.loads(CliRunner().invoke(app, [*words, *loras]).stdout)["peak_system_bytes"]
+        for loras in ([], own, [*own, "--lora-merge"])
     )
-    assert with_it["peak_system_bytes"] > without["peak_system_bytes"]
+    assert with_it > without == merged
 
 
 def tensors_of(path: Path) -> list[Tensor]:

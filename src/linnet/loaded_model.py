@@ -16,14 +16,14 @@ from torch import Tensor
 from linnet.catalog import ModelSpec
 from linnet.clip import Progress, Watch, ignore
 from linnet.errors import DeviceLost, InvalidInput, one_line
-from linnet.loras import LoraUse
+from linnet.loras import LoraUse, any_merged
 from linnet.models.latents import LatentSpace, linum_v2_latents
 from linnet.models.tae import TAE, TAEConfig
 from linnet.models.text import Encoded, Tokenizer
 from linnet.models.transformer import Transformer, TransformerConfig
 from linnet.plan.execution import NOTHING_FIXED, ExecutionConfig, FixedExecution
 from linnet.plan.host import Budget
-from linnet.plan.machine import Machine, as_loaded, first_fitting, smaller
+from linnet.plan.machine import Machine, as_loaded, can_merge, first_fitting, smaller
 from linnet.plan.plan import Plan, SizedModel, Stage
 from linnet.request import Request
 from linnet.runtime.device import check_format, free_memory, is_gone, out_of_memory
@@ -216,10 +216,10 @@ class LoadedModel:
         uses = tuple(use for use in uses if use.strength)
         if uses == self.loras:
             return
-        if self._loras and self._transformer is not None and self.blocks is None:
+        if self.blocks is not None or any_merged(self.loras + uses):
+            self.free_transformer()  # its blocks are here one by one, or its weights are not as they were
+        elif self._loras and self._transformer is not None:
             self._loras.remove(self._transformer)
-        elif self.blocks is not None:
-            self.free_transformer()  # its blocks are here one by one
         self._loras = None
         if uses:
             from linnet.runtime.loras import LorasInUse  # where there are any
@@ -323,7 +323,8 @@ class LoadedModel:
         the memory that is free it is no part.
         """
         request = self.settled(request)
-        if self._transformer is not None and not self.machine.budget.limited:
+        fits_loras = can_merge(self.execution) or not any_merged(request.loras)
+        if self._transformer is not None and not self.machine.budget.limited and fits_loras:
             return self._plan_as_loaded(request, clips, encoded_frames)
         machine = with_free_memory(self.machine)
         if self._reduced:

@@ -15,12 +15,14 @@ MOST = 32  # LoRAs of one request
 @dataclass(frozen=True, kw_only=True)
 class LoraUse:
     """`file` is a path or, of a server, a name in the operator's folder. `hash` tells the file's content, `numbers` how
-    many numbers are in it, which decides the memory that it takes."""
+    many numbers are in it, which decides the memory that it takes. `merged`: it is added to the weights when they are
+    loaded, where it takes neither memory nor time, and is rounded as they are."""
 
     file: str
     strength: float = 1.0
     hash: str = ""
     numbers: int = 0
+    merged: bool = False
 
     def __post_init__(self) -> None:
         check_strength(self.strength)
@@ -48,12 +50,18 @@ class LoraUse:
             not isinstance(made.hash, str)
             or isinstance(made.numbers, bool)
             or not isinstance(made.numbers, int)
+            or not isinstance(made.merged, bool)
         ):
             raise InvalidInput("loras", str(record), "is not a LoRA's record", "use a clip that linnet made")
         return made
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """As earlier versions read it, unless it is merged, which they cannot do."""
+        record = asdict(self)
+        return record if self.merged else {name: value for name, value in record.items() if name != "merged"}
+
+    def described(self) -> str:
+        return f"{self}, merged" if self.merged else str(self)
 
 
 def check_strength(strength: object) -> None:
@@ -76,6 +84,8 @@ def check_loras(value: object) -> tuple[LoraUse, ...]:
     for number, use in enumerate(uses):
         if use.file in [other.file for other in uses[:number]]:
             raise InvalidInput("lora", use.file, "is given twice", "give it once, with the strength of both")
+    if len({use.merged for use in uses}) > 1:
+        raise InvalidInput("loras", len(uses), "are merged in part", "merge all of them, or none")
     return uses
 
 
@@ -91,4 +101,9 @@ def parse_lora(text: str) -> tuple[str, float]:
 
 
 def numbers_in(loras: tuple[LoraUse, ...]) -> int:
-    return sum(use.numbers for use in loras if use.strength)
+    """That are beside the model's own weights."""
+    return sum(use.numbers for use in loras if use.strength and not use.merged)
+
+
+def any_merged(loras: tuple[LoraUse, ...]) -> bool:
+    return any(use.merged for use in loras if use.strength)

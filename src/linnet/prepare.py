@@ -41,9 +41,11 @@ class LoadSettings(TypedDict, total=False):
 
 
 class LoraSettings(TypedDict, total=False):
-    """LoRAs, each a file or FILE:STRENGTH. None: those of the clip that is started from, if there is one."""
+    """LoRAs, each a file or FILE:STRENGTH. None: those of the clip that is started from, if there is one. `lora_merge`:
+    into the weights as they are loaded, which have to be in bfloat16 or float32; None: as that clip's were."""
 
     loras: Sequence[LoraUse | StrPath] | None
+    lora_merge: bool | None
 
 
 class ConditionSettings(TypedDict, total=False):
@@ -66,7 +68,9 @@ class ModelFileSettings(TypedDict, total=False):
     tokenizer: StrPath | None
 
 
-class Settings(RequestSettings, LoadSettings, ConditionSettings, ModelFileSettings, total=False):
+class Settings(
+    RequestSettings, LoraSettings, LoadSettings, ConditionSettings, ModelFileSettings, total=False
+):
     """What `generate` and `frames` take beside the prompt: the settings of a request, what `load` takes, and what the
     clip begins from. `like` is a clip that linnet made: what is not given is as in it. `compile` compiles the
     transformer first, which is otherwise done on a card where it pays; `fp8` computes its products in FP8. `untuned`:
@@ -141,15 +145,18 @@ def open_pipeline(
 def loras_of(
     spec: ModelSpec,
     files: Callable[[], ModelFiles],
-    given: Sequence[LoraUse | StrPath] | None,
+    settings: LoraSettings,
     earlier: Clip | None = None,
 ) -> "ResolvedLoras | None":
     """The LoRAs that are named or, without any, those that the same model made the earlier clip with; None for none."""
-    if given is None and (earlier is None or not earlier.request.loras or earlier.request.model != spec.name):
+    given, merge = settings.get("loras"), settings.get("lora_merge")
+    if earlier is not None and earlier.request.model != spec.name:
+        earlier = None
+    if given is None and not merge and (earlier is None or not earlier.request.loras):
         return None
     from linnet.weights.resolve_loras import resolve_loras
 
-    return resolve_loras(files().transformer, given, earlier=earlier)
+    return resolve_loras(files().transformer, given, earlier=earlier, merge=merge)
 
 
 def check_prompts(
@@ -255,7 +262,7 @@ def prepare_clips(
     conditions |= {name: path_of(settings, name) for name in ("image", "last_image", "video")}
     of_request = {name: settings[name] for name in RequestSettings.__annotations__ if name in settings}
     files_of = partial(resolve, spec, weights=weights, **single_files)
-    if loras := loras_of(spec, files_of, settings.get("loras"), earlier):
+    if loras := loras_of(spec, files_of, settings, earlier):
         of_request["loras"] = loras.uses
     chosen = chosen_profile(spec, cast(RequestSettings, of_request), settings, files_of, earlier)
     requests = make_requests(

@@ -308,7 +308,7 @@ def prepare_remake(
 
 def loras_for(spec: ModelSpec, settings: LoadAndLoras, earlier: Clip | None = None) -> "ResolvedLoras | None":
     files = partial(resolve, spec, weights=path_of(settings, "weights"))
-    return loras_of(spec, files, settings.get("loras"), earlier)
+    return loras_of(spec, files, settings, earlier)
 
 
 def model_of_clip(
@@ -443,6 +443,7 @@ def prepare_film(file: Path, settings: LoadAndLoras, *, anyway: bool = False) ->
         weights=path_of(settings, "weights"),
         device=settings.get("device"),
         loras=settings.get("loras"),
+        lora_merge=settings.get("lora_merge"),
     )
     pipeline = open_pipeline(board.spec, settings, dtype=board.shots[0].request.dtype)
     notes = list(board.notes)

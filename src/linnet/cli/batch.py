@@ -93,6 +93,7 @@ def batch(
             spec,
             resolve(spec, weights=weights),
             loras=lora.loras or (),
+            lora_merge=lora.lora_merge,
             anyway=anyway,
             device=device[0] if device else None,
             tell=note if ray is None else lambda line: None,

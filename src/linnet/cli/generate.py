@@ -235,7 +235,7 @@ def print_request(request: Request, path: Path, plan: Plan, as_json: bool) -> No
         return
     record |= {"seconds": format_seconds(request.seconds), "memory": f"about {format_bytes(memory)}"}
     if request.loras:
-        record["loras"] = ", ".join(map(str, request.loras))
+        record["loras"] = ", ".join(use.described() for use in request.loras)
     for name, value in {**record, "output": path}.items():
         print(f"{name:<16} {value}")
 

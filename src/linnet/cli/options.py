@@ -177,6 +177,14 @@ Fp8 = Annotated[
         show_default=False,
     ),
 ]
+LoraMerge = Annotated[
+    bool | None,
+    typer.Option(
+        "--lora-merge/--no-lora-merge",
+        help="Add the LoRAs to the weights as they are loaded: no memory or time beside them. Not for 8-bit weights.",
+        show_default=False,
+    ),
+]
 Overwrite = Annotated[bool, option("overwrite", "Replace a file that exists.")]
 Dtype = Annotated[
     str | None,
@@ -230,6 +238,7 @@ class LoraOptions:
             metavar="FILE[:STRENGTH]",
         ),
     ] = None
+    lora_merge: LoraMerge = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "loras", self.loras or None)  # typer gives an empty list

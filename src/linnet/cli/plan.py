@@ -16,6 +16,7 @@ from linnet.cli.options import (
     Dimensions,
     Dtype,
     Fp8,
+    LoraMerge,
     Model,
     Profile,
     Ram,
@@ -35,7 +36,7 @@ from linnet.plan.host import kind_of
 from linnet.plan.machine import Machine
 from linnet.plan.plan import Plan, SizedModel
 from linnet.plan.refusal import TooLarge
-from linnet.prepare import loras_of
+from linnet.prepare import LoraSettings, loras_of
 from linnet.profiles import choose_profile
 from linnet.request import check_dtype, check_profile, make_request
 from linnet.runtime.machine import check_asked, refuse_early, resolve_machine
@@ -75,6 +76,7 @@ def plan(
         list[str] | None,
         option("lora", "A LoRA that the clip is to be made with; may be repeated.", metavar="FILE"),
     ] = None,
+    lora_merge: LoraMerge = None,
     measure: Annotated[
         bool,
         option("measure", "Measure the speed of this device first. It takes some seconds and is remembered."),
@@ -104,7 +106,8 @@ def plan(
         note(line)
     compiled = chosen.compiled if compiled is None else compiled
     fp8 = chosen.fp8 if fp8 is None else fp8
-    resolved = loras_of(spec, lambda: resolve(spec, weights=weights), loras or None)
+    of_loras = LoraSettings(loras=loras or None, lora_merge=lora_merge)
+    resolved = loras_of(spec, lambda: resolve(spec, weights=weights), of_loras)
     settings: dict[str, Any] = {**chosen.settings, **({"loras": resolved.uses} if resolved else {})}
     request = make_request(spec, prompt=prompt or "any", **settings)
     files = files_here(spec, weights)

@@ -174,10 +174,11 @@ def read_storyboard(
     weights: Path | None = None,
     device: str | None = None,
     loras: Sequence[LoraUse | StrPath] | None = None,
+    lora_merge: bool | None = None,
 ) -> Storyboard:
     """The film in `path`, made by `model`, else by the one that the file names, else by `linnet generate`'s choice.
     `weights` and `device` decide which tuned profiles are used; `loras` take the place of those that the file names for
-    the whole film."""
+    the whole film, and with `lora_merge` all are merged into the weights."""
     root = parse(path)
     film = read_section(path, root, FILM_KEYS)
     nodes = shot_nodes(film)
@@ -200,11 +201,15 @@ def read_storyboard(
         settings: dict[str, Any] = {"prompt": "any", "seed": 0} | whole | film.settings()
         usual = make_request(spec, **profiled(settings))
     check_names(sections)
-    find_loras = LoraFinder(spec, weights, film, loras)
+    find_loras = LoraFinder(spec, weights, film, loras, lora_merge)
     requests = [request_of(spec, usual, film, section, find_loras(section), profiled) for section in sections]
     shots = [shot_of(number, request, film, sections) for number, request in enumerate(requests)]
     check_overlaps(shots, sections)
     check_morphs(shots, film, sections)
+    if lora_merge and not any(request.loras for request in requests):
+        from linnet.weights.resolve_loras import nothing_to_merge
+
+        raise nothing_to_merge()
     board = Storyboard(
         path=path,
         spec=spec,
@@ -311,8 +316,9 @@ class LoraFinder:
         weights: Path | None,
         film: Section,
         given: Sequence[LoraUse | StrPath] | None,
+        merge: bool | None,
     ) -> None:
-        self.spec, self.weights, self.film, self.given = spec, weights, film, given
+        self.spec, self.weights, self.film, self.given, self.merge = spec, weights, film, given, merge
         self.notes: list[str] = []
         self._known: dict[str, tuple[LoraUse, ...]] = {}
 
@@ -326,10 +332,13 @@ class LoraFinder:
 
     def _find(self, text: str, given: Sequence[LoraUse | StrPath]) -> tuple[LoraUse, ...]:
         if text not in self._known:
-            from linnet.weights.resolve_loras import resolve_loras  # where there are any
+            from linnet.weights.resolve_loras import NO_LORA, resolve_loras  # where there are any
 
             transformer = resolve(self.spec, weights=self.weights).transformer
-            loras = resolve_loras(transformer, given, folder=self.film.path.parent)
+            named = [each for each in given if str(each) != NO_LORA]
+            loras = resolve_loras(
+                transformer, given, folder=self.film.path.parent, merge=self.merge if named else None
+            )
             self.notes += loras.notes
             self._known[text] = loras.uses
         return self._known[text]

@@ -11,7 +11,7 @@ Axes: i inputs, o outputs, r rank.
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
 from jaxtyping import Float
@@ -53,6 +53,20 @@ class LoraWeights:
     @property
     def scale(self) -> float:
         return self.alpha / max(1, self.rank)
+
+    def has(self, own: str) -> bool:
+        """Whether it changes the module's weight, bias or modulation."""
+        if own == "weight":
+            return self.rank > 0 or self.factors is not None or self.diff is not None
+        return (self.diff_bias if own == "bias" else self.diff_modulation) is not None
+
+    def to(self, device: torch.device) -> Self:
+        def moved(value: Any) -> Any:
+            if isinstance(value, tuple):
+                return tuple(map(moved, value))
+            return value.to(device) if isinstance(value, Tensor) else value
+
+        return replace(self, **{name: moved(value) for name, value in vars(self).items()})
 
     def change(self) -> Tensor | None:
         """What is added to the module's weight at strength 1, in float32, before DoRA; a convolution's as a matrix."""

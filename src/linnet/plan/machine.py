@@ -13,6 +13,8 @@ from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING
 
+from linnet.errors import InvalidInput
+from linnet.loras import any_merged
 from linnet.plan import host
 from linnet.plan.execution import (
     NOTHING_FIXED,
@@ -149,15 +151,37 @@ HELD_TEXT = {True: 0.5, False: 0.9}  # by whether it runs on the CPU
 
 def candidates(workload: Workload, fixed: FixedExecution = NOTHING_FIXED) -> Iterable[ExecutionConfig]:
     """Each once, with the `fixed` settings as they are."""
-    free = free_candidates(workload)
-    if not fixed:
-        return free
-    ways = dict.fromkeys(replace(execution, **fixed) for execution in free)
+    ways: Iterable[ExecutionConfig] = free_candidates(workload)
+    if fixed:
+        ways = dict.fromkeys(replace(execution, **fixed) for execution in ways)
+    if any_merged(workload.request.loras):
+        return merging(workload, fixed, ways)
     made_8_bit = fixed.get("transformer_format") and not workload.shape.block.narrow
     if not made_8_bit or "blocks_from" in fixed:
         return ways
     # Blocks of a file in 16 or 32 bits would be made 8-bit anew at every step, which no stream of blocks does.
     return [each for each in ways if each.resident_blocks is None or each.blocks_from != "file"]
+
+
+def can_merge(execution: ExecutionConfig) -> bool:
+    """Whether LoRAs can be merged into the weights: not where blocks are read from their file at every step."""
+    from_file = execution.resident_blocks is not None and execution.blocks_from == "file"
+    return execution.transformer_format is None and not from_file
+
+
+def merging(
+    workload: Workload, fixed: FixedExecution, ways: Iterable[ExecutionConfig]
+) -> list[ExecutionConfig]:
+    """Those in which LoRAs can be merged; InvalidInput where none is left, whatever the memory."""
+    if stored := fixed.get("transformer_format") or workload.shape.block.narrow:
+        kind = stored if isinstance(stored, str) else "8 bits"
+        problem = f"would round the LoRA away, since the weights are in {kind}"
+        remedy = "leave `lora_merge` out, or use weights in bfloat16 or float32"
+        raise InvalidInput("lora_merge", "true", problem, remedy)
+    if possible := [each for each in ways if can_merge(each)]:
+        return possible
+    problem = "would be done anew at every step, since blocks are read from their file"
+    raise InvalidInput("lora_merge", "true", problem, "leave one of the two out")
 
 
 def can_batch(workload: Workload) -> bool:

@@ -8,8 +8,9 @@ from typing import Self
 from torch import Tensor, nn
 
 from linnet.errors import WeightsError
-from linnet.loras import LoraUse
+from linnet.loras import LoraUse, any_merged
 from linnet.models.lora import apply_lora, part_of, remove_lora
+from linnet.models.merged_lora import merge_loras_into
 from linnet.weights.lora import Lora, parameter_shapes, read_lora
 from linnet.weights.lora_files import lora_hash, lora_path
 
@@ -39,6 +40,10 @@ class LorasInUse:
 
     def apply(self, model: nn.Module, name: str = "") -> None:
         """To the whole model or, with its `name`, to a part of it."""
+        if any_merged(self.uses):  # then all are
+            parts = [part_of(lora.weights, name) if name else lora.weights for lora in self.loras]
+            merge_loras_into(model, list(zip(parts, [use.strength for use in self.uses], strict=True)))
+            return
         for use, lora in zip(self.uses, self.loras, strict=True):
             apply_lora(model, part_of(lora.weights, name) if name else lora.weights, use.strength)
 

@@ -29,7 +29,7 @@ from linnet.serve.jobs import Job, Limits
 from linnet.serve.queue import Queue
 from linnet.serve.supervisor import Member
 from linnet.serve.worker_pool import WorkerPool
-from linnet.weights.resolve_loras import ResolvedLoras, resolve_loras
+from linnet.weights.resolve_loras import NO_LORA, ResolvedLoras, nothing_to_merge, resolve_loras
 from linnet.weights.store import ModelFiles
 from linnet.wording import choices, format_count
 
@@ -76,20 +76,22 @@ def read_lines(
     files: ModelFiles,
     *,
     loras: Sequence[StrPath] = (),
+    lora_merge: bool | None = None,
     anyway: bool = False,
     device: str | None = None,
     tell: Callable[[str], object] = lambda note: None,
 ) -> list[Line]:
     """Every line of the file that is not empty, checked: a JSON object of settings, or else the prompt itself. `loras`
-    are those of lines that name none. A profile is the one that was tuned on the `device`, if there is one; `tell`
-    hears where it is not used, and why, and what a LoRA's file leaves open.
+    are those of lines that name none; with `lora_merge` all are merged into the weights. A profile is the one that was
+    tuned on the `device`, if there is one; `tell` hears where it is not used, and why, and what a LoRA's file leaves
+    open.
 
     InvalidInput names the line that cannot be done, BadLines all of them where there are several; a line with a word
     that the model does not know is one, unless `anyway`.
     """
     text = read_text(file, field="prompts")
     check = ignore if anyway or not spec.closed_vocabulary else words_of(spec, files)
-    find_loras = LoraFinder(files, loras)
+    find_loras = LoraFinder(files, loras, lora_merge)
     seen: Counter[str] = Counter()
     lines: list[Line] = []
     errors: list[InvalidInput] = []
@@ -124,6 +126,8 @@ def read_lines(
         raise errors[0] if len(errors) == 1 else BadLines(file, errors)
     if not lines:
         raise InvalidInput("prompts", file, "holds no prompt", "write one a line")
+    if lora_merge and not any(line.settings.get("loras") for line in lines):
+        raise nothing_to_merge()
     return lines
 
 
@@ -144,17 +148,17 @@ def settings_in(line: str, field: str) -> dict[str, Any]:
 class LoraFinder:
     """Puts what a line names, or else those of the whole batch, into its settings; the words that they teach."""
 
-    def __init__(self, files: ModelFiles, usual: Sequence[StrPath]) -> None:
-        self.files, self.usual = files, usual
+    def __init__(self, files: ModelFiles, usual: Sequence[StrPath], merge: bool | None) -> None:
+        self.files, self.usual, self.merge = files, usual, merge
         self._known: dict[tuple[str, ...], ResolvedLoras] = {}
 
     def __call__(self, settings: dict[str, Any]) -> ResolvedLoras:
         named = settings.pop("lora", None)
         given = tuple(map(str, self.usual if named is None else [named] if isinstance(named, str) else named))
-        if not given:
+        if not given or given == (NO_LORA,):
             return ResolvedLoras()
         if given not in self._known:
-            self._known[given] = resolve_loras(self.files.transformer, given)
+            self._known[given] = resolve_loras(self.files.transformer, given, merge=self.merge)
         settings["loras"] = [use.to_json() for use in self._known[given].uses]
         return self._known[given]
 

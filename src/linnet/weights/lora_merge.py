@@ -10,6 +10,7 @@ from torch import Tensor
 from linnet.errors import WeightsError
 from linnet.filesystem import complete
 from linnet.models.lora import LoraWeights
+from linnet.models.merged_lora import merged_value
 from linnet.weights.files import FLOATS, TRANSFORMER_PREFIX, Header, read_header, write_weights
 from linnet.weights.load import read
 from linnet.weights.lora import Lora
@@ -35,7 +36,7 @@ def merge_loras(
         for lora, _ in loras
         for module, weights in lora.weights.items()
         for own in ("weight", "bias", "modulation")
-        if has(weights, own)
+        if weights.has(own)
     }
 
     def values() -> Iterator[bytes]:
@@ -55,27 +56,10 @@ def refuse_narrow(header: Header) -> None:
             raise WeightsError("weights", header.path, problem, remedy)
 
 
-def has(weights: LoraWeights, own: str) -> bool:
-    if own == "weight":
-        return weights.rank > 0 or weights.factors is not None or weights.diff is not None
-    return (weights.diff_bias if own == "bias" else weights.diff_modulation) is not None
-
-
 def merged(name: str, tensor: Tensor, loras: Sequence[tuple[Lora, float]]) -> Tensor:
     module, _, own = name.removeprefix(TRANSFORMER_PREFIX).rpartition(".")
-    whole = tensor.float()
-    change = torch.zeros_like(whole)
-    for lora, strength in loras:
-        weights = lora.weights.get(module)
-        if weights is None or not has(weights, own):
-            continue
-        if own == "weight":
-            change += weights.merged(tensor, strength) - whole
-        else:
-            other = weights.diff_bias if own == "bias" else weights.diff_modulation
-            assert other is not None
-            change += strength * other.float().reshape(whole.shape)
-    return (whole + change).to(tensor.dtype)
+    uses = [(lora.weights[module], strength) for lora, strength in loras if module in lora.weights]
+    return merged_value(own, tensor, uses).to(tensor.dtype)
 
 
 @dataclass(frozen=True, kw_only=True)

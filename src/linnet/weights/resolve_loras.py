@@ -9,7 +9,7 @@ from typing import NamedTuple
 from linnet.clip import Clip
 from linnet.errors import InvalidInput, WeightsError
 from linnet.filesystem import StrPath
-from linnet.loras import LoraUse, check_loras, parse_lora
+from linnet.loras import LoraUse, any_merged, check_loras, parse_lora
 from linnet.weights.files import read_header
 from linnet.weights.lora_files import LoraHeader, lora_hash, read_lora_header, shapes_in
 from linnet.weights.lora_formats import Shape
@@ -31,9 +31,30 @@ def resolve_loras(
     *,
     earlier: Clip | None = None,
     folder: Path | None = None,
+    merge: bool | None = None,
 ) -> ResolvedLoras:
     """LoRAs as FILE[:STRENGTH], for the model in this file; without any, those of the earlier clip, by the same names.
-    A name that is no path from here may be one in `folder`. WeightsError for a file that is none of this model's."""
+    A name that is no path from here may be one in `folder`. `merge`: into the weights; None: as the earlier clip's
+    were. WeightsError for a file that is none of this model's."""
+    known = loras_as_given(transformer, given, earlier, folder)
+    if merge and not known.uses:
+        raise nothing_to_merge()
+    if merge is None:
+        merge = given is None and any_merged(earlier.request.loras if earlier else ())
+    uses = [replace(use, merged=merge) for use in known.uses]
+    return known._replace(uses=check_loras(uses))
+
+
+def nothing_to_merge() -> InvalidInput:
+    return InvalidInput("lora_merge", "true", "has no LoRA to merge", "name one with `lora`")
+
+
+def loras_as_given(
+    transformer: Path,
+    given: Sequence[LoraUse | StrPath] | None,
+    earlier: Clip | None,
+    folder: Path | None,
+) -> ResolvedLoras:
     if given is not None:
         if isinstance(given, str | Path):
             raise InvalidInput("loras", given, "is no list of LoRAs", "put it into one: [...]")
