@@ -165,7 +165,7 @@ def test_a_search_that_runs_out_of_time_decides_by_what_it_has() -> None:
     assert outcome.fast is not None
 
 
-@pytest.mark.parametrize("early", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("early", [0.0, 1.0])
 def test_the_steps_that_are_left_out_are_those_in_which_the_velocity_changes_least(early: float) -> None:
     """Against all that could be left out."""
     levels, passes = sigmas(8, 3.0).tolist(), [2, 2, 2, 2, 1, 1, 1, 1]
