@@ -13,6 +13,7 @@ from linnet.data import curate_run
 from linnet.data.curate import CurateSettings
 from linnet.data.curate_run import curate as run
 from linnet.data.curate_state import analysis_key, kept_analysis
+from linnet.data.scenes import find_scenes
 from linnet.errors import InvalidInput
 from linnet.inputs import clips, reader
 from made_clips import textured, write_clip
@@ -103,6 +104,36 @@ def test_six_videos(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert note is not None
     assert "generated" not in note
     assert note["curated"]["source"] == kept[0]["source"]
+
+
+def test_dissolves_are_left_out() -> None:
+    """Of scenes that stand still and that move, short and long; a lamp that is dimmed and a fast camera are none."""
+    film = textured(1, WIDE, HIGH, seed=60).repeat(90, 0)
+    blends: list[range] = []
+    for seed, length in ((61, 8), (62, 16), (63, 24)):
+        blends.append(range(len(film) - length, len(film)))
+        film = dissolved(film, textured(90, WIDE, HIGH, seed=seed), length)
+    scenes = scenes_of(film)
+    assert len(scenes) == 4
+    assert (scenes[0].start, scenes[-1].stop) == (0, len(film))
+    for before, after, blend in zip(scenes, scenes[1:], blends, strict=False):
+        assert blend.start - 8 <= before.stop <= blend.start + 1
+        assert blend.stop - 1 <= after.start <= blend.stop + 8
+    light = 1 - 0.6 * np.sin(np.linspace(0, np.pi, 120))[:, None, None, None]
+    lamp = (textured(120, WIDE, HIGH, seed=64) * light).round().astype(np.uint8)
+    for frames in (lamp, textured(120, WIDE, HIGH, seed=65, speed=3)):
+        assert scenes_of(frames) == (range(0, 120),)
+
+
+def scenes_of(frames: np.ndarray) -> tuple[range, ...]:
+    return find_scenes((number / 24, frame) for number, frame in enumerate(frames)).scenes
+
+
+def dissolved(before: np.ndarray, after: np.ndarray, length: int) -> np.ndarray:
+    """The last frames of one scene blend into the first of the other."""
+    share = (np.arange(1, length + 1) / (length + 1))[:, None, None, None]
+    blend = (1 - share) * before[-length:] + share * after[:length]
+    return np.concatenate([before[:-length], blend.round().astype(np.uint8), after[length:]])
 
 
 def cuts_of(out: Path, row: dict[str, Any]) -> tuple[int, ...]:

@@ -1,10 +1,13 @@
 """Caches of latents and text states: by content, whole or not there, and their size known before."""
 
+import json
+import tarfile
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load
 
 from linnet.catalog import SEEDLING
 from linnet.cli import app
@@ -94,6 +97,52 @@ def test_what_did_not_change_is_not_encoded_again(
         changed.sample(0)
     encode_dataset(pipeline, clips_of(moved, cache), cache).sample(0)
     assert len(made) == 2
+
+
+def test_a_large_set_is_packed_and_read_from_archives(
+    folder: Path, tmp_path: Path, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    data = encode_dataset(pipeline, clips_of(folder, cache), cache)
+    before = [data.sample(index) for index in range(3)]
+    assert data.shards.pack("latents", data.latents, most=1) == 3  # each too large to share an archive
+    data.pack()
+    assert not list(cache.rglob("*.safetensors"))
+    monkeypatch.setattr(ModelRunner, "encode_frames", None)  # nothing is encoded again
+    clips = clips_of(folder, cache)
+    assert Cache(cache, pipeline.model).plan(clips).bytes == 0
+    again = encode_dataset(pipeline, clips, cache)
+    for index, sample in enumerate(before):
+        assert torch.equal(again.sample(index).latents, sample.latents)
+        assert torch.equal(again.text(sample.caption), data.text(sample.caption))
+    monkeypatch.undo()
+
+    with tarfile.open(archive := again.shards.members[again.latents[0].stem].archive) as tar:
+        names = tar.getnames()
+        record = json.load(tar.extractfile(names[1]))  # type: ignore[arg-type]
+    key = again.latents[0].stem
+    assert names == [f"{key}.safetensors", f"{key}.json"]
+    assert (record["name"], record["content"]) == ("a.mp4", clips[0].content)
+    archive.write_bytes(archive.read_bytes()[:700])  # as a full disk leaves it
+    with pytest.raises(InvalidInput, match="is missing or damaged"):
+        again.sample(0)
+    assert Cache(cache, pipeline.model).plan(clips).new == 1
+    healed = encode_dataset(pipeline, clips, cache)
+    assert torch.equal(healed.sample(0).latents, before[0].latents)
+
+
+def test_webdataset_reads_the_archives(folder: Path, tmp_path: Path, pipeline: Pipeline) -> None:
+    webdataset = pytest.importorskip("webdataset")
+    data = encode_dataset(pipeline, clips_of(folder, tmp_path / "cache"), tmp_path / "cache")
+    data.pack()
+    (archive,) = (tmp_path / "cache" / "shards").glob("latents-*.tar")
+    samples = {
+        each["__key__"]: each for each in webdataset.WebDataset(str(archive), shardshuffle=False).decode()
+    }
+    assert samples.keys() == {path.stem for path in data.latents}
+    first = samples[data.latents[0].stem]
+    assert first["json"]["name"] == "a.mp4"
+    assert torch.equal(load(first["safetensors"])["latents"].float(), data.sample(0).latents)
 
 
 def test_no_room_for_the_caches(

@@ -358,13 +358,19 @@ def cache_dataset(
     threads: Threads = None,
     vram: Vram = None,
     ram: Ram = None,
+    shards: Annotated[
+        bool,
+        option(
+            "shards", "Then pack it into tar files of up to 1 GB, as webdataset reads them; for large sets."
+        ),
+    ] = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Encode the clips and captions of a dataset for training.
 
     Training does this itself when it begins. The size is shown first. A clip that was renamed or touched is not encoded
-    again; one that changed is.
+    again; one that changed is. Training also reads what is in --shards.
     """
     from linnet.catalog import find
     from linnet.data.buckets import clips_in
@@ -395,15 +401,20 @@ def cache_dataset(
             plan = Cache(folder_of_cache, pipeline.model).plan(clips)
             if not quiet:
                 note(str(plan))
-            encode_dataset(
+            data = encode_dataset(
                 pipeline,
                 clips,
                 folder_of_cache,
                 tell=lambda stage, done, total: show(stage, "", done, total, unit="clip"),
             )
+            archives = None
+            if shards:
+                archives = data.pack(lambda stage, done, total: show(stage, "", done, total, unit="file"))
     except KeyboardInterrupt:
         fail("stopped; what is encoded is kept, and the same command continues", 130)
     record = {"cache": str(folder_of_cache), "clips": plan.clips, "new": plan.new, "bytes": plan.whole}
+    if archives is not None:
+        record["shards"] = archives
     if as_json:
         print(
             json.dumps({**record, "left_out": [vars(each) | {"path": str(each.path)} for each in left_out]})
@@ -412,6 +423,8 @@ def cache_dataset(
         print(folder_of_cache)
     else:
         note(f"{format_count(plan.new, 'clip')} encoded, {plan.clips - plan.new:,} were there")
+        if archives is not None:
+            note(f"packed; the cache has {format_count(archives, 'shard')}")
         print(folder_of_cache)
 
 

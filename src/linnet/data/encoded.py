@@ -3,6 +3,7 @@
 The key of a clip's latents is a hash of the file's bytes, the frames and the part of them that are used, the bucket,
 and the autoencoder with the latent space. So a file that was renamed, touched or moved is not encoded again, and a
 changed one is. Each clip is a file of its own, which appears when it is whole: what was stopped goes on where it was.
+Those of a large dataset may then be packed into archives (see data.shards).
 
 Axes: C channels, T latent frames, H and W latent rows and columns; L tokens, M the text encoder's width.
 """
@@ -26,6 +27,7 @@ from linnet.data.cache_plan import CachePlan, latent_bytes, text_bytes
 from linnet.data.dataset import epoch_order
 from linnet.data.frames import Frames, read_together
 from linnet.data.probe import content_hash
+from linnet.data.shards import Shards
 from linnet.errors import InvalidInput
 from linnet.filesystem import check_folder, complete, make_folder, system_errors
 from linnet.loaded_model import LoadedModel
@@ -54,12 +56,29 @@ class Encoded:
 
 
 class EncodedDataset:
-    """Clips whose latents are on disk. `texts` has the file of each caption's states, and that of the empty one."""
+    """Clips whose latents are on disk. `texts` has the file of each caption's states, and that of the empty one. What
+    is packed is in `shards`, under the stem of its file."""
 
     def __init__(
-        self, clips: Sequence[TrainingClip], latents: Sequence[Path], texts: Mapping[str, Path]
+        self,
+        clips: Sequence[TrainingClip],
+        latents: Sequence[Path],
+        texts: Mapping[str, Path],
+        shards: Shards,
     ) -> None:
         self.clips, self.latents, self.texts = tuple(clips), tuple(latents), dict(texts)
+        self.shards = shards
+
+    def pack(self, tell: "Tell | None" = None) -> int:
+        """Into archives, for a dataset of many clips; how many archives its cache has."""
+        kinds = {"latents": self.latents, "text": list(self.texts.values())}
+        whole, before, count = len(set(self.latents)) + len(set(self.texts.values())), 0, 0
+        for kind, files in kinds.items():
+            count = self.shards.pack(
+                kind, files, tell=lambda done, before=before: tell and tell("shards", before + done, whole)
+            )
+            before += len(set(files))
+        return count
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -88,7 +107,7 @@ class EncodedDataset:
         clip = self.clips[index]
         caption = clip.sample.caption
         return Encoded(
-            latents=read_tensor(self.latents[index], "latents").float(),
+            latents=read_tensor(self.latents[index], "latents", self.shards).float(),
             text=self.text(caption) if self.texts else None,
             caption=caption,
             bucket=clip.bucket,
@@ -96,7 +115,7 @@ class EncodedDataset:
 
     def text(self, caption: str) -> States:
         """The states of one of the dataset's captions, or of the empty one."""
-        return read_tensor(self.texts[caption], "states")
+        return read_tensor(self.texts[caption], "states", self.shards)
 
 
 class Cache:
@@ -104,6 +123,7 @@ class Cache:
 
     def __init__(self, folder: Path, model: LoadedModel) -> None:
         self.folder, self.model = folder, model
+        self.shards = Shards(folder / "shards")
         space = [*model.latent_space.scale.tolist(), *model.latent_space.bias.tolist()]
         self.autoencoder = f"{fingerprint([model.files.autoencoder])} {space}"
         self.text_encoder = f"{fingerprint(shards(model.files.text_encoder))} {model.dtype}"
@@ -120,6 +140,10 @@ class Cache:
         key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
         return self.folder / kind / key[:2] / f"{key}.safetensors"
 
+    def has(self, path: Path, name: str) -> bool:
+        """By itself, or packed."""
+        return path.stem in self.shards or is_whole(path, name)
+
     def tokens(self, captions: Iterable[str]) -> dict[str, Tokens]:
         """Of each caption once."""
         return {caption: self.model.encode(caption) for caption in dict.fromkeys(captions)}
@@ -127,7 +151,7 @@ class Cache:
     def plan(self, clips: Sequence[TrainingClip], *, text: bool = True) -> CachePlan:
         """What is to be encoded, and how many bytes it takes. No weights are read, and nothing is written."""
         sizes = {self.latents_of(clip): latent_bytes(clip.bucket) for clip in clips}
-        new = {path for path in sizes if not is_whole(path, "latents")}
+        new = {path for path in sizes if not self.has(path, "latents")}
         texts = {}
         if text:
             width, number = self.model.transformer_config.text_dim, self.model.dtype.itemsize
@@ -135,7 +159,7 @@ class Cache:
             texts = {
                 self.text_of(each.ids): text_bytes(len(each.ids), width, number) for each in tokens.values()
             }
-        new_texts = {path for path in texts if not is_whole(path, "states")}
+        new_texts = {path for path in texts if not self.has(path, "states")}
         everything = sizes | texts
         return CachePlan(
             folder=self.folder,
@@ -173,7 +197,7 @@ def encode_dataset(
     if text:
         texts = encode_texts(cache, ["", *(clip.sample.caption for clip in clips), *captions], tell)
     paths = [cache.latents_of(clip) for clip in clips]
-    waiting = {path: clip for path, clip in zip(paths, clips, strict=True) if not is_whole(path, "latents")}
+    waiting = {path: clip for path, clip in zip(paths, clips, strict=True) if not cache.has(path, "latents")}
     tell("latents", 0, len(waiting))
     done = 0
     for group in read_ahead(waiting, folder):
@@ -184,7 +208,7 @@ def encode_dataset(
             tell("latents", done, len(waiting))
     if waiting:
         pipeline.model.free_autoencoder()
-    return EncodedDataset(clips, paths, texts)
+    return EncodedDataset(clips, paths, texts, cache.shards)
 
 
 def read_ahead(
@@ -224,7 +248,7 @@ def encode_texts(cache: Cache, captions: Sequence[str], tell: Tell) -> dict[str,
     tokens = cache.tokens(captions)
     paths = {caption: cache.text_of(each.ids) for caption, each in tokens.items()}
     by_path = {paths[caption]: each.ids for caption, each in tokens.items()}
-    waiting = {path: ids for path, ids in by_path.items() if not is_whole(path, "states")}
+    waiting = {path: ids for path, ids in by_path.items() if not cache.has(path, "states")}
     model, done = cache.model, 0
     tell("captions", 0, len(waiting))
     for first in range(0, len(waiting), TEXTS_AT_ONCE):
@@ -268,11 +292,13 @@ def is_whole(path: Path, name: str) -> bool:
         return False
 
 
-def read_tensor(path: Path, name: str) -> Tensor:
+def read_tensor(path: Path, name: str, shards: Shards) -> Tensor:
     try:
+        if path.stem in shards or not path.exists():
+            return shards.read(path.stem, name)
         with safe_open(path, "pt") as file:
             return file.get_tensor(name)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, KeyError) as error:
         problem = "is missing or damaged, and was there when training began"
         raise InvalidInput(
             "cache", path, problem, "run the same command again, which encodes it anew"

@@ -1,5 +1,5 @@
-"""Where the scenes of a video begin and end: at hard cuts, which scenedetect's adaptive detector finds, and at fades,
-where a frame shows one plain colour and those around it come out of it or go into it.
+"""Where the scenes of a video begin and end: at hard cuts, which scenedetect's adaptive detector finds, at fades, where
+a frame shows one plain colour and those around it come out of it or go into it, and at dissolves (see there).
 
 Axes: H rows, W columns; RGB, 0..255. Needs `pip install 'linnet[data]'`.
 """
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from linnet.data.dissolves import Picture, dissolves, small_picture
 from linnet.errors import InvalidInput
 from linnet.inputs.timing import continuous
 
@@ -21,14 +22,14 @@ Small = UInt8[np.ndarray, "H W 3"]
 PLAIN = 2.0  # deviation of luma within a frame that shows nothing
 RISE = 1.01  # how much more a frame of a fade shows than the one before it, at least
 LONGEST_FADE = 96  # frames
-NEARBY = 2  # frames from a fade in which a cut is the fade's
+NEARBY = 2  # frames from a fade or dissolve in which a cut is part of it
 MARGIN = 2  # frames left out on either side of a cut: codecs and editors blend there
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scenes:
     """`times` of the frames in seconds from the first; `end` of the last. `cuts`: the first frame of each scene that
-    begins with a hard cut. `scenes`: frames that belong to one scene, without fades and MARGIN."""
+    begins with a hard cut. `scenes`: frames that belong to one scene, without fades, dissolves and MARGIN."""
 
     times: tuple[float, ...]
     end: float
@@ -50,10 +51,13 @@ def find_scenes(frames: Iterable[tuple[float | None, Small]]) -> Scenes:
     detector: Any = AdaptiveDetector(min_scene_len=1)
     stamps: list[float | None] = []
     deviations: list[float] = []
+    pictures: list[Picture] = []
     cuts: list[int] = []
     for number, (stamp, frame) in enumerate(frames):
         stamps.append(stamp)
-        deviations.append(float((frame @ np.array([0.299, 0.587, 0.114])).std()))
+        luma = frame @ np.array([0.299, 0.587, 0.114])
+        deviations.append(float(luma.std()))
+        pictures.append(small_picture(luma))
         # The detector counts frames; what it thinks of their rate does not matter.
         found_cuts = detector.process_frame(
             FrameTimecode(number, 24.0), np.ascontiguousarray(frame[..., ::-1])
@@ -65,11 +69,14 @@ def find_scenes(frames: Iterable[tuple[float | None, Small]]) -> Scenes:
     steps = np.diff(times)
     end = times[-1] + (float(np.median(steps)) if len(steps) else 1 / 24)
     faded = fades(np.array(deviations))
+    edges = [0, *(edge for fade in faded for edge in (fade.start, fade.stop)), len(times)]
+    lit = [range(start, stop) for start, stop in zip(edges[::2], edges[1::2], strict=True)]
+    blended = [*faded, *dissolves(np.array(deviations), pictures, lit)]
     return Scenes(
         times=tuple(times),
         end=end,
-        cuts=tuple(hard := hard_cuts(cuts, faded)),
-        scenes=tuple(scenes_between(hard, faded, len(times))),
+        cuts=tuple(hard := hard_cuts(cuts, blended)),
+        scenes=tuple(scenes_between(hard, blended, len(times))),
     )
 
 
@@ -102,16 +109,16 @@ def ramp(deviations: Float[np.ndarray, " n"]) -> int:
     return count if count > 1 else 0
 
 
-def hard_cuts(cuts: Sequence[int], faded: Sequence[range]) -> list[int]:
-    """Those that are not part of a fade."""
+def hard_cuts(cuts: Sequence[int], blended: Sequence[range]) -> list[int]:
+    """Those that are not part of a fade or dissolve."""
     return [
-        cut for cut in cuts if not any(fade.start - NEARBY <= cut <= fade.stop + NEARBY for fade in faded)
+        cut for cut in cuts if not any(each.start - NEARBY <= cut <= each.stop + NEARBY for each in blended)
     ]
 
 
-def scenes_between(cuts: Sequence[int], faded: Sequence[range], count: int) -> list[range]:
-    edges = sorted({0, count, *cuts, *(edge for fade in faded for edge in (fade.start, fade.stop))})
-    inside = {number for fade in faded for number in fade}
+def scenes_between(cuts: Sequence[int], blended: Sequence[range], count: int) -> list[range]:
+    edges = sorted({0, count, *cuts, *(edge for each in blended for edge in (each.start, each.stop))})
+    inside = {number for each in blended for number in each}
     scenes = []
     for start, stop in pairwise(edges):
         if start in inside:
