@@ -311,6 +311,16 @@ def test_clips_that_are_kept_are_to_stay_as_they_are_without_the_lora() -> None:
     assert all(p.grad is not None for p in task.model.parameters() if p.requires_grad)
 
 
+@pytest.mark.parametrize("kept", [(), (8,)])
+def test_without_its_caption_a_clip_is_to_stay_as_it_is_where_any_is_kept(kept: tuple[int, ...]) -> None:
+    """Guidance moves away from what the model shows without a caption."""
+    given = tiny_task()
+    config = replace(given.config, caption_dropout=1.0)
+    task = ClipsTask(given.model, given.clips, given.texts, config, kept=kept)
+    error, _ = task.loss(0, random.Random(0), torch.Generator().manual_seed(0))
+    assert (error.item() < 1e-8) == bool(kept)
+
+
 def test_clips_of_the_models_own_are_shown_as_often_as_the_datasets(tmp_path: Path) -> None:
     """As clips for clips, and as images for images."""
     long, still = Bucket(Size(32, 32), 9), Bucket(Size(32, 32), 1)

@@ -111,7 +111,8 @@ class Texts:
 class ClipsTask:
     """`publish` saves what was learnt, and shows it. `kept` are clips that a LoRA is to leave as they are: their target
     is the transformer's own prediction without it (Li & Hoiem, arXiv 1606.09282). That has none of the randomness of a
-    clip's own velocity, so a few such clips keep what the model knew."""
+    clip's own velocity, so a few such clips keep what the model knew. Where there are any, a sample without its caption
+    is left so, too: guidance then moves away from what the model showed before, and towards what is new."""
 
     def __init__(
         self,
@@ -126,6 +127,7 @@ class ClipsTask:
         ranks: Ranks = ALONE,
     ) -> None:
         self.model, self.clips, self.texts, self.config, self.kept = learner, clips, texts, config, kept
+        self.preserving = any(index in kept for index in range(len(clips.buckets)))
         self.blocks, self.publish, self.ranks = blocks, publish, ranks
         self.timesteps = timesteps(config.timesteps, shift=config.shift)
         epoch = partial(clips.epoch, config.seed)
@@ -141,11 +143,14 @@ class ClipsTask:
         counted = bool(own)  # a process without a sample takes part with one that does not count
         draws = [drawn_from(f"{self.config.seed}/{step}/{n}", str(generator.device)) for n in own or [0]]
         shown = [self.clips.sample(samples[position]) for position in own or [0]]
-        kept = [samples[position] in self.kept for position in own or [0]]
         torch.manual_seed(rng.getrandbits(60) + self.ranks.rank)  # of an adapter's dropout
         captions = [
             "" if coin.random() < self.config.caption_dropout else sample.caption
             for sample, (coin, _) in zip(shown, draws, strict=True)
+        ]
+        kept = [
+            samples[position] in self.kept or (self.preserving and not caption)
+            for position, caption in zip(own or [0], captions, strict=True)
         ]
         given = torch.tensor([coin.random() < self.config.first_frame for coin, _ in draws])
         generators = [each for _, each in draws]
