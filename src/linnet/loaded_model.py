@@ -3,7 +3,7 @@
 Axes: M the text encoder's width.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from linnet.loras import LoraUse, any_merged
 from linnet.models.latents import LatentSpace, linum_v2_latents
 from linnet.models.tae import TAE, TAEConfig
 from linnet.models.text import Encoded, Tokenizer
-from linnet.models.transformer import Transformer, TransformerConfig
+from linnet.models.transformer import Block, Transformer, TransformerConfig
 from linnet.plan.execution import NOTHING_FIXED, ExecutionConfig, FixedExecution
 from linnet.plan.host import Budget
 from linnet.plan.machine import Machine, as_loaded, can_merge, first_fitting, smaller
@@ -88,8 +88,10 @@ class LoadedModel:
             format=self.execution.text_format,
             loading=partial(self._reading, "text encoder"),
         )
-        self.blocks: BlockStream | None = None  # brings those of the transformer's blocks that are elsewhere
+        # Brings those of the transformer's blocks that are elsewhere.
+        self.blocks: BlockStream | Sequence[Block] | None = None
         self._transformer: Transformer | None = None
+        self._trained: tuple[Transformer, Sequence[Block] | None] | None = None  # which cannot be read again
         self._autoencoder: VAE | TAE | None = None
         self._autoencoder_copy: dict[str, Tensor] | None = None  # in main memory, where it waits there
         self._space: LatentSpace | None = None
@@ -173,6 +175,7 @@ class LoadedModel:
             watch = partial(self._reading, "transformer")
             watch(0, 1)
             model, headers = self.matched_transformer()
+            stream: BlockStream | None = None
             if self.execution.resident_blocks is None:
                 fill(
                     model,
@@ -187,7 +190,7 @@ class LoadedModel:
             else:
                 from linnet.runtime.stream import stream_into
 
-                self.blocks = stream_into(
+                self.blocks = stream = stream_into(
                     model,
                     headers,
                     device=self.device,
@@ -201,7 +204,7 @@ class LoadedModel:
             if self.execution.compiled:
                 from linnet.runtime.compile import compile_blocks
 
-                compile_blocks(self.blocks.real if self.blocks else model.blocks)
+                compile_blocks(stream.real if stream else model.blocks)
             self._transformer = model.eval()
         return self._transformer
 
@@ -230,8 +233,14 @@ class LoadedModel:
         self.learn_words(self._loras.words if self._loras else {})
         self.compiled_shapes.clear()
 
+    def keep_trained(self, transformer: Transformer, blocks: Sequence[Block] | None = None) -> None:
+        """Compute with this one from now on, and never free it: it is being trained, and is nowhere else. `blocks`
+        stand for its own, some of which may be in main memory."""
+        self._trained = transformer, blocks
+        self._transformer, self.blocks = transformer, blocks
+
     def free_transformer(self) -> None:
-        if self._transformer is not None:
+        if self._transformer is not None and self._trained is None:
             self._transformer = self.blocks = None
             free_memory(self.device)
 
@@ -419,7 +428,8 @@ class LoadedModel:
 
     def unload(self) -> None:
         """Drop all that can be read again, and give its memory back."""
-        self._transformer = self.blocks = self._autoencoder = self._autoencoder_copy = None
+        self._autoencoder = self._autoencoder_copy = None
+        self._transformer, self.blocks = self._trained or (None, None)
         self.compiled_shapes.clear()
         self.text.free()
         free_memory(self.device)

@@ -29,6 +29,7 @@ from linnet.geometry import Size
 from linnet.models.lora import LoraShape, add_lora, apply_lora
 from linnet.models.transformer import Transformer, TransformerConfig
 from linnet.pipeline import Pipeline
+from linnet.runtime.machine import resolve_machine
 from linnet.train.blocks import trained_blocks
 from linnet.train.clips import ClipsConfig, ClipsTask, Learner, Texts
 from linnet.train.config import LoopConfig
@@ -37,6 +38,7 @@ from linnet.train.loop import Best, randomness, train
 from linnet.train.lora import first_row
 from linnet.train.optimisers import make_optimisers
 from linnet.train.order import Order
+from linnet.train.prepare import prepare_training, run_training
 from linnet.train.prior import WithPrior
 from linnet.train.settings import TrainingSettings
 from linnet.train.sharded import shard
@@ -100,6 +102,28 @@ def test_a_folder_of_clips_becomes_a_lora_that_teaches_a_word(clips: Path, tmp_p
     )
     assert (taught == preview).all()
     assert (taught != without).any()
+
+
+def test_blocks_in_main_memory_are_previewed_too(clips: Path, tmp_path: Path) -> None:
+    """The preview is a clip that the saved file gives; nothing of the model is read anew for it."""
+    settings = TrainingSettings(steps=1, rank=4, prior=0, stills=0, previews=("a red star",), preview_every=1)
+    machine = resolve_machine("cpu", dtype="float32", threads=1)
+    ready = prepare_training(
+        clips, model="seedling", output=tmp_path / "run", settings=settings, machine=machine
+    )
+    streamed = replace(ready.plan.execution, checkpointed=True, resident_blocks=2)
+    run_training(replace(ready, plan=replace(ready.plan, execution=streamed)))
+    (request,) = ready.requests()
+    pipeline = linnet.load("seedling", device="cpu", dtype="float32", threads=1)
+    saved = read_lora(
+        tmp_path / "run" / "run-000001.safetensors", parameter_shapes(pipeline.model.transformer)
+    )
+    apply_lora(pipeline.model.transformer, saved.weights)
+    taught = np.stack([*media.read_frames(pipeline.generate(request, tmp_path / "taught.mp4").path)])
+    preview = np.stack([*media.read_frames(tmp_path / "run" / "samples" / "000001-1.mp4")])
+    without = np.stack([*media.read_frames(tmp_path / "run" / "samples" / "without-1.mp4")])
+    assert (preview == taught).all()
+    assert (preview != without).any()
 
 
 def test_every_epoch_shows_each_clip_once_and_batches_hold_one_bucket() -> None:

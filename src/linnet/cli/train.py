@@ -343,7 +343,7 @@ def show_plan(ready: "PreparedTraining") -> None:
     if execution.released:
         base.append("gradients released one by one")
     if execution.resident_blocks is not None:
-        base.append(f"{execution.resident_blocks} of {work.shape.layers} blocks on the card; no previews")
+        base.append(f"{execution.resident_blocks} of {work.shape.layers} blocks on the card")
     note(", ".join(base))
     places = {"vram": ("on the card", plan.device_bytes), "ram": ("in main memory", plan.system_bytes)}
     for name, limit in work.budget.limits.items():

@@ -188,6 +188,8 @@ def preview_bytes(work: TrainingWorkload, execution: TrainingExecution) -> int:
         clips=1,
         text_rows=work.text_tokens,
     )
+    if execution.resident_blocks is not None:
+        passes += shape.block.bytes(execution.base)  # of a block that comes from main memory
     return max(passes, shape.autoencoder.bytes("float32") + decode_working(kind, decoding, grid)[0])
 
 

@@ -18,7 +18,7 @@ from linnet.data.probe import default_cache
 from linnet.errors import InvalidInput
 from linnet.filesystem import check_folder
 from linnet.plan.cost_model import known
-from linnet.plan.execution import FORMATS, ExecutionConfig
+from linnet.plan.execution import FORMATS, PREVIEW_TILING, ExecutionConfig
 from linnet.plan.machine import Machine
 from linnet.plan.plan import SizedModel
 from linnet.plan.training import Bucket, TrainingPlan, TrainingWorkload, plan_training
@@ -237,7 +237,11 @@ def run_training(
     chosen = ready.settings
     execution = ready.plan.execution
     base: Any = execution.base if execution.base in FORMATS else None
-    model_config = ExecutionConfig(transformer_format=base)
+    model_config = ExecutionConfig(
+        transformer_format=base,
+        resident_blocks=execution.resident_blocks,
+        tiling=PREVIEW_TILING if ready.spec.autoencoder == "wan" else None,  # as the plan counts it
+    )
     pipeline = Pipeline.open(ready.spec, ready.files, ready.machine, execution=model_config)
     model = pipeline.model
     cache = default_cache() or ready.output / "cache"
@@ -247,6 +251,10 @@ def run_training(
         ranks.wait()  # until all is encoded
     encoded = encode_dataset(pipeline, ready.shown, cache, text=large, captions=prompts, tell=tell)
     transformer = load_transformer(model, execution.resident_blocks)  # here: not in inference mode
+    blocks = None
+    if execution.checkpointed:
+        blocks = trained_blocks(transformer, model.device, random=chosen.dropout > 0)
+    model.keep_trained(transformer, None if execution.resident_blocks is None else blocks)
     clips = with_prior(
         pipeline,
         encoded,
@@ -268,12 +276,9 @@ def run_training(
         file = TransformerFile(model=model, learner=learner, ranks=ranks)
         if ranks.count > 1:
             shard(transformer, ranks, str(model.device))
-    # Where blocks are elsewhere, in main memory or in other processes, the pipeline cannot run with them.
-    shown = ready.requests() if execution.resident_blocks is None and not is_sharded(learner) else []
+    # Where weights are spread over other processes, the pipeline cannot run with them.
+    shown = [] if is_sharded(learner) else ready.requests()
     previews = Previews(pipeline=pipeline, learner=learner, file=file, requests=shown)
-    blocks = None
-    if execution.checkpointed:
-        blocks = trained_blocks(transformer, model.device, random=chosen.dropout > 0)
 
     def publish(folder: Path, step: int) -> None:
         saved = file.write(ready.output / f"{ready.name}-{step:06d}.safetensors")
