@@ -10,23 +10,10 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from linnet.cli import fail
-from linnet.cli.options import (
-    Anyway,
-    LoraOptions,
-    Model,
-    Weights,
-    WorkerRam,
-    WorkerVram,
-    grouped,
-    one_of,
-    option,
-    whole,
-)
+from linnet.cli.options import Anyway, LoraOptions, Model, Weights, WorkerOptions, grouped, option
 from linnet.cli.problems import with_options
 from linnet.cli.terminal import bars, note
 from linnet.filesystem import check_folder, make_folder
-from linnet.plan.host import most_threads
-from linnet.request import CHOICES
 from linnet.wording import format_count, format_duration
 
 if TYPE_CHECKING:
@@ -53,23 +40,7 @@ def batch(
     *,
     model: Model = None,
     weights: Weights = None,
-    device: Annotated[
-        list[str] | None,
-        option("device", "cpu, cuda:0, ...; give several to use them at once.", metavar="NAME"),
-    ] = None,
-    dtype: Annotated[
-        str,
-        one_of("dtype", "Of the matrix products: float32 or bfloat16; by default auto.", *CHOICES["dtype"]),
-    ] = "auto",
-    threads: Annotated[
-        int | None, whole("threads", "CPU threads of a worker.", least=1, most=most_threads())
-    ] = None,
-    vram: WorkerVram = None,
-    ram: WorkerRam = None,
-    ray: Annotated[
-        str | None,
-        option("ray", "Address of a Ray cluster that does the work; auto finds it.", metavar="ADDRESS"),
-    ] = None,
+    workers: WorkerOptions,
     lora: LoraOptions,
     anyway: Anyway = False,
     quiet: Annotated[bool, option("quiet", "Print nothing but the manifest's path and errors.")] = False,
@@ -95,22 +66,12 @@ def batch(
             loras=lora.loras or (),
             lora_merge=lora.lora_merge,
             anyway=anyway,
-            device=device[0] if device else None,
-            tell=note if ray is None else lambda line: None,
+            device=workers.device[0] if workers.device else None,
+            tell=note if workers.ray is None else lambda line: None,
         )
     except BadLines as bad:
         say_each(bad)
-    pool = WorkerPool(
-        model=spec.name,
-        weights=weights,
-        devices=device or ["auto"],
-        dtype=dtype,
-        threads=threads,
-        vram=vram,
-        ram=ram,
-        ray=ray,
-        watched=False,
-    )
+    pool = WorkerPool(model=spec.name, weights=weights, watched=False, **workers.pool_settings())
     pool.check_budget()
     make_folder(out, field="out")
     check_folder(out, field="out")

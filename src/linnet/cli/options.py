@@ -142,8 +142,6 @@ Gpus = Annotated[
 ]
 Vram = Annotated[int | None, amount("vram", "GPU memory that may be used, such as 8GB.")]
 Ram = Annotated[int | None, amount("ram", "Main memory that may be used, such as 12GB.")]
-WorkerVram = Annotated[int | None, amount("vram", "GPU memory that a worker may use, such as 8GB.")]
-WorkerRam = Annotated[int | None, amount("ram", "Main memory that a worker may use, such as 12GB.")]
 Steps = Annotated[int | None, whole("steps", "Denoising steps.")]
 Anyway = Annotated[bool, option("anyway", "Continue even if the model does not know a word of the prompt.")]
 AsJson = Annotated[bool, option("json", "Print one JSON line.")]
@@ -224,6 +222,37 @@ class ClipLoadOptions(LoadOptions):
     """Of a command that starts from a clip, which names its model."""
 
     model: ClipsModel = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerOptions:
+    """Where workers run, and what each of them may use."""
+
+    device: Annotated[
+        list[str] | None,
+        option("device", "cpu, cuda:0, ...; give several for a worker each.", metavar="NAME"),
+    ] = None
+    dtype: Annotated[
+        str,
+        one_of("dtype", "Of the matrix products: float32 or bfloat16; by default auto.", *CHOICES["dtype"]),
+    ] = "auto"
+    threads: Annotated[
+        int | None, whole("threads", "CPU threads of a worker.", least=1, most=most_threads())
+    ] = None
+    vram: Annotated[int | None, amount("vram", "GPU memory that a worker may use, such as 8GB.")] = None
+    ram: Annotated[int | None, amount("ram", "Main memory that a worker may use, such as 12GB.")] = None
+    ray: Annotated[
+        str | None,
+        option("ray", "Address of a Ray cluster that does the work; auto finds it.", metavar="ADDRESS"),
+    ] = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "device", self.device or None)  # typer gives an empty list
+
+    def pool_settings(self) -> dict[str, Any]:
+        """As serve.worker_pool.WorkerPool takes them."""
+        devices = tuple(self.device or ["auto"])
+        return {"devices": devices} | {name: value for name, value in vars(self).items() if name != "device"}
 
 
 @dataclass(frozen=True, kw_only=True)

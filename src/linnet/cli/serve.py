@@ -7,11 +7,9 @@ import typer
 
 from linnet.catalog import CATALOG
 from linnet.cli import Group
-from linnet.cli.options import Weights, WorkerRam, WorkerVram, number, one_of, option, whole
+from linnet.cli.options import Weights, WorkerOptions, grouped, number, one_of, option, whole
 from linnet.cli.terminal import note
 from linnet.errors import InvalidInput
-from linnet.plan.host import most_threads
-from linnet.request import CHOICES
 
 DATA = Path("linnet-data")
 
@@ -28,7 +26,9 @@ app = typer.Typer(cls=Serve, add_completion=False, rich_markup_mode=None)
 
 
 @app.callback(invoke_without_command=True)
+@grouped
 def serve(
+    *,
     host: Annotated[
         str, option("host", "Address to listen on; any but 127.0.0.1 needs keys.", metavar="NAME")
     ] = "127.0.0.1",
@@ -40,34 +40,18 @@ def serve(
     data: Annotated[Path, option("data", "Folder of the database and the clips.", metavar="DIR")] = DATA,
     model: Annotated[str | None, one_of("model", "The model of requests that name none.", *CATALOG)] = None,
     weights: Weights = None,
-    device: Annotated[
-        list[str] | None,
-        option("device", "cpu, cuda:0, ...; give several for a worker each.", metavar="NAME"),
-    ] = None,
+    workers: WorkerOptions,
     gpus_per_worker: Annotated[
         int,
         whole(
             "gpus-per-worker", "GPUs that share the work of a worker's clips, from its device on.", least=1
         ),
     ] = 1,
-    dtype: Annotated[
-        str,
-        one_of("dtype", "Of the matrix products: float32 or bfloat16; by default auto.", *CHOICES["dtype"]),
-    ] = "auto",
-    threads: Annotated[
-        int | None, whole("threads", "CPU threads of a worker.", least=1, most=most_threads())
-    ] = None,
-    vram: WorkerVram = None,
-    ram: WorkerRam = None,
     loras: Annotated[
         Path | None,
         option(
             "loras", "Folder of the LoRAs that clients may use, by the names of their files.", metavar="DIR"
         ),
-    ] = None,
-    ray: Annotated[
-        str | None,
-        option("ray", "Address of a Ray cluster that does the work; auto finds it.", metavar="ADDRESS"),
     ] = None,
     jobs: Annotated[int, whole("jobs", "Most jobs in the queue.", least=1)] = 1000,
     jobs_per_key: Annotated[int, whole("jobs-per-key", "Most jobs of one key.", least=1)] = 100,
@@ -139,15 +123,10 @@ def serve(
             pool=WorkerPool(
                 model=model or default_model(weights)[0].name,
                 weights=weights,
-                devices=tuple(device or ["auto"]),
-                dtype=dtype,
-                threads=threads,
-                vram=vram,
-                ram=ram,
                 gpus=gpus_per_worker,
                 loras=loras,
-                ray=ray,
                 patience=Patience(stall=stall, grace=grace),
+                **workers.pool_settings(),
             ),
             limits=Limits(jobs=jobs, jobs_per_owner=jobs_per_key),
             longest_seconds=longest,
