@@ -361,7 +361,8 @@ def cache_dataset(
     shards: Annotated[
         bool,
         option(
-            "shards", "Then pack it into tar files of up to 1 GB, as webdataset reads them; for large sets."
+            "shards",
+            "Also pack the cache into tar files of up to 1 GB, as webdataset reads them; for large sets.",
         ),
     ] = False,
     quiet: Quiet = False,

@@ -93,7 +93,7 @@ class LoopOptions:
     warmup: Annotated[int | None, whole("warmup", "Steps in which the learning rate rises.", least=0)] = None
     clip_norm: Annotated[
         float,
-        number("clip-norm", "The most that gradients may be, by their common norm; 1; 0: no limit.", least=0),
+        number("clip-norm", "Largest norm of all gradients together; 1 by default, 0 for no limit.", least=0),
     ] = 1.0
     weight_decay: Annotated[float, number("weight-decay", "Weight decay; 0.01 by default.", least=0)] = 0.01
     ema: Annotated[
