@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from linnet.catalog import SEEDLING
 from linnet.errors import InvalidInput
-from linnet.runtime.compile import compiler_lacks
 from linnet.train.config import LoopConfig
 from linnet.train.loop import train
 from linnet.train.optimisers import ELSEWHERE, make_optimisers
@@ -58,8 +57,6 @@ def config(optimiser: Any) -> LoopConfig:
 def wanted(optimiser: str) -> None:
     if optimiser in ELSEWHERE:
         pytest.importorskip(ELSEWHERE[optimiser].module, exc_type=ImportError)
-    if optimiser == "adamw8bit" and (missing := compiler_lacks("cpu")):
-        pytest.skip(f"it takes {missing}")
 
 
 @pytest.mark.parametrize("optimiser", NAMES)

@@ -75,7 +75,7 @@ def check_optimiser(name: str, device: str) -> None:
     """InvalidInput where its package is not installed, or nothing is there that compiles it."""
     if name in ELSEWHERE:
         optimiser_class(name)
-    if name == "adamw8bit" and (missing := compiler_lacks(device)):
+    if name == "adamw8bit" and device != "cpu" and (missing := compiler_lacks(device)):
         problem = f"is compiled when it runs, which needs {missing}"
         raise InvalidInput("optimiser", name, problem, "install it, or use adamw")
 
@@ -89,6 +89,18 @@ def optimiser_class(name: str) -> Callable[..., Optimizer]:
         raise InvalidInput("optimiser", name, problem, f"run `pip install {package}`, or use adamw") from None
 
 
+def not_compiled(kind: Any) -> Callable[..., Optimizer]:
+    """The same optimiser, whose step runs as it is written. torchao compiles it, and for a CPU with AVX2 alone torch
+    2.13 makes code of it that leaves a quarter of the 8-bit numbers beside bfloat16 weights unwritten."""
+
+    class NotCompiled(kind):
+        def step(self, closure: Any = None) -> Any:
+            with torch.compiler.set_stance("force_eager"):
+                return super().step(closure)
+
+    return NotCompiled
+
+
 def named(name: str, rows: Iterable[dict[str, Any]], config: LoopConfig) -> Optimizer:
     if name in ("adamw", "muon"):
         return torch.optim.AdamW(rows, betas=config.betas)
@@ -97,7 +109,11 @@ def named(name: str, rows: Iterable[dict[str, Any]], config: LoopConfig) -> Opti
         settings = {**settings, "betas": (*config.betas, 0.9999), "lr": config.learning_rate}
     else:
         settings = {**settings, "betas": config.betas}
-    bfloat16 = any(p.dtype == torch.bfloat16 for row in rows for p in row["params"])
+    rows = list(rows)
+    numbers = [p for row in rows for p in row["params"]]
+    bfloat16 = any(p.dtype == torch.bfloat16 for p in numbers)
+    if name == "adamw8bit" and all(p.device.type == "cpu" for p in numbers):
+        make = not_compiled(make)
     if name == "adamw8bit" and bfloat16:
         settings["bf16_stochastic_round"] = True  # otherwise small steps are rounded away
     with redirect_stdout(None):  # Prodigy greets
