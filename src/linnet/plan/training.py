@@ -154,9 +154,8 @@ def working_bytes(work: TrainingWorkload, execution: TrainingExecution, bucket: 
         kept = shape.layers * tokens * (4 + item) * dim
         inner = tokens * (wide * dim + (4 + full) * item * hidden + narrow)
     else:
-        factors = full * (
-            10 if item == 4 else 24
-        )  # of norms, modulations and gates, whose gradients need them
+        # Factors of norms, modulations and gates, whose gradients need them.
+        factors = full * (10 if item == 4 else 24)
         kept = shape.layers * tokens * ((8 + 13 * item + factors) * dim + 3 * item * hidden + narrow)
         inner = tokens * (12 + 4 * item) * dim
     if full:

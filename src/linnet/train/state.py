@@ -11,6 +11,8 @@ from torch.optim import Optimizer
 
 from linnet.filesystem import complete, system_errors
 
+GIVEN = ("lr", "peak", "weight_decay")  # of an optimiser's groups: by the configuration
+
 
 def learnt(model: nn.Module) -> dict[str, Tensor]:
     """What training changes: the state without parameters that are frozen."""
@@ -83,9 +85,6 @@ def counts(optimiser: Optimizer) -> list[dict[str, float]]:
         }
         for group in optimiser.param_groups
     ]
-
-
-GIVEN = ("lr", "peak", "weight_decay")  # by the configuration
 
 
 def restore(optimiser: Optimizer, state: dict[int, dict[str, Tensor]]) -> None:
