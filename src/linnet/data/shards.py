@@ -62,8 +62,9 @@ class Shards:
         for done, group in groups(waiting, most):
             new = [file for file in group if file.stem not in self]
             if new:
-                self._write(self._free_name(kind), new)
-            self.members = members_in(self.folder)
+                path = self._free_name(kind)
+                self._write(path, new)
+                self.members |= members_of(path)
             for file in group:
                 if file.stem in self:
                     file.unlink(missing_ok=True)
@@ -111,16 +112,23 @@ def groups(files: Iterable[Path], most: int) -> Iterable[tuple[int, list[Path]]]
 
 
 def members_in(folder: Path) -> dict[str, Member]:
-    """By their keys. What of an archive is damaged or cut off is as if it were not there."""
+    """By their keys."""
     members: dict[str, Member] = {}
     for path in sorted(folder.glob("*.tar")):
-        try:
-            size = path.stat().st_size
-            with tarfile.open(path, "r:") as archive:
-                for each in archive:
-                    key, _, ending = each.name.rpartition(".")
-                    if ending == "safetensors" and each.offset_data + each.size <= size:
-                        members[key] = Member(path, each.offset_data, each.size)
-        except (OSError, tarfile.TarError):
-            continue
+        members |= members_of(path)
+    return members
+
+
+def members_of(path: Path) -> dict[str, Member]:
+    """Of one archive. What of it is damaged or cut off is as if it were not there."""
+    members: dict[str, Member] = {}
+    try:
+        size = path.stat().st_size
+        with tarfile.open(path, "r:") as archive:
+            for each in archive:
+                key, _, ending = each.name.rpartition(".")
+                if ending == "safetensors" and each.offset_data + each.size <= size:
+                    members[key] = Member(path, each.offset_data, each.size)
+    except (OSError, tarfile.TarError):
+        pass
     return members
